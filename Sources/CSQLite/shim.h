@@ -1,0 +1,17 @@
+// Debian's libsqlite3 for Swift. Imported by the Swift target SQLite and by nothing else.
+#ifndef GODWIT_CSQLITE_SHIM_H
+#define GODWIT_CSQLITE_SHIM_H
+
+#include <sqlite3.h>
+
+// SQLITE_TRANSIENT is a cast that Swift cannot import: SQLite copies the bytes before these return.
+// `bytes` may be null only if `byte_count` is 0; an empty value is then bound, never NULL.
+static inline int gw_sqlite_bind_blob(sqlite3_stmt *statement, int index, const void *bytes, sqlite3_uint64 byte_count) {
+    return sqlite3_bind_blob64(statement, index, bytes ? bytes : "", byte_count, SQLITE_TRANSIENT);
+}
+
+static inline int gw_sqlite_bind_text(sqlite3_stmt *statement, int index, const char *text, int byte_count) {
+    return sqlite3_bind_text(statement, index, text, byte_count, SQLITE_TRANSIENT);
+}
+
+#endif

@@ -1,0 +1,209 @@
+internal import SQLite
+package import VolumeModel
+
+extension Catalog {
+    /// Bytes of encoded rows in a batch, before compression.
+    package static let batchByteCount = 512 * 1024
+
+    /// Gives a follower what changed since it last looked, as of now.
+    ///
+    /// The follower is pinned: what it has not acknowledged stays to be asked for again, so asking twice
+    /// gives the same state twice.
+    ///
+    /// - Parameters:
+    ///   - since: what the follower has applied (acknowledges everything before); nil: nothing, send all.
+    ///   - send: takes each batch of encoded rows in order; may be called while the catalog changes.
+    /// - Returns: the sequence number and the counters that the follower reaches with the batches.
+    package func sendChanges(
+        to follower: String, since: SequenceNumber?, _ send: ([UInt8]) async throws -> Void
+    ) async throws -> (sequence: SequenceNumber, counters: CatalogCounters) {
+        let reader = try Connection(path: directory + "/" + Self.fileName, mode: .readWrite)
+        // Pin and snapshot under one lock: no change may come between them.
+        let (sequence, counters) = try perform { state in
+            _ = try state.commit()
+            let sequence = SequenceNumber(state.sequence.number - 1)
+            try state.pin(follower, acknowledged: since, newest: sequence)
+            _ = try state.commit()
+            try reader.execute("BEGIN")
+            _ = try reader.prepare("SELECT count(*) FROM pin").first { $0.integer(0) }
+            return (sequence, state.counters)
+        }
+        let changes = try ChangeReader(reader, since: since)
+        while let batch = try changes.nextBatch(byteCount: Self.batchByteCount) { try await send(batch) }
+        return (sequence, counters)
+    }
+
+    /// Forgets a follower: rows kept for it alone can go.
+    package func unpin(_ follower: String) throws {
+        try perform { try $0.unpin(follower) }
+        try synchronize()
+    }
+
+    /// Applies rows of an owner to a follower's catalog.
+    package func apply(_ rows: [CatalogRow]) throws {
+        try perform { state in
+            for row in rows { try state.apply(row) }
+        }
+    }
+
+    /// Ends a set of changes: from now on the follower is at `sequence` of its owner.
+    package func finishChanges(at sequence: SequenceNumber, counters: CatalogCounters) throws {
+        try perform { state in
+            try state.beginIfNeeded()
+            state.counters = counters
+            state.missingByteCount = counters.byteCount
+            try state.statements.setMeta(.originSequence, sequence.number)
+        }
+        try synchronize()
+    }
+
+    /// The owner's sequence number that this follower has reached; nil: none yet.
+    package func originSequence() throws -> SequenceNumber? {
+        try perform { state in
+            try state.statements.meta(.originSequence).map { SequenceNumber($0) }
+        }
+    }
+}
+
+extension CatalogState {
+    /// The sequence number of the last commit.
+    package var committedSequence: SequenceNumber { SequenceNumber(sequence.number - 1) }
+
+    mutating func pin(
+        _ name: String, acknowledged: SequenceNumber?, newest: SequenceNumber
+    ) throws {
+        try beginIfNeeded()
+        let statement = try connection.prepare(
+            "INSERT OR REPLACE INTO pin(name, acknowledged, newest) VALUES (?1, ?2, ?3)")
+        statement.bind(1, name)
+        statement.bind(2, acknowledged?.number ?? newest.number)
+        statement.bind(3, newest.number)
+        try statement.run()
+        newestPin = max(newestPin ?? newest, newest)
+        try dropUnpinnedRows()
+    }
+
+    mutating func unpin(_ name: String) throws {
+        try beginIfNeeded()
+        let statement = try connection.prepare("DELETE FROM pin WHERE name = ?1")
+        statement.bind(1, name)
+        try statement.run()
+        newestPin =
+            try connection.prepare("SELECT max(newest) FROM pin").first { row in
+                row.isNull(0) ? nil : SequenceNumber(row.integer(0))
+            } ?? nil
+        try dropUnpinnedRows()
+    }
+
+    /// Drops rows that died before the oldest pin, or all dead rows when there is none.
+    private func dropUnpinnedRows() throws {
+        let oldest =
+            try connection.prepare("SELECT min(acknowledged) FROM pin").first { row in
+                row.isNull(0) ? Int64.max : row.integer(0)
+            } ?? .max
+        for table in ["inode", "entry", "xattr"] {
+            let statement = try connection.prepare("DELETE FROM \(table) WHERE died > 0 AND died <= ?1")
+            statement.bind(1, oldest)
+            try statement.run()
+        }
+    }
+
+    /// Applies one row of the owner. Followers have no pins: rows are replaced in place.
+    mutating func apply(_ row: CatalogRow) throws {
+        try beginIfNeeded()
+        switch row {
+        case .inode(let record):
+            // Written past the cache: a follower's inodes are not looked at before it is promoted.
+            inodes[record.attributes.inode] = nil
+            try statements.put(record, born: sequence)
+        case .removedInode(let number):
+            inodes[number] = nil
+            statements.deleteInode.bind(1, number.number)
+            try statements.deleteInode.run()
+        case .entry(let entry):
+            try put(entry)
+        case .removedEntry(let parent, let cookie):
+            statements.deleteEntry.bind(1, parent.number)
+            statements.deleteEntry.bind(2, cookie)
+            try statements.deleteEntry.run()
+        case .attribute(let number, let name, let value):
+            try setExtendedAttribute(name, of: number, value: value)
+        case .removedAttribute(let number, let name):
+            try removeExtendedAttribute(name, of: number)
+        }
+    }
+}
+
+/// Reads what changed since a sequence number, in the order in which a follower must apply it: what went,
+/// then what came. Reads one unchanging state, however long that takes.
+private final class ChangeReader {
+    private var steps: [Step]
+    private var current: Step?
+
+    private struct Step {
+        let statement: Statement
+        let row: (Statement) throws -> CatalogRow
+    }
+
+    init(_ connection: Connection, since: SequenceNumber?) throws {
+        steps = []
+        let columns = CatalogStatements.inodeColumns
+        let born = since.map { "AND born > \($0.number)" } ?? ""
+        if let since {
+            let died = "died > \(since.number) AND born <= \(since.number)"
+            steps.append(
+                Step(statement: try connection.prepare("SELECT parent, cookie FROM entry WHERE \(died)")) {
+                    .removedEntry(parent: InodeNumber($0.unsigned(0)), cookie: $0.integer(1))
+                })
+            steps.append(
+                Step(statement: try connection.prepare("SELECT ino, name FROM xattr WHERE \(died)")) {
+                    .removedAttribute(InodeNumber($0.unsigned(0)), name: $0.bytes(1))
+                })
+            steps.append(
+                Step(statement: try connection.prepare("SELECT ino FROM inode WHERE \(died)")) {
+                    .removedInode(InodeNumber($0.unsigned(0)))
+                })
+        }
+        steps.append(
+            Step(statement: try connection.prepare("SELECT \(columns) FROM inode WHERE died = 0 \(born)")) {
+                guard let (record, _) = CatalogStatements.record(of: $0) else {
+                    throw CatalogError.unusable(path: connection.path, reason: "an inode is malformed")
+                }
+                return .inode(record)
+            })
+        steps.append(
+            Step(
+                statement: try connection.prepare(
+                    "SELECT parent, cookie, name, ino, kind FROM entry WHERE died = 0 \(born)")
+            ) {
+                .entry(
+                    DirectoryEntryRecord(
+                        parent: InodeNumber($0.unsigned(0)), cookie: $0.integer(1), name: $0.bytes(2),
+                        inode: InodeNumber($0.unsigned(3)),
+                        kind: FileKind(rawValue: $0.unsigned32(4)) ?? .regular))
+            })
+        steps.append(
+            Step(
+                statement: try connection.prepare("SELECT ino, name, value FROM xattr WHERE died = 0 \(born)")
+            ) {
+                .attribute(InodeNumber($0.unsigned(0)), name: $0.bytes(1), value: $0.bytes(2))
+            })
+        steps.reverse()
+        current = steps.popLast()
+    }
+
+    /// - Returns: nil when everything was given.
+    func nextBatch(byteCount: Int) throws -> [UInt8]? {
+        var batch: [UInt8] = []
+        batch.reserveCapacity(byteCount + 1024)
+        while let step = current {
+            while try step.statement.step() {
+                CatalogRowCoder.append(try step.row(step.statement), to: &batch)
+                if batch.count >= byteCount { return batch }
+            }
+            step.statement.reset()
+            current = steps.popLast()
+        }
+        return batch.isEmpty ? nil : batch
+    }
+}

@@ -1,0 +1,339 @@
+internal import CLinux
+internal import Glibc
+internal import SQLite
+internal import Synchronization
+package import VolumeModel
+
+/// The namespace of one head: inodes, names, extended attributes, and which bytes of each file are here.
+///
+/// Changes are made in memory and in one open SQLite transaction, and are seen by everybody at once. They
+/// reach the disk in group commits: `commit` writes them to SQLite's log, `synchronize` waits until the
+/// log is on disk. After a crash the catalog is as of some commit, and everything synchronized is there.
+/// A process holds the head's lock file while it has the catalog open, so that no second one can.
+package final class Catalog: Sendable {
+    package static let fileName = "catalog.db"
+
+    /// The directory of the head, as given.
+    package let directory: String
+    /// Whether the last user of the head ended in order. If not, data files may be longer than they should be.
+    package let wasClosedCleanly: Bool
+    private let state: Mutex<CatalogState>
+    /// A second connection, so that moving the log into the database stops nobody.
+    private let checkpointer: Mutex<Connection>
+    private let logDescriptor: Int32
+    private let lock: HeadLock
+
+    /// Makes the catalog of an empty volume: a root directory and nothing else.
+    ///
+    /// - Parameter directory: exists and holds no catalog.
+    package static func create(
+        in directory: String, capacity: UInt64, epoch: Epoch, now: FileTime, withRoot: Bool
+    ) throws(CatalogError) {
+        let lock = try HeadLock(directory: directory)
+        defer { lock.release() }
+        let path = directory + "/" + fileName
+        // A creation that was cut off left a file without a schema version: start again.
+        for suffix in ["", "-wal", "-shm"] where unlink(path + suffix) != 0 && errno != ENOENT {
+            throw .system(call: "unlink", path: path, Errno(errno))
+        }
+        do {
+            let connection = try Connection(path: path, mode: .create)
+            try connection.execute(CatalogSchema.pragmas)
+            try connection.execute("PRAGMA synchronous = FULL")
+            try connection.execute("BEGIN")
+            try connection.execute(CatalogSchema.statements)
+            let statements = try CatalogStatements(connection)
+            if withRoot {
+                let root = FileAttributes(
+                    inode: .root, kind: .directory, permissions: 0o755, linkCount: 2, uid: 0, gid: 0,
+                    accessTime: now, modificationTime: now, changeTime: now)
+                try statements.put(InodeRecord(attributes: root), born: SequenceNumber(1))
+                try statements.setMeta(.inodeCount, 1)
+            }
+            try statements.setMeta(.sequence, 1)
+            try statements.setMeta(.epoch, Int64(bitPattern: epoch.number))
+            try statements.setMeta(.capacity, Int64(bitPattern: capacity))
+            try statements.setMeta(.schemaVersion, CatalogSchema.version)
+            try connection.execute("COMMIT")
+        } catch {
+            throw .database(error)
+        }
+    }
+
+    /// Opens a head's catalog.
+    ///
+    /// - Throws: `.unusable` when the file is missing, damaged, or of a newer release, or when another
+    ///   process has it open: nothing is changed then.
+    package init(opening directory: String) throws(CatalogError) {
+        let path = directory + "/" + Self.fileName
+        lock = try HeadLock(directory: directory)
+        self.directory = directory
+        do {
+            let connection = try Connection(path: path, mode: .readWrite)
+            try connection.execute(CatalogSchema.pragmas)
+            connection.keepWriteAheadLog()
+            try Self.checkVersion(of: connection, path: path)
+            var state = try CatalogState(connection: connection)
+            wasClosedCleanly = try state.statements.meta(.isClean) == 1
+            try state.markInUse()
+            self.state = Mutex(state)
+            checkpointer = Mutex(try Connection(path: path, mode: .readWrite))
+        } catch let error as SQLiteError {
+            lock.release()
+            throw error.isCorruption ? .unusable(path: path, reason: error.message) : .database(error)
+        } catch {
+            lock.release()
+            throw (error as? CatalogError) ?? .unusable(path: path, reason: "\(error)")
+        }
+        logDescriptor = Glibc.open(path + "-wal", O_RDONLY | O_CLOEXEC)
+        guard logDescriptor >= 0 else { throw .system(call: "open", path: path + "-wal", Errno(errno)) }
+        // The names of the database and its log must be as durable as what they hold.
+        for name in [directory, directory + "/.."] { try Self.synchronizeDirectory(name) }
+    }
+
+    deinit {
+        if logDescriptor >= 0 { Glibc.close(logDescriptor) }
+        lock.release()
+    }
+
+    private static func checkVersion(of connection: Connection, path: String) throws {
+        let statement = try? connection.prepare("SELECT value FROM meta WHERE key = 'schema_version'")
+        guard let version = try statement?.first({ $0.integer(0) }) else {
+            throw CatalogError.unusable(path: path, reason: "it holds no catalog")
+        }
+        guard version == CatalogSchema.version else {
+            throw CatalogError.unusable(
+                path: path,
+                reason: "it has schema version \(version), this release knows \(CatalogSchema.version): "
+                    + "use the release that wrote it")
+        }
+    }
+
+    static func synchronizeDirectory(_ path: String) throws(CatalogError) {
+        let descriptor = Glibc.open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        guard descriptor >= 0 else { throw .system(call: "open", path: path, Errno(errno)) }
+        defer { Glibc.close(descriptor) }
+        guard fsync(descriptor) == 0 else { throw .system(call: "fsync", path: path, Errno(errno)) }
+    }
+
+    // MARK: use
+
+    /// Runs one operation: what it changes becomes durable together or not at all.
+    ///
+    /// `body` checks everything that may be refused before its first change.
+    package func perform<Result: Sendable>(
+        _ body: (inout CatalogState) throws -> Result
+    ) throws -> Result {
+        try state.withLock { (state) throws -> Result in
+            do {
+                return try body(&state)
+            } catch let error as SQLiteError {
+                // The operation may be half done in the open transaction: no commit may follow.
+                state.failure = state.failure ?? error
+                throw CatalogError.database(error)
+            }
+        }
+    }
+
+    /// Writes all changes so far to the log. They survive the end of the process, not a power loss.
+    ///
+    /// - Returns: the generation that holds them.
+    @discardableResult
+    package func commit() throws(CatalogError) -> UInt64 {
+        do {
+            return try state.withLock { (state) throws -> UInt64 in try state.commit() }
+        } catch let error as CatalogError {
+            throw error
+        } catch let error as SQLiteError {
+            throw .database(error)
+        } catch {
+            throw .unusable(path: directory, reason: "\(error)")
+        }
+    }
+
+    /// Waits until everything up to a generation is on disk; nil: everything there is now.
+    ///
+    /// A failed sync is remembered: pages may be gone although a later sync succeeds, so every
+    /// later call fails too.
+    package func synchronize(upTo generation: UInt64? = nil) throws(CatalogError) {
+        if let generation, try isDurable(generation) { return }
+        let committed = try commit()
+        if try isDurable(committed) { return }
+        if fdatasync(logDescriptor) != 0 {
+            let error = CatalogError.system(
+                call: "fdatasync", path: directory + "/catalog.db-wal", Errno(errno))
+            state.withLock { $0.syncFailure = $0.syncFailure ?? error }
+            throw error
+        }
+        state.withLock { $0.durableGeneration = max($0.durableGeneration, committed) }
+    }
+
+    private func isDurable(_ generation: UInt64) throws(CatalogError) -> Bool {
+        let (durable, failure) = state.withLock { ($0.durableGeneration, $0.syncFailure) }
+        if let failure { throw failure }
+        return durable >= generation
+    }
+
+    /// Moves the log into the database, so that the log stays small. Stops no operation.
+    package func checkpoint() throws(CatalogError) {
+        do {
+            try checkpointer.withLock { connection throws(SQLiteError) in try connection.checkpoint() }
+        } catch {
+            throw .database(error)
+        }
+    }
+
+    /// Deletes data files whose last use is durably gone.
+    ///
+    /// - Parameter delete: deletes one; a file that is missing already is no failure.
+    package func collectGarbage(_ delete: (DataFileNumber) throws -> Void) throws {
+        guard try perform({ $0.hasGarbage }) else { return }
+        let batch = try perform { try $0.garbage(after: 0) }
+        guard let last = batch.last else {
+            try perform { $0.hasGarbage = false }
+            return
+        }
+        // Only what a durable commit has discarded may go: until then a crash could bring it back.
+        try synchronize()
+        for data in batch { try delete(data) }
+        try perform { try $0.forgetGarbage(upTo: last) }
+    }
+
+    /// Writes everything and says that the end was in order. The catalog is not used afterwards.
+    package func close() throws(CatalogError) {
+        do {
+            try perform { try $0.markClean() }
+        } catch {
+            throw (error as? CatalogError) ?? .unusable(path: directory, reason: "\(error)")
+        }
+        try synchronize()
+        try checkpoint()
+    }
+}
+
+extension CatalogState {
+    /// Inodes kept in memory though nobody has changed them, at most.
+    static let cleanInodeLimit = 50_000
+
+    mutating func commit() throws -> UInt64 {
+        if let failure { throw CatalogError.failedBefore(failure) }
+        guard hasChanges else { return openGeneration - 1 }
+        do {
+            try beginIfNeeded()
+            try writeDirtyInodes()
+            try writeCounters()
+            try statements.commit.run()
+        } catch let error as SQLiteError {
+            failure = error
+            throw CatalogError.database(error)
+        }
+        hasChanges = false
+        sequence = sequence.next
+        openGeneration += 1
+        evictCleanInodes()
+        return openGeneration - 1
+    }
+
+    private mutating func writeDirtyInodes() throws {
+        for number in dirtyInodes {
+            guard var cached = inodes[number] else { continue }
+            if let born = cached.born, isPinned(born) { try endInode(number, born: born) }
+            let stays = cached.born.map { !isPinned($0) } ?? false
+            let born = stays ? (cached.born ?? sequence) : sequence
+            try statements.put(cached.record, born: born)
+            cached.born = born
+            inodes[number] = cached
+        }
+        dirtyInodes.removeAll(keepingCapacity: true)
+    }
+
+    private func writeCounters() throws(SQLiteError) {
+        try statements.setMeta(.sequence, sequence.number)
+        try statements.setMeta(.nextInode, Int64(bitPattern: counters.nextInode.number))
+        try statements.setMeta(.nextCookie, counters.nextCookie)
+        try statements.setMeta(.nextData, Int64(bitPattern: nextData))
+        try statements.setMeta(.inodeCount, Int64(bitPattern: counters.inodeCount))
+        try statements.setMeta(.byteCount, Int64(bitPattern: counters.byteCount))
+        try statements.setMeta(.missingByteCount, Int64(bitPattern: missingByteCount))
+    }
+
+    /// Forgets what the database knows as well. Called after a commit, when nothing is dirty.
+    private mutating func evictCleanInodes() {
+        guard inodes.count > Self.cleanInodeLimit else { return }
+        // What is not durable yet must stay, for an fsync to find out.
+        inodes = inodes.filter { number, cached in
+            unrecordedInodes.contains(number) || cached.metadataGeneration > durableGeneration
+        }
+    }
+
+    mutating func markInUse() throws {
+        try beginIfNeeded()
+        try statements.setMeta(.isClean, 0)
+        _ = try commit()
+    }
+
+    mutating func markClean() throws {
+        try beginIfNeeded()
+        try statements.setMeta(.isClean, 1)
+    }
+
+    /// The generation that a fsync (or fdatasync, with `dataOnly`) of an inode must see durable; nil: none.
+    package func generationToSync(_ number: InodeNumber, dataOnly: Bool) -> UInt64? {
+        guard let cached = inodes[number] else { return nil }
+        let generation = dataOnly ? cached.structuralGeneration : cached.metadataGeneration
+        return generation == 0 ? nil : generation
+    }
+
+    func garbage(after data: UInt64) throws(SQLiteError) -> [DataFileNumber] {
+        statements.listGarbage.bind(1, data)
+        var batch: [DataFileNumber] = []
+        try statements.listGarbage.forEach {
+            batch.append(DataFileNumber($0.unsigned(0)))
+            return true
+        }
+        return batch
+    }
+
+    mutating func forgetGarbage(upTo data: DataFileNumber) throws {
+        try beginIfNeeded()
+        statements.deleteGarbage.bind(1, data.number)
+        try statements.deleteGarbage.run()
+    }
+
+    package mutating func epoch() throws -> Epoch {
+        Epoch(UInt64(bitPattern: try statements.meta(.epoch) ?? 0))
+    }
+
+    /// Raises the epoch's high-water mark, which is kept with the data as well as in the registry.
+    package mutating func setEpoch(_ epoch: Epoch) throws {
+        try beginIfNeeded()
+        try statements.setMeta(.epoch, Int64(bitPattern: epoch.number))
+    }
+
+    package func capacity() throws -> UInt64 { UInt64(bitPattern: try statements.meta(.capacity) ?? 0) }
+
+    /// Live inodes without a name, left by a crash while somebody had them open.
+    package func orphans() throws -> [InodeNumber] {
+        var orphans: [InodeNumber] = []
+        let statement = try connection.prepare("SELECT ino FROM inode WHERE died = 0 AND links = 0")
+        try statement.forEach {
+            orphans.append(InodeNumber($0.unsigned(0)))
+            return true
+        }
+        return orphans
+    }
+
+    /// Up to `limit` inodes above `inode` whose bytes may still be at the origin, ascending.
+    package func backedInodes(after inode: InodeNumber, limit: Int) throws -> [InodeNumber] {
+        let statement = try connection.prepare(
+            "SELECT ino FROM inode WHERE died = 0 AND backed > 0 AND ino > ?1 ORDER BY ino LIMIT ?2")
+        statement.bind(1, inode.number)
+        statement.bind(2, Int64(limit))
+        var found: [InodeNumber] = []
+        try statement.forEach {
+            found.append(InodeNumber($0.unsigned(0)))
+            return true
+        }
+        return found
+    }
+}

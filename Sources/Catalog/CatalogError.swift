@@ -1,0 +1,23 @@
+package import SQLite
+package import VolumeModel
+
+/// Why a catalog could not do what it was asked.
+package enum CatalogError: Error, Sendable, CustomStringConvertible {
+    /// The database or its disk failed. `isDiskFull` tells whether room would help.
+    case database(SQLiteError)
+    /// The file is there but is not what it should be; nothing was changed.
+    case unusable(path: String, reason: String)
+    /// An earlier failure left changes that may not be on disk: every later change is refused.
+    case failedBefore(SQLiteError)
+    /// A system call on one of the catalog's files failed.
+    case system(call: String, path: String, Errno)
+
+    package var description: String {
+        switch self {
+        case .database(let error): "catalog: \(error)"
+        case .unusable(let path, let reason): "catalog \(path): \(reason)"
+        case .failedBefore(let error): "catalog refuses changes since an earlier failure: \(error)"
+        case .system(let call, let path, let errno): "catalog: \(call) \(path): \(errno)"
+        }
+    }
+}

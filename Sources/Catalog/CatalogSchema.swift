@@ -1,0 +1,53 @@
+/// The tables of a volume's catalog.
+///
+/// A row of `inode`, `entry` and `xattr` is valid for sequence numbers `[born, died)`; `died` is 0 while
+/// it lives (a zero costs no byte in SQLite's records). What never travels to another site stands in
+/// `inode.data`, `inode.backed`, `resident`, `garbage` and `pin`.
+enum CatalogSchema {
+    /// Raised with every change of the tables. A newer number than this is refused.
+    static let version: Int64 = 1
+
+    static let statements = """
+        CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+        CREATE TABLE inode(
+            ino INTEGER NOT NULL, died INTEGER NOT NULL, born INTEGER NOT NULL,
+            mode INTEGER NOT NULL, links INTEGER NOT NULL, uid INTEGER NOT NULL, gid INTEGER NOT NULL,
+            device INTEGER NOT NULL, size INTEGER NOT NULL, blocks INTEGER NOT NULL,
+            atime INTEGER NOT NULL, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL,
+            parent INTEGER NOT NULL, target BLOB NOT NULL,
+            data INTEGER NOT NULL, backed INTEGER NOT NULL,
+            PRIMARY KEY(ino, died)) WITHOUT ROWID;
+        CREATE INDEX inode_born ON inode(born);
+        CREATE INDEX inode_died ON inode(died) WHERE died > 0;
+        CREATE INDEX inode_backed ON inode(ino) WHERE died = 0 AND backed > 0;
+        CREATE INDEX inode_orphan ON inode(ino) WHERE died = 0 AND links = 0;
+        CREATE TABLE entry(
+            parent INTEGER NOT NULL, cookie INTEGER NOT NULL, name BLOB NOT NULL, ino INTEGER NOT NULL,
+            kind INTEGER NOT NULL, born INTEGER NOT NULL, died INTEGER NOT NULL,
+            PRIMARY KEY(parent, cookie)) WITHOUT ROWID;
+        CREATE UNIQUE INDEX entry_name ON entry(parent, name) WHERE died = 0;
+        CREATE INDEX entry_born ON entry(born);
+        CREATE INDEX entry_died ON entry(died) WHERE died > 0;
+        CREATE TABLE xattr(
+            ino INTEGER NOT NULL, name BLOB NOT NULL, died INTEGER NOT NULL, born INTEGER NOT NULL,
+            value BLOB NOT NULL, PRIMARY KEY(ino, name, died)) WITHOUT ROWID;
+        CREATE INDEX xattr_born ON xattr(born);
+        CREATE INDEX xattr_died ON xattr(died) WHERE died > 0;
+        CREATE TABLE resident(
+            ino INTEGER NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL,
+            PRIMARY KEY(ino, start)) WITHOUT ROWID;
+        CREATE TABLE garbage(data INTEGER PRIMARY KEY);
+        CREATE TABLE pin(name TEXT PRIMARY KEY, acknowledged INTEGER NOT NULL, newest INTEGER NOT NULL) WITHOUT ROWID;
+        """
+
+    /// NORMAL: a commit writes the log but does not sync it. `Catalog.synchronize` syncs the log's file
+    /// itself, outside the lock, so that an fsync never stops other operations.
+    static let pragmas = """
+        PRAGMA journal_mode = WAL;
+        PRAGMA synchronous = NORMAL;
+        PRAGMA wal_autocheckpoint = 0;
+        PRAGMA cache_size = -16384;
+        PRAGMA temp_store = MEMORY;
+        PRAGMA trusted_schema = OFF;
+        """
+}

@@ -1,0 +1,323 @@
+internal import SQLite
+package import VolumeModel
+
+/// What the catalog's lock guards: the open transaction and the inodes kept in memory.
+///
+/// Invariants:
+/// - A live inode is the one in `inodes` if it is there, else the row in the database.
+/// - What is dirty is written to the database before a commit, and never forgotten before.
+/// - Names go to the database at once, in the open transaction, together with their inodes' changes:
+///   a commit happens only between operations, so it never holds half of one.
+/// - Every change carries `sequence`, which is greater than every pin.
+package struct CatalogState {
+    struct CachedInode {
+        var record: InodeRecord
+        /// Where its row's life began; nil: the database has no row yet.
+        var born: SequenceNumber?
+        /// The commit that will hold (or holds) its last change that fsync or fdatasync must wait for.
+        var structuralGeneration: UInt64 = 0
+        var metadataGeneration: UInt64 = 0
+        var residency: Residency?
+    }
+
+    let connection: Connection
+    let statements: CatalogStatements
+    var inodes: [InodeNumber: CachedInode] = [:]
+    var dirtyInodes: Set<InodeNumber> = []
+    /// Inodes with valid ranges that are not recorded yet.
+    var unrecordedInodes: Set<InodeNumber> = []
+    var sequence: SequenceNumber
+    var newestPin: SequenceNumber?
+    package internal(set) var counters: CatalogCounters
+    package internal(set) var missingByteCount: UInt64
+    var nextData: UInt64
+    /// The number of the commit that will hold the next change.
+    var openGeneration: UInt64 = 1
+    /// The last commit that is known to be on disk.
+    var durableGeneration: UInt64 = 0
+    var syncFailure: CatalogError?
+    /// Whether anything has changed since the last commit.
+    var hasChanges = false
+    var hasGarbage = true
+    var failure: SQLiteError?
+
+    init(connection: Connection) throws(SQLiteError) {
+        self.connection = connection
+        let statements = try CatalogStatements(connection)
+        self.statements = statements
+        sequence = SequenceNumber(try statements.meta(.sequence) ?? 0).next
+        counters = CatalogCounters(
+            nextInode: InodeNumber(UInt64(bitPattern: try statements.meta(.nextInode) ?? 2)),
+            nextCookie: try statements.meta(.nextCookie) ?? 1,
+            inodeCount: UInt64(bitPattern: try statements.meta(.inodeCount) ?? 0),
+            byteCount: UInt64(bitPattern: try statements.meta(.byteCount) ?? 0))
+        missingByteCount = UInt64(bitPattern: try statements.meta(.missingByteCount) ?? 0)
+        nextData = UInt64(bitPattern: try statements.meta(.nextData) ?? 1)
+        newestPin =
+            try connection.prepare("SELECT max(newest) FROM pin").first { row in
+                row.isNull(0) ? nil : SequenceNumber(row.integer(0))
+            } ?? nil
+    }
+
+    // MARK: inodes
+
+    /// - Returns: nil when there is no such inode.
+    package mutating func inode(_ number: InodeNumber) throws -> InodeRecord? {
+        if let cached = inodes[number] { return cached.record }
+        guard let (record, born) = try storedInode(number) else { return nil }
+        inodes[number] = CachedInode(record: record, born: born)
+        return record
+    }
+
+    /// The same without keeping it in memory: for listings, which may pass a million inodes.
+    package func peekInode(_ number: InodeNumber) throws -> InodeRecord? {
+        if let cached = inodes[number] { return cached.record }
+        return try storedInode(number)?.record
+    }
+
+    private func storedInode(
+        _ number: InodeNumber
+    ) throws -> (record: InodeRecord, born: SequenceNumber)? {
+        statements.getInode.bind(1, number.number)
+        guard let row = try statements.getInode.first(CatalogStatements.record(of:)) else { return nil }
+        guard let row else {
+            throw CatalogError.unusable(path: connection.path, reason: "inode \(number) is malformed")
+        }
+        return row
+    }
+
+    /// Which part of an inode a change concerns: what fdatasync must wait for, or only fsync.
+    package enum ChangeKind: Sendable {
+        /// Size, existence, names, valid ranges.
+        case structural
+        /// Times, owner, permissions.
+        case metadata
+    }
+
+    /// Changes an inode in memory; the next commit writes it.
+    package mutating func update(_ record: InodeRecord, kind: ChangeKind) throws {
+        try beginIfNeeded()
+        let number = record.attributes.inode
+        guard var cached = inodes[number] else {
+            preconditionFailure("an inode is read before it is changed")
+        }
+        count(removing: cached.record, adding: record)
+        cached.record = record
+        mark(&cached, kind)
+        inodes[number] = cached
+        dirtyInodes.insert(number)
+    }
+
+    /// Makes a new inode with the next number.
+    package mutating func addInode(_ make: (InodeNumber) -> InodeRecord) throws -> InodeRecord {
+        try beginIfNeeded()
+        let number = counters.nextInode
+        counters.nextInode = InodeNumber(number.number + 1)
+        counters.inodeCount += 1
+        let record = make(number)
+        var cached = CachedInode(record: record, born: nil)
+        mark(&cached, .structural)
+        counters.byteCount += record.countedByteCount
+        inodes[number] = cached
+        dirtyInodes.insert(number)
+        return record
+    }
+
+    /// Removes an inode that has no name. Its data file is deleted once that is durable.
+    package mutating func removeInode(_ number: InodeNumber) throws {
+        guard let record = try inode(number), let cached = inodes[number] else { return }
+        try beginIfNeeded()
+        count(removing: record, adding: nil)
+        counters.inodeCount -= min(1, counters.inodeCount)
+        if record.backedByteCount > 0 { try dropResidency(of: number) }
+        try discardData(record.data)
+        if let born = cached.born { try endInode(number, born: born) }
+        statements.endAllXattrs.bind(1, number.number)
+        statements.endAllXattrs.bind(2, sequence.number)
+        try statements.endAllXattrs.run()
+        inodes[number] = nil
+        dirtyInodes.remove(number)
+    }
+
+    /// Marks an inode so that an fsync of it waits for the next commit: its names changed.
+    package mutating func touch(_ number: InodeNumber) {
+        guard var cached = inodes[number] else { return }
+        mark(&cached, .structural)
+        inodes[number] = cached
+    }
+
+    private func mark(_ cached: inout CachedInode, _ kind: ChangeKind) {
+        cached.metadataGeneration = openGeneration
+        if case .structural = kind { cached.structuralGeneration = openGeneration }
+    }
+
+    mutating func count(removing old: InodeRecord?, adding new: InodeRecord?) {
+        let oldCount = old?.countedByteCount ?? 0
+        let newCount = new?.countedByteCount ?? 0
+        counters.byteCount = counters.byteCount &- oldCount &+ newCount
+    }
+
+    func endInode(_ number: InodeNumber, born: SequenceNumber) throws(SQLiteError) {
+        if isPinned(born) {
+            statements.endInode.bind(1, number.number)
+            statements.endInode.bind(2, sequence.number)
+            try statements.endInode.run()
+        } else {
+            statements.deleteInode.bind(1, number.number)
+            try statements.deleteInode.run()
+        }
+    }
+
+    /// Whether somebody may still want to see a row that was born then.
+    func isPinned(_ born: SequenceNumber) -> Bool {
+        guard let newestPin else { return false }
+        return born <= newestPin
+    }
+
+    // MARK: names
+
+    package func entry(_ name: [UInt8], in parent: InodeNumber) throws -> DirectoryEntryRecord? {
+        try storedEntry(name, in: parent)?.entry
+    }
+
+    private func storedEntry(
+        _ name: [UInt8], in parent: InodeNumber
+    ) throws(SQLiteError) -> (entry: DirectoryEntryRecord, born: SequenceNumber)? {
+        statements.findEntry.bind(1, parent.number)
+        statements.findEntry.bind(2, name)
+        return try statements.findEntry.first { row in
+            let entry = DirectoryEntryRecord(
+                parent: parent, cookie: row.integer(0), name: name, inode: InodeNumber(row.unsigned(1)),
+                kind: FileKind(rawValue: row.unsigned32(2)) ?? .regular)
+            return (entry, SequenceNumber(row.integer(3)))
+        }
+    }
+
+    package mutating func addEntry(
+        _ name: [UInt8], in parent: InodeNumber, inode: InodeNumber, kind: FileKind
+    ) throws {
+        try beginIfNeeded()
+        let cookie = counters.nextCookie
+        counters.nextCookie += 1
+        try put(DirectoryEntryRecord(parent: parent, cookie: cookie, name: name, inode: inode, kind: kind))
+        touch(parent)
+        touch(inode)
+    }
+
+    func put(_ entry: DirectoryEntryRecord) throws(SQLiteError) {
+        statements.putEntry.bind(1, entry.parent.number)
+        statements.putEntry.bind(2, entry.cookie)
+        statements.putEntry.bind(3, entry.name)
+        statements.putEntry.bind(4, entry.inode.number)
+        statements.putEntry.bind(5, entry.kind.rawValue)
+        statements.putEntry.bind(6, sequence.number)
+        try statements.putEntry.run()
+    }
+
+    package mutating func removeEntry(_ name: [UInt8], in parent: InodeNumber) throws {
+        guard let (entry, born) = try storedEntry(name, in: parent) else { return }
+        try beginIfNeeded()
+        let statement = isPinned(born) ? statements.endEntry : statements.deleteEntry
+        statement.bind(1, parent.number)
+        statement.bind(2, entry.cookie)
+        if isPinned(born) { statement.bind(3, sequence.number) }
+        try statement.run()
+        touch(parent)
+        touch(entry.inode)
+    }
+
+    /// Up to `limit` entries behind `cookie`, in the order of their cookies.
+    package func entries(
+        of parent: InodeNumber, after cookie: Int64, limit: Int
+    ) throws -> [DirectoryEntryRecord] {
+        statements.listEntries.bind(1, parent.number)
+        statements.listEntries.bind(2, cookie)
+        statements.listEntries.bind(3, Int64(limit))
+        var entries: [DirectoryEntryRecord] = []
+        try statements.listEntries.forEach { row in
+            entries.append(
+                DirectoryEntryRecord(
+                    parent: parent, cookie: row.integer(0), name: row.bytes(1),
+                    inode: InodeNumber(row.unsigned(2)),
+                    kind: FileKind(rawValue: row.unsigned32(3)) ?? .regular))
+            return true
+        }
+        return entries
+    }
+
+    package func isEmptyDirectory(_ inode: InodeNumber) throws -> Bool {
+        statements.anyEntry.bind(1, inode.number)
+        return try statements.anyEntry.first { _ in true } == nil
+    }
+
+    // MARK: extended attributes
+
+    package func extendedAttribute(_ name: [UInt8], of inode: InodeNumber) throws -> [UInt8]? {
+        statements.getXattr.bind(1, inode.number)
+        statements.getXattr.bind(2, name)
+        return try statements.getXattr.first { $0.bytes(0) }
+    }
+
+    package func extendedAttributeNames(of inode: InodeNumber) throws -> [[UInt8]] {
+        statements.listXattrs.bind(1, inode.number)
+        var names: [[UInt8]] = []
+        try statements.listXattrs.forEach {
+            names.append($0.bytes(0))
+            return true
+        }
+        return names
+    }
+
+    package mutating func setExtendedAttribute(
+        _ name: [UInt8], of inode: InodeNumber, value: [UInt8]
+    ) throws {
+        try beginIfNeeded()
+        try removeExtendedAttribute(name, of: inode)
+        statements.putXattr.bind(1, inode.number)
+        statements.putXattr.bind(2, name)
+        statements.putXattr.bind(3, value)
+        statements.putXattr.bind(4, sequence.number)
+        try statements.putXattr.run()
+        touch(inode)
+    }
+
+    package mutating func removeExtendedAttribute(_ name: [UInt8], of inode: InodeNumber) throws {
+        try beginIfNeeded()
+        statements.getXattr.bind(1, inode.number)
+        statements.getXattr.bind(2, name)
+        guard let born = try statements.getXattr.first({ SequenceNumber($0.integer(1)) }) else { return }
+        let statement = isPinned(born) ? statements.endXattr : statements.deleteXattr
+        statement.bind(1, inode.number)
+        statement.bind(2, name)
+        if isPinned(born) { statement.bind(3, sequence.number) }
+        try statement.run()
+        touch(inode)
+    }
+
+    // MARK: data files
+
+    /// The number for a new data file.
+    package mutating func newDataFile() throws -> DataFileNumber {
+        try beginIfNeeded()
+        defer { nextData += 1 }
+        return DataFileNumber(nextData)
+    }
+
+    /// Leaves a data file to be deleted once this change is durable.
+    package mutating func discardData(_ data: DataFileNumber) throws {
+        guard data != .none else { return }
+        try beginIfNeeded()
+        statements.putGarbage.bind(1, data.number)
+        try statements.putGarbage.run()
+        hasGarbage = true
+    }
+
+    // MARK: transaction
+
+    mutating func beginIfNeeded() throws {
+        if let failure { throw CatalogError.failedBefore(failure) }
+        hasChanges = true
+        guard !connection.isInTransaction else { return }
+        try statements.begin.run()
+    }
+}

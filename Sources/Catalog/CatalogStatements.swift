@@ -1,0 +1,146 @@
+internal import SQLite
+internal import VolumeModel
+
+/// The prepared statements of one connection to a catalog.
+final class CatalogStatements {
+    let begin, commit: Statement
+    let getInode, putInode, endInode, deleteInode: Statement
+    let findEntry, putEntry, endEntry, deleteEntry, listEntries, anyEntry: Statement
+    let getXattr, listXattrs, putXattr, endXattr, deleteXattr, endAllXattrs: Statement
+    let listResident, putResident, deleteResidentWithin, deleteResident: Statement
+    let putMeta, getMeta: Statement
+    let putGarbage, listGarbage, deleteGarbage: Statement
+
+    static let inodeColumns =
+        "ino, born, mode, links, uid, gid, device, size, blocks, atime, mtime, ctime, parent, target, data, backed"
+
+    init(_ connection: Connection) throws(SQLiteError) {
+        begin = try connection.prepare("BEGIN IMMEDIATE")
+        commit = try connection.prepare("COMMIT")
+        getInode = try connection.prepare(
+            "SELECT \(Self.inodeColumns) FROM inode WHERE ino = ?1 AND died = 0")
+        putInode = try connection.prepare(
+            """
+            INSERT OR REPLACE INTO inode(\(Self.inodeColumns), died)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, 0)
+            """)
+        endInode = try connection.prepare("UPDATE inode SET died = ?2 WHERE ino = ?1 AND died = 0")
+        deleteInode = try connection.prepare("DELETE FROM inode WHERE ino = ?1 AND died = 0")
+        findEntry = try connection.prepare(
+            "SELECT cookie, ino, kind, born FROM entry WHERE parent = ?1 AND name = ?2 AND died = 0")
+        putEntry = try connection.prepare(
+            "INSERT OR REPLACE INTO entry(parent, cookie, name, ino, kind, born, died) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0)"
+        )
+        endEntry = try connection.prepare("UPDATE entry SET died = ?3 WHERE parent = ?1 AND cookie = ?2")
+        deleteEntry = try connection.prepare("DELETE FROM entry WHERE parent = ?1 AND cookie = ?2")
+        listEntries = try connection.prepare(
+            """
+            SELECT cookie, name, ino, kind FROM entry
+            WHERE parent = ?1 AND cookie > ?2 AND died = 0 ORDER BY cookie LIMIT ?3
+            """)
+        anyEntry = try connection.prepare("SELECT 1 FROM entry WHERE parent = ?1 AND died = 0 LIMIT 1")
+        getXattr = try connection.prepare(
+            "SELECT value, born FROM xattr WHERE ino = ?1 AND name = ?2 AND died = 0")
+        listXattrs = try connection.prepare(
+            "SELECT name FROM xattr WHERE ino = ?1 AND died = 0 ORDER BY name")
+        putXattr = try connection.prepare(
+            "INSERT OR REPLACE INTO xattr(ino, name, value, born, died) VALUES (?1, ?2, ?3, ?4, 0)")
+        endXattr = try connection.prepare(
+            "UPDATE xattr SET died = ?3 WHERE ino = ?1 AND name = ?2 AND died = 0")
+        deleteXattr = try connection.prepare("DELETE FROM xattr WHERE ino = ?1 AND name = ?2 AND died = 0")
+        endAllXattrs = try connection.prepare("UPDATE xattr SET died = ?2 WHERE ino = ?1 AND died = 0")
+        listResident = try connection.prepare("SELECT start, end FROM resident WHERE ino = ?1 ORDER BY start")
+        putResident = try connection.prepare(
+            "INSERT OR REPLACE INTO resident(ino, start, end) VALUES (?1, ?2, ?3)")
+        deleteResidentWithin = try connection.prepare(
+            "DELETE FROM resident WHERE ino = ?1 AND start >= ?2 AND start < ?3")
+        deleteResident = try connection.prepare("DELETE FROM resident WHERE ino = ?1")
+        putMeta = try connection.prepare("INSERT OR REPLACE INTO meta(key, value) VALUES (?1, ?2)")
+        getMeta = try connection.prepare("SELECT value FROM meta WHERE key = ?1")
+        putGarbage = try connection.prepare("INSERT OR IGNORE INTO garbage(data) VALUES (?1)")
+        listGarbage = try connection.prepare(
+            "SELECT data FROM garbage WHERE data > ?1 ORDER BY data LIMIT 1000")
+        deleteGarbage = try connection.prepare("DELETE FROM garbage WHERE data <= ?1")
+    }
+
+    /// Reads the columns of `inodeColumns`. nil: the mode is none that a file can have.
+    static func record(of row: Statement) -> (record: InodeRecord, born: SequenceNumber)? {
+        let mode = row.unsigned32(2)
+        guard let kind = FileKind(mode: mode) else { return nil }
+        let size = row.unsigned(7)
+        let backed = row.unsigned(15)
+        guard size <= ByteRange.maximumOffset, backed <= size else { return nil }
+        let attributes = FileAttributes(
+            inode: InodeNumber(row.unsigned(0)), kind: kind, permissions: mode,
+            linkCount: row.unsigned32(3), uid: row.unsigned32(4), gid: row.unsigned32(5),
+            device: row.unsigned32(6), size: size, blockCount: row.unsigned(8),
+            accessTime: FileTime(packed: row.integer(9)), modificationTime: FileTime(packed: row.integer(10)),
+            changeTime: FileTime(packed: row.integer(11)))
+        let record = InodeRecord(
+            attributes: attributes, parent: InodeNumber(row.unsigned(12)), target: row.bytes(13),
+            data: DataFileNumber(row.unsigned(14)), backedByteCount: backed)
+        return (record, SequenceNumber(row.integer(1)))
+    }
+
+    func put(_ record: InodeRecord, born: SequenceNumber) throws(SQLiteError) {
+        let attributes = record.attributes
+        putInode.bind(1, attributes.inode.number)
+        putInode.bind(2, born.number)
+        putInode.bind(3, attributes.mode)
+        putInode.bind(4, attributes.linkCount)
+        putInode.bind(5, attributes.uid)
+        putInode.bind(6, attributes.gid)
+        putInode.bind(7, attributes.device)
+        putInode.bind(8, attributes.size)
+        putInode.bind(9, attributes.blockCount)
+        putInode.bind(10, attributes.accessTime.packed)
+        putInode.bind(11, attributes.modificationTime.packed)
+        putInode.bind(12, attributes.changeTime.packed)
+        putInode.bind(13, record.parent.number)
+        putInode.bind(14, record.target)
+        putInode.bind(15, record.data.number)
+        putInode.bind(16, record.backedByteCount)
+        try putInode.run()
+    }
+
+    func meta(_ key: CatalogKey) throws(SQLiteError) -> Int64? {
+        getMeta.bind(1, key.rawValue)
+        return try getMeta.first { $0.integer(0) }
+    }
+
+    func setMeta(_ key: CatalogKey, _ value: Int64) throws(SQLiteError) {
+        putMeta.bind(1, key.rawValue)
+        putMeta.bind(2, value)
+        try putMeta.run()
+    }
+}
+
+/// The names of the numbers in the table `meta`.
+enum CatalogKey: String {
+    case schemaVersion = "schema_version"
+    case sequence
+    case nextInode = "next_inode"
+    case nextCookie = "next_cookie"
+    case nextData = "next_data"
+    case inodeCount = "inode_count"
+    case byteCount = "byte_count"
+    case missingByteCount = "missing_byte_count"
+    case epoch
+    case originSequence = "origin_sequence"
+    case isClean = "is_clean"
+    case capacity
+}
+
+extension FileTime {
+    /// Seconds in the upper 34 bits and nanoseconds in the lower 30: years 1697 to 2242 keep their place in
+    /// the order, and times outside are held at the ends.
+    var packed: Int64 {
+        let limit: Int64 = 1 << 33
+        let held = min(max(seconds, -limit), limit - 1)
+        return held << 30 | Int64(nanoseconds)
+    }
+
+    init(packed: Int64) {
+        self.init(seconds: packed >> 30, nanoseconds: UInt32(packed & ((1 << 30) - 1)))
+    }
+}

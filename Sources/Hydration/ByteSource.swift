@@ -1,0 +1,71 @@
+package import VolumeModel
+
+/// Bytes of a file that are wanted.
+package struct Extent: Hashable, Sendable {
+    package let inode: InodeNumber
+    package let range: ByteRange
+
+    package init(inode: InodeNumber, range: ByteRange) {
+        self.inode = inode
+        self.range = range
+    }
+}
+
+/// Bytes of a file that have come, verified.
+package struct Piece: Hashable, Sendable {
+    package enum Content: Hashable, Sendable {
+        case zeros
+        case bytes([UInt8])
+    }
+
+    package let inode: InodeNumber
+    package let range: ByteRange
+    package let content: Content
+
+    package init(inode: InodeNumber, range: ByteRange, content: Content) {
+        self.inode = inode
+        self.range = range
+        self.content = content
+    }
+}
+
+/// How long a request may wait behind others.
+package enum Urgency: Hashable, Sendable {
+    /// An application is waiting.
+    case urgent
+    /// An application will probably ask soon.
+    case prefetch
+    case background
+}
+
+/// Where missing bytes come from.
+package protocol ByteSource: Sendable {
+    /// For people, in logs and errors: `site london`.
+    var name: String { get }
+
+    /// Fetches bytes, verified against the hashes that the source states.
+    ///
+    /// The answer may stop early (a large request); what it covers is a prefix of `extents`, in order and
+    /// without gaps, and not empty. A piece of zeros may reach beyond what was asked, to the end of the
+    /// hole that it is of. May be repeated.
+    func read(_ extents: [Extent], urgency: Urgency, timeout: Duration) async throws -> [Piece]
+}
+
+/// Why bytes could not be had.
+package enum HydrationError: Error, Sendable, CustomStringConvertible {
+    /// No source had it in time. The bytes are intact there: try again later.
+    case sourceUnavailable(source: String, inode: InodeNumber, range: ByteRange, cause: String)
+    /// The head has no origin, yet bytes are missing: they are lost here.
+    case noSource(inode: InodeNumber, range: ByteRange)
+    case storage(String)
+
+    package var description: String {
+        switch self {
+        case .sourceUnavailable(let source, let inode, let range, let cause):
+            "inode \(inode) bytes \(range): not to be had from \(source): \(cause)"
+        case .noSource(let inode, let range):
+            "inode \(inode) bytes \(range) are missing and the volume has no origin"
+        case .storage(let cause): "bytes that came could not be stored: \(cause)"
+        }
+    }
+}

@@ -1,0 +1,170 @@
+internal import ByteStore
+internal import VolumeModel
+
+extension Hydrator {
+    /// A background request that takes longer is asked again; short enough for a fault that has joined it.
+    private static let backgroundTimeout: Duration = .seconds(20)
+
+    /// Streams everything that is missing, then returns. Ended by cancellation.
+    ///
+    /// A source that fails is asked again, for as long as it takes; a disk without room pauses it. After a
+    /// restart it goes on where the recorded ranges end.
+    package func run() async throws {
+        guard configuration.streamsInBackground else {
+            try await waitUntilAllIsHere()
+            return
+        }
+        var window = StreamWindow()
+        var failures = 0
+        while true {
+            try Task.checkCancellation()
+            do {
+                let found = try await pass(&window)
+                note(waitingFor: nil)
+                failures = 0
+                if !found { break }
+            } catch let error as CancellationError {
+                throw error
+            } catch {
+                window.noteFailure()
+                failures += 1
+                note(waitingFor: reason(for: error))
+                try await Task.sleep(for: .milliseconds(min(2000, 50 << min(failures, 6))))
+            }
+        }
+        try complete()
+    }
+
+    private func waitUntilAllIsHere() async throws {
+        while try storage.catalog.perform({ $0.missingByteCount }) > 0 {
+            try await Task.sleep(for: .milliseconds(500))
+        }
+        try complete()
+    }
+
+    private func complete() throws {
+        try storage.settle()
+        activity.withLock { $0.isComplete = true }
+    }
+
+    private func note(waitingFor reason: String?) {
+        let isNew = activity.withLock { activity in
+            defer { activity.waitingReason = reason }
+            return activity.waitingReason != reason
+        }
+        if isNew, let reason { log("hydration waits: \(reason)") }
+    }
+
+    private func reason(for error: any Error) -> String {
+        if let error = error as? ByteStoreError, error.errno == .noSpace {
+            return "the disk here is full: free some space and it goes on by itself"
+        }
+        return "\(source.name): \(error)"
+    }
+
+    /// Goes once through all inodes with missing bytes.
+    ///
+    /// - Returns: whether anything was missing.
+    private func pass(_ window: inout StreamWindow) async throws -> Bool {
+        var cursor = BatchCursor(storage: storage, configuration: configuration)
+        var found = false
+        try await withThrowingTaskGroup(of: Duration.self) { group in
+            var running = 0
+            while true {
+                while running < window.requestCount {
+                    try await waitForTurn()
+                    guard let batch = try cursor.next() else { break }
+                    found = true
+                    running += 1
+                    group.addTask { try await self.bringBatch(batch) }
+                }
+                guard let latency = try await group.next() else { break }
+                running -= 1
+                window.noteAnswer(after: latency)
+            }
+        }
+        return found
+    }
+
+    private func bringBatch(_ batch: [Extent]) async throws -> Duration {
+        let started = ContinuousClock.now
+        if batch.count == 1, let extent = batch.first {
+            for task in fly(
+                extent.range, of: extent.inode, urgency: .background, timeout: Self.backgroundTimeout)
+            {
+                try await task.value
+            }
+        } else {
+            // Many small files in one request: a fault on one of them just asks again, which costs little.
+            try await bring(batch, urgency: .background, timeout: Self.backgroundTimeout)
+        }
+        return ContinuousClock.now - started
+    }
+
+    /// Background streaming gives way: while a fault is under way nothing new is asked for.
+    private func waitForTurn() async throws {
+        while true {
+            try Task.checkCancellation()
+            if !storage.hasRoom() {
+                note(waitingFor: "the disk here is full: free some space and it goes on by itself")
+                try await Task.sleep(for: .milliseconds(500))
+                continue
+            }
+            let (urgent, paused) = activity.withLock { ($0.urgentCount, $0.isPaused) }
+            if paused {
+                note(waitingFor: "paused")
+                try await Task.sleep(for: .milliseconds(200))
+            } else if urgent > 0 {
+                try await Task.sleep(for: .milliseconds(1))
+            } else {
+                note(waitingFor: nil)
+                return
+            }
+        }
+    }
+}
+
+/// Walks the inodes with missing bytes and cuts them into requests.
+private struct BatchCursor {
+    let storage: HeadStorage
+    let configuration: Hydrator.Configuration
+    private var inodes: [InodeNumber] = []
+    private var position = InodeNumber(0)
+    private var offset: UInt64 = 0
+    private var isAtEnd = false
+
+    init(storage: HeadStorage, configuration: Hydrator.Configuration) {
+        self.storage = storage
+        self.configuration = configuration
+    }
+
+    mutating func next() throws -> [Extent]? {
+        var batch: [Extent] = []
+        var room = configuration.batchByteCount
+        while batch.count < configuration.batchExtentCount, room > 0 {
+            guard let inode = try currentInode() else { break }
+            let from = offset
+            guard let gap = try storage.catalog.perform({ try $0.firstMissingRange(of: inode, from: from) })
+            else {
+                inodes.removeFirst()
+                offset = 0
+                continue
+            }
+            // A source that finds a hole here names all of it, so a long hole costs one request.
+            let taken = ByteRange(gap.start, min(gap.end, gap.start + room))
+            batch.append(Extent(inode: inode, range: taken))
+            room -= min(room, taken.byteCount)
+            offset = taken.end
+        }
+        return batch.isEmpty ? nil : batch
+    }
+
+    private mutating func currentInode() throws -> InodeNumber? {
+        if inodes.isEmpty, !isAtEnd {
+            let after = position
+            inodes = try storage.catalog.perform { try $0.backedInodes(after: after, limit: 256) }
+            if let last = inodes.last { position = last } else { isAtEnd = true }
+        }
+        return inodes.first
+    }
+}

@@ -1,0 +1,225 @@
+internal import Synchronization
+package import VolumeModel
+
+/// Brings the bytes of one head from its origin: those that are asked for at once, the rest behind.
+///
+/// A fault fetches exactly what is missing (`SequentialWindow`), once however many ask for it. Background
+/// streaming asks for nothing new while a fault is under way. Everything that comes is stored through
+/// `HeadStorage.store`, which keeps what was written meanwhile.
+package final class Hydrator: Sendable {
+    package struct Configuration: Sendable {
+        /// How long a read waits for its source before it fails with EIO.
+        package var faultTimeout: Duration = .seconds(30)
+        /// Data asked for in one background request, in bytes and in files.
+        package var batchByteCount: UInt64 = 128 << 10
+        package var batchExtentCount = 128
+        /// Whether bytes are streamed in the background at all; faults are served in any case.
+        package var streamsInBackground = true
+
+        package init() {}
+    }
+
+    let storage: HeadStorage
+    let source: any ByteSource
+    let configuration: Configuration
+    let log: @Sendable (String) -> Void
+    private let flights = Mutex(Flights())
+    let activity = Mutex(Activity())
+
+    /// What is being fetched now.
+    private struct Flights {
+        struct Flight {
+            let identity: UInt64
+            let range: ByteRange
+            let task: Task<Void, any Error>
+        }
+
+        var byInode: [InodeNumber: [Flight]] = [:]
+        var window = SequentialWindow()
+        var nextIdentity: UInt64 = 0
+    }
+
+    struct Activity {
+        var urgentCount = 0
+        var receivedByteCount: UInt64 = 0
+        var faultCount: UInt64 = 0
+        var faultLatency = LatencyHistogram()
+        var waitingReason: String?
+        var isComplete = false
+        var isPaused = false
+    }
+
+    /// - Parameter log: takes one line for a person: a fault that failed, a source that came back.
+    package init(
+        storage: HeadStorage, source: any ByteSource, configuration: Configuration = Configuration(),
+        log: @escaping @Sendable (String) -> Void
+    ) {
+        self.storage = storage
+        self.source = source
+        self.configuration = configuration
+        self.log = log
+    }
+
+    // MARK: faults
+
+    /// Fetches bytes that an application waits for.
+    ///
+    /// - Throws: `.sourceUnavailable` when no answer came within the fault time-out. May be repeated.
+    package func fetch(_ range: ByteRange, of inode: InodeNumber) async throws(HydrationError) {
+        let started = ContinuousClock.now
+        activity.withLock { $0.urgentCount += 1 }
+        defer { activity.withLock { $0.urgentCount -= 1 } }
+        var attempt = 0
+        while true {
+            let lastFailure: String
+            do {
+                if try await fetchOnce(range, of: inode, until: started + configuration.faultTimeout) {
+                    let latency = ContinuousClock.now - started
+                    activity.withLock { activity in
+                        activity.faultCount += 1
+                        activity.faultLatency.record(latency)
+                    }
+                    return
+                }
+                lastFailure = "the source is silent"
+            } catch let error as HydrationError {
+                throw error
+            } catch {
+                lastFailure = "\(error)"
+            }
+            attempt += 1
+            if Task.isCancelled || ContinuousClock.now - started >= configuration.faultTimeout {
+                let error = HydrationError.sourceUnavailable(
+                    source: source.name, inode: inode, range: range, cause: lastFailure)
+                log("read fails with EIO: \(error)")
+                throw error
+            }
+            try? await Task.sleep(for: .milliseconds(min(1000, 20 << min(attempt, 6))))
+        }
+    }
+
+    /// - Returns: whether everything in the range is here now.
+    private func fetchOnce(
+        _ range: ByteRange, of inode: InodeNumber, until deadline: ContinuousClock.Instant
+    ) async throws -> Bool {
+        let (missing, size) = try storage.catalog.perform { state in
+            (try state.missingRanges(of: inode, in: range), try state.inode(inode)?.backedByteCount ?? 0)
+        }
+        guard let first = missing.first, let last = missing.last else { return true }
+        let fault = ByteRange(first.start, last.end)
+        let wanted = flights.withLock { $0.window.range(for: fault, of: inode, size: size) }
+        let gaps = try storage.catalog.perform { try $0.missingRanges(of: inode, in: wanted) }
+        let timeout = max(.milliseconds(1), deadline - ContinuousClock.now)
+        let tasks = gaps.flatMap { gap in
+            // What the fault itself needs is awaited; the window beyond arrives behind it.
+            let parts = gap.intersection(fault).map { [$0] } ?? []
+            let ahead = gap.end > fault.end ? ByteRange(max(gap.start, fault.end), gap.end) : nil
+            if let ahead { prefetch(ahead, of: inode, timeout: timeout) }
+            let before = gap.start < fault.start ? [ByteRange(gap.start, min(gap.end, fault.start))] : []
+            return (before + parts).flatMap { fly($0, of: inode, urgency: .urgent, timeout: timeout) }
+        }
+        for task in tasks { try await task.value }
+        return try storage.catalog.perform { try $0.missingRanges(of: inode, in: range).isEmpty }
+    }
+
+    private func prefetch(_ range: ByteRange, of inode: InodeNumber, timeout: Duration) {
+        var start = range.start
+        while start < range.end {
+            let end = min(range.end, start + configuration.batchByteCount)
+            _ = fly(ByteRange(start, end), of: inode, urgency: .prefetch, timeout: timeout)
+            start = end
+        }
+    }
+
+    /// Joins the flights that already fetch parts of a range and starts flights for the rest.
+    ///
+    /// A flight is not ended with the one who started it: others may have joined.
+    func fly(
+        _ range: ByteRange, of inode: InodeNumber, urgency: Urgency, timeout: Duration
+    ) -> [Task<Void, any Error>] {
+        flights.withLock { flights in
+            let current = flights.byInode[inode] ?? []
+            let joined = current.filter { $0.range.overlaps(range) }
+            var rest = RangeSet([range])
+            for flight in joined { rest.remove(flight.range) }
+            var tasks = joined.map(\.task)
+            for part in rest.ranges {
+                let identity = flights.nextIdentity
+                flights.nextIdentity += 1
+                let task = Task {
+                    defer { self.land(identity, of: inode) }
+                    try await self.bring(
+                        [Extent(inode: inode, range: part)], urgency: urgency, timeout: timeout)
+                }
+                flights.byInode[inode, default: []].append(
+                    Flights.Flight(identity: identity, range: part, task: task))
+                tasks.append(task)
+            }
+            return tasks
+        }
+    }
+
+    private func land(_ identity: UInt64, of inode: InodeNumber) {
+        flights.withLock { flights in
+            flights.byInode[inode]?.removeAll { $0.identity == identity }
+            if flights.byInode[inode]?.isEmpty == true { flights.byInode[inode] = nil }
+        }
+    }
+
+    /// Fetches extents and stores what comes, until all of them are covered.
+    func bring(_ extents: [Extent], urgency: Urgency, timeout: Duration) async throws {
+        var rest = extents
+        while !rest.isEmpty {
+            let pieces = try await source.read(rest, urgency: urgency, timeout: timeout)
+            guard let last = pieces.last else { throw ShortAnswer() }
+            var received: UInt64 = 0
+            for piece in pieces {
+                if case .bytes(let bytes) = piece.content { received += UInt64(bytes.count) }
+                try storage.store(piece)
+            }
+            activity.withLock { $0.receivedByteCount += received }
+            rest = try remainder(of: rest, after: last)
+        }
+    }
+
+    private func remainder(of extents: [Extent], after last: Piece) throws -> [Extent] {
+        guard
+            let index = extents.lastIndex(where: { $0.inode == last.inode && $0.range.start < last.range.end }
+            )
+        else { throw ShortAnswer() }
+        var rest = Array(extents[(index + 1)...])
+        if extents[index].range.end > last.range.end {
+            rest.insert(
+                Extent(inode: last.inode, range: ByteRange(last.range.end, extents[index].range.end)), at: 0)
+        }
+        return rest
+    }
+
+    /// A source that answers with nothing, or with something else than was asked for.
+    private struct ShortAnswer: Error, CustomStringConvertible {
+        var description: String { "the source answered with none of what was asked for" }
+    }
+
+    // MARK: progress
+
+    package func progress() -> HydrationProgress {
+        let counts = (try? storage.catalog.perform { ($0.counters.byteCount, $0.missingByteCount) }) ?? (0, 0)
+        return activity.withLock { activity in
+            let phase: HydrationProgress.Phase =
+                if activity.isComplete {
+                    .complete
+                } else if let reason = activity.waitingReason {
+                    .waiting(reason: reason)
+                } else {
+                    .streaming
+                }
+            return HydrationProgress(
+                phase: phase, totalByteCount: counts.0, missingByteCount: counts.1,
+                receivedByteCount: activity.receivedByteCount, faultCount: activity.faultCount,
+                faultLatency: activity.faultLatency)
+        }
+    }
+
+    /// Stops or goes on asking for bytes in the background. Faults are served in any case.
+    package func setPaused(_ isPaused: Bool) { activity.withLock { $0.isPaused = isPaused } }
+}

@@ -1,0 +1,77 @@
+internal import CSQLite
+
+/// An open SQLite database: the project's only door to SQLite.
+///
+/// Unchecked Sendable: opened without SQLite's own mutexes, so it is used by one thread at a time;
+/// whoever owns it calls it under the owner's lock. Statements belong to their connection.
+package final class Connection: @unchecked Sendable {
+    package enum Mode: Sendable {
+        case readOnly
+        case readWrite
+        /// Makes the file, mode 0600, if it is missing.
+        case create
+    }
+
+    package let path: String
+    private let handle: OpaquePointer
+
+    /// Opens the file and checks that it is a database.
+    package init(path: String, mode: Mode) throws(SQLiteError) {
+        let flags: Int32 =
+            switch mode {
+            case .readOnly: SQLITE_OPEN_READONLY
+            case .readWrite: SQLITE_OPEN_READWRITE
+            case .create: SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE
+            }
+        var opened: OpaquePointer?
+        let code = sqlite3_open_v2(
+            path, &opened, flags | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE | SQLITE_OPEN_NOFOLLOW, nil)
+        guard code == SQLITE_OK, let opened else {
+            let message = opened.map { String(cString: sqlite3_errmsg($0)) } ?? "out of memory"
+            sqlite3_close_v2(opened)
+            throw SQLiteError(code: code, message: "cannot open \(path): \(message)")
+        }
+        handle = opened
+        self.path = path
+    }
+
+    deinit { sqlite3_close_v2(handle) }
+
+    /// Runs statements that return nothing of interest.
+    package func execute(_ sql: String) throws(SQLiteError) {
+        let code = sqlite3_exec(handle, sql, nil, nil, nil)
+        guard code == SQLITE_OK else { throw lastError(code) }
+    }
+
+    package func prepare(_ sql: String) throws(SQLiteError) -> Statement {
+        var statement: OpaquePointer?
+        let code = sqlite3_prepare_v3(handle, sql, -1, UInt32(SQLITE_PREPARE_PERSISTENT), &statement, nil)
+        guard code == SQLITE_OK, let statement else { throw lastError(code) }
+        return Statement(handle: statement, connection: self)
+    }
+
+    /// The rows that the last INSERT, UPDATE or DELETE changed.
+    package var changeCount: Int { Int(sqlite3_changes(handle)) }
+
+    /// Whether a transaction is open.
+    package var isInTransaction: Bool { sqlite3_get_autocommit(handle) == 0 }
+
+    /// Keeps the write-ahead log's file when the last connection closes, so that a descriptor of it stays valid.
+    package func keepWriteAheadLog() {
+        var keep: Int32 = 1
+        _ = sqlite3_file_control(handle, "main", SQLITE_FCNTL_PERSIST_WAL, &keep)
+    }
+
+    /// Moves what the write-ahead log holds into the database, waiting for nobody.
+    package func checkpoint() throws(SQLiteError) {
+        let code = sqlite3_wal_checkpoint_v2(handle, nil, SQLITE_CHECKPOINT_PASSIVE, nil, nil)
+        guard code == SQLITE_OK || code & 0xff == SQLITE_BUSY else { throw lastError(code) }
+    }
+
+    /// How long a statement waits for another process's lock.
+    package func setBusyTimeout(milliseconds: Int32) { sqlite3_busy_timeout(handle, milliseconds) }
+
+    func lastError(_ code: Int32) -> SQLiteError {
+        SQLiteError(code: code, message: "\(String(cString: sqlite3_errmsg(handle))) in \(path)")
+    }
+}

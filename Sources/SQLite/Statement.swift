@@ -1,0 +1,93 @@
+internal import CSQLite
+
+/// A prepared statement, used again and again under its connection's lock.
+///
+/// A use is: `bind` each parameter (numbered from 1), `step` until it gives false, read columns (numbered
+/// from 0) between; `run`, `first` and `forEach` do the stepping and always reset.
+package final class Statement: @unchecked Sendable {
+    private let handle: OpaquePointer
+    /// Keeps the database open for as long as the statement lives.
+    private let connection: Connection
+
+    init(handle: OpaquePointer, connection: Connection) {
+        self.handle = handle
+        self.connection = connection
+    }
+
+    deinit { sqlite3_finalize(handle) }
+
+    package func bind(_ index: Int32, _ value: Int64) { sqlite3_bind_int64(handle, index, value) }
+    package func bind(_ index: Int32, _ value: UInt64) {
+        sqlite3_bind_int64(handle, index, Int64(bitPattern: value))
+    }
+    package func bind(_ index: Int32, _ value: UInt32) { sqlite3_bind_int64(handle, index, Int64(value)) }
+    package func bindNull(_ index: Int32) { sqlite3_bind_null(handle, index) }
+
+    package func bind(_ index: Int32, _ bytes: [UInt8]) {
+        bytes.withUnsafeBytes { buffer in
+            _ = gw_sqlite_bind_blob(handle, index, buffer.baseAddress, UInt64(buffer.count))
+        }
+    }
+
+    package func bind(_ index: Int32, _ text: String) {
+        var copy = text
+        copy.withUTF8 { buffer in
+            buffer.withMemoryRebound(to: CChar.self) { characters in
+                _ = gw_sqlite_bind_text(
+                    handle, index, characters.baseAddress, Int32(clamping: characters.count))
+            }
+        }
+    }
+
+    /// - Returns: whether there is a row to read.
+    package func step() throws(SQLiteError) -> Bool {
+        let code = sqlite3_step(handle)
+        switch code {
+        case SQLITE_ROW: return true
+        case SQLITE_DONE: return false
+        default:
+            let error = connection.lastError(code)
+            sqlite3_reset(handle)
+            throw error
+        }
+    }
+
+    package func reset() { sqlite3_reset(handle) }
+
+    /// Runs a statement that gives no rows.
+    package func run() throws(SQLiteError) {
+        defer { sqlite3_reset(handle) }
+        while try step() {}
+    }
+
+    /// Reads the first row, if there is one.
+    package func first<Value>(_ read: (Statement) -> Value) throws(SQLiteError) -> Value? {
+        defer { sqlite3_reset(handle) }
+        return try step() ? read(self) : nil
+    }
+
+    /// Reads every row until `visit` gives false.
+    package func forEach(_ visit: (Statement) -> Bool) throws(SQLiteError) {
+        defer { sqlite3_reset(handle) }
+        while try step() {
+            if !visit(self) { return }
+        }
+    }
+
+    package func integer(_ column: Int32) -> Int64 { sqlite3_column_int64(handle, column) }
+    package func unsigned(_ column: Int32) -> UInt64 {
+        UInt64(bitPattern: sqlite3_column_int64(handle, column))
+    }
+    package func unsigned32(_ column: Int32) -> UInt32 {
+        UInt32(truncatingIfNeeded: sqlite3_column_int64(handle, column))
+    }
+    package func isNull(_ column: Int32) -> Bool { sqlite3_column_type(handle, column) == SQLITE_NULL }
+
+    package func bytes(_ column: Int32) -> [UInt8] {
+        let count = Int(sqlite3_column_bytes(handle, column))
+        guard count > 0, let start = sqlite3_column_blob(handle, column) else { return [] }
+        return Array(UnsafeRawBufferPointer(start: start, count: count))
+    }
+
+    package func text(_ column: Int32) -> String { String(decoding: bytes(column), as: UTF8.self) }
+}

@@ -1,0 +1,103 @@
+internal import ByteStore
+internal import Catalog
+package import VolumeModel
+
+/// Attributes, extended attributes, and what statvfs tells.
+extension VolumeFileSystem {
+    package func attributes(of inode: InodeNumber) throws(FileSystemError) -> FileAttributes {
+        try run { try $0.existing(inode).attributes }
+    }
+
+    package func setAttributes(
+        _ changes: AttributeChanges, of inode: InodeNumber, caller: Caller
+    ) throws(FileSystemError) -> FileAttributes {
+        if let size = changes.size { try resize(inode, to: size) }
+        return try change { state in
+            var record = try state.existing(inode)
+            Self.apply(changes, to: &record.attributes)
+            try state.update(record, kind: .metadata)
+            return record.attributes
+        }
+    }
+
+    private static func apply(_ changes: AttributeChanges, to attributes: inout FileAttributes) {
+        let time = now()
+        if changes.uid != nil || changes.gid != nil || changes.clearsSetID {
+            // chown(2): a new owner must not inherit the old one's set-ID programs.
+            if attributes.kind != .directory {
+                attributes.permissions &= ~0o4000
+                if attributes.permissions & 0o010 != 0 { attributes.permissions &= ~0o2000 }
+            }
+        }
+        if let permissions = changes.permissions { attributes.permissions = permissions & 0o7777 }
+        if let uid = changes.uid { attributes.uid = uid }
+        if let gid = changes.gid { attributes.gid = gid }
+        if let accessTime = changes.accessTime { attributes.accessTime = moment(accessTime, now: time) }
+        if let modification = changes.modificationTime {
+            attributes.modificationTime = moment(modification, now: time)
+        }
+        attributes.changeTime = changes.changeTime ?? time
+    }
+
+    private static func moment(_ time: AttributeChanges.Time, now: FileTime) -> FileTime {
+        switch time {
+        case .now: now
+        case .at(let time): time
+        }
+    }
+
+    package func statistics() throws(FileSystemError) -> FileSystemStatistics {
+        let (capacity, counters) = try run { (try $0.capacity(), $0.counters) }
+        let blockSize: UInt64 = 4096
+        var total = capacity / blockSize
+        if total == 0 { total = ((try? storage.bytes.diskSpace().total) ?? 0) / blockSize }
+        let used = min(total, (counters.byteCount &+ blockSize - 1) / blockSize)
+        // Inodes are rows: what bounds them is the disk, at less than 256 bytes each.
+        let inodes = max(counters.inodeCount, total &* blockSize / 1024)
+        return FileSystemStatistics(
+            blockSize: UInt32(blockSize), totalBlocks: total, freeBlocks: total - used, totalInodes: inodes,
+            freeInodes: inodes - counters.inodeCount)
+    }
+
+    // MARK: extended attributes
+
+    package func extendedAttribute(
+        _ name: [UInt8], of inode: InodeNumber
+    ) throws(FileSystemError) -> [UInt8] {
+        try run { state in
+            guard let value = try state.extendedAttribute(name, of: inode) else { throw Errno.noData }
+            return value
+        }
+    }
+
+    package func extendedAttributeNames(of inode: InodeNumber) throws(FileSystemError) -> [[UInt8]] {
+        try run { try $0.extendedAttributeNames(of: inode) }
+    }
+
+    package func setExtendedAttribute(
+        _ name: [UInt8], of inode: InodeNumber, value: [UInt8], mustCreate: Bool, mustReplace: Bool
+    ) throws(FileSystemError) {
+        try change { state in
+            guard name.count <= 255, value.count <= 65_536 else { throw Errno.outOfRange }
+            var record = try state.existing(inode)
+            let current = try state.extendedAttribute(name, of: inode)
+            if mustCreate, current != nil { throw Errno.exists }
+            if mustReplace, current == nil { throw Errno.noData }
+            try state.setExtendedAttribute(name, of: inode, value: value)
+            record.attributes.changeTime = Self.now()
+            try state.update(record, kind: .metadata)
+        }
+    }
+
+    package func removeExtendedAttribute(
+        _ name: [UInt8], of inode: InodeNumber
+    ) throws(FileSystemError) {
+        try change { state in
+            var record = try state.existing(inode)
+            guard try state.extendedAttribute(name, of: inode) != nil else { throw Errno.noData }
+            try state.removeExtendedAttribute(name, of: inode)
+            record.attributes.changeTime = Self.now()
+            try state.update(record, kind: .metadata)
+        }
+    }
+}

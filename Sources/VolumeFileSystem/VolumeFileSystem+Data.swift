@@ -1,0 +1,279 @@
+internal import ByteStore
+internal import Catalog
+internal import Glibc
+internal import Hydration
+package import VolumeModel
+
+/// Bytes: reading, writing, resizing, allocating, syncing.
+extension VolumeFileSystem {
+    package func open(_ inode: InodeNumber, openFlags: Int32) throws(FileSystemError) -> FileHandle {
+        try run { _ = try $0.existing(inode) }
+        if openFlags & O_ACCMODE != O_RDONLY { try checkOpenForWriting() }
+        opens.withLock { $0.counts[inode, default: 0] += 1 }
+        return FileHandle(inode.number)
+    }
+
+    private func checkOpenForWriting() throws(FileSystemError) {
+        switch access.withLock({ $0 }) {
+        case .readWrite: break
+        case .readOnly: throw .errno(.readOnly)
+        case .fenced: throw .errno(.stale)
+        }
+    }
+
+    package func release(_ inode: InodeNumber, handle: FileHandle) {
+        opens.withLock { opens in
+            let count = (opens.counts[inode] ?? 1) - 1
+            opens.counts[inode] = count > 0 ? count : nil
+            if count <= 0 { opens.failedSyncs.remove(inode) }
+        }
+    }
+
+    // MARK: reading
+
+    package func read(
+        _ inode: InodeNumber, handle: FileHandle, offset: UInt64, into buffer: UnsafeMutableRawBufferPointer
+    ) throws(FileSystemError) -> Int {
+        let (record, count) = try run { state -> (InodeRecord, Int) in
+            let record = try state.regularFile(inode)
+            guard offset < record.attributes.size else { return (record, 0) }
+            let count = Int(min(UInt64(buffer.count), record.attributes.size - offset))
+            if record.backedByteCount > offset {
+                let missing = try state.missingRanges(
+                    of: inode, in: ByteRange(offset, offset + UInt64(count)))
+                if let first = missing.first, let last = missing.last {
+                    throw FileSystemError.fault(
+                        Fault(inode: inode, range: ByteRange(first.start, last.end)))
+                }
+            }
+            try Self.noteAccess(record, in: &state)
+            return (record, count)
+        }
+        guard count > 0 else { return 0 }
+        let part = UnsafeMutableRawBufferPointer(rebasing: buffer[0..<count])
+        guard record.data != .none else {
+            part.initializeMemory(as: UInt8.self, repeating: 0)
+            return count
+        }
+        do {
+            try storage.dataFile(of: record).read(into: part, at: offset)
+        } catch {
+            throw translate(error)
+        }
+        return count
+    }
+
+    /// relatime, as Linux mounts by default: once a day, and after each change.
+    private static func noteAccess(_ record: InodeRecord, in state: inout CatalogState) throws {
+        let attributes = record.attributes
+        let isStale =
+            attributes.accessTime <= attributes.modificationTime
+            || attributes.accessTime <= attributes.changeTime
+        let time = now()
+        guard isStale || time.seconds - attributes.accessTime.seconds > 86_400 else { return }
+        var changed = record
+        changed.attributes.accessTime = time
+        try state.update(changed, kind: .metadata)
+    }
+
+    // MARK: writing
+
+    package func write(
+        _ inode: InodeNumber, handle: FileHandle, offset: UInt64, bytes: UnsafeRawBufferPointer
+    ) throws(FileSystemError) -> Int {
+        try checkWritable()
+        guard let range = ByteRange(checkedOffset: offset, byteCount: UInt64(bytes.count)),
+            range.end <= Self.maximumFileSize
+        else { throw .errno(.fileTooBig) }
+        guard !range.isEmpty else { return 0 }
+        do {
+            let record = try fileForWriting(inode)
+            if record.backedByteCount > offset {
+                try storage.withDataLock(of: inode) { try put(bytes, range, record) }
+            } else {
+                try put(bytes, range, record)
+            }
+        } catch {
+            throw translate(error)
+        }
+        return bytes.count
+    }
+
+    /// The inode, with a data file.
+    private func fileForWriting(_ inode: InodeNumber) throws -> InodeRecord {
+        try storage.catalog.perform { state in
+            var record = try state.regularFile(inode)
+            if record.data == .none {
+                _ = try self.storage.makeDataFile(for: &record, in: &state)
+                try state.update(record, kind: .structural)
+            }
+            return record
+        }
+    }
+
+    private func put(_ bytes: UnsafeRawBufferPointer, _ range: ByteRange, _ record: InodeRecord) throws {
+        try storage.dataFile(of: record).write(bytes, at: range.start)
+        try noteWritten(range, inode: record.attributes.inode)
+    }
+
+    private func noteWritten(_ range: ByteRange, inode: InodeNumber) throws {
+        try storage.catalog.perform { state in
+            guard var record = try state.inode(inode) else { return }
+            try state.markValid(range, of: inode)
+            let grows = range.end > record.attributes.size
+            if grows {
+                let grownFrom = max(record.attributes.size, range.start)
+                record.attributes.blockCount += (range.end - grownFrom + 511) / 512
+                record.attributes.size = range.end
+            }
+            record.attributes.modificationTime = Self.now()
+            record.attributes.changeTime = record.attributes.modificationTime
+            try state.update(record, kind: grows ? .structural : .metadata)
+        }
+    }
+
+    // MARK: size
+
+    /// Cuts or extends a file.
+    ///
+    /// Bytes that are cut away stay in the data file until the catalog no longer shows them durably: a
+    /// crash in between must not leave a hole where data was.
+    func resize(_ inode: InodeNumber, to size: UInt64) throws(FileSystemError) {
+        try checkWritable()
+        guard size <= Self.maximumFileSize else { throw .errno(.fileTooBig) }
+        do {
+            try storage.withDataLock(of: inode) {
+                let (record, cutsData) = try storage.catalog.perform { state in
+                    try Self.resize(inode, to: size, in: &state)
+                }
+                guard cutsData else { return }
+                let file = try storage.dataFile(of: record)
+                try storage.catalog.synchronize()
+                try file.truncate(to: size)
+            }
+        } catch {
+            throw translate(error)
+        }
+    }
+
+    /// - Returns: the inode, and whether its data file must be cut.
+    private static func resize(
+        _ inode: InodeNumber, to size: UInt64, in state: inout CatalogState
+    ) throws -> (InodeRecord, Bool) {
+        var record = try state.regularFile(inode)
+        let oldSize = record.attributes.size
+        try state.cutBacking(of: &record, to: size)
+        if size == 0, record.data != .none {
+            // A new data file, made when it is written to: the old one goes once that is durable.
+            try state.discardData(record.data)
+            record.data = .none
+        }
+        if size < oldSize {
+            record.attributes.blockCount = min(record.attributes.blockCount, (size + 4095) / 4096 * 8)
+        }
+        record.attributes.size = size
+        record.attributes.modificationTime = now()
+        record.attributes.changeTime = record.attributes.modificationTime
+        try state.update(record, kind: .structural)
+        return (record, size < oldSize && record.data != .none)
+    }
+
+    package func allocate(
+        _ inode: InodeNumber, handle: FileHandle, mode: AllocationMode, offset: UInt64, byteCount: UInt64
+    ) throws(FileSystemError) {
+        try checkWritable()
+        guard let range = ByteRange(checkedOffset: offset, byteCount: byteCount),
+            range.end <= Self.maximumFileSize
+        else { throw .errno(.fileTooBig) }
+        guard !range.isEmpty else { throw .errno(.invalidArgument) }
+        do {
+            let record = try fileForWriting(inode)
+            try storage.withDataLock(of: inode) {
+                let file = try storage.dataFile(of: record)
+                switch mode {
+                case .allocate, .allocateKeepingSize: try file.allocate(range)
+                case .punchHole: try file.punchHole(range)
+                case .zeroRange, .zeroRangeKeepingSize: try file.zero(range)
+                }
+                let blockCount = try file.extent().blockCount
+                try storage.catalog.perform { state in
+                    try Self.noteAllocated(range, mode, inode, blockCount: blockCount, in: &state)
+                }
+            }
+        } catch {
+            throw translate(error)
+        }
+    }
+
+    private static func noteAllocated(
+        _ range: ByteRange, _ mode: AllocationMode, _ inode: InodeNumber, blockCount: UInt64,
+        in state: inout CatalogState
+    ) throws {
+        guard var record = try state.inode(inode) else { return }
+        switch mode {
+        case .allocate, .allocateKeepingSize: break
+        case .punchHole, .zeroRange, .zeroRangeKeepingSize: try state.markValid(range, of: inode)
+        }
+        let mayGrow = mode == .allocate || mode == .zeroRange
+        if mayGrow { record.attributes.size = max(record.attributes.size, range.end) }
+        if record.backedByteCount == 0 { record.attributes.blockCount = blockCount }
+        record.attributes.changeTime = now()
+        if mode != .allocate && mode != .allocateKeepingSize {
+            record.attributes.modificationTime = record.attributes.changeTime
+        }
+        try state.update(record, kind: .structural)
+    }
+
+    package func seek(
+        _ inode: InodeNumber, handle: FileHandle, offset: UInt64, toHole: Bool
+    ) throws(FileSystemError) -> UInt64 {
+        let (record, missing) = try run { state in
+            let record = try state.regularFile(inode)
+            guard offset < record.attributes.size else { throw Errno.noSuchDevice }
+            return (record, try state.firstMissingRange(of: inode, from: offset))
+        }
+        let size = record.attributes.size
+        do {
+            // What has not arrived may be data: it is called data, which lseek(2) allows.
+            if record.data == .none {
+                if toHole { return missing.map { $0.start > offset ? offset : $0.end } ?? offset }
+                guard let missing else { throw Errno.noSuchDevice }
+                return missing.start
+            }
+            let file = try storage.dataFile(of: record)
+            if toHole {
+                var position = offset
+                while position < size {
+                    position = try file.nextHole(from: position)
+                    let gap = try run { try $0.firstMissingRange(of: inode, from: position) }
+                    guard let gap, gap.start <= position else { break }
+                    position = gap.end
+                }
+                return min(position, size)
+            }
+            let data = try file.nextData(from: offset)
+            guard let found = [data, missing?.start].compactMap({ $0 }).min(), found < size else {
+                throw Errno.noSuchDevice
+            }
+            return max(found, offset)
+        } catch {
+            throw translate(error)
+        }
+    }
+
+    // MARK: durability
+
+    package func synchronize(
+        _ inode: InodeNumber, handle: FileHandle?, dataOnly: Bool
+    ) throws(FileSystemError) {
+        if opens.withLock({ $0.failedSyncs.contains(inode) }) { throw .errno(.inputOutput) }
+        do {
+            try storage.synchronize(inode, dataOnly: dataOnly)
+        } catch {
+            opens.withLock { opens in
+                if opens.counts[inode] != nil { opens.failedSyncs.insert(inode) }
+            }
+            throw translate(error)
+        }
+    }
+}

@@ -1,0 +1,35 @@
+internal import Catalog
+package import VolumeModel
+
+/// Listing directories. An entry's place is its cookie, which grows with each new entry: what exists
+/// throughout a listing is given exactly once, whatever else changes meanwhile.
+extension VolumeFileSystem {
+    package func openDirectory(_ inode: InodeNumber) throws(FileSystemError) -> FileHandle {
+        try run { _ = try $0.directory(inode) }
+        opens.withLock { $0.counts[inode, default: 0] += 1 }
+        return FileHandle(inode.number)
+    }
+
+    package func releaseDirectory(_ inode: InodeNumber, handle: FileHandle) {
+        release(inode, handle: handle)
+    }
+
+    package func readDirectory(
+        _ inode: InodeNumber, handle: FileHandle, offset: Int64, limit: Int
+    ) throws(FileSystemError) -> [DirectoryEntry] {
+        try run { state in
+            var entries: [DirectoryEntry] = []
+            for entry in try state.entries(of: inode, after: max(0, offset), limit: limit) {
+                guard let record = try state.peekInode(entry.inode) else { continue }
+                entries.append(
+                    DirectoryEntry(
+                        name: entry.name, nextOffset: entry.cookie, attributes: record.attributes))
+            }
+            return entries
+        }
+    }
+
+    package func parent(ofDirectory inode: InodeNumber) throws(FileSystemError) -> InodeNumber {
+        try run { try $0.directory(inode).parent }
+    }
+}

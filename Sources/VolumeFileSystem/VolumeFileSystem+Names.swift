@@ -1,0 +1,332 @@
+internal import Catalog
+package import VolumeModel
+
+/// Names: look-up, making, linking, removing, renaming.
+extension VolumeFileSystem {
+    package func lookup(
+        _ name: [UInt8], in parent: InodeNumber
+    ) throws(FileSystemError) -> FileAttributes {
+        try run { state in
+            guard name.count <= FileName.maximumByteCount else { throw Errno.nameTooLong }
+            guard let entry = try state.entry(name, in: parent) else {
+                _ = try state.directory(parent)
+                throw Errno.noSuchEntry
+            }
+            guard let record = try state.inode(entry.inode) else { throw Errno.inputOutput }
+            return record.attributes
+        }
+    }
+
+    package func retain(_ inode: InodeNumber, count: UInt64) {}
+
+    /// Numbers are persistent and never reused, so references need no count: only an inode without a
+    /// name ends when the kernel forgets it.
+    package func forget(_ inode: InodeNumber, count: UInt64) {
+        let isOver = opens.withLock { opens in
+            guard opens.orphans.contains(inode), opens.counts[inode] == nil else { return false }
+            opens.orphans.remove(inode)
+            return true
+        }
+        guard isOver else { return }
+        do {
+            try storage.catalog.perform { try $0.removeInode(inode) }
+        } catch {
+            log("inode \(inode) stays until the next start: \(error)")
+        }
+    }
+
+    // MARK: making
+
+    package func makeNode(
+        _ name: [UInt8], in parent: InodeNumber, kind: FileKind, permissions: UInt32, device: UInt32,
+        caller: Caller
+    ) throws(FileSystemError) -> FileAttributes {
+        try change { state in
+            guard kind != .directory && kind != .symbolicLink else { throw Errno.invalidArgument }
+            return try self.make(
+                name, in: parent, kind: kind, permissions: permissions, device: device, caller: caller,
+                state: &state)
+        }
+    }
+
+    package func makeDirectory(
+        _ name: [UInt8], in parent: InodeNumber, permissions: UInt32, caller: Caller
+    ) throws(FileSystemError) -> FileAttributes {
+        try change { state in
+            try self.make(
+                name, in: parent, kind: .directory, permissions: permissions, caller: caller, state: &state)
+        }
+    }
+
+    package func makeSymbolicLink(
+        _ name: [UInt8], in parent: InodeNumber, target: [UInt8], caller: Caller
+    ) throws(FileSystemError) -> FileAttributes {
+        try change { state in
+            guard !target.isEmpty else { throw Errno.noSuchEntry }
+            guard target.count < 4096 else { throw Errno.nameTooLong }
+            return try self.make(
+                name, in: parent, kind: .symbolicLink, permissions: 0o777, target: target, caller: caller,
+                state: &state)
+        }
+    }
+
+    package func create(
+        _ name: [UInt8], in parent: InodeNumber, permissions: UInt32, openFlags: Int32, caller: Caller
+    ) throws(FileSystemError) -> (FileAttributes, FileHandle) {
+        let attributes = try makeNode(
+            name, in: parent, kind: .regular, permissions: permissions, device: 0, caller: caller)
+        return (attributes, try open(attributes.inode, openFlags: openFlags))
+    }
+
+    package func createUnnamed(
+        in parent: InodeNumber, permissions: UInt32, openFlags: Int32, caller: Caller
+    ) throws(FileSystemError) -> (FileAttributes, FileHandle) {
+        let attributes = try change { state in
+            let directory = try state.directory(parent)
+            let record = try state.addInode { number in
+                Self.newInode(
+                    number, kind: .regular, permissions: permissions, linkCount: 0, in: directory,
+                    caller: caller)
+            }
+            return record.attributes
+        }
+        opens.withLock { _ = $0.orphans.insert(attributes.inode) }
+        return (attributes, try open(attributes.inode, openFlags: openFlags))
+    }
+
+    private func make(
+        _ name: [UInt8], in parent: InodeNumber, kind: FileKind, permissions: UInt32, device: UInt32 = 0,
+        target: [UInt8] = [], caller: Caller, state: inout CatalogState
+    ) throws -> FileAttributes {
+        try Self.checkNewName(name)
+        var directory = try state.directory(parent)
+        guard directory.attributes.linkCount > 0 else { throw Errno.noSuchEntry }
+        guard try state.entry(name, in: parent) == nil else { throw Errno.exists }
+        if kind == .directory, directory.attributes.linkCount >= Self.maximumLinkCount {
+            throw Errno.tooManyLinks
+        }
+        let record = try state.addInode { number in
+            var record = Self.newInode(
+                number, kind: kind, permissions: permissions, linkCount: kind == .directory ? 2 : 1,
+                in: directory, caller: caller)
+            record.attributes.device = device
+            record.attributes.size = UInt64(target.count)
+            record.target = target
+            record.parent = kind == .directory ? parent : .root
+            return record
+        }
+        try state.addEntry(name, in: parent, inode: record.attributes.inode, kind: kind)
+        if kind == .directory { directory.attributes.linkCount += 1 }
+        try Self.noteNamesChanged(&directory, in: &state)
+        return record.attributes
+    }
+
+    private static func newInode(
+        _ number: InodeNumber, kind: FileKind, permissions: UInt32, linkCount: UInt32,
+        in directory: InodeRecord, caller: Caller
+    ) -> InodeRecord {
+        let time = now()
+        let inheritsGroup = directory.attributes.permissions & 0o2000 != 0
+        return InodeRecord(
+            attributes: FileAttributes(
+                inode: number, kind: kind,
+                permissions: permissions | (inheritsGroup && kind == .directory ? 0o2000 : 0),
+                linkCount: linkCount, uid: caller.uid,
+                gid: inheritsGroup ? directory.attributes.gid : caller.gid, accessTime: time,
+                modificationTime: time, changeTime: time))
+    }
+
+    private static func checkNewName(_ name: [UInt8]) throws {
+        guard name.count <= FileName.maximumByteCount else { throw Errno.nameTooLong }
+        guard FileName.isValid(name) else { throw Errno.invalidArgument }
+    }
+
+    private static func noteNamesChanged(_ directory: inout InodeRecord, in state: inout CatalogState) throws
+    {
+        directory.attributes.modificationTime = now()
+        directory.attributes.changeTime = directory.attributes.modificationTime
+        try state.update(directory, kind: .structural)
+    }
+
+    package func link(
+        _ inode: InodeNumber, as name: [UInt8], in parent: InodeNumber
+    ) throws(FileSystemError) -> FileAttributes {
+        let attributes = try change { state in
+            try Self.checkNewName(name)
+            var directory = try state.directory(parent)
+            var record = try state.existing(inode)
+            guard directory.attributes.linkCount > 0 else { throw Errno.noSuchEntry }
+            guard record.attributes.kind != .directory else { throw Errno.notPermitted }
+            guard record.attributes.linkCount < Self.maximumLinkCount else { throw Errno.tooManyLinks }
+            guard try state.entry(name, in: parent) == nil else { throw Errno.exists }
+            record.attributes.linkCount += 1
+            record.attributes.changeTime = Self.now()
+            try state.update(record, kind: .structural)
+            try state.addEntry(name, in: parent, inode: inode, kind: record.attributes.kind)
+            try Self.noteNamesChanged(&directory, in: &state)
+            return record.attributes
+        }
+        opens.withLock { _ = $0.orphans.remove(inode) }
+        return attributes
+    }
+
+    // MARK: removing
+
+    package func unlink(_ name: [UInt8], in parent: InodeNumber) throws(FileSystemError) {
+        let orphan = try change { state -> InodeNumber? in
+            var directory = try state.directory(parent)
+            guard let entry = try state.entry(name, in: parent) else { throw Errno.noSuchEntry }
+            guard entry.kind != .directory else { throw Errno.isDirectory }
+            try state.removeEntry(name, in: parent)
+            try Self.noteNamesChanged(&directory, in: &state)
+            return try Self.dropLink(of: entry.inode, in: &state)
+        }
+        noteOrphan(orphan)
+    }
+
+    package func removeDirectory(_ name: [UInt8], in parent: InodeNumber) throws(FileSystemError) {
+        let orphan = try change { state -> InodeNumber? in
+            var directory = try state.directory(parent)
+            guard let entry = try state.entry(name, in: parent) else { throw Errno.noSuchEntry }
+            guard entry.kind == .directory else { throw Errno.notDirectory }
+            guard try state.isEmptyDirectory(entry.inode) else { throw Errno.notEmpty }
+            try state.removeEntry(name, in: parent)
+            directory.attributes.linkCount -= min(1, directory.attributes.linkCount)
+            try Self.noteNamesChanged(&directory, in: &state)
+            return try Self.dropLink(of: entry.inode, in: &state)
+        }
+        noteOrphan(orphan)
+    }
+
+    /// Takes one name from an inode; a directory has no other.
+    ///
+    /// - Returns: the inode, if that was its last name.
+    private static func dropLink(
+        of inode: InodeNumber, in state: inout CatalogState
+    ) throws -> InodeNumber? {
+        guard var record = try state.inode(inode) else { return nil }
+        let isDirectory = record.attributes.kind == .directory
+        record.attributes.linkCount =
+            isDirectory ? 0 : record.attributes.linkCount - min(1, record.attributes.linkCount)
+        record.attributes.changeTime = now()
+        try state.update(record, kind: .structural)
+        return record.attributes.linkCount == 0 ? inode : nil
+    }
+
+    private func noteOrphan(_ orphan: InodeNumber?) {
+        guard let orphan else { return }
+        opens.withLock { _ = $0.orphans.insert(orphan) }
+    }
+
+    // MARK: renaming
+
+    package func rename(
+        _ name: [UInt8], in parent: InodeNumber, to newName: [UInt8], in newParent: InodeNumber,
+        rule: RenameRule
+    ) throws(FileSystemError) {
+        let orphan = try change { state -> InodeNumber? in
+            try Self.checkNewName(newName)
+            _ = try state.directory(parent)
+            guard try state.directory(newParent).attributes.linkCount > 0 else { throw Errno.noSuchEntry }
+            guard let source = try state.entry(name, in: parent) else { throw Errno.noSuchEntry }
+            let target = try state.entry(newName, in: newParent)
+            if source.kind == .directory {
+                try Self.refuseCycle(of: source.inode, below: newParent, in: &state)
+            }
+            if rule == .exchange {
+                guard let target else { throw Errno.noSuchEntry }
+                if target.kind == .directory {
+                    try Self.refuseCycle(of: target.inode, below: parent, in: &state)
+                }
+                try Self.exchange(source, target, in: &state)
+                return nil
+            }
+            guard let target else {
+                try Self.move(source, to: newName, in: newParent, state: &state)
+                return nil
+            }
+            guard rule == .replace else { throw Errno.exists }
+            if source.inode == target.inode { return nil }
+            try Self.checkReplaceable(target, by: source, in: &state)
+            try state.removeEntry(newName, in: newParent)
+            if target.kind == .directory { try Self.adjustLinks(of: newParent, by: -1, in: &state) }
+            let orphan = try Self.dropLink(of: target.inode, in: &state)
+            try Self.move(source, to: newName, in: newParent, state: &state)
+            return orphan
+        }
+        noteOrphan(orphan)
+    }
+
+    private static func checkReplaceable(
+        _ target: DirectoryEntryRecord, by source: DirectoryEntryRecord, in state: inout CatalogState
+    ) throws {
+        if target.kind == .directory {
+            guard source.kind == .directory else { throw Errno.isDirectory }
+            guard try state.isEmptyDirectory(target.inode) else { throw Errno.notEmpty }
+        } else if source.kind == .directory {
+            throw Errno.notDirectory
+        }
+    }
+
+    /// EINVAL when `inode` is `directory` or stands above it.
+    private static func refuseCycle(
+        of inode: InodeNumber, below directory: InodeNumber, in state: inout CatalogState
+    ) throws {
+        var current = directory
+        while current != .root {
+            if current == inode { throw Errno.invalidArgument }
+            current = try state.directory(current).parent
+        }
+    }
+
+    private static func move(
+        _ entry: DirectoryEntryRecord, to name: [UInt8], in parent: InodeNumber, state: inout CatalogState
+    ) throws {
+        var record = try state.existing(entry.inode)
+        try state.removeEntry(entry.name, in: entry.parent)
+        try state.addEntry(name, in: parent, inode: entry.inode, kind: entry.kind)
+        record.attributes.changeTime = now()
+        if entry.kind == .directory { record.parent = parent }
+        try state.update(record, kind: .structural)
+        let moved: Int = entry.kind == .directory && entry.parent != parent ? 1 : 0
+        try adjustLinks(of: entry.parent, by: -moved, in: &state)
+        try adjustLinks(of: parent, by: moved, in: &state)
+    }
+
+    private static func exchange(
+        _ first: DirectoryEntryRecord, _ second: DirectoryEntryRecord, in state: inout CatalogState
+    ) throws {
+        if first.inode == second.inode { return }
+        try state.removeEntry(first.name, in: first.parent)
+        try state.removeEntry(second.name, in: second.parent)
+        for (entry, place) in [(first, second), (second, first)] {
+            var record = try state.existing(entry.inode)
+            try state.addEntry(place.name, in: place.parent, inode: entry.inode, kind: entry.kind)
+            record.attributes.changeTime = now()
+            if entry.kind == .directory { record.parent = place.parent }
+            try state.update(record, kind: .structural)
+        }
+        let isAcross = first.parent != second.parent
+        let firstGain = (second.kind == .directory ? 1 : 0) - (first.kind == .directory ? 1 : 0)
+        try adjustLinks(of: first.parent, by: isAcross ? firstGain : 0, in: &state)
+        try adjustLinks(of: second.parent, by: isAcross ? -firstGain : 0, in: &state)
+    }
+
+    /// Changes a directory's link count, and its times because its names have changed.
+    private static func adjustLinks(
+        of inode: InodeNumber, by difference: Int, in state: inout CatalogState
+    ) throws {
+        var directory = try state.directory(inode)
+        let count = Int64(directory.attributes.linkCount) + Int64(difference)
+        directory.attributes.linkCount = UInt32(clamping: count)
+        try noteNamesChanged(&directory, in: &state)
+    }
+
+    package func readSymbolicLink(_ inode: InodeNumber) throws(FileSystemError) -> [UInt8] {
+        try run { state in
+            let record = try state.existing(inode)
+            guard record.attributes.kind == .symbolicLink else { throw Errno.invalidArgument }
+            return record.target
+        }
+    }
+}
