@@ -5,17 +5,38 @@ let strict: [SwiftSetting] = [.treatAllWarnings(as: .error)]
 
 let package = Package(
     name: "godwit",
+    dependencies: [
+        // Commands, options and help pages as users of Swift tools know them.
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        // The messages of CSI and of our own services; gRPC itself moves only bytes.
+        .package(url: "https://github.com/apple/swift-protobuf", from: "1.39.0"),
+        // SHA-256 at the speed of the processor's own instructions.
+        .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
+        // Certificates of sites, so that nobody has to call openssl.
+        .package(url: "https://github.com/apple/swift-certificates", from: "1.21.1"),
+        // One interface for log lines, with levels and metadata.
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+    ],
     targets: [
         .target(name: "VolumeModel", swiftSettings: strict),
         .systemLibrary(name: "CSQLite"),
+        .systemLibrary(name: "CZstd"),
         .target(name: "CLinux"),
         .target(name: "SQLite", dependencies: ["CSQLite"], swiftSettings: strict),
+        .target(name: "Compression", dependencies: ["CZstd"], swiftSettings: strict),
         .target(name: "Catalog", dependencies: ["CLinux", "SQLite", "VolumeModel"], swiftSettings: strict),
         .target(name: "ByteStore", dependencies: ["CLinux", "VolumeModel"], swiftSettings: strict),
         .target(
             name: "Hydration", dependencies: ["ByteStore", "Catalog", "VolumeModel"], swiftSettings: strict),
         .target(
             name: "VolumeFileSystem", dependencies: ["ByteStore", "Catalog", "Hydration", "VolumeModel"],
+            swiftSettings: strict),
+        .systemLibrary(name: "CFuse"),
+        .target(
+            name: "FuseMount", dependencies: ["CFuse", "VolumeFileSystem", "VolumeModel"], swiftSettings: strict),
+        .testTarget(
+            name: "FuseMountTests",
+            dependencies: ["Catalog", "FuseMount", "Hydration", "VolumeFileSystem", "VolumeModel"],
             swiftSettings: strict),
     ],
     swiftLanguageModes: [.v6]

@@ -3,7 +3,7 @@ internal import Catalog
 internal import Glibc
 package import Hydration
 internal import Synchronization
-internal import VolumeModel
+package import VolumeModel
 
 /// A volume's head as a POSIX file system: names and attributes from the catalog, bytes from the byte
 /// store, and what is missing through the hydrator.
@@ -133,7 +133,8 @@ package final class VolumeFileSystem: MountableFileSystem {
     /// A name for people: the inode's number, and one of its names if a look-up is cheap.
     func name(of inode: InodeNumber) -> String { "inode \(inode)" }
 
-    static func now() -> FileTime {
+    /// The wall clock, as files' times take it.
+    package static func now() -> FileTime {
         var time = timespec()
         clock_gettime(CLOCK_REALTIME, &time)
         return FileTime(seconds: Int64(time.tv_sec), nanoseconds: UInt32(clamping: time.tv_nsec))

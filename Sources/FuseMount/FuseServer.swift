@@ -1,0 +1,309 @@
+internal import CFuse
+internal import Dispatch
+internal import Glibc
+internal import Synchronization
+internal import VolumeFileSystem
+internal import VolumeModel
+
+/// Answers the kernel's requests with a file system's operations.
+///
+/// An operation is answered on the thread that brought it. If it faults, a task fetches what is missing and
+/// tries again; if it waits for a disk's sync, a thread of its own does. Either way it is answered once:
+/// whoever ends the request's entry in `waiting` answers.
+final class FuseServer: Sendable {
+    let fileSystem: any MountableFileSystem
+    let options: FuseMountOptions
+    /// Buffers for reads, kept for the next one.
+    private let buffers = BufferPool()
+    private let waiting = Mutex(Waiting())
+    private let syncs = DispatchQueue(label: "godwit.fuse.sync", attributes: .concurrent)
+    /// Syncs at the disk at a time: more only queue there.
+    private let syncLimit = DispatchSemaphore(value: 16)
+
+    private struct Waiting {
+        var tasks: [UInt: Task<Void, Never>] = [:]
+        /// Tasks and syncs that have not ended yet.
+        var runningCount = 0
+        var idle: [CheckedContinuation<Void, Never>] = []
+    }
+
+    init(fileSystem: any MountableFileSystem, options: FuseMountOptions) {
+        self.fileSystem = fileSystem
+        self.options = options
+    }
+
+    // MARK: answering
+
+    /// Runs an operation and answers with what it returns.
+    func serve<Result>(
+        _ request: FuseRequest, _ operation: @escaping @Sendable () throws(FileSystemError) -> Result,
+        reply: @escaping @Sendable (FuseRequest, Result) -> Void
+    ) {
+        do {
+            reply(request, try operation())
+        } catch {
+            switch error {
+            case .errno(let errno): request.fail(errno)
+            case .fault(let fault): serveLater(request, fault, operation, reply)
+            }
+        }
+    }
+
+    private func serveLater<Result>(
+        _ request: FuseRequest, _ fault: Fault,
+        _ operation: @escaping @Sendable () throws(FileSystemError) -> Result,
+        _ reply: @escaping @Sendable (FuseRequest, Result) -> Void
+    ) {
+        start(request) {
+            var missing = fault
+            while true {
+                do throws(FileSystemError) {
+                    try await self.fileSystem.resolve(missing)
+                    let result = try operation()
+                    if self.finish(request) { reply(request, result) }
+                    return
+                } catch {
+                    switch error {
+                    case .errno(let errno):
+                        if self.finish(request) { request.fail(errno) }
+                        return
+                    case .fault(let next): missing = next
+                    }
+                }
+            }
+        }
+        fuse_req_interrupt_func(
+            request.pointer,
+            { pointer, context in
+                guard let pointer, let context else { return }
+                let server = Unmanaged<FuseServer>.fromOpaque(context).takeUnretainedValue()
+                server.interrupt(FuseRequest(pointer: pointer))
+            }, Unmanaged.passUnretained(self).toOpaque())
+    }
+
+    private func start(_ request: FuseRequest, _ body: @escaping @Sendable () async -> Void) {
+        waiting.withLock { waiting in
+            waiting.runningCount += 1
+            waiting.tasks[UInt(bitPattern: request.pointer)] = Task {
+                await body()
+                self.ended()
+            }
+        }
+    }
+
+    /// - Returns: whether the request is still to be answered, by the caller.
+    private func finish(_ request: FuseRequest) -> Bool {
+        waiting.withLock { $0.tasks.removeValue(forKey: UInt(bitPattern: request.pointer)) != nil }
+    }
+
+    /// The process that waits was sent a signal: it gets EINTR now, what was on its way arrives anyway.
+    private func interrupt(_ request: FuseRequest) {
+        let task = waiting.withLock { $0.tasks.removeValue(forKey: UInt(bitPattern: request.pointer)) }
+        guard let task else { return }
+        task.cancel()
+        // Not here: libfuse holds the request's lock while it tells us.
+        Task { request.fail(.interrupted) }
+    }
+
+    private func ended() {
+        let idle = waiting.withLock { waiting -> [CheckedContinuation<Void, Never>] in
+            waiting.runningCount -= 1
+            guard waiting.runningCount == 0 else { return [] }
+            defer { waiting.idle = [] }
+            return waiting.idle
+        }
+        for continuation in idle { continuation.resume() }
+    }
+
+    /// Answers everything that waits with EINTR and waits until nothing runs any more.
+    func drain() async {
+        let waitingTasks = waiting.withLock { waiting in
+            defer { waiting.tasks = [:] }
+            return waiting.tasks
+        }
+        for (pointer, task) in waitingTasks {
+            task.cancel()
+            if let pointer = fuse_req_t(bitPattern: pointer) {
+                FuseRequest(pointer: pointer).fail(.interrupted)
+            }
+        }
+        await withCheckedContinuation { continuation in
+            let isIdle = waiting.withLock { waiting in
+                if waiting.runningCount > 0 { waiting.idle.append(continuation) }
+                return waiting.runningCount == 0
+            }
+            if isIdle { continuation.resume() }
+        }
+    }
+
+    /// Runs something that waits for the disk, off the threads that take requests.
+    func serveBlocking(
+        _ request: FuseRequest, _ operation: @escaping @Sendable () throws(FileSystemError) -> Void
+    ) {
+        waiting.withLock { $0.runningCount += 1 }
+        syncs.async {
+            self.syncLimit.wait()
+            self.serve(request, operation) { request, _ in request.succeed() }
+            self.syncLimit.signal()
+            self.ended()
+        }
+    }
+
+    // MARK: reading
+
+    func read(_ request: FuseRequest, _ inode: InodeNumber, size: Int, offset: UInt64, handle: FileHandle) {
+        let buffer = buffers.take(atLeast: size)
+        let target = UnsafeMutableRawBufferPointer(rebasing: buffer.memory[0..<size])
+        do {
+            let count = try fileSystem.read(inode, handle: handle, offset: offset, into: target)
+            request.reply(bytes: UnsafeRawBufferPointer(rebasing: target[0..<count]))
+            buffers.give(buffer)
+        } catch {
+            buffers.give(buffer)
+            switch error {
+            case .errno(let errno): request.fail(errno)
+            case .fault(let fault):
+                let fileSystem = self.fileSystem
+                serveLater(
+                    request, fault,
+                    { () throws(FileSystemError) -> [UInt8] in
+                        try Self.readBytes(fileSystem, inode, handle, offset, size)
+                    },
+                    { $0.reply(bytes: $1) })
+            }
+        }
+    }
+
+    private static func readBytes(
+        _ fileSystem: any MountableFileSystem, _ inode: InodeNumber, _ handle: FileHandle, _ offset: UInt64,
+        _ size: Int
+    ) throws(FileSystemError) -> [UInt8] {
+        var failure: FileSystemError?
+        let bytes = [UInt8](unsafeUninitializedCapacity: size) { buffer, count in
+            do throws(FileSystemError) {
+                count = try fileSystem.read(
+                    inode, handle: handle, offset: offset, into: UnsafeMutableRawBufferPointer(buffer))
+            } catch { failure = error }
+        }
+        if let failure { throw failure }
+        return bytes
+    }
+
+    // MARK: listing
+
+    /// Fills the kernel's buffer with entries. `.` and `..` have the offsets 1 and 2, the file system's own
+    /// are moved behind them.
+    func readDirectory(
+        _ request: FuseRequest, _ inode: InodeNumber, size: Int, offset: Int64, handle: FileHandle,
+        isPlus: Bool
+    ) {
+        let fileSystem = self.fileSystem
+        let cacheSeconds = options.cacheSeconds
+        serve(request) { () throws(FileSystemError) -> [UInt8] in
+            var listing = DirectoryBuffer(
+                request: request, size: size, isPlus: isPlus, cacheSeconds: cacheSeconds)
+            if offset < 1, !listing.add(dots: ".", inode, nextOffset: 1) { return listing.bytes }
+            if offset < 2, !listing.add(dots: "..", try fileSystem.parent(ofDirectory: inode), nextOffset: 2)
+            {
+                return listing.bytes
+            }
+            let limit = max(4, size / (isPlus ? 168 : 40))
+            let entries = try fileSystem.readDirectory(
+                inode, handle: handle, offset: max(0, offset - 2), limit: limit)
+            for entry in entries {
+                guard listing.add(entry, nextOffset: entry.nextOffset + 2) else { break }
+                if isPlus { fileSystem.retain(entry.attributes.inode, count: 1) }
+            }
+            return listing.bytes
+        } reply: {
+            $0.reply(bytes: $1)
+        }
+    }
+}
+
+/// The bytes of a listing in the kernel's form, as far as they fit.
+private struct DirectoryBuffer {
+    let request: FuseRequest
+    let size: Int
+    let isPlus: Bool
+    let cacheSeconds: Double
+    private(set) var bytes: [UInt8] = []
+
+    init(request: FuseRequest, size: Int, isPlus: Bool, cacheSeconds: Double) {
+        self.request = request
+        self.size = size
+        self.isPlus = isPlus
+        self.cacheSeconds = cacheSeconds
+    }
+
+    mutating func add(dots name: String, _ inode: InodeNumber, nextOffset: Int64) -> Bool {
+        var entry = fuse_entry_param()
+        // A node id of 0: the kernel takes no reference for these two.
+        entry.attr.st_ino = UInt(inode.number)
+        entry.attr.st_mode = FileKind.directory.rawValue
+        return add(Array(name.utf8), &entry, nextOffset)
+    }
+
+    mutating func add(_ item: DirectoryEntry, nextOffset: Int64) -> Bool {
+        var entry = item.attributes.entry(cacheSeconds: cacheSeconds)
+        return add(item.name, &entry, nextOffset)
+    }
+
+    private mutating func add(_ name: [UInt8], _ entry: inout fuse_entry_param, _ nextOffset: Int64) -> Bool {
+        let start = bytes.count
+        let room = size - start
+        var needed = 0
+        let offset = off_t(nextOffset)
+        let isPlus = self.isPlus
+        let pointer = request.pointer
+        bytes.append(contentsOf: repeatElement(0, count: min(room, 512)))
+        (name + [0]).withUnsafeBufferPointer { name in
+            name.withMemoryRebound(to: CChar.self) { name in
+                bytes.withUnsafeMutableBytes { buffer in
+                    let place = buffer.baseAddress?.advanced(by: start).assumingMemoryBound(to: CChar.self)
+                    needed =
+                        isPlus
+                        ? fuse_add_direntry_plus(
+                            pointer, place, buffer.count - start, name.baseAddress, &entry, offset)
+                        : fuse_add_direntry(
+                            pointer, place, buffer.count - start, name.baseAddress, &entry.attr, offset)
+                }
+            }
+        }
+        let fits = needed <= bytes.count - start
+        bytes.removeLast(bytes.count - start - (fits ? needed : 0))
+        return fits
+    }
+}
+
+/// Memory for reads, so that none is allocated for each.
+private final class BufferPool: Sendable {
+    /// Unchecked Sendable: a buffer is used by whoever took it, and by nobody else until it is given back.
+    struct Buffer: @unchecked Sendable {
+        let memory: UnsafeMutableRawBufferPointer
+    }
+
+    private static let smallest = 1 << 20
+    private static let keptCount = 16
+    private let free = Mutex<[Buffer]>([])
+
+    deinit {
+        free.withLock { free in
+            for buffer in free { buffer.memory.deallocate() }
+        }
+    }
+
+    func take(atLeast size: Int) -> Buffer {
+        if size <= Self.smallest, let buffer = free.withLock({ $0.popLast() }) { return buffer }
+        return Buffer(memory: .allocate(byteCount: max(size, Self.smallest), alignment: 4096))
+    }
+
+    func give(_ buffer: Buffer) {
+        let isKept = free.withLock { free in
+            guard free.count < Self.keptCount, buffer.memory.count == Self.smallest else { return false }
+            free.append(buffer)
+            return true
+        }
+        if !isKept { buffer.memory.deallocate() }
+    }
+}

@@ -1,0 +1,127 @@
+internal import ByteStore
+internal import Catalog
+package import Hydration
+package import VolumeModel
+
+/// Reads bytes of a head for the site that it was sealed for.
+///
+/// A sealed head does not change, so nothing is locked. What it lacks itself it fetches from its own
+/// origin first: a chain of sites works.
+package struct HeadReader: Sendable {
+    /// Data in one answer at most, whatever was asked.
+    package static let largestAnswer = 1 << 20
+    /// Runs of zeros shorter than this are sent as bytes: naming them would cost as much.
+    private static let shortestZeroRun = 4096
+
+    private let storage: HeadStorage
+    private let hydrator: Hydrator?
+
+    package init(storage: HeadStorage, hydrator: Hydrator?) {
+        self.storage = storage
+        self.hydrator = hydrator
+    }
+
+    /// - Returns: pieces that cover a prefix of the extents, in order, with at most `maximumByteCount` bytes
+    ///   of data; a hole is named whole, also beyond what was asked.
+    package func read(_ extents: [Extent], maximumByteCount: Int) async throws -> [Piece] {
+        var room = UInt64(min(max(maximumByteCount, 4096), Self.largestAnswer))
+        var pieces: [Piece] = []
+        for extent in extents {
+            var position = extent.range.start
+            while position < extent.range.end {
+                guard room > 0 else { return pieces }
+                let wanted = ByteRange(position, min(extent.range.end, position + room))
+                let found = try await piece(of: extent.inode, in: wanted)
+                if case .bytes(let bytes) = found.content { room -= min(room, UInt64(bytes.count)) }
+                position = found.range.end
+                pieces.append(contentsOf: Self.split(found))
+            }
+        }
+        return pieces
+    }
+
+    /// One run of data or one hole, from the start of `range`.
+    private func piece(of inode: InodeNumber, in range: ByteRange) async throws -> Piece {
+        let (record, missing) = try storage.catalog.perform { state in
+            (try state.inode(inode), try state.missingRanges(of: inode, in: range))
+        }
+        guard let record else { throw PeerError.gone(inode) }
+        if !missing.isEmpty {
+            guard let hydrator else { throw PeerError.gone(inode) }
+            try await hydrator.fetch(range, of: inode)
+            return try await piece(of: inode, in: range)
+        }
+        let size = record.attributes.size
+        guard record.data != .none, range.start < size else {
+            // Beyond the end, or a file without data here: a hole up to what may still come from an origin.
+            let end = try holeEnd(inode, from: range, limit: max(size, range.end))
+            return Piece(inode: inode, range: ByteRange(range.start, end), content: .zeros)
+        }
+        let file = try storage.dataFile(of: record)
+        let data = try file.nextData(from: range.start) ?? size
+        if data > range.start {
+            let end = try holeEnd(inode, from: range, limit: max(min(data, size), range.start + 1))
+            return Piece(inode: inode, range: ByteRange(range.start, end), content: .zeros)
+        }
+        let end = min(range.end, size, max(try file.nextHole(from: range.start), range.start + 1))
+        let part = ByteRange(range.start, end)
+        var failure: (any Error)?
+        let bytes = [UInt8](unsafeUninitializedCapacity: Int(part.byteCount)) { buffer, count in
+            do {
+                try file.read(into: UnsafeMutableRawBufferPointer(buffer), at: part.start)
+                count = Int(part.byteCount)
+            } catch { failure = error }
+        }
+        if let failure { throw failure }
+        return Piece(inode: inode, range: part, content: .bytes(bytes))
+    }
+
+    /// How far a hole reaches that begins at `range.start`, if nothing before is missing here.
+    private func holeEnd(_ inode: InodeNumber, from range: ByteRange, limit: UInt64) throws -> UInt64 {
+        let gap = try storage.catalog.perform { try $0.firstMissingRange(of: inode, from: range.start) }
+        return min(limit, gap?.start ?? limit)
+    }
+
+    /// Names the runs of zeros in a piece of data.
+    static func split(_ piece: Piece) -> [Piece] {
+        guard case .bytes(let bytes) = piece.content else { return [piece] }
+        var pieces: [Piece] = []
+        var runStart = 0
+        var position = 0
+        func append(_ range: Range<Int>, _ isZero: Bool) {
+            guard !range.isEmpty else { return }
+            let start = piece.range.start + UInt64(range.lowerBound)
+            pieces.append(
+                Piece(
+                    inode: piece.inode, range: ByteRange(start, start + UInt64(range.count)),
+                    content: isZero ? .zeros : .bytes(Array(bytes[range]))))
+        }
+        var runIsZero = false
+        while position < bytes.count {
+            let end = min(bytes.count, position + shortestZeroRun)
+            let isZero = end - position == shortestZeroRun && isAllZero(bytes, position..<end)
+            if isZero != runIsZero {
+                append(runStart..<position, runIsZero)
+                runStart = position
+                runIsZero = isZero
+            }
+            position = end
+        }
+        if runStart == 0, !runIsZero { return [piece] }
+        append(runStart..<bytes.count, runIsZero)
+        return pieces
+    }
+
+    private static func isAllZero(_ bytes: [UInt8], _ range: Range<Int>) -> Bool {
+        bytes.withUnsafeBytes { buffer in
+            let part = UnsafeRawBufferPointer(rebasing: buffer[range])
+            // Most data is told apart by its first bytes; the rest is compared eight bytes at a time.
+            var offset = 0
+            while offset + 8 <= part.count {
+                if part.loadUnaligned(fromByteOffset: offset, as: UInt64.self) != 0 { return false }
+                offset += 8
+            }
+            return part[offset...].allSatisfy { $0 == 0 }
+        }
+    }
+}

@@ -1,0 +1,205 @@
+internal import Compression
+package import Catalog
+package import Hydration
+package import PeerProtocol
+package import RPC
+internal import SwiftProtobuf
+package import VolumeModel
+
+/// The calls that this site makes to one peer.
+///
+/// Two connections: what an application waits for never stands behind bulk data in one socket's buffer.
+package final class PeerClient: Sendable {
+    static let service = "/godwit.peer.v1.Peer/"
+    /// A catalog batch is at most this large when decompressed.
+    static let largestBatch = Catalog.batchByteCount * 2 + (1 << 20)
+
+    package let site: SiteID
+    private let urgent: RPCChannel
+    private let bulk: RPCChannel
+
+    package init(site: SiteID, endpoint: RPCEndpoint, security: RPCSecurity) throws(PeerError) {
+        self.site = site
+        do {
+            urgent = try RPCChannel(to: endpoint, security: security, options: RPCChannelOptions())
+            bulk = try RPCChannel(to: endpoint, security: security, options: RPCChannelOptions())
+        } catch {
+            throw .call(site: site, method: "connect", error)
+        }
+    }
+
+    package func close() {
+        urgent.close()
+        bulk.close()
+    }
+
+    package func hello(timeout: Duration = .seconds(5)) async throws(PeerError) -> Godwit_Peer_V1_HelloReply {
+        try await call("Hello", Godwit_Peer_V1_HelloRequest(), timeout: timeout)
+    }
+
+    package func offer(
+        _ request: Godwit_Peer_V1_OfferRequest, timeout: Duration
+    ) async throws(PeerError) -> Godwit_Peer_V1_OfferReply {
+        try await call("Offer", request, timeout: timeout)
+    }
+
+    package func exchange(
+        _ message: Godwit_Peer_V1_HandoffMessage, timeout: Duration = .seconds(10)
+    ) async throws(PeerError) -> Godwit_Peer_V1_HandoffMessage {
+        try await call("Exchange", message, timeout: timeout)
+    }
+
+    package func takeOver(
+        _ request: Godwit_Peer_V1_TakeOverRequest, timeout: Duration
+    ) async throws(PeerError) -> Godwit_Peer_V1_TakeOverReply {
+        try await call("TakeOver", request, timeout: timeout)
+    }
+
+    package func status(
+        of volume: VolumeID, timeout: Duration = .seconds(5)
+    ) async throws(PeerError) -> Godwit_Peer_V1_VolumeStatus {
+        var request = Godwit_Peer_V1_StatusRequest()
+        request.volume = volume.description
+        return try await call("Status", request, timeout: timeout)
+    }
+
+    /// Takes the owner's catalog changes.
+    ///
+    /// - Parameter apply: takes each batch of rows, in order.
+    /// - Returns: where the follower is when all of them are applied. A stream that breaks throws, and may
+    ///   be asked again from the same `since`.
+    package func follow(
+        _ volume: VolumeID, since: SequenceNumber?, apply: ([CatalogRow]) throws -> Void
+    ) async throws -> (SequenceNumber, CatalogCounters) {
+        var request = Godwit_Peer_V1_FollowRequest()
+        request.volume = volume.description
+        request.since = since?.number ?? 0
+        let bytes: [UInt8] = try serialize(request)
+        let method = Self.service + "Follow"
+        do {
+            // The tail of a hand-off is waited for: it takes the urgent connection.
+            let stream = try (since == nil ? bulk : urgent).open(
+                method, metadata: RPCMetadata(), timeout: nil, waitForReady: false)
+            try await stream.send(bytes)
+            try await stream.finishSending()
+            while let message = try await stream.receive() {
+                let reply: Godwit_Peer_V1_FollowReply = try parse(message)
+                if reply.byteCount > 0 { try apply(try rows(of: reply)) }
+                if reply.hasPosition {
+                    return (SequenceNumber(reply.position.sequence), reply.position.counters)
+                }
+            }
+        } catch let error as RPCStatus {
+            throw PeerError.call(site: site, method: "Follow", error)
+        }
+        throw PeerError.malformed(site: site, "a stream of changes without an end")
+    }
+
+    private func rows(of reply: Godwit_Peer_V1_FollowReply) throws -> [CatalogRow] {
+        do {
+            let bytes =
+                reply.encoding == .zstd
+                ? try Zstd.decompressed(
+                    Array(reply.rows), byteCount: Int(reply.byteCount), limit: Self.largestBatch)
+                : Array(reply.rows)
+            return try CatalogRowCoder.rows(of: bytes)
+        } catch {
+            throw PeerError.malformed(site: site, "catalog rows that cannot be read (\(error))")
+        }
+    }
+
+    /// Reads bytes of the head that the peer keeps for our reign; every piece is verified.
+    package func read(
+        _ extents: [Extent], of volume: VolumeID, reign: Epoch, urgency: Urgency, timeout: Duration
+    ) async throws(PeerError) -> [Piece] {
+        var request = Godwit_Peer_V1_ReadRequest()
+        request.volume = volume.description
+        request.epoch = reign.number
+        request.maximumByteCount = UInt32(HeadReader.largestAnswer)
+        request.urgent = urgency == .urgent
+        request.extents = extents.map { extent in
+            var message = Godwit_Peer_V1_Extent()
+            message.inode = extent.inode.number
+            message.start = extent.range.start
+            message.end = extent.range.end
+            return message
+        }
+        let reply: Godwit_Peer_V1_ReadReply = try await call(
+            "Read", request, over: urgency == .urgent ? urgent : bulk, timeout: timeout)
+        return try ReadCoding.decode(reply, asked: extents, from: site)
+    }
+
+    // MARK: one call
+
+    private func call<Request: Message, Reply: Message>(
+        _ method: String, _ request: Request, over channel: RPCChannel? = nil, timeout: Duration
+    ) async throws(PeerError) -> Reply {
+        let bytes = try serialize(request)
+        do {
+            let reply = try await (channel ?? urgent).unary(
+                Self.service + method, bytes, metadata: RPCMetadata(), timeout: timeout, waitForReady: false)
+            return try parse(reply)
+        } catch let error as RPCStatus {
+            throw .call(site: site, method: method, error)
+        } catch let error as PeerError {
+            throw error
+        } catch {
+            throw .malformed(site: site, "\(error)")
+        }
+    }
+
+    private func serialize(_ message: some Message) throws(PeerError) -> [UInt8] {
+        do {
+            return try message.serializedBytes()
+        } catch {
+            throw .malformed(site: nil, "a request that cannot be written: \(error)")
+        }
+    }
+
+    private func parse<Reply: Message>(_ bytes: [UInt8]) throws(PeerError) -> Reply {
+        do {
+            return try Reply(serializedBytes: bytes)
+        } catch {
+            throw .malformed(site: site, "an answer that is no message: \(error)")
+        }
+    }
+}
+
+/// A peer as the origin of a head.
+package struct PeerSource: ByteSource {
+    private let client: PeerClient
+    private let volume: VolumeID
+    private let reign: Epoch
+
+    /// - Parameter reign: the reign under which this site owns the volume, for which the peer keeps bytes.
+    package init(client: PeerClient, volume: VolumeID, reign: Epoch) {
+        self.client = client
+        self.volume = volume
+        self.reign = reign
+    }
+
+    package var name: String { "site \(client.site)" }
+
+    package func read(
+        _ extents: [Extent], urgency: Urgency, timeout: Duration
+    ) async throws -> [Piece] {
+        try await client.read(extents, of: volume, reign: reign, urgency: urgency, timeout: timeout)
+    }
+}
+
+extension Godwit_Peer_V1_CatalogPosition {
+    init(_ sequence: SequenceNumber, _ counters: CatalogCounters) {
+        self.init()
+        self.sequence = sequence.number
+        nextInode = counters.nextInode.number
+        nextCookie = counters.nextCookie
+        inodeCount = counters.inodeCount
+        byteCount = counters.byteCount
+    }
+
+    var counters: CatalogCounters {
+        CatalogCounters(
+            nextInode: InodeNumber(nextInode), nextCookie: nextCookie, inodeCount: inodeCount,
+            byteCount: byteCount)
+    }
+}

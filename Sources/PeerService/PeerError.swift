@@ -1,0 +1,39 @@
+package import RPC
+package import VolumeModel
+
+/// Why a peer could not be served, or could not serve.
+package enum PeerError: Error, Hashable, Sendable, CustomStringConvertible {
+    /// The call failed: the link, the peer, or its answer.
+    case call(site: SiteID, method: String, RPCStatus)
+    /// A peer said something that means nothing, or sent bytes that do not fit their hash.
+    case malformed(site: SiteID?, String)
+    /// The head does not hold what was asked for.
+    case gone(InodeNumber)
+    /// No such volume here, or none that the caller may know of.
+    case unknownVolume(VolumeID)
+    /// This site does not know the other: `godwit pki trust` first.
+    case notTrusted(SiteID)
+    case refused(String)
+
+    package var description: String {
+        switch self {
+        case .call(let site, let method, let status): "site \(site), \(method): \(status)"
+        case .malformed(let site, let what): "\(site.map { "site \($0)" } ?? "a peer") sent \(what)"
+        case .gone(let inode): "inode \(inode) is not in this head"
+        case .unknownVolume(let volume): "volume \(volume) is not known here"
+        case .notTrusted(let site): "site \(site) is not trusted here: exchange keys with 'godwit pki trust'"
+        case .refused(let reason): reason
+        }
+    }
+
+    /// The one table from what went wrong to what the caller is told.
+    package var status: RPCStatus {
+        switch self {
+        case .call(_, _, let status): RPCStatus(.unavailable, status.message)
+        case .malformed: RPCStatus(.invalidArgument, description)
+        case .gone, .unknownVolume: RPCStatus(.notFound, description)
+        case .notTrusted: RPCStatus(.permissionDenied, description)
+        case .refused: RPCStatus(.failedPrecondition, description)
+        }
+    }
+}

@@ -1,0 +1,104 @@
+internal import Catalog
+internal import Glibc
+internal import Hydration
+internal import Logging
+internal import Synchronization
+internal import VolumeFileSystem
+internal import VolumeModel
+
+/// A head that this process has open: its storage, and the tasks that look after it.
+///
+/// `settle` runs every few seconds, so that what was changed and what has arrived becomes durable
+/// although nobody calls fsync; the hydrator, if there is one, streams until nothing is missing.
+final class OpenHead: Sendable {
+    /// As long as ext4 lets a change wait by default is 5 seconds; arrivals are lost for less.
+    private static let settleInterval: Duration = .seconds(2)
+
+    let number: UInt64
+    let storage: HeadStorage
+    private let logger: Logger
+    private let state = Mutex(State())
+
+    private struct State {
+        var tasks: [Task<Void, Never>] = []
+        var hydrator: Hydrator?
+        var isClosed = false
+    }
+
+    init(number: UInt64, storage: HeadStorage, logger: Logger) {
+        self.number = number
+        self.storage = storage
+        self.logger = logger
+        let settling = Task { await Self.settleForEver(storage, logger) }
+        state.withLock { $0.tasks.append(settling) }
+    }
+
+    /// Where missing bytes come from; nil: nothing is missing, or nobody has said yet.
+    var hydrator: Hydrator? { state.withLock { $0.hydrator } }
+
+    /// Starts fetching. May be repeated: the first origin stays.
+    ///
+    /// - Parameters:
+    ///   - log: takes lines for a person.
+    ///   - whenComplete: called once when every byte is here and recorded.
+    func startHydration(
+        from source: any ByteSource, configuration: Hydrator.Configuration,
+        log: @escaping @Sendable (String) -> Void, whenComplete: @escaping @Sendable () async -> Void
+    ) {
+        let logger = self.logger
+        state.withLock { state in
+            guard state.hydrator == nil, !state.isClosed else { return }
+            let hydrator = Hydrator(
+                storage: storage, source: source, configuration: configuration, log: log)
+            state.hydrator = hydrator
+            state.tasks.append(
+                Task {
+                    do {
+                        try await hydrator.run()
+                        await whenComplete()
+                    } catch is CancellationError {
+                        // The head is being closed; it goes on when it is opened again.
+                    } catch {
+                        logger.error("hydration ended: \(error)")
+                    }
+                })
+        }
+    }
+
+    private static func settleForEver(_ storage: HeadStorage, _ logger: Logger) async {
+        while !Task.isCancelled {
+            try? await Task.sleep(for: settleInterval)
+            if Task.isCancelled { return }
+            do {
+                // Off the cooperative threads: it waits for the disk.
+                try await onBlockingThread { try storage.settle() }
+            } catch {
+                logger.error("changes could not be made durable: \(error)")
+            }
+        }
+    }
+
+    /// Stops the tasks and leaves everything durable. The head is not used afterwards.
+    func close() async throws {
+        let running = state.withLock { state in
+            state.isClosed = true
+            defer { state.tasks = [] }
+            return state.tasks
+        }
+        for task in running { task.cancel() }
+        for task in running { await task.value }
+        let storage = self.storage
+        try await onBlockingThread { try storage.close() }
+    }
+}
+
+/// Runs something that waits for a disk where it does not hold up a task.
+func onBlockingThread<Result: Sendable>(
+    _ body: @escaping @Sendable () throws -> Result
+) async throws -> Result {
+    try await withCheckedThrowingContinuation { continuation in
+        BlockingThreads.queue.async {
+            continuation.resume(with: Swift.Result { try body() })
+        }
+    }
+}

@@ -1,0 +1,189 @@
+internal import Foundation
+internal import Handoff
+internal import SQLite
+internal import Synchronization
+package import VolumeModel
+
+/// The registry of a standalone site: one SQLite file, synced at every change.
+package final class SQLiteRegistry: SiteRegistry {
+    private static let schemaVersion: Int64 = 1
+
+    private let connection: Mutex<Connection>
+
+    /// Opens the file, making it if it is missing.
+    package init(path: String) throws(RegistryError) {
+        do {
+            let connection = try Connection(path: path, mode: .create)
+            connection.setBusyTimeout(milliseconds: 2000)
+            try connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
+            let version = try connection.prepare("PRAGMA user_version").first { $0.integer(0) } ?? 0
+            guard version == 0 || version == Self.schemaVersion else {
+                throw SQLiteError(
+                    code: 26, message: "\(path) is of a newer release (schema \(version)): use that release")
+            }
+            try connection.execute(
+                """
+                CREATE TABLE IF NOT EXISTS volume(
+                    id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, revision INTEGER NOT NULL,
+                    record BLOB NOT NULL) WITHOUT ROWID;
+                PRAGMA user_version = \(Self.schemaVersion);
+                """)
+            self.connection = Mutex(connection)
+        } catch {
+            throw .store(error.message)
+        }
+    }
+
+    package func volumes() async throws(RegistryError) -> [Versioned<VolumeRecord>] {
+        try read("SELECT id, revision, record FROM volume ORDER BY id") { _ in }
+    }
+
+    package func volume(_ id: VolumeID) async throws(RegistryError) -> Versioned<VolumeRecord>? {
+        try read("SELECT id, revision, record FROM volume WHERE id = ?1") { $0.bind(1, id.description) }.first
+    }
+
+    package func volume(named name: String) async throws(RegistryError) -> Versioned<VolumeRecord>? {
+        try read("SELECT id, revision, record FROM volume WHERE name = ?1") { $0.bind(1, name) }.first
+    }
+
+    package func insert(_ record: VolumeRecord) async throws(RegistryError) -> Versioned<VolumeRecord> {
+        let bytes = try Self.encode(record)
+        do {
+            try connection.withLock { connection throws(SQLiteError) in
+                let statement = try connection.prepare(
+                    "INSERT INTO volume(id, name, revision, record) VALUES (?1, ?2, 1, ?3)")
+                statement.bind(1, record.id.description)
+                statement.bind(2, record.name)
+                statement.bind(3, bytes)
+                try statement.run()
+            }
+        } catch {
+            throw error.isConstraint ? .nameTaken(record.name) : .store(error.message)
+        }
+        return Versioned(record, revision: 1)
+    }
+
+    package func update(
+        _ record: Versioned<VolumeRecord>
+    ) async throws(RegistryError) -> Versioned<VolumeRecord> {
+        let bytes = try Self.encode(record.value)
+        let next = record.revision + 1
+        let changed: Int
+        do {
+            changed = try connection.withLock { connection throws(SQLiteError) in
+                let statement = try connection.prepare(
+                    "UPDATE volume SET name = ?2, revision = ?3, record = ?4 WHERE id = ?1 AND revision = ?5")
+                statement.bind(1, record.value.id.description)
+                statement.bind(2, record.value.name)
+                statement.bind(3, next)
+                statement.bind(4, bytes)
+                statement.bind(5, record.revision)
+                try statement.run()
+                return connection.changeCount
+            }
+        } catch {
+            throw error.isConstraint ? .nameTaken(record.value.name) : .store(error.message)
+        }
+        guard changed == 1 else { throw .conflict(record.value.id) }
+        return Versioned(record.value, revision: next)
+    }
+
+    package func remove(_ record: Versioned<VolumeRecord>) async throws(RegistryError) {
+        let changed: Int
+        do {
+            changed = try connection.withLock { connection throws(SQLiteError) in
+                let statement = try connection.prepare("DELETE FROM volume WHERE id = ?1 AND revision = ?2")
+                statement.bind(1, record.value.id.description)
+                statement.bind(2, record.revision)
+                try statement.run()
+                return connection.changeCount
+            }
+        } catch {
+            throw .store(error.message)
+        }
+        guard changed == 1 else { throw .conflict(record.value.id) }
+    }
+
+    // MARK: rows
+
+    private func read(
+        _ sql: String, bind: (Statement) -> Void
+    ) throws(RegistryError) -> [Versioned<VolumeRecord>] {
+        let rows: [(id: String, revision: UInt64, bytes: [UInt8])]
+        do {
+            rows = try connection.withLock { connection throws(SQLiteError) in
+                let statement = try connection.prepare(sql)
+                bind(statement)
+                var rows: [(id: String, revision: UInt64, bytes: [UInt8])] = []
+                try statement.forEach {
+                    rows.append(($0.text(0), $0.unsigned(1), $0.bytes(2)))
+                    return true
+                }
+                return rows
+            }
+        } catch {
+            throw .store(error.message)
+        }
+        return try rows.map { row throws(RegistryError) in
+            Versioned(try Self.decode(row.bytes, id: row.id), revision: row.revision)
+        }
+    }
+
+    private static func encode(_ record: VolumeRecord) throws(RegistryError) -> [UInt8] {
+        do {
+            let encoder = JSONEncoder()
+            encoder.outputFormatting = .sortedKeys
+            return Array(try encoder.encode(StoredVolume(record)))
+        } catch {
+            throw .store("cannot write the record of \(record.id): \(error)")
+        }
+    }
+
+    private static func decode(_ bytes: [UInt8], id: String) throws(RegistryError) -> VolumeRecord {
+        guard let volume = VolumeID(id) else { throw .store("a volume with the identifier '\(id)'") }
+        do {
+            return try JSONDecoder().decode(StoredVolume.self, from: Data(bytes)).record(id: volume)
+        } catch {
+            throw .malformed(volume, "\(error)")
+        }
+    }
+}
+
+/// The stored form of a record: plain text and numbers, checked when read.
+private struct StoredVolume: Codable {
+    var name: String
+    var capacity: UInt64
+    var parameters: [String: String]
+    var head: HeadRecord
+    var headNumber: UInt64
+    var retainedHeads: [String: UInt64]
+    var sharedWith: [String]
+    var followedFrom: String?
+
+    init(_ record: VolumeRecord) {
+        name = record.name
+        capacity = record.capacity
+        parameters = record.parameters
+        head = record.head
+        headNumber = record.headNumber
+        retainedHeads = Dictionary(
+            uniqueKeysWithValues: record.retainedHeads.map { (String($0.key.number), $0.value) })
+        sharedWith = record.sharedWith.map(\.description).sorted()
+        followedFrom = record.followedFrom?.description
+    }
+
+    func record(id: VolumeID) throws -> VolumeRecord {
+        var retained: [Epoch: UInt64] = [:]
+        for (epoch, number) in retainedHeads {
+            guard let epoch = UInt64(epoch) else {
+                throw RegistryError.malformed(id, "an epoch that is no number")
+            }
+            retained[Epoch(epoch)] = number
+        }
+        return VolumeRecord(
+            id: id, name: name, capacity: capacity, parameters: parameters, head: head,
+            headNumber: headNumber, retainedHeads: retained,
+            sharedWith: Set(sharedWith.compactMap { SiteID($0) }),
+            followedFrom: followedFrom.flatMap { SiteID($0) })
+    }
+}

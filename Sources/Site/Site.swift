@@ -1,0 +1,154 @@
+internal import Catalog
+internal import FuseMount
+internal import Glibc
+internal import Handoff
+package import Logging
+internal import PeerService
+internal import VolumeFileSystem
+package import VolumeModel
+
+/// All volumes of one site on one host: the embedded form, controller and node in one process.
+package actor Site {
+    /// How often unfinished business (lost messages, peers that were away) is tried again.
+    private static let resumeInterval: Duration = .seconds(2)
+
+    package nonisolated let context: SiteContext
+    private var agents: [VolumeID: VolumeAgent] = [:]
+    private var isCreating: Set<String> = []
+    private var resuming: Task<Void, Never>?
+
+    package init(context: SiteContext) { self.context = context }
+
+    /// Takes up every volume of the registry where it was left.
+    package func start() async throws {
+        for stored in try await context.registry.volumes() {
+            let agent = VolumeAgent(stored, context: context)
+            agents[stored.value.id] = agent
+            await agent.startAfterRestart()
+        }
+        resuming = Task { [weak self] in
+            while !Task.isCancelled {
+                try? await Task.sleep(for: Self.resumeInterval)
+                guard let all = await self?.allAgents() else { return }
+                for agent in all { await agent.resume() }
+            }
+        }
+    }
+
+    /// Unmounts what is not in use, makes everything durable, closes.
+    package func stop() async {
+        resuming?.cancel()
+        await resuming?.value
+        for agent in agents.values { await agent.close() }
+        agents = [:]
+        context.closeClients()
+    }
+
+    // MARK: volumes
+
+    /// Makes an empty volume. The same request again gives the same volume.
+    ///
+    /// - Throws: `.nameTaken` when a volume of that name has another capacity or other parameters.
+    func create(
+        name: String, capacity: UInt64, parameters: [String: String]
+    ) async throws -> VolumeAgent {
+        try Self.check(name: name)
+        guard isCreating.insert(name).inserted else {
+            throw SiteError.busy("volume '\(name)' is being created by another request")
+        }
+        defer { isCreating.remove(name) }
+        if let existing = try await context.registry.volume(named: name) {
+            guard existing.value.capacity == capacity, existing.value.parameters == parameters else {
+                throw SiteError.nameTaken(name)
+            }
+            return try await agent(existing.value.id)
+        }
+        var generator = SystemRandomNumberGenerator()
+        let id = VolumeID(randomHigh: generator.next(), randomLow: generator.next())
+        // The data first, then the record: a crash in between leaves a directory that nothing names.
+        let directory = try context.state.makeHead(1, of: id)
+        try Catalog.create(
+            in: directory, capacity: capacity, epoch: .first, now: VolumeFileSystem.now(), withRoot: true)
+        let record = VolumeRecord(
+            id: id, name: name, capacity: capacity, parameters: parameters,
+            head: HeadRecord(newAt: context.site), headNumber: 1)
+        let agent = VolumeAgent(try await context.registry.insert(record), context: context)
+        agents[id] = agent
+        context.logger.info("volume '\(name)' (\(id)) is created")
+        return agent
+    }
+
+    /// What a user may name a volume: it appears in logs, tables and URLs, never in a path.
+    private static func check(name: String) throws(SiteError) {
+        guard (1...128).contains(name.utf8.count),
+            name.unicodeScalars.allSatisfy({ $0.value >= 0x20 && $0.value != 0x7f && $0 != "/" })
+        else {
+            throw .invalid("a volume's name is 1 to 128 bytes without '/' and control characters")
+        }
+    }
+
+    /// Makes the follower of a volume that a peer offers; known already, it is the same one.
+    func adopt(_ record: VolumeRecord) async throws -> VolumeAgent {
+        if let known = agents[record.id] { return known }
+        if try await context.registry.volume(named: record.name) != nil {
+            throw SiteError.nameTaken(record.name)
+        }
+        let agent = VolumeAgent(try await context.registry.insert(record), context: context)
+        agents[record.id] = agent
+        return agent
+    }
+
+    /// Deletes a volume and its bytes here. A volume that is gone already is a success.
+    func delete(_ id: VolumeID) async throws {
+        guard let agent = agents[id] else { return }
+        try await agent.exclusively { try await agent.delete() }
+        agents[id] = nil
+    }
+
+    func agent(_ id: VolumeID) throws -> VolumeAgent {
+        guard let agent = agents[id] else { throw SiteError.unknownVolume(id.description) }
+        return agent
+    }
+
+    /// Finds a volume by its identifier or by its name.
+    func agent(called text: String) async throws -> VolumeAgent {
+        if let id = VolumeID(text), let agent = agents[id] { return agent }
+        for agent in agents.values where await agent.record.name == text { return agent }
+        throw SiteError.unknownVolume(text)
+    }
+
+    func knows(_ id: VolumeID) -> Bool { agents[id] != nil }
+
+    func allAgents() -> [VolumeAgent] { Array(agents.values) }
+}
+
+extension VolumeAgent {
+    /// After a restart no mount of ours is served any more: dead ones are taken away, the holder goes.
+    func startAfterRestart() async {
+        do {
+            try FuseMount.cleanStale(fsName: "godwit:\(id)")
+            if case .owning(_, let holder) = record.head.role, holder?.node == context.node {
+                try await apply(.detach(node: context.node))
+            }
+        } catch {
+            logger.error("after the restart: \(error)")
+        }
+        await resume()
+    }
+
+    /// Deletes the volume here: record first, so that nothing ever serves half-deleted bytes.
+    func delete() async throws {
+        guard mounts.isEmpty else {
+            throw SiteError.precondition("volume '\(record.name)' is mounted: unmount it first")
+        }
+        if let reign = record.head.keptReigns.first {
+            throw SiteError.precondition(
+                "the bytes of volume '\(record.name)' are still needed by its owner at epoch \(reign): "
+                    + "wait until they have arrived there")
+        }
+        try await context.registry.remove(stored)
+        await close()
+        try context.state.deleteVolume(id)
+        logger.info("deleted")
+    }
+}

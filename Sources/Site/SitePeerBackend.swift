@@ -1,0 +1,108 @@
+internal import Catalog
+internal import Handoff
+package import PeerProtocol
+package import PeerService
+internal import SiteIdentity
+package import VolumeModel
+
+/// What this site does for its peers.
+package struct SitePeerBackend: PeerBackend {
+    private let site: Site
+    private var context: SiteContext { site.context }
+
+    package init(site: Site) { self.site = site }
+
+    package func authenticate(certificatePEM: String) throws -> SiteID {
+        try context.identity.authenticate(leafPEM: certificatePEM)
+    }
+
+    package func hello() -> Godwit_Peer_V1_HelloReply {
+        var reply = Godwit_Peer_V1_HelloReply()
+        reply.site = context.site.description
+        reply.release = Release.current
+        return reply
+    }
+
+    package func offer(
+        _ request: Godwit_Peer_V1_OfferRequest, by owner: SiteID
+    ) async throws -> Godwit_Peer_V1_OfferReply {
+        guard let id = VolumeID(request.volume) else {
+            throw PeerError.malformed(site: owner, "a volume identifier that is none")
+        }
+        let reign = Reign(owner, Epoch(request.epoch))
+        let offered = VolumeRecord(
+            id: id, name: request.name, capacity: request.capacity, parameters: request.parameters,
+            head: try HeadRecord(followerAt: context.site, of: reign), sharedWith: [owner])
+        let agent = try await site.adopt(offered)
+        let sequence = try await agent.prepare(reign)
+        var reply = Godwit_Peer_V1_OfferReply()
+        reply.sequence = sequence.number
+        return reply
+    }
+
+    package func catalog(of volume: VolumeID, for peer: SiteID) async throws -> Catalog {
+        let agent = try await shared(volume, with: peer)
+        return try await agent.catalogForFollower(peer)
+    }
+
+    package func reader(of volume: VolumeID, reign: Epoch, for peer: SiteID) async throws -> HeadReader {
+        try await shared(volume, with: peer).reader(for: reign, of: peer)
+    }
+
+    package func exchange(
+        _ message: Godwit_Peer_V1_HandoffMessage, from peer: SiteID
+    ) async throws -> Godwit_Peer_V1_HandoffMessage {
+        guard let id = VolumeID(message.volume) else {
+            throw PeerError.malformed(site: peer, "a volume identifier that is none")
+        }
+        return try await shared(id, with: peer).receive(message, from: peer)
+    }
+
+    package func takeOver(
+        _ request: Godwit_Peer_V1_TakeOverRequest, by peer: SiteID
+    ) async throws -> Godwit_Peer_V1_TakeOverReply {
+        guard let id = VolumeID(request.volume) else {
+            throw PeerError.malformed(site: peer, "a volume identifier that is none")
+        }
+        let agent = try await shared(id, with: peer)
+        let patience = Duration.milliseconds(Int64(min(request.waitMilliseconds, 3_600_000)))
+        var reply = Godwit_Peer_V1_TakeOverReply()
+        reply.epoch = try await agent.exclusively { try await agent.own(patience: patience) }.number
+        return reply
+    }
+
+    package func status(of volume: VolumeID, for peer: SiteID) async throws -> Godwit_Peer_V1_VolumeStatus {
+        try await shared(volume, with: peer).summary().peerMessage(site: context.site)
+    }
+
+    /// A volume that the peer may know of; any other does not exist for it.
+    private func shared(_ id: VolumeID, with peer: SiteID) async throws -> VolumeAgent {
+        guard await site.knows(id) else { throw PeerError.unknownVolume(id) }
+        let agent = try await site.agent(id)
+        guard await agent.record.sharedWith.contains(peer) else { throw PeerError.unknownVolume(id) }
+        return agent
+    }
+}
+
+extension VolumeAgent {
+    /// Makes this site a follower of a reign, with its catalog as of now. May be repeated.
+    func prepare(_ reign: Reign) async throws -> SequenceNumber {
+        try await change { $0.sharedWith.insert(reign.owner) }
+        try await apply(.prepare(reign))
+        return try await follow(reign.owner)
+    }
+
+    /// The catalog that a follower takes changes of: the head that we own, or sealed for it.
+    func catalogForFollower(_ peer: SiteID) throws -> Catalog {
+        switch record.head.role {
+        case .owning: break
+        case .sealed(_, let grant), .reclaiming(_, let grant):
+            guard grant.heir.owner == peer else {
+                throw PeerError.refused("volume \(id) was handed to \(grant.heir)")
+            }
+        case .following, .acquiring, .receiving, .declining, .sealing, .retired, .fenced:
+            throw PeerError.refused("volume \(id) is not owned here")
+        }
+        return try openHead(record.headNumber).storage.catalog
+    }
+}

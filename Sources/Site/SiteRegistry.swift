@@ -1,0 +1,85 @@
+package import Handoff
+package import VolumeModel
+
+/// What a site knows of a volume.
+package struct VolumeRecord: Hashable, Sendable {
+    package let id: VolumeID
+    /// What the user named it; unique at the site.
+    package var name: String
+    /// In bytes; 0: as much as the disk has.
+    package var capacity: UInt64
+    /// The parameters it was created with: a repeated request must bring the same.
+    package var parameters: [String: String]
+    /// Who owns it, who keeps bytes for whom: the state machine's own record.
+    package var head: HeadRecord
+    /// The number of the directory of the present head; 0: no head is here.
+    package var headNumber: UInt64
+    /// The directories of earlier heads, by the reign that they were sealed for.
+    package var retainedHeads: [Epoch: UInt64]
+    /// Sites that may follow it and take it over.
+    package var sharedWith: Set<SiteID>
+    /// The catalog position of the owner that this follower has reached; nil: never followed.
+    package var followedFrom: SiteID?
+
+    package init(
+        id: VolumeID, name: String, capacity: UInt64, parameters: [String: String], head: HeadRecord,
+        headNumber: UInt64 = 0, retainedHeads: [Epoch: UInt64] = [:], sharedWith: Set<SiteID> = [],
+        followedFrom: SiteID? = nil
+    ) {
+        self.id = id
+        self.name = name
+        self.capacity = capacity
+        self.parameters = parameters
+        self.head = head
+        self.headNumber = headNumber
+        self.retainedHeads = retainedHeads
+        self.sharedWith = sharedWith
+        self.followedFrom = followedFrom
+    }
+}
+
+/// Why the registry refused.
+package enum RegistryError: Error, Hashable, Sendable, CustomStringConvertible {
+    /// Somebody changed the record since it was read: read it again and decide anew.
+    case conflict(VolumeID)
+    case nameTaken(String)
+    case notFound(VolumeID)
+    /// The store failed; nothing was changed.
+    case store(String)
+    /// A record that cannot be read; nothing was changed.
+    case malformed(VolumeID, String)
+
+    package var description: String {
+        switch self {
+        case .conflict(let id): "volume \(id) was changed by somebody else meanwhile"
+        case .nameTaken(let name): "a volume named '\(name)' exists already"
+        case .notFound(let id): "volume \(id) is not in the registry"
+        case .store(let cause): "the site's registry: \(cause)"
+        case .malformed(let id, let cause): "the registry's record of volume \(id): \(cause)"
+        }
+    }
+}
+
+/// A record and the revision that a change of it must name.
+package struct Versioned<Value: Sendable>: Sendable {
+    package var value: Value
+    package let revision: UInt64
+
+    package init(_ value: Value, revision: UInt64) {
+        self.value = value
+        self.revision = revision
+    }
+}
+
+/// The site's state: which volumes it knows, and what it is to each. Durable when a call returns.
+///
+/// Changes are compare-and-swap by revision, as in the Kubernetes API, so that a cluster's own API can
+/// stand behind the same protocol.
+package protocol SiteRegistry: Sendable {
+    func volumes() async throws(RegistryError) -> [Versioned<VolumeRecord>]
+    func volume(_ id: VolumeID) async throws(RegistryError) -> Versioned<VolumeRecord>?
+    func volume(named name: String) async throws(RegistryError) -> Versioned<VolumeRecord>?
+    func insert(_ record: VolumeRecord) async throws(RegistryError) -> Versioned<VolumeRecord>
+    func update(_ record: Versioned<VolumeRecord>) async throws(RegistryError) -> Versioned<VolumeRecord>
+    func remove(_ record: Versioned<VolumeRecord>) async throws(RegistryError)
+}

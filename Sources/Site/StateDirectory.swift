@@ -1,0 +1,102 @@
+internal import Glibc
+package import VolumeModel
+
+/// Where a site keeps everything, and the only place that makes paths in it.
+///
+/// ```
+///   site.db                      the registry
+///   pki/                         keys and trusted peers
+///   control.sock                 for the command line on this host
+///   volumes/<id>/heads/<n>/      one head: catalog.db, data/
+/// ```
+/// Only checked identifiers and numbers become names: nothing from outside can leave the directory.
+package struct StateDirectory: Sendable {
+    package let path: String
+
+    /// Uses a directory, making it (mode 0700) if it is missing.
+    ///
+    /// - Throws: when it is not a directory that is ours alone.
+    package init(_ path: String) throws(SiteError) {
+        self.path = path
+        try Self.make(path)
+        var status = stat()
+        guard lstat(path, &status) == 0 else { throw .system(call: "lstat", path: path, Errno(errno)) }
+        guard status.st_mode & S_IFMT == S_IFDIR, status.st_uid == geteuid() else {
+            throw .unusable("\(path) must be a directory that belongs to the user who runs the site")
+        }
+        guard status.st_mode & 0o022 == 0 else {
+            throw .unusable("\(path) can be written by others: chmod 0700 it")
+        }
+        try Self.make(path + "/volumes")
+    }
+
+    package var registry: String { path + "/site.db" }
+    package var keys: String { path + "/pki" }
+    package var controlSocket: String { path + "/control.sock" }
+
+    func volume(_ id: VolumeID) -> String { "\(path)/volumes/\(id)" }
+    func head(_ number: UInt64, of id: VolumeID) -> String { "\(volume(id))/heads/\(number)" }
+
+    /// Makes a head's directory. May be repeated.
+    func makeHead(_ number: UInt64, of id: VolumeID) throws(SiteError) -> String {
+        try Self.make(volume(id))
+        try Self.make(volume(id) + "/heads")
+        try Self.make(head(number, of: id))
+        return head(number, of: id)
+    }
+
+    /// Deletes a head's files: known names only, never through a symbolic link or into a mount.
+    func deleteHead(_ number: UInt64, of id: VolumeID) throws(SiteError) {
+        try Self.deleteTree(head(number, of: id))
+    }
+
+    func deleteVolume(_ id: VolumeID) throws(SiteError) { try Self.deleteTree(volume(id)) }
+
+    private static func make(_ path: String) throws(SiteError) {
+        if mkdir(path, 0o700) != 0, errno != EEXIST { throw .system(call: "mkdir", path: path, Errno(errno)) }
+    }
+
+    private static func deleteTree(_ path: String) throws(SiteError) {
+        let descriptor = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+        if descriptor < 0 {
+            if errno == ENOENT { return }
+            throw .system(call: "open", path: path, Errno(errno))
+        }
+        var status = stat()
+        guard fstat(descriptor, &status) == 0 else {
+            close(descriptor)
+            throw .system(call: "fstat", path: path, Errno(errno))
+        }
+        try empty(descriptor, path: path, device: status.st_dev)
+        if rmdir(path) != 0, errno != ENOENT { throw .system(call: "rmdir", path: path, Errno(errno)) }
+    }
+
+    /// Deletes what a directory holds; takes over the descriptor. Refuses to cross into another file system.
+    private static func empty(_ descriptor: Int32, path: String, device: dev_t) throws(SiteError) {
+        guard let stream = fdopendir(descriptor) else {
+            close(descriptor)
+            throw .system(call: "fdopendir", path: path, Errno(errno))
+        }
+        defer { closedir(stream) }
+        while let entry = readdir(stream) {
+            let name = withUnsafePointer(to: &entry.pointee.d_name) {
+                $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+            }
+            if name == "." || name == ".." { continue }
+            var status = stat()
+            guard fstatat(descriptor, name, &status, AT_SYMLINK_NOFOLLOW) == 0 else { continue }
+            guard status.st_dev == device else {
+                throw .unusable("\(path)/\(name) is a mount: unmount it first")
+            }
+            if status.st_mode & S_IFMT == S_IFDIR {
+                let child = openat(descriptor, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+                guard child >= 0 else { throw .system(call: "openat", path: "\(path)/\(name)", Errno(errno)) }
+                try empty(child, path: "\(path)/\(name)", device: device)
+            }
+            let flags = status.st_mode & S_IFMT == S_IFDIR ? AT_REMOVEDIR : 0
+            guard unlinkat(descriptor, name, flags) == 0 || errno == ENOENT else {
+                throw .system(call: "unlinkat", path: "\(path)/\(name)", Errno(errno))
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+internal import Catalog
+internal import Handoff
+internal import Hydration
+internal import Logging
+internal import PeerService
+internal import VolumeFileSystem
+internal import VolumeModel
+
+/// The heads of a volume: opening, following, sealing, hydrating, discarding.
+extension VolumeAgent {
+    /// Opens a head's storage, once.
+    func openHead(_ number: UInt64) throws -> OpenHead {
+        if let open = heads[number] { return open }
+        guard number != 0 else { throw SiteError.precondition("volume '\(record.name)' has no bytes here") }
+        let storage = try HeadStorage(opening: context.state.head(number, of: id))
+        let head = OpenHead(number: number, storage: storage, logger: logger)
+        heads[number] = head
+        return head
+    }
+
+    /// Makes the directory and the catalog of a new head, and opens it. The record names it afterwards.
+    func makeHead(epoch: Epoch, withRoot: Bool) async throws -> OpenHead {
+        let number = (([record.headNumber] + record.retainedHeads.values).max() ?? 0) + 1
+        let directory = try context.state.makeHead(number, of: id)
+        try Catalog.create(
+            in: directory, capacity: record.capacity, epoch: epoch, now: VolumeFileSystem.now(),
+            withRoot: withRoot)
+        try await change { $0.headNumber = number }
+        return try openHead(number)
+    }
+
+    // MARK: following
+
+    /// Brings a follower's catalog up to its owner's. The first time this takes all of it.
+    ///
+    /// - Returns: the owner's sequence number that is here durably.
+    func follow(_ owner: SiteID) async throws -> SequenceNumber {
+        let head: OpenHead
+        if record.headNumber == 0 || record.followedFrom != owner {
+            head = try await makeHead(epoch: .first, withRoot: false)
+            try await change { $0.followedFrom = owner }
+        } else {
+            head = try openHead(record.headNumber)
+        }
+        let catalog = head.storage.catalog
+        let since = try catalog.originSequence()
+        let (sequence, counters) = try await context.client(of: owner).follow(id, since: since) { rows in
+            try catalog.apply(rows)
+        }
+        if sequence != since { try catalog.finishChanges(at: sequence, counters: counters) }
+        return sequence
+    }
+
+    func catchUp(with owner: SiteID, to wanted: SequenceNumber) async throws -> SequenceNumber {
+        if record.headNumber != 0, record.followedFrom == owner,
+            let reached = try openHead(record.headNumber).storage.catalog.originSequence(), reached >= wanted
+        {
+            return reached
+        }
+        return try await follow(owner)
+    }
+
+    // MARK: owning
+
+    /// Writes may begin under an epoch: the epoch's mark goes into the data, hydration starts.
+    func serve(_ epoch: Epoch) async throws {
+        let head = try openHead(record.headNumber)
+        let catalog = head.storage.catalog
+        let known = try catalog.perform { try $0.epoch() }
+        guard known <= epoch else {
+            throw SiteError.unusable(
+                "the data of volume '\(record.name)' is of epoch \(known), the registry says \(epoch): "
+                    + "the registry is older than the data; restore a newer one")
+        }
+        if known < epoch {
+            try catalog.perform { try $0.setEpoch(epoch) }
+            try catalog.synchronize()
+        }
+        try await startHydrationIfNeeded()
+    }
+
+    /// Starts fetching from the site that still holds bytes which the present head lacks.
+    func startHydrationIfNeeded() async throws {
+        guard record.headNumber != 0, let source = record.head.sources.last(where: { $0.phase == .fetching })
+        else { return }
+        let head = try openHead(record.headNumber)
+        guard head.hydrator == nil else { return }
+        let origin = PeerSource(
+            client: try context.client(of: source.site), volume: id, reign: source.reign)
+        let logger = self.logger
+        head.startHydration(from: origin, configuration: context.hydration) { line in
+            logger.warning("\(line)")
+        } whenComplete: { [weak self] in
+            await self?.noteFlattened(source.reign)
+        }
+    }
+
+    private func noteFlattened(_ reign: Epoch) async {
+        logger.info("every byte is here")
+        do {
+            try await apply(.flattened(through: reign))
+        } catch {
+            logger.debug("the source will be told later: \(error)")
+        }
+    }
+
+    // MARK: sealing
+
+    /// The last sequence number of a head that nobody can write to any more.
+    func readTail() async throws -> SequenceNumber {
+        for mount in mounts.values { mount.fileSystem.fence() }
+        guard mounts.isEmpty else {
+            throw SiteError.precondition("volume '\(record.name)' is still mounted here")
+        }
+        let storage = try openHead(record.headNumber).storage
+        return try await onBlockingThread {
+            try storage.catalog.synchronize()
+            return try storage.catalog.perform { $0.committedSequence }
+        }
+    }
+
+    /// The reign is over: whoever still has it mounted gets ESTALE.
+    func stopServing() async throws {
+        for mount in mounts.values { mount.fileSystem.fence() }
+    }
+
+    // MARK: keeping for heirs
+
+    /// The head that is kept for a reign of another site.
+    func reader(for reign: Epoch, of site: SiteID) throws -> HeadReader {
+        guard record.head.isKeepingBytes(for: Reign(site, reign)), let number = record.retainedHeads[reign]
+        else {
+            throw PeerError.refused(
+                "no bytes of volume \(id) are kept here for site \(site) at epoch \(reign)")
+        }
+        let head = try openHead(number)
+        return HeadReader(storage: head.storage, hydrator: head.hydrator)
+    }
+
+    /// Opens what peers will read soon, so that their first fault does not wait for it.
+    func openRetained() async throws {
+        for number in record.retainedHeads.values { _ = try openHead(number) }
+    }
+
+    /// Deletes heads that nobody needs: not the present one, and none that is kept for an heir or aside.
+    func discardUnneeded() async throws {
+        let needed = record.head.keptReigns
+        let isRetired = if case .retired = record.head.role { true } else { false }
+        var gone: [UInt64] = []
+        for (reign, number) in record.retainedHeads where !needed.contains(reign) {
+            gone.append(number)
+        }
+        let present = record.headNumber
+        let stillRetained = Set(record.retainedHeads.filter { needed.contains($0.key) }.values)
+        let dropsPresent = isRetired && !stillRetained.contains(present)
+        gone = gone.filter { !stillRetained.contains($0) && ($0 != present || dropsPresent) }
+        let dead = Set(gone)
+        try await change { record in
+            record.retainedHeads = record.retainedHeads.filter { needed.contains($0.key) }
+            if dropsPresent { record.headNumber = 0; record.followedFrom = nil }
+        }
+        for number in dead.union(dropsPresent && present != 0 ? [present] : []) {
+            if let open = heads.removeValue(forKey: number) { try await open.close() }
+            try context.state.deleteHead(number, of: id)
+            logger.info("the old copy (head \(number)) is deleted")
+        }
+    }
+}

@@ -1,0 +1,148 @@
+internal import FuseMount
+internal import Glibc
+internal import Handoff
+internal import Logging
+internal import PeerProtocol
+internal import PeerService
+internal import VolumeFileSystem
+internal import VolumeModel
+
+/// Mounting a volume at its owner, and everything that leads to owning it.
+extension VolumeAgent {
+    /// Makes this site the owner, if it is not: asks the owner to seal, takes the tail, promotes.
+    ///
+    /// - Parameter patience: how long the present owner may wait for the volume to be unmounted there.
+    /// - Returns: the epoch under which this site owns it.
+    @discardableResult
+    func own(patience: Duration = .zero) async throws -> Epoch {
+        if case .owning(let epoch, _) = record.head.role { return epoch }
+        if case .following(let reign) = record.head.role {
+            // Whatever can be done before the old owner stops is done before.
+            _ = try await follow(reign.owner)
+        }
+        let deadline = ContinuousClock.now + patience
+        while true {
+            do {
+                try await apply(.takeOver)
+            } catch HandoffError.sealRefused(.inUse(let holder)) where ContinuousClock.now < deadline {
+                logger.debug("waits for \(holder)")
+            }
+            if case .owning(let epoch, _) = record.head.role { return epoch }
+            guard ContinuousClock.now < deadline else { break }
+            try await Task.sleep(for: .milliseconds(20))
+        }
+        throw SiteError.precondition(await explainNotOwning())
+    }
+
+    private func explainNotOwning() async -> String {
+        switch record.head.role {
+        case .following(let reign), .acquiring(let reign, _), .receiving(let reign, _),
+            .declining(let reign, _):
+            return "volume '\(record.name)' is owned by \(reign) and could not be taken over"
+                + (lastRefusal.map { ": \($0)" } ?? "")
+        case .sealing(_, let heir), .retired(let heir): return "volume '\(record.name)' is owned by \(heir)"
+        case .sealed(_, let grant), .reclaiming(_, let grant):
+            return "volume '\(record.name)' was handed to \(grant.heir)"
+        case .fenced(_, let by, _): return "volume '\(record.name)' was taken over under epoch \(by)"
+        case .owning: return "volume '\(record.name)' is owned here"
+        }
+    }
+
+    /// Mounts the volume's file system at a directory of this host.
+    func mount(at path: String, isReadOnly: Bool, pod: String? = nil, group: UInt32? = nil) async throws {
+        if let mount = mounts[path] {
+            guard mount.isReadOnly == isReadOnly else {
+                throw SiteError.precondition("\(path) is mounted already, with other options")
+            }
+            return
+        }
+        guard let other = mounts.keys.first else {
+            try await mountAnew(at: path, isReadOnly: isReadOnly, pod: pod, group: group)
+            return
+        }
+        throw SiteError.precondition(
+            "volume '\(record.name)' is mounted at \(other) already: unmount it there first")
+    }
+
+    private func mountAnew(at path: String, isReadOnly: Bool, pod: String?, group: UInt32?) async throws {
+        let epoch = try await own()
+        try await apply(.attach(Holder(node: context.node, pod: pod)))
+        do {
+            let head = try openHead(record.headNumber)
+            let logger = self.logger
+            let volume = "volume \(record.name)"
+            let fileSystem = VolumeFileSystem(
+                storage: head.storage, hydrator: head.hydrator, access: isReadOnly ? .readOnly : .readWrite
+            ) { line in
+                logger.error("\(volume): \(line)")
+            }
+            if let group { try fileSystem.giveToGroup(group) }
+            var options = FuseMountOptions()
+            options.fsName = "godwit:\(id)"
+            options.isReadOnly = isReadOnly
+            let fuse = try FuseMount(fileSystem: fileSystem, at: path, options: options)
+            mounts[path] = Mount(
+                fuse: fuse, fileSystem: fileSystem, epoch: epoch, headNumber: head.number,
+                isReadOnly: isReadOnly)
+            Task { [weak self] in
+                await fuse.waitUntilUnmounted()
+                await self?.noteUnmounted(path, fuse)
+            }
+            logger.info("mounted at \(path)")
+        } catch {
+            try? await apply(.detach(node: context.node))
+            throw error
+        }
+    }
+
+    /// Unmounts; repeated it is a success.
+    func unmount(_ path: String) async throws {
+        guard let mount = mounts[path] else { return }
+        try await mount.fuse.unmount()
+        await noteUnmounted(path, mount.fuse)
+    }
+
+    /// A mount has ended, by us or by somebody's umount: what it changed is made durable, the holder goes.
+    private func noteUnmounted(_ path: String, _ fuse: FuseMount) async {
+        guard let mount = mounts[path], mount.fuse === fuse else { return }
+        mounts[path] = nil
+        let fileSystem = mount.fileSystem
+        do {
+            try await onBlockingThread {
+                try fileSystem.finish()
+                try fileSystem.storage.settle()
+            }
+        } catch {
+            logger.error("after unmounting \(path): \(error)")
+        }
+        if mounts.isEmpty {
+            do {
+                try await apply(.detach(node: context.node))
+            } catch {
+                logger.debug("detach: \(error)")
+            }
+        }
+        logger.info("unmounted \(path)")
+    }
+
+    /// Ends everything in order: unmounts, makes durable, closes.
+    func close() async {
+        isClosed = true
+        for (path, mount) in mounts {
+            do {
+                try await mount.fuse.unmount()
+                await noteUnmounted(path, mount.fuse)
+            } catch {
+                logger.warning("\(path) is in use and stays mounted without a server: \(error)")
+            }
+        }
+        for head in heads.values {
+            do {
+                try await head.close()
+            } catch {
+                logger.error("closing head \(head.number): \(error)")
+            }
+        }
+        heads = [:]
+    }
+}

@@ -1,0 +1,200 @@
+internal import Catalog
+internal import FuseMount
+internal import Glibc
+internal import Handoff
+internal import Hydration
+internal import Logging
+internal import PeerProtocol
+internal import PeerService
+internal import VolumeFileSystem
+internal import VolumeModel
+
+/// One volume at this site: the shell around its hand-off state machine.
+///
+/// Every event goes through `apply`: the machine decides, the new record is made durable, and only then the
+/// actions run. What a crash cuts off is asked for again by `resume`.
+actor VolumeAgent {
+    let context: SiteContext
+    let id: VolumeID
+    let logger: Logger
+    var stored: Versioned<VolumeRecord>
+    var heads: [UInt64: OpenHead] = [:]
+    var mounts: [String: Mount] = [:]
+    /// Serializes whole operations of people (mount, take over, migrate); messages of peers do not wait here.
+    private var isBusy = false
+    /// Serializes decisions: one event is decided, made durable and noted before the next.
+    private var isDeciding = false
+    private var waitingDecisions: [CheckedContinuation<Void, Never>] = []
+    var isClosed = false
+
+    struct Mount {
+        let fuse: FuseMount
+        let fileSystem: VolumeFileSystem
+        let epoch: Epoch
+        let headNumber: UInt64
+        let isReadOnly: Bool
+    }
+
+    init(_ stored: Versioned<VolumeRecord>, context: SiteContext) {
+        self.context = context
+        self.stored = stored
+        id = stored.value.id
+        var logger = context.logger
+        logger[metadataKey: "volume"] = "\(stored.value.name)"
+        self.logger = logger
+    }
+
+    var record: VolumeRecord { stored.value }
+
+    // MARK: events
+
+    /// Lets the machine decide on an event, makes the decision durable, runs the actions.
+    ///
+    /// - Parameter peer: who sent the event; messages to it are collected as the answer instead of sent.
+    /// - Returns: the answer for the peer, if there is one at once.
+    @discardableResult
+    func apply(_ event: Event, from peer: SiteID? = nil) async throws -> Godwit_Peer_V1_HandoffMessage? {
+        let actions = try await decide(event)
+        return try await perform(actions, answering: peer)
+    }
+
+    private func decide(_ event: Event) async throws -> [Action] {
+        while isDeciding { await withCheckedContinuation { waitingDecisions.append($0) } }
+        isDeciding = true
+        defer {
+            isDeciding = false
+            let waiting = waitingDecisions
+            waitingDecisions = []
+            for continuation in waiting { continuation.resume() }
+        }
+        var changed = stored
+        let actions = try changed.value.head.apply(event)
+        noteHeads(&changed.value)
+        if changed.value != stored.value {
+            let before = stored.value.head.role
+            stored = try await context.registry.update(changed)
+            if before != stored.value.head.role { logger.info("\(before) → \(stored.value.head.role)") }
+        }
+        return actions
+    }
+
+    /// Changes what the machine does not know of, under the same rule.
+    func change(_ body: @Sendable (inout VolumeRecord) -> Void) async throws {
+        while isDeciding { await withCheckedContinuation { waitingDecisions.append($0) } }
+        isDeciding = true
+        defer {
+            isDeciding = false
+            let waiting = waitingDecisions
+            waitingDecisions = []
+            for continuation in waiting { continuation.resume() }
+        }
+        var changed = stored
+        body(&changed.value)
+        if changed.value != stored.value { stored = try await context.registry.update(changed) }
+    }
+
+    /// Keeps the head's directory findable by the reign that it was sealed for.
+    private func noteHeads(_ record: inout VolumeRecord) {
+        if case .sealed(_, let grant) = record.head.role, record.headNumber != 0 {
+            record.retainedHeads[grant.heir.epoch] = record.headNumber
+        }
+    }
+
+    // MARK: actions
+
+    func perform(
+        _ actions: [Action], answering peer: SiteID?
+    ) async throws -> Godwit_Peer_V1_HandoffMessage? {
+        var answer: Godwit_Peer_V1_HandoffMessage?
+        for action in actions {
+            switch action {
+            case .serve(let epoch): try await serve(epoch)
+            case .readTail(let heir):
+                let sequence = try await readTail()
+                answer = try await apply(.tailRead(heir: heir, finalSequence: sequence), from: peer) ?? answer
+            case .fetchTail(let owner, let grant):
+                let sequence = try await catchUp(with: owner, to: grant.finalSequence)
+                answer =
+                    try await apply(.caughtUp(wanted: grant.heir.epoch, sequence: sequence), from: peer)
+                    ?? answer
+            case .stopServing: try await stopServing()
+            case .keepDivergence(let epoch):
+                // The directory stays as it is: nobody writes to it again, and a new head gets a new number.
+                try await change { record in
+                    record.retainedHeads[epoch] = record.headNumber
+                    record.headNumber = 0
+                }
+                try await apply(.divergenceKept(under: epoch))
+            case .mayDiscard: try await discardUnneeded()
+            case .requestSeal, .grantSeal, .requestDecline, .tellDeclined, .announce, .requestRelease,
+                .confirmRelease:
+                guard let (site, message) = HandoffCoding.message(of: action, volume: id) else { continue }
+                if site == peer {
+                    answer = message
+                } else {
+                    try await send(message, to: site)
+                }
+            }
+        }
+        return answer
+    }
+
+    /// Sends a message and applies the answer, which is an event like any other.
+    func send(_ message: Godwit_Peer_V1_HandoffMessage, to site: SiteID) async throws {
+        let reply = try await context.client(of: site).exchange(message)
+        guard let event = try HandoffCoding.event(of: reply, from: site, self: context.site) else { return }
+        try await apply(event)
+    }
+
+    /// A message of a peer.
+    func receive(
+        _ message: Godwit_Peer_V1_HandoffMessage, from site: SiteID
+    ) async throws -> Godwit_Peer_V1_HandoffMessage {
+        guard let event = try HandoffCoding.event(of: message, from: site, self: context.site) else {
+            throw PeerError.malformed(site: site, "an empty message")
+        }
+        if case .sealRequest(let request) = message.message {
+            try await waitUntilUnused(.milliseconds(Int64(min(request.waitMilliseconds, 600_000))))
+        }
+        do {
+            return try await apply(event, from: site) ?? Godwit_Peer_V1_HandoffMessage()
+        } catch HandoffError.sealRefused(let refusal) {
+            return HandoffCoding.message(of: refusal, to: message, volume: id)
+        }
+    }
+
+    /// Does again whatever a crash or a lost message cut off. Called at the start and then every few seconds.
+    func resume() async {
+        guard !isClosed else { return }
+        do {
+            _ = try await perform(stored.value.head.actionsAfterRestart(), answering: nil)
+            try await startHydrationIfNeeded()
+            try await openRetained()
+        } catch {
+            logger.debug("will try again: \(error)")
+        }
+    }
+
+    // MARK: one operation at a time
+
+    /// Runs an operation of a person or of Kubernetes.
+    ///
+    /// - Throws: `.busy` when another one is under way.
+    func exclusively<Result: Sendable>(
+        _ body: () async throws -> Result
+    ) async throws -> Result {
+        guard !isClosed else { throw SiteError.unknownVolume(record.name) }
+        guard !isBusy else {
+            throw SiteError.busy("another operation on volume '\(record.name)' is under way")
+        }
+        isBusy = true
+        defer { isBusy = false }
+        return try await body()
+    }
+
+    /// Waits until no mount holds the volume, or the time is over: the machine then says who does.
+    private func waitUntilUnused(_ limit: Duration) async throws {
+        let deadline = ContinuousClock.now + limit
+        while !mounts.isEmpty, ContinuousClock.now < deadline { try await Task.sleep(for: .milliseconds(20)) }
+    }
+}

@@ -1,0 +1,111 @@
+internal import ControlProtocol
+internal import Handoff
+internal import Hydration
+internal import PeerProtocol
+internal import VolumeModel
+
+/// What people and programs are told of a volume.
+struct VolumeSummary: Sendable {
+    var record: VolumeRecord
+    var totalByteCount: UInt64 = 0
+    var missingByteCount: UInt64 = 0
+    var inodeCount: UInt64 = 0
+    var progress: HydrationProgress?
+    var mounts: [String] = []
+
+    var roleName: String {
+        switch record.head.role {
+        case .following: "following"
+        case .acquiring: "acquiring"
+        case .receiving: "receiving"
+        case .declining: "declining"
+        case .owning: "owning"
+        case .sealing: "sealing"
+        case .sealed: "sealed"
+        case .reclaiming: "reclaiming"
+        case .retired: "retired"
+        case .fenced: "fenced"
+        }
+    }
+
+    /// The reign that is, or is to be, as far as this site knows.
+    func reign(at site: SiteID) -> (owner: SiteID?, epoch: Epoch) {
+        switch record.head.role {
+        case .following(let reign), .acquiring(let reign, _), .receiving(let reign, _),
+            .declining(let reign, _), .retired(let reign):
+            (reign.owner, reign.epoch)
+        case .owning(let epoch, _): (site, epoch)
+        case .sealing(_, let heir): (heir.owner, heir.epoch)
+        case .sealed(_, let grant), .reclaiming(_, let grant): (grant.heir.owner, grant.heir.epoch)
+        case .fenced(_, let by, let owner): (owner, by)
+        }
+    }
+
+    var waitingReason: String {
+        if case .waiting(let reason)? = progress?.phase { reason } else { "" }
+    }
+
+    /// Whether all bytes are here and no other site keeps any for us.
+    var isReleased: Bool { record.head.sources.isEmpty }
+
+    func controlMessage(site: SiteID) -> Godwit_Control_V1_Volume {
+        var message = Godwit_Control_V1_Volume()
+        let reign = reign(at: site)
+        message.id = record.id.description
+        message.name = record.name
+        message.capacity = record.capacity
+        message.role = roleName
+        message.epoch = reign.epoch.number
+        message.owner = reign.owner?.description ?? ""
+        message.origin = record.head.sources.last?.site.description ?? ""
+        message.totalByteCount = totalByteCount
+        message.missingByteCount = missingByteCount
+        message.inodeCount = inodeCount
+        message.receivedByteCount = progress?.receivedByteCount ?? 0
+        message.faultCount = progress?.faultCount ?? 0
+        message.faultP50Microseconds = microseconds(0.5)
+        message.faultP99Microseconds = microseconds(0.99)
+        message.waitingReason = waitingReason
+        message.mounts = mounts.sorted()
+        message.released = isReleased
+        return message
+    }
+
+    func peerMessage(site: SiteID) -> Godwit_Peer_V1_VolumeStatus {
+        var message = Godwit_Peer_V1_VolumeStatus()
+        message.role = roleName
+        message.epoch = reign(at: site).epoch.number
+        message.totalByteCount = totalByteCount
+        message.missingByteCount = missingByteCount
+        message.inodeCount = inodeCount
+        message.receivedByteCount = progress?.receivedByteCount ?? 0
+        message.faultCount = progress?.faultCount ?? 0
+        message.faultP50Microseconds = microseconds(0.5)
+        message.faultP99Microseconds = microseconds(0.99)
+        message.waitingReason = waitingReason
+        message.released = isReleased
+        message.complete = missingByteCount == 0
+        return message
+    }
+
+    private func microseconds(_ fraction: Double) -> UInt64 {
+        guard let latency = progress?.faultLatency.percentile(fraction) else { return 0 }
+        return UInt64(clamping: latency.components.seconds) &* 1_000_000
+            &+ UInt64(clamping: latency.components.attoseconds / 1_000_000_000_000)
+    }
+}
+
+extension VolumeAgent {
+    func summary() -> VolumeSummary {
+        var summary = VolumeSummary(record: record)
+        summary.mounts = Array(mounts.keys)
+        if record.headNumber != 0, let head = try? openHead(record.headNumber) {
+            let counts = try? head.storage.catalog.perform { ($0.counters, $0.missingByteCount) }
+            summary.totalByteCount = counts?.0.byteCount ?? 0
+            summary.inodeCount = counts?.0.inodeCount ?? 0
+            summary.missingByteCount = counts?.1 ?? 0
+            summary.progress = head.hydrator?.progress()
+        }
+        return summary
+    }
+}

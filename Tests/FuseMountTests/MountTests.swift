@@ -1,0 +1,80 @@
+import Foundation
+import Testing
+
+/// Real mounts through /dev/fuse, used by real programs.
+@Suite struct MountTests {
+    /// Runs a script in a fresh mount and requires that it succeeds.
+    private func passes(_ script: String, _ location: SourceLocation = #_sourceLocation) async throws {
+        let volume = try MountedVolume()
+        let result = try volume.shell(script)
+        #expect(result.code == 0, "\(result.output)", sourceLocation: location)
+        await volume.end()
+    }
+
+    @Test func filesKeepWhatWasWritten() async throws {
+        try await passes(
+            """
+            echo hello > a; test "$(cat a)" = hello
+            echo more >> a; test "$(wc -l < a)" = 2
+            dd if=/dev/urandom of=big bs=1M count=8 status=none; cp big copy; cmp big copy
+            truncate -s 100 a; test "$(stat -c %s a)" = 100
+            truncate -s 3 a; test "$(cat a)" = hel
+            echo x > a; test "$(cat a)" = x
+            """)
+    }
+
+    @Test func namesBehaveAsOnExt4() async throws {
+        try await passes(
+            """
+            mkdir -p d/e; touch d/f; ln d/f d/g; test "$(stat -c %h d/f)" = 2
+            ln -s f d/s; test "$(readlink d/s)" = f
+            ! rmdir d 2>/dev/null; ! mv d d/e/ 2>/dev/null
+            mv d/f d/h; test ! -e d/f; touch d/z; mv d/h d/z; test -e d/z
+            test "$(stat -c %h d)" = 3
+            mkfifo d/p; test -p d/p
+            rm -r d; test -z "$(ls)"
+            """)
+    }
+
+    @Test func listingsShowEveryEntryOnce() async throws {
+        try await passes(
+            """
+            mkdir d; cd d; seq 1 3000 | xargs touch; test "$(ls | wc -l)" = 3000
+            test "$(ls -f | sort -u | wc -l)" = 3002; find . -type f | xargs rm; test -z "$(ls)"
+            """)
+    }
+
+    @Test func ownersAndModesAreTheCallers() async throws {
+        try await passes(
+            """
+            mkdir -m 1777 d; setpriv --reuid 1234 --regid 2345 --clear-groups sh -c 'umask 027; echo x > d/f; mkdir d/s'
+            test "$(stat -c '%u %g %a' d/f)" = '1234 2345 640'
+            test "$(stat -c '%u %g %a' d/s)" = '1234 2345 750'
+            ! setpriv --reuid 999 --regid 999 --clear-groups cat d/f 2>/dev/null
+            chown 55:66 d/f; test "$(stat -c '%u %g' d/f)" = '55 66'; chmod 4755 d/f; test "$(stat -c %a d/f)" = 4755
+            """)
+    }
+
+    @Test func gitAndSQLiteAndACompilerWork() async throws {
+        try await passes(
+            """
+            git init -q r; cd r; git config user.email a@example.org; git config user.name a
+            for i in $(seq 1 50); do echo "int f$i(void){return $i;}" > f$i.c; done
+            git add .; git commit -qm one; git status --porcelain | wc -l | grep -qx 0; git fsck --strict
+            gcc -c f*.c; ar rc l.a f*.o; test -s l.a
+            sqlite3 t.db 'pragma journal_mode=wal; create table t(a); insert into t select value from generate_series(1,1000);' >/dev/null
+            test "$(sqlite3 t.db 'pragma integrity_check; select count(*) from t')" = "$(printf 'ok\\n1000')"
+            tar cf ../x.tar .; mkdir ../y; tar xf ../x.tar -C ../y; diff -r . ../y
+            """)
+    }
+
+    @Test func aBusyMountIsNotUnmounted() async throws {
+        let volume = try MountedVolume()
+        _ = FileManager.default.createFile(atPath: volume.mountPoint + "/f", contents: Data("x".utf8))
+        let handle = try FileHandle(forReadingFrom: URL(fileURLWithPath: volume.mountPoint + "/f"))
+        await #expect(throws: (any Error).self) { try await volume.mount.unmount() }
+        #expect(try handle.readToEnd() == Data("x".utf8))
+        try handle.close()
+        await volume.end()
+    }
+}

@@ -1,0 +1,69 @@
+import Catalog
+import FuseMount
+import Foundation
+import Hydration
+import VolumeFileSystem
+import VolumeModel
+
+/// A volume in a temporary directory, mounted through /dev/fuse, for one test.
+final class MountedVolume: Sendable {
+    let directory: String
+    let mountPoint: String
+    let storage: HeadStorage
+    let fileSystem: VolumeFileSystem
+    let mount: FuseMount
+
+    init(
+        source: (any ByteSource)? = nil, configuration: Hydrator.Configuration = Hydrator.Configuration(),
+        prepare: (HeadStorage) throws -> Void = { _ in }
+    ) throws {
+        directory = NSTemporaryDirectory() + "godwit-mount-" + UUID().uuidString.lowercased()
+        mountPoint = directory + "/mnt"
+        try FileManager.default.createDirectory(atPath: mountPoint, withIntermediateDirectories: true)
+        let head = directory + "/head"
+        try FileManager.default.createDirectory(atPath: head, withIntermediateDirectories: true)
+        try Catalog.create(
+            in: head, capacity: 10 << 30, epoch: .first, now: VolumeFileSystem.now(), withRoot: true)
+        let storage = try HeadStorage(opening: head)
+        self.storage = storage
+        try prepare(storage)
+        let hydrator = source.map {
+            Hydrator(storage: storage, source: $0, configuration: configuration) { _ in }
+        }
+        fileSystem = VolumeFileSystem(storage: storage, hydrator: hydrator) { _ in }
+        var options = FuseMountOptions()
+        options.fsName = "godwit:test"
+        mount = try FuseMount(fileSystem: fileSystem, at: mountPoint, options: options)
+    }
+
+    /// Unmounts, closes and deletes; to be called also when the test has failed.
+    func end() async {
+        for _ in 0..<50 {
+            do {
+                try await mount.unmount()
+                break
+            } catch {
+                try? await Task.sleep(for: .milliseconds(100))
+            }
+        }
+        try? storage.close()
+        try? FileManager.default.removeItem(atPath: directory)
+    }
+
+    /// Runs a shell script in the mount's root.
+    ///
+    /// - Returns: its exit code and what it printed.
+    func shell(_ script: String) throws -> (code: Int32, output: String) {
+        let process = Process()
+        process.executableURL = URL(fileURLWithPath: "/bin/bash")
+        process.arguments = ["-ec", script]
+        process.currentDirectoryURL = URL(fileURLWithPath: mountPoint)
+        let pipe = Pipe()
+        process.standardOutput = pipe
+        process.standardError = pipe
+        try process.run()
+        let data = pipe.fileHandleForReading.readDataToEndOfFile()
+        process.waitUntilExit()
+        return (process.terminationStatus, String(decoding: data, as: UTF8.self))
+    }
+}
