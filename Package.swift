@@ -34,10 +34,55 @@ let package = Package(
         .systemLibrary(name: "CFuse"),
         .target(
             name: "FuseMount", dependencies: ["CFuse", "VolumeFileSystem", "VolumeModel"], swiftSettings: strict),
+        .target(
+            name: "CGRPC",
+            linkerSettings: [
+                // grpcpp's headers inline Abseil's Mutex; the certificate check uses OpenSSL itself.
+                .linkedLibrary("grpc++"), .linkedLibrary("grpc"), .linkedLibrary("gpr"),
+                .linkedLibrary("absl_synchronization"), .linkedLibrary("ssl"), .linkedLibrary("crypto"),
+            ]),
+        .target(name: "RPC", dependencies: ["CGRPC"], swiftSettings: strict),
+        .target(name: "Handoff", dependencies: ["VolumeModel"], swiftSettings: strict),
+        .target(
+            name: "SiteIdentity",
+            dependencies: [
+                "VolumeModel", .product(name: "X509", package: "swift-certificates"),
+                .product(name: "Crypto", package: "swift-crypto"),
+            ], swiftSettings: strict),
+        .target(
+            name: "PeerProtocol", dependencies: [.product(name: "SwiftProtobuf", package: "swift-protobuf")]),
+        .target(
+            name: "ControlProtocol",
+            dependencies: [.product(name: "SwiftProtobuf", package: "swift-protobuf")]),
+        .target(
+            name: "PeerService",
+            dependencies: [
+                "ByteStore", "Catalog", "Compression", "Hydration", "PeerProtocol", "RPC", "VolumeModel",
+                .product(name: "Crypto", package: "swift-crypto"),
+                .product(name: "SwiftProtobuf", package: "swift-protobuf"),
+            ], swiftSettings: strict),
+        .target(
+            name: "Site",
+            dependencies: [
+                "Catalog", "ControlProtocol", "FuseMount", "Handoff", "Hydration", "PeerProtocol",
+                "PeerService", "RPC", "SQLite", "SiteIdentity", "VolumeFileSystem", "VolumeModel",
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "SwiftProtobuf", package: "swift-protobuf"),
+            ], swiftSettings: strict),
+        .executableTarget(
+            name: "godwit",
+            dependencies: [
+                "ControlProtocol", "Hydration", "RPC", "Site", "SiteIdentity", "VolumeModel",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "SwiftProtobuf", package: "swift-protobuf"),
+            ], swiftSettings: strict),
+        .testTarget(name: "RPCTests", dependencies: ["RPC"], swiftSettings: strict),
         .testTarget(
             name: "FuseMountTests",
             dependencies: ["Catalog", "FuseMount", "Hydration", "VolumeFileSystem", "VolumeModel"],
             swiftSettings: strict),
     ],
-    swiftLanguageModes: [.v6]
+    swiftLanguageModes: [.v6],
+    cxxLanguageStandard: .cxx17
 )

@@ -1,5 +1,5 @@
 internal import Compression
-package import Catalog
+internal import Catalog
 package import Hydration
 package import PeerProtocol
 package import RPC

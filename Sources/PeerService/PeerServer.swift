@@ -1,6 +1,6 @@
-internal import Catalog
+package import Catalog
 internal import Compression
-package import Hydration
+internal import Hydration
 package import PeerProtocol
 package import RPC
 internal import SwiftProtobuf

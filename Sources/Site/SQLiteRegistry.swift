@@ -12,7 +12,7 @@ package final class SQLiteRegistry: SiteRegistry {
 
     /// Opens the file, making it if it is missing.
     package init(path: String) throws(RegistryError) {
-        do {
+        do throws(SQLiteError) {
             let connection = try Connection(path: path, mode: .create)
             connection.setBusyTimeout(milliseconds: 2000)
             try connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")

@@ -2,10 +2,10 @@ internal import Catalog
 internal import FuseMount
 internal import Glibc
 internal import Handoff
-package import Logging
+internal import Logging
 internal import PeerService
 internal import VolumeFileSystem
-package import VolumeModel
+internal import VolumeModel
 
 /// All volumes of one site on one host: the embedded form, controller and node in one process.
 package actor Site {
@@ -61,7 +61,7 @@ package actor Site {
             guard existing.value.capacity == capacity, existing.value.parameters == parameters else {
                 throw SiteError.nameTaken(name)
             }
-            return try await agent(existing.value.id)
+            return try agent(existing.value.id)
         }
         var generator = SystemRandomNumberGenerator()
         let id = VolumeID(randomHigh: generator.next(), randomLow: generator.next())
@@ -101,7 +101,7 @@ package actor Site {
     /// Deletes a volume and its bytes here. A volume that is gone already is a success.
     func delete(_ id: VolumeID) async throws {
         guard let agent = agents[id] else { return }
-        try await agent.exclusively { try await agent.delete() }
+        try await agent.deleteExclusively()
         agents[id] = nil
     }
 

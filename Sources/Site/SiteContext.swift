@@ -1,4 +1,4 @@
-internal import Hydration
+package import Hydration
 package import Logging
 internal import PeerService
 internal import RPC

@@ -1,4 +1,4 @@
-internal import Catalog
+package import Catalog
 internal import Handoff
 package import PeerProtocol
 package import PeerService
@@ -67,7 +67,7 @@ package struct SitePeerBackend: PeerBackend {
         let agent = try await shared(id, with: peer)
         let patience = Duration.milliseconds(Int64(min(request.waitMilliseconds, 3_600_000)))
         var reply = Godwit_Peer_V1_TakeOverReply()
-        reply.epoch = try await agent.exclusively { try await agent.own(patience: patience) }.number
+        reply.epoch = try await agent.ownExclusively(patience: patience).number
         return reply
     }
 

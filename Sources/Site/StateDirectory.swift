@@ -1,5 +1,5 @@
 internal import Glibc
-package import VolumeModel
+internal import VolumeModel
 
 /// Where a site keeps everything, and the only place that makes paths in it.
 ///

@@ -21,12 +21,9 @@ extension VolumeAgent {
             _ = try await follow(reign.owner)
         }
         let deadline = ContinuousClock.now + patience
+        lastRefusal = nil
         while true {
-            do {
-                try await apply(.takeOver)
-            } catch HandoffError.sealRefused(.inUse(let holder)) where ContinuousClock.now < deadline {
-                logger.debug("waits for \(holder)")
-            }
+            try await apply(.takeOver)
             if case .owning(let epoch, _) = record.head.role { return epoch }
             guard ContinuousClock.now < deadline else { break }
             try await Task.sleep(for: .milliseconds(20))
@@ -90,7 +87,7 @@ extension VolumeAgent {
             }
             logger.info("mounted at \(path)")
         } catch {
-            try? await apply(.detach(node: context.node))
+            _ = try? await apply(.detach(node: context.node))
             throw error
         }
     }

@@ -26,6 +26,8 @@ actor VolumeAgent {
     private var isDeciding = false
     private var waitingDecisions: [CheckedContinuation<Void, Never>] = []
     var isClosed = false
+    /// Why an owner did not give the volume away when it was last asked.
+    var lastRefusal: SealRefusal?
 
     struct Mount {
         let fuse: FuseMount
@@ -143,6 +145,7 @@ actor VolumeAgent {
     func send(_ message: Godwit_Peer_V1_HandoffMessage, to site: SiteID) async throws {
         let reply = try await context.client(of: site).exchange(message)
         guard let event = try HandoffCoding.event(of: reply, from: site, self: context.site) else { return }
+        if case .sealRefused(_, _, let refusal) = event { lastRefusal = refusal }
         try await apply(event)
     }
 
@@ -180,8 +183,8 @@ actor VolumeAgent {
     /// Runs an operation of a person or of Kubernetes.
     ///
     /// - Throws: `.busy` when another one is under way.
-    func exclusively<Result: Sendable>(
-        _ body: () async throws -> Result
+    private func exclusively<Result: Sendable>(
+        _ body: (isolated VolumeAgent) async throws -> Result
     ) async throws -> Result {
         guard !isClosed else { throw SiteError.unknownVolume(record.name) }
         guard !isBusy else {
@@ -189,7 +192,26 @@ actor VolumeAgent {
         }
         isBusy = true
         defer { isBusy = false }
-        return try await body()
+        return try await body(self)
+    }
+
+    func deleteExclusively() async throws { try await exclusively { try await $0.delete() } }
+
+    func ownExclusively(patience: Duration) async throws -> Epoch {
+        try await exclusively { try await $0.own(patience: patience) }
+    }
+
+    func mountExclusively(
+        at path: String, isReadOnly: Bool, pod: String? = nil, group: UInt32? = nil
+    ) async throws {
+        try await exclusively { try await $0.mount(at: path, isReadOnly: isReadOnly, pod: pod, group: group) }
+    }
+
+    /// - Parameter path: one mount; nil: all.
+    func unmountExclusively(_ path: String? = nil) async throws {
+        try await exclusively { agent in
+            for path in path.map({ [$0] }) ?? Array(agent.mounts.keys) { try await agent.unmount(path) }
+        }
     }
 
     /// Waits until no mount holds the volume, or the time is over: the machine then says who does.

@@ -1,0 +1,69 @@
+package import VolumeModel
+
+/// What may happen to a head at one site.
+///
+/// Every event may come twice, late or never. The shell has checked that a peer is who it claims to
+/// be and may touch this volume; that what it says is true is checked here as far as possible.
+package enum Event: Hashable, Sendable {
+    // MARK: wishes of this site
+
+    /// Keep a replica of this reign's head.
+    case prepare(Reign)
+    /// A pod arrives, or the user asks: this site is to own the head. A sealed site takes it back.
+    case takeOver
+    /// The head is no longer wanted here.
+    case abort
+    /// The head is to be mounted. A second pod on the same node is fine.
+    case attach(Holder)
+    /// The head is to be mounted though another node may still have it mounted: the epoch rises, so
+    /// that the older mount gets errors. Repeated by the same node it changes nothing.
+    case seize(Holder)
+    /// The node unmounted it.
+    case detach(node: String)
+
+    // MARK: results of this site's actions
+
+    /// `readTail` is done: no write under the sealed epoch can follow, and this was the last.
+    case tailRead(heir: Reign, finalSequence: SequenceNumber)
+    /// The catalog holds everything up to this sequence number, durably.
+    case caughtUp(wanted: Epoch, sequence: SequenceNumber)
+    /// Nothing that came with reigns up to this one is missing here any more.
+    case flattened(through: Epoch)
+    /// The fenced state is kept aside as a snapshot.
+    case divergenceKept(under: Epoch)
+
+    // MARK: messages of other sites
+
+    /// `by` wants to own the head under `wanted`, after the reign that it knows.
+    case sealRequested(by: SiteID, after: Epoch, wanted: Epoch)
+    /// `by` sealed and granted.
+    case sealGranted(by: SiteID, after: Epoch, grant: Grant)
+    /// `by` did not seal.
+    case sealRefused(by: SiteID, wanted: Epoch, SealRefusal)
+    /// The sealed owner of `reign` asks whether this site declines `wanted`.
+    case declineRequested(reign: Reign, wanted: Epoch)
+    /// `by` will never own the head under `wanted`.
+    case declined(by: SiteID, wanted: Epoch)
+    /// This reign has begun.
+    case ownerAnnounced(Reign)
+    /// The heir needs nothing more of what was kept for it.
+    case releaseRequested(heir: Reign)
+    /// `by` will not be needed for what it kept for our reign, and knows it.
+    case released(by: SiteID, reign: Epoch)
+}
+
+/// Why an owner did not seal. It changed nothing.
+package enum SealRefusal: Hashable, Sendable {
+    /// It is mounted: FAILED_PRECONDITION to whoever asked. Ask again when it is not.
+    case inUse(Holder)
+    /// Another reign is the present one: ask its owner.
+    case reigning(Reign)
+    /// Epochs up to this one are used up: ask again with a higher one.
+    case spent(through: Epoch)
+    /// It is being handed to another site: ask again later.
+    case promised(to: Reign)
+    /// It was overruled and does not know by whom.
+    case overruled(by: Epoch)
+    /// It keeps bytes for too many reigns: ask again when some are flattened.
+    case tooManyRetentions(limit: Int)
+}

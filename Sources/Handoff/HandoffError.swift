@@ -1,0 +1,55 @@
+package import VolumeModel
+
+/// Why an event was refused. The record is as it was.
+package enum HandoffError: Error, Hashable, Sendable, CustomStringConvertible {
+    /// The seal is refused; whoever asked is told why.
+    case sealRefused(SealRefusal)
+    /// Another node or pod has it mounted.
+    case inUse(Holder)
+    /// Only the owner can do this. The owner as far as known here.
+    case notOwner(Reign?)
+    /// The head is on its way to another site.
+    case promised(to: Reign)
+    /// A higher reign overruled this site: prepare the volume here again once its state is kept.
+    case overruled(under: Epoch, by: Epoch)
+    /// The state is not here up to the grant, or there is no grant for this epoch.
+    case notCaughtUp(wanted: Epoch, needed: SequenceNumber?)
+    /// Two claims that cannot both be true, such as two owners of one epoch. A person must look.
+    case contradiction(String)
+    /// A value that no honest site sends.
+    case implausible(String)
+    /// A stored record that is not one.
+    case unreadableRecord(String)
+
+    package var description: String {
+        switch self {
+        case .sealRefused(let refusal): "the owner does not give the volume away: \(refusal)"
+        case .inUse(let holder): "the volume is mounted: stop \(holder) first"
+        case .notOwner(let reign?): "this site does not own the volume: \(reign) does"
+        case .notOwner(nil): "this site does not own the volume, and does not know who does"
+        case .promised(let heir): "the volume is being handed to \(heir): wait, or take it back"
+        case .overruled(let epoch, let by):
+            "this site owned the volume at epoch \(epoch) and was overruled by epoch \(by)"
+        case .notCaughtUp(let wanted, let needed?):
+            "cannot own the volume at epoch \(wanted): changes up to \(needed) must be here first"
+        case .notCaughtUp(let wanted, nil): "cannot own the volume at epoch \(wanted): nobody granted it"
+        case .contradiction(let claim): "contradicting claims of ownership: \(claim)"
+        case .implausible(let value): "refused a value that cannot be: \(value)"
+        case .unreadableRecord(let reason): "the stored hand-off record is unreadable: \(reason)"
+        }
+    }
+}
+
+extension SealRefusal: CustomStringConvertible {
+    package var description: String {
+        switch self {
+        case .inUse(let holder): "it is mounted there: stop \(holder) first"
+        case .reigning(let reign): "the owner is \(reign)"
+        case .spent(let epoch): "epochs up to \(epoch) are used up"
+        case .promised(let heir): "it is being handed to \(heir)"
+        case .overruled(let epoch): "it was overruled by epoch \(epoch)"
+        case .tooManyRetentions(let limit):
+            "it keeps bytes for \(limit) earlier owners: wait until some are flattened"
+        }
+    }
+}

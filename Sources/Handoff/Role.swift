@@ -1,0 +1,104 @@
+package import VolumeModel
+
+/// What one site is, at present, to the head of one volume: one case for each phase of its life.
+///
+/// ```
+///   following ──takeOver──▶ acquiring ──granted──▶ receiving ──caughtUp──▶ owning
+///       ▲  ▲                    └──────abort──────────┘                     │ sealRequested
+///       │  └──owner knows── declining ◀──┘                                  ▼
+///       │                                        owning ◀──takeOver──── sealing
+///       └──prepare── retired ◀──heir announced── sealed ◀──tailRead────────┘
+///                                                  │ ▲ abort
+///                                                  ▼ │
+///                            owning ◀──declined── reclaiming
+/// ```
+///
+/// Any role that writes becomes `fenced` when it hears of a reign above its own.
+package enum Role: Hashable, Sendable {
+    /// A replica: takes the owner's catalog changes and never writes.
+    case following(Reign)
+    /// Wants to own: asks the owner of `from` to seal for `wanted`. Nothing was granted.
+    case acquiring(from: Reign, wanted: Epoch)
+    /// The owner sealed for us; its state up to the grant's final sequence is on its way.
+    case receiving(from: Reign, grant: Grant)
+    /// Gave up `declined` for good, and tells the owner until it knows.
+    case declining(from: Reign, declined: Epoch)
+    /// The one owner. May write under this epoch, and under no other.
+    /// The holder is whoever has it mounted: while there is one, the head is not given away.
+    case owning(Epoch, holder: Holder?)
+    /// Will never again write under this epoch. What it wrote last is not read yet; the heir knows nothing.
+    case sealing(Epoch, heir: Reign)
+    /// The same, with the answer for the heir, which stays the same however often it asks.
+    case sealed(Epoch, grant: Grant)
+    /// Sealed, and asks the heir to decline, because the head is wanted here again.
+    case reclaiming(Epoch, grant: Grant)
+    /// Neither writes nor follows. Its bytes matter only to the retentions.
+    case retired(Reign)
+    /// Was overruled: a reign `by` began without its seal. Its state is kept aside, never merged.
+    case fenced(Epoch, by: Epoch, owner: SiteID?)
+}
+
+/// A site that owns the head, or is to own it, under an epoch.
+package struct Reign: Hashable, Sendable, CustomStringConvertible {
+    package let owner: SiteID
+    package let epoch: Epoch
+
+    package init(_ owner: SiteID, _ epoch: Epoch) {
+        self.owner = owner
+        self.epoch = epoch
+    }
+
+    package var description: String { "\(owner) at epoch \(epoch)" }
+}
+
+/// What a seal promises: the heir may own the head as soon as it has everything up to `finalSequence`.
+package struct Grant: Hashable, Sendable {
+    package let heir: Reign
+    package let finalSequence: SequenceNumber
+
+    package init(heir: Reign, finalSequence: SequenceNumber) {
+        self.heir = heir
+        self.finalSequence = finalSequence
+    }
+}
+
+/// Who has the head mounted at the owning site.
+package struct Holder: Hashable, Sendable, CustomStringConvertible {
+    package let node: String
+    /// nil before a pod is known: Kubernetes attaches to a node first.
+    package let pod: String?
+
+    package init(node: String, pod: String?) {
+        self.node = node
+        self.pod = pod
+    }
+
+    package var description: String { pod.map { "pod \($0) on node \(node)" } ?? "node \(node)" }
+}
+
+/// A site that keeps bytes which this site lacks.
+package struct Source: Hashable, Sendable {
+    package enum Phase: String, Hashable, Sendable {
+        /// Bytes may still be missing here.
+        case fetching
+        /// Nothing is missing here any more; the source is told until it confirms.
+        case releasing
+    }
+
+    package let site: SiteID
+    /// The reign of this site for which the source keeps them.
+    package let reign: Epoch
+    package var phase: Phase
+
+    package init(site: SiteID, reign: Epoch, phase: Phase) {
+        self.site = site
+        self.reign = reign
+        self.phase = phase
+    }
+}
+
+extension Epoch {
+    /// The highest epoch that is believed. Far from the end of the number line, so that a peer's
+    /// rubbish cannot use up the epochs, and so that every store can hold it.
+    package static let highest = Epoch(1 << 62)
+}

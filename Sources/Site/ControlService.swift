@@ -1,0 +1,140 @@
+internal import ControlProtocol
+internal import Handoff
+internal import PeerProtocol
+internal import PeerService
+package import RPC
+internal import SwiftProtobuf
+internal import VolumeModel
+
+/// What the command line on the same host asks of the site.
+package struct ControlService: Sendable {
+    package static let service = "/godwit.control.v1.Control/"
+
+    private let site: Site
+    private let peerEndpoint: String
+
+    package init(site: Site, peerEndpoint: String) {
+        self.site = site
+        self.peerEndpoint = peerEndpoint
+    }
+
+    package func handle(_ call: RPCServerCall) async throws(RPCStatus) {
+        guard call.method.hasPrefix(Self.service) else {
+            throw RPCStatus(.unimplemented, "no such method: \(call.method)")
+        }
+        guard let request = try await call.receive() else {
+            throw RPCStatus(.invalidArgument, "a request is missing")
+        }
+        do {
+            try await answer(call, String(call.method.dropFirst(Self.service.count)), request)
+        } catch {
+            throw SiteStatus.status(of: error)
+        }
+    }
+
+    private func answer(_ call: RPCServerCall, _ method: String, _ request: [UInt8]) async throws {
+        switch method {
+        case "Info":
+            _ = try Godwit_Control_V1_InfoRequest(serializedBytes: request)
+            try await call.send(try info().serializedBytes())
+        case "CreateVolume":
+            let message = try Godwit_Control_V1_CreateVolumeRequest(serializedBytes: request)
+            let agent = try await site.create(name: message.name, capacity: message.capacity, parameters: [:])
+            try await send(agent, to: call)
+        case "DeleteVolume":
+            try await site.delete(try await agent(request).id)
+            try await call.send(try Godwit_Control_V1_Empty().serializedBytes())
+        case "ListVolumes":
+            var reply = Godwit_Control_V1_ListVolumesReply()
+            for agent in await site.allAgents() {
+                reply.volumes.append(await agent.summary().controlMessage(site: site.context.site))
+            }
+            reply.volumes.sort { $0.name < $1.name }
+            try await call.send(try reply.serializedBytes())
+        case "InspectVolume": try await send(try await agent(request), to: call)
+        case "Mount":
+            let message = try Godwit_Control_V1_MountRequest(serializedBytes: request)
+            guard message.path.hasPrefix("/") else { throw SiteError.invalid("a mount's path is absolute") }
+            let agent = try await site.agent(called: message.volume)
+            try await agent.mountExclusively(at: message.path, isReadOnly: message.readOnly)
+            try await send(agent, to: call)
+        case "Unmount":
+            let agent = try await agent(request)
+            try await agent.unmountExclusively()
+            try await send(agent, to: call)
+        case "Migrate": try await migrate(call, try .init(serializedBytes: request))
+        default: throw RPCStatus(.unimplemented, "no such method: \(call.method)")
+        }
+    }
+
+    private func agent(_ request: [UInt8]) async throws -> VolumeAgent {
+        let message = try Godwit_Control_V1_VolumeRequest(serializedBytes: request)
+        return try await site.agent(called: message.volume)
+    }
+
+    private func send(_ agent: VolumeAgent, to call: RPCServerCall) async throws {
+        try await call.send(
+            try await agent.summary().controlMessage(site: site.context.site).serializedBytes())
+    }
+
+    private func info() throws -> Godwit_Control_V1_InfoReply {
+        var reply = Godwit_Control_V1_InfoReply()
+        reply.site = site.context.site.description
+        reply.release = Release.current
+        reply.peerEndpoint = peerEndpoint
+        reply.peers = try site.context.identity.peers().map(\.site.description)
+        return reply
+    }
+
+    private func migrate(_ call: RPCServerCall, _ request: Godwit_Control_V1_MigrateRequest) async throws {
+        guard let target = SiteID(request.to) else {
+            throw SiteError.invalid("'\(request.to)' is no name of a site")
+        }
+        let agent = try await site.agent(called: request.volume)
+        let migration = Migration(agent: agent, target: target, request: request)
+        try await migration.run { progress in
+            try await call.send(try progress.serializedBytes())
+        }
+    }
+}
+
+/// The one table from a site's errors to what callers are told.
+package enum SiteStatus {
+    package static func status(of error: any Error) -> RPCStatus {
+        switch error {
+        case let error as RPCStatus: error
+        case let error as PeerError: error.status
+        case let error as SiteError: status(of: error)
+        case let error as HandoffError: RPCStatus(.failedPrecondition, error.description)
+        case let error as RegistryError: status(of: error)
+        case is BinaryDecodingError: RPCStatus(.invalidArgument, "the request is no message of this call")
+        case is CancellationError: RPCStatus(.cancelled, "cancelled")
+        default: RPCStatus(.internalError, "\(error)")
+        }
+    }
+
+    private static func status(of error: SiteError) -> RPCStatus {
+        let code: RPCCode =
+            switch error {
+            case .unknownVolume: .notFound
+            case .nameTaken: .alreadyExists
+            case .invalid: .invalidArgument
+            case .precondition: .failedPrecondition
+            case .busy: .aborted
+            case .unavailable: .unavailable
+            case .unusable, .system: .internalError
+            }
+        return RPCStatus(code, error.description)
+    }
+
+    private static func status(of error: RegistryError) -> RPCStatus {
+        let code: RPCCode =
+            switch error {
+            case .conflict: .aborted
+            case .nameTaken: .alreadyExists
+            case .notFound: .notFound
+            case .store, .malformed: .internalError
+            }
+        return RPCStatus(code, error.description)
+    }
+}

@@ -1,0 +1,109 @@
+internal import ControlProtocol
+internal import Handoff
+internal import PeerProtocol
+internal import PeerService
+internal import VolumeModel
+
+/// Hands a volume from this site to another, and tells how far it is until the bytes have arrived.
+///
+/// The target does the work: this end only offers, asks it to take over, and looks at its progress. Ended
+/// in the middle and started again, it goes on where it was.
+struct Migration: Sendable {
+    private static let pollInterval: Duration = .milliseconds(250)
+    /// A first catalog may be a million rows over a slow link.
+    private static let prepareTimeout: Duration = .seconds(3600)
+
+    let agent: VolumeAgent
+    let target: SiteID
+    let request: Godwit_Control_V1_MigrateRequest
+
+    typealias Progress = Godwit_Control_V1_MigrateProgress
+
+    func run(_ report: (Progress) async throws -> Void) async throws {
+        let started = ContinuousClock.now
+        let client = try agent.context.client(of: target)
+        var progress = Progress()
+        func tell(_ phase: String) async throws {
+            progress.phase = phase
+            progress.elapsedSeconds = seconds(ContinuousClock.now - started)
+            try await report(progress)
+        }
+        try await tell("preparing")
+        if try await agent.isToBeHandedOver(to: target) {
+            let offer = try await agent.offerMessage(to: target)
+            _ = try await client.offer(offer, timeout: Self.prepareTimeout)
+            try await tell("ready")
+            if request.prepareOnly { return }
+            try await tell("handing-over")
+            let handingOver = ContinuousClock.now
+            var takeOver = Godwit_Peer_V1_TakeOverRequest()
+            takeOver.volume = agent.id.description
+            takeOver.waitMilliseconds = request.waitMilliseconds
+            progress.epoch = try await client.takeOver(
+                takeOver, timeout: .milliseconds(Int64(request.waitMilliseconds) + 30_000)
+            ).epoch
+            progress.handoffMilliseconds = seconds(ContinuousClock.now - handingOver) * 1000
+        }
+        while true {
+            let status = try await client.status(of: agent.id)
+            progress.epoch = status.epoch
+            progress.totalByteCount = status.totalByteCount
+            progress.missingByteCount = status.missingByteCount
+            progress.receivedByteCount = status.receivedByteCount
+            progress.faultCount = status.faultCount
+            progress.faultP50Microseconds = status.faultP50Microseconds
+            progress.faultP99Microseconds = status.faultP99Microseconds
+            progress.waitingReason = status.waitingReason
+            progress.inodeCount = status.inodeCount
+            if status.released {
+                try await tell("done")
+                return
+            }
+            try await tell("hydrating")
+            if request.detach { return }
+            try await Task.sleep(for: Self.pollInterval)
+        }
+    }
+
+    private func seconds(_ duration: Duration) -> Double {
+        Double(duration.components.seconds) + Double(duration.components.attoseconds) / 1e18
+    }
+}
+
+extension VolumeAgent {
+    /// Whether the target does not own the volume yet.
+    ///
+    /// - Throws: `.precondition` when this site cannot hand it over because it is not its owner.
+    func isToBeHandedOver(to target: SiteID) throws -> Bool {
+        guard target != context.site else {
+            throw SiteError.invalid("volume '\(record.name)' is at site \(target) already: this is it")
+        }
+        switch record.head.role {
+        case .owning, .sealing: return true
+        case .sealed(_, let grant), .reclaiming(_, let grant):
+            guard grant.heir.owner == target else {
+                throw SiteError.precondition(
+                    "volume '\(record.name)' was handed to \(grant.heir): ask there")
+            }
+            return false
+        case .retired(let reign), .following(let reign), .acquiring(let reign, _), .receiving(let reign, _),
+            .declining(let reign, _):
+            if reign.owner == target { return false }
+            throw SiteError.precondition("volume '\(record.name)' is owned by \(reign): ask there")
+        case .fenced(_, let by, _):
+            throw SiteError.precondition("volume '\(record.name)' was taken over under epoch \(by)")
+        }
+    }
+
+    func offerMessage(to target: SiteID) async throws -> Godwit_Peer_V1_OfferRequest {
+        try await change { $0.sharedWith.insert(target) }
+        var offer = Godwit_Peer_V1_OfferRequest()
+        offer.volume = id.description
+        offer.name = record.name
+        offer.capacity = record.capacity
+        offer.parameters = record.parameters
+        if case .owning(let epoch, _) = record.head.role { offer.epoch = epoch.number }
+        if case .sealing(let epoch, _) = record.head.role { offer.epoch = epoch.number }
+        return offer
+    }
+}

@@ -1,0 +1,199 @@
+internal import ArgumentParser
+internal import ControlProtocol
+internal import Foundation
+
+/// `godwit volume …`
+struct VolumeCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "volume", abstract: "Make, list, mount, unmount, inspect and delete volumes.",
+        subcommands: [Create.self, List.self, Inspect.self, Mount.self, Unmount.self, Delete.self])
+
+    struct Create: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Make an empty volume, owned by this site.",
+            discussion: "Example: godwit volume create data --capacity 10Gi")
+
+        @OptionGroup var site: SiteOptions
+        @Argument(help: "The volume's name: 1 to 128 bytes, unique at the site.") var name: String
+        @Option(help: "Its capacity, which df shows: 10Gi, 500M …") var capacity: ByteCount
+        @Flag(help: "Print JSON.") var json = false
+
+        func run() async throws {
+            try await reporting {
+                var request = Godwit_Control_V1_CreateVolumeRequest()
+                request.name = name
+                request.capacity = capacity.bytes
+                let volume: Godwit_Control_V1_Volume = try await ControlClient(site).call(
+                    "CreateVolume", request)
+                try VolumeText.print(volume, json: json)
+            }
+        }
+    }
+
+    struct List: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "List the volumes that this site knows.",
+            discussion: "Example: godwit volume list --json")
+
+        @OptionGroup var site: SiteOptions
+        @Flag(help: "Print JSON, an array.") var json = false
+
+        func run() async throws {
+            try await reporting {
+                let reply: Godwit_Control_V1_ListVolumesReply = try await ControlClient(site).call(
+                    "ListVolumes", Godwit_Control_V1_ListVolumesRequest())
+                if json {
+                    print("[" + (try reply.volumes.map(VolumeText.json).joined(separator: ",\n ")) + "]")
+                    return
+                }
+                let rows = reply.volumes.map { volume in
+                    [
+                        volume.name, volume.id, volume.role, volume.owner, String(volume.epoch),
+                        Text.size(volume.totalByteCount), VolumeText.residentPercent(volume),
+                        volume.mounts.joined(separator: ","),
+                    ]
+                }
+                print(
+                    Text.table(
+                        [["NAME", "ID", "ROLE", "OWNER", "EPOCH", "BYTES", "RESIDENT", "MOUNTED"]] + rows))
+            }
+        }
+    }
+
+    struct Inspect: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Show everything that is known of a volume.",
+            discussion: "Example: godwit volume inspect data")
+
+        @OptionGroup var site: SiteOptions
+        @Argument(help: "The volume's name or identifier.") var volume: String
+        @Flag(help: "Print JSON.") var json = false
+
+        func run() async throws { try await show("InspectVolume", volume, site, json: json) }
+    }
+
+    struct Mount: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Mount a volume at a directory of this host.",
+            discussion: """
+                A volume that this site only follows is taken over first, if its owner has it unmounted.
+                Example: godwit volume mount data /mnt/data
+                """)
+
+        @OptionGroup var site: SiteOptions
+        @Argument(help: "The volume's name or identifier.") var volume: String
+        @Argument(help: "An existing, empty directory.") var path: String
+        @Flag(help: "Mount read-only.") var readOnly = false
+
+        func run() async throws {
+            try await reporting {
+                var request = Godwit_Control_V1_MountRequest()
+                request.volume = volume
+                request.path = URL(fileURLWithPath: path).standardizedFileURL.path
+                request.readOnly = readOnly
+                let _: Godwit_Control_V1_Volume = try await ControlClient(site).call("Mount", request)
+            }
+        }
+    }
+
+    struct Unmount: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Unmount a volume here.",
+            discussion: "Refused while files are open. Example: godwit volume unmount data")
+
+        @OptionGroup var site: SiteOptions
+        @Argument(help: "The volume's name or identifier.") var volume: String
+
+        func run() async throws {
+            try await reporting {
+                var request = Godwit_Control_V1_VolumeRequest()
+                request.volume = volume
+                let _: Godwit_Control_V1_Volume = try await ControlClient(site).call("Unmount", request)
+            }
+        }
+    }
+
+    struct Delete: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Delete a volume and its bytes at this site.",
+            discussion: """
+                Refused while it is mounted, or while another site still fetches its bytes from here.
+                Example: godwit volume delete data
+                """)
+
+        @OptionGroup var site: SiteOptions
+        @Argument(help: "The volume's name or identifier.") var volume: String
+
+        func run() async throws {
+            try await reporting {
+                var request = Godwit_Control_V1_VolumeRequest()
+                request.volume = volume
+                let _: Godwit_Control_V1_Empty = try await ControlClient(site).call("DeleteVolume", request)
+            }
+        }
+    }
+}
+
+private func show(_ method: String, _ volume: String, _ site: SiteOptions, json: Bool) async throws {
+    try await reporting {
+        var request = Godwit_Control_V1_VolumeRequest()
+        request.volume = volume
+        let reply: Godwit_Control_V1_Volume = try await ControlClient(site).call(method, request)
+        try VolumeText.print(reply, json: json)
+    }
+}
+
+/// A volume as text.
+enum VolumeText {
+    static func json(_ volume: Godwit_Control_V1_Volume) throws -> String {
+        var options = JSONObject()
+        options.add("id", volume.id)
+        options.add("name", volume.name)
+        options.add("capacity", volume.capacity)
+        options.add("role", volume.role)
+        options.add("owner", volume.owner)
+        options.add("epoch", volume.epoch)
+        options.add("origin", volume.origin)
+        options.add("inodes", volume.inodeCount)
+        options.add("totalBytes", volume.totalByteCount)
+        options.add("missingBytes", volume.missingByteCount)
+        options.add("receivedBytes", volume.receivedByteCount)
+        options.add("faults", volume.faultCount)
+        options.add("faultP50Microseconds", volume.faultP50Microseconds)
+        options.add("faultP99Microseconds", volume.faultP99Microseconds)
+        options.add("waitingReason", volume.waitingReason)
+        options.add("released", volume.released)
+        options.add("mounts", volume.mounts)
+        return options.text
+    }
+
+    static func residentPercent(_ volume: Godwit_Control_V1_Volume) -> String {
+        guard volume.totalByteCount > 0 else { return volume.missingByteCount == 0 ? "100 %" : "0 %" }
+        let resident = volume.totalByteCount - min(volume.totalByteCount, volume.missingByteCount)
+        return Text.decimal(Double(resident) * 100 / Double(volume.totalByteCount), places: 1) + " %"
+    }
+
+    static func print(_ volume: Godwit_Control_V1_Volume, json: Bool) throws {
+        if json {
+            Swift.print(try Self.json(volume))
+            return
+        }
+        var rows = [
+            ["name", volume.name], ["id", volume.id], ["capacity", Text.size(volume.capacity)],
+            ["role here", volume.role], ["owner", "\(volume.owner) at epoch \(volume.epoch)"],
+            ["inodes", String(volume.inodeCount)],
+            ["bytes", "\(Text.size(volume.totalByteCount)), \(residentPercent(volume)) resident"],
+        ]
+        if !volume.origin.isEmpty { rows.append(["origin", "site \(volume.origin)"]) }
+        if volume.faultCount > 0 {
+            rows.append([
+                "faults",
+                "\(volume.faultCount), p50 \(Text.milliseconds(volume.faultP50Microseconds)), "
+                    + "p99 \(Text.milliseconds(volume.faultP99Microseconds))",
+            ])
+        }
+        if !volume.waitingReason.isEmpty { rows.append(["waits", volume.waitingReason]) }
+        for mount in volume.mounts { rows.append(["mounted at", mount]) }
+        Swift.print(Text.table(rows))
+    }
+}
