@@ -24,7 +24,7 @@ let package = Package(
         .target(name: "CLinux"),
         .target(name: "SQLite", dependencies: ["CSQLite"], swiftSettings: strict),
         .target(name: "Compression", dependencies: ["CZstd"], swiftSettings: strict),
-        .target(name: "Catalog", dependencies: ["CLinux", "SQLite", "VolumeModel"], swiftSettings: strict),
+        .target(name: "Catalog", dependencies: ["SQLite", "VolumeModel"], swiftSettings: strict),
         .target(name: "ByteStore", dependencies: ["CLinux", "VolumeModel"], swiftSettings: strict),
         .target(
             name: "Hydration", dependencies: ["ByteStore", "Catalog", "VolumeModel"], swiftSettings: strict),
@@ -62,9 +62,18 @@ let package = Package(
                 .product(name: "SwiftProtobuf", package: "swift-protobuf"),
             ], swiftSettings: strict),
         .target(
+            name: "CSIProtocol", dependencies: [.product(name: "SwiftProtobuf", package: "swift-protobuf")]),
+        .target(name: "HostMounts", dependencies: ["CLinux"], swiftSettings: strict),
+        .target(
+            name: "CSIService",
+            dependencies: [
+                "CSIProtocol", "HostMounts", "RPC", "VolumeModel",
+                .product(name: "SwiftProtobuf", package: "swift-protobuf"),
+            ], swiftSettings: strict),
+        .target(
             name: "Site",
             dependencies: [
-                "Catalog", "ControlProtocol", "FuseMount", "Handoff", "Hydration", "PeerProtocol",
+                "CSIService", "Catalog", "ControlProtocol", "FuseMount", "Handoff", "Hydration", "PeerProtocol",
                 "PeerService", "RPC", "SQLite", "SiteIdentity", "VolumeFileSystem", "VolumeModel",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SwiftProtobuf", package: "swift-protobuf"),
@@ -72,7 +81,7 @@ let package = Package(
         .executableTarget(
             name: "godwit",
             dependencies: [
-                "ControlProtocol", "Hydration", "RPC", "Site", "SiteIdentity", "VolumeModel",
+                "CSIProtocol", "CSIService", "ControlProtocol", "Hydration", "RPC", "Site", "SiteIdentity", "VolumeModel",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SwiftProtobuf", package: "swift-protobuf"),

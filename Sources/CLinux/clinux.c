@@ -2,6 +2,7 @@
 #include "clinux.h"
 
 #include <fcntl.h>
+#include <sys/mount.h>
 #include <unistd.h>
 
 int gw_fallocate(int descriptor, int mode, int64_t offset, int64_t byte_count) {
@@ -12,4 +13,10 @@ int gw_syncfs(int descriptor) { return syncfs(descriptor); }
 
 int gw_sync_file_range(int descriptor, int64_t offset, int64_t byte_count, unsigned int flags) {
     return sync_file_range(descriptor, offset, byte_count, flags);
+}
+
+int gw_bind_mount(const char *source, const char *target) { return mount(source, target, NULL, MS_BIND, NULL); }
+
+int gw_remount_bind(const char *target, unsigned long flags) {
+    return mount(NULL, target, NULL, MS_BIND | MS_REMOUNT | flags, NULL);
 }

@@ -29,7 +29,12 @@ package enum PeerError: Error, Hashable, Sendable, CustomStringConvertible {
     /// The one table from what went wrong to what the caller is told.
     package var status: RPCStatus {
         switch self {
-        case .call(_, _, let status): RPCStatus(.unavailable, status.message)
+        // What a peer says of the volume's state is as true here; anything else is the peer's own trouble.
+        case .call(_, _, let status):
+            switch status.code {
+            case .failedPrecondition, .aborted, .notFound, .alreadyExists, .permissionDenied: status
+            default: RPCStatus(.unavailable, description)
+            }
         case .malformed: RPCStatus(.invalidArgument, description)
         case .gone, .unknownVolume: RPCStatus(.notFound, description)
         case .notTrusted: RPCStatus(.permissionDenied, description)

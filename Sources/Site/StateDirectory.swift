@@ -37,6 +37,13 @@ package struct StateDirectory: Sendable {
     func volume(_ id: VolumeID) -> String { "\(path)/volumes/\(id)" }
     func head(_ number: UInt64, of id: VolumeID) -> String { "\(volume(id))/heads/\(number)" }
 
+    /// Bytes that the disk has room for.
+    func freeBytes() throws(SiteError) -> UInt64 {
+        var status = statvfs()
+        guard statvfs(path, &status) == 0 else { throw .system(call: "statvfs", path: path, Errno(errno)) }
+        return UInt64(status.f_bavail) &* UInt64(status.f_frsize)
+    }
+
     /// Makes a head's directory. May be repeated.
     func makeHead(_ number: UInt64, of id: VolumeID) throws(SiteError) -> String {
         try Self.make(volume(id))

@@ -207,6 +207,25 @@ actor VolumeAgent {
         try await exclusively { try await $0.mount(at: path, isReadOnly: isReadOnly, pod: pod, group: group) }
     }
 
+    /// Owns the volume and holds it for this node, though nothing is mounted yet.
+    func attachExclusively() async throws {
+        try await exclusively { agent in
+            try await agent.own()
+            try await agent.apply(.attach(Holder(node: agent.context.node, pod: nil)))
+        }
+    }
+
+    /// Lets go of the volume, unless it is still mounted.
+    func detachExclusively() async throws {
+        try await exclusively { agent in
+            guard let path = agent.mounts.keys.first else {
+                try await agent.apply(.detach(node: agent.context.node))
+                return
+            }
+            throw SiteError.precondition("volume '\(agent.record.name)' is still mounted at \(path)")
+        }
+    }
+
     /// - Parameter path: one mount; nil: all.
     func unmountExclusively(_ path: String? = nil) async throws {
         try await exclusively { agent in

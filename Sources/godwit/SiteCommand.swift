@@ -1,4 +1,5 @@
 internal import ArgumentParser
+internal import CSIService
 internal import Dispatch
 internal import Foundation
 internal import Glibc
@@ -66,11 +67,13 @@ struct SiteCommand: AsyncParsableCommand {
                 logger: logger)
             let site = Site(context: context)
             try await site.start()
+            let csi = CSIService(backend: SiteCSIBackend(site: site))
             let servers = try SiteServers(
                 site: site,
                 endpoints: .init(
                     control: .unix(path: state.controlSocket), peers: try endpoint(peerListen),
-                    csi: try endpoint(csiEndpoint)), csi: nil)
+                    csi: try endpoint(csiEndpoint)),
+                csi: { (call) async throws(RPCStatus) in try await csi.handle(call) })
             logger.info("site \(identity.site) is ready", metadata: ["release": "\(Release.current)"])
             await stop.wait()
             logger.info("stopping")

@@ -9,6 +9,18 @@ int gw_fallocate(int descriptor, int mode, int64_t offset, int64_t byte_count);
 int gw_syncfs(int descriptor);
 int gw_sync_file_range(int descriptor, int64_t offset, int64_t byte_count, unsigned int flags);
 
+// mount(2), for a bind mount of a directory, and to change the flags of one.
+int gw_bind_mount(const char *_Nonnull source, const char *_Nonnull target);
+int gw_remount_bind(const char *_Nonnull target, unsigned long flags);
+
+enum {
+    GW_MS_RDONLY = 1,
+    GW_MS_NOSUID = 2,
+    GW_MS_NODEV = 4,
+    GW_MS_NOEXEC = 8,
+    GW_MS_NOATIME = 1024,
+};
+
 enum {
     GW_FALLOC_FL_KEEP_SIZE = 0x01,
     GW_FALLOC_FL_PUNCH_HOLE = 0x02,

@@ -1,0 +1,71 @@
+package import VolumeModel
+
+/// A volume as Kubernetes is told of it.
+package struct CSIVolume: Hashable, Sendable {
+    package var id: VolumeID
+    package var capacity: UInt64
+    package var publishedNodes: [String]
+    /// nil: nothing is wrong with it.
+    package var trouble: String?
+
+    package init(id: VolumeID, capacity: UInt64, publishedNodes: [String], trouble: String?) {
+        self.id = id
+        self.capacity = capacity
+        self.publishedNodes = publishedNodes
+        self.trouble = trouble
+    }
+}
+
+/// How full a volume is; each is O(1) to tell.
+package struct CSIUsage: Hashable, Sendable {
+    package var totalBytes: UInt64
+    package var usedBytes: UInt64
+    package var totalInodes: UInt64
+    package var usedInodes: UInt64
+
+    package init(totalBytes: UInt64, usedBytes: UInt64, totalInodes: UInt64, usedInodes: UInt64) {
+        self.totalBytes = totalBytes
+        self.usedBytes = usedBytes
+        self.totalInodes = totalInodes
+        self.usedInodes = usedInodes
+    }
+}
+
+/// Why the site did not do what Kubernetes asked.
+package enum CSIBackendError: Error, Hashable, Sendable {
+    case notFound(String)
+    /// The name is taken by a volume that is not what was asked for.
+    case exists(String)
+    case invalid(String)
+    /// Mounted elsewhere, owned elsewhere: the text says what to do.
+    case precondition(String)
+    /// Another operation on the volume is under way.
+    case pending(String)
+    case unavailable(String)
+    case exhausted(String)
+    case other(String)
+}
+
+/// What the CSI services ask of the site. Every call may be repeated.
+package protocol CSIBackend: Sendable {
+    var site: SiteID { get }
+    var node: String { get }
+    var release: String { get }
+
+    /// - Parameter limit: the most it may be, in bytes; 0: no limit. A volume of that name that fits is returned.
+    func create(
+        name: String, required: UInt64, limit: UInt64, parameters: [String: String]
+    ) async throws(CSIBackendError) -> CSIVolume
+    func delete(_ id: VolumeID) async throws(CSIBackendError)
+    func volumes() async throws(CSIBackendError) -> [CSIVolume]
+    func volume(_ id: VolumeID) async throws(CSIBackendError) -> CSIVolume
+    func freeBytes() async throws(CSIBackendError) -> UInt64
+    /// Acquires the volume for this node: ownership follows the pod.
+    func publish(_ id: VolumeID) async throws(CSIBackendError)
+    func unpublish(_ id: VolumeID) async throws(CSIBackendError)
+    /// Mounts it at a staging directory, which exists.
+    func stage(_ id: VolumeID, at path: String, isReadOnly: Bool, group: UInt32?)
+        async throws(CSIBackendError)
+    func unstage(_ id: VolumeID, at path: String) async throws(CSIBackendError)
+    func usage(of id: VolumeID) async throws(CSIBackendError) -> CSIUsage
+}

@@ -1,0 +1,92 @@
+internal import CSIProtocol
+internal import HostMounts
+internal import RPC
+internal import VolumeModel
+
+/// What requests must hold, by the specification's words: checked before anything is touched.
+enum CSIChecks {
+    /// The specification's limit for strings.
+    static let stringLimit = 128
+    static let pathLimit = 4096
+    static let mapLimit = 4096
+
+    /// - Throws: INVALID_ARGUMENT when it is missing; NOT_FOUND when it can be no volume of ours.
+    static func volume(_ text: String) throws(RPCStatus) -> VolumeID {
+        guard !text.isEmpty else { throw RPCStatus(.invalidArgument, "a volume id is missing") }
+        guard let id = VolumeID(text) else {
+            throw RPCStatus(.notFound, "no volume has an id that is not a UUID in lower case")
+        }
+        return id
+    }
+
+    static func path(_ text: String, _ what: String) throws(RPCStatus) -> String {
+        guard !text.isEmpty else { throw RPCStatus(.invalidArgument, "\(what) is missing") }
+        let parts = text.split(separator: "/", omittingEmptySubsequences: false).dropFirst()
+        guard text.hasPrefix("/"), text.utf8.count <= pathLimit, !text.utf8.contains(0), !parts.isEmpty,
+            parts.allSatisfy({ !$0.isEmpty && $0 != "." && $0 != ".." && $0.utf8.count <= 255 })
+        else {
+            throw RPCStatus(
+                .invalidArgument,
+                "\(what) must be an absolute path of at most 4096 bytes without '.' and '..'")
+        }
+        return text
+    }
+
+    static func map(_ map: [String: String], _ what: String) throws(RPCStatus) {
+        let size = map.reduce(0) { $0 + $1.key.utf8.count + $1.value.utf8.count }
+        guard size <= mapLimit else {
+            throw RPCStatus(.invalidArgument, "\(what) has more than \(mapLimit) bytes")
+        }
+    }
+
+    /// What a capability asks for, in our words.
+    struct Access {
+        var isReadOnly: Bool
+        var group: UInt32?
+        var flags: BindMount.Flags
+    }
+
+    static func capability(
+        _ capability: Csi_V1_VolumeCapability?
+    ) throws(RPCStatus) -> Access {
+        guard let capability, capability.accessType != nil, capability.hasAccessMode else {
+            throw RPCStatus(.invalidArgument, "a volume capability with access type and mode is missing")
+        }
+        guard case .mount(let mount) = capability.accessType else {
+            throw RPCStatus(.invalidArgument, "block volumes are not offered: ask for a mounted one")
+        }
+        var access = Access(isReadOnly: false, group: nil, flags: [])
+        switch capability.accessMode.mode {
+        case .singleNodeWriter, .singleNodeSingleWriter, .singleNodeMultiWriter: break
+        case .singleNodeReaderOnly: access.isReadOnly = true
+        case .multiNodeReaderOnly, .multiNodeSingleWriter, .multiNodeMultiWriter:
+            throw RPCStatus(
+                .invalidArgument, "a volume is used on one node at a time: this mode is not offered")
+        case .unknown, .UNRECOGNIZED: throw RPCStatus(.invalidArgument, "an access mode is missing")
+        }
+        guard mount.fsType.isEmpty || mount.fsType == "godwit" else {
+            throw RPCStatus(
+                .invalidArgument, "file system type '\(mount.fsType)' is not offered: leave it out")
+        }
+        for flag in mount.mountFlags { try add(flag, to: &access) }
+        if !mount.volumeMountGroup.isEmpty {
+            guard let group = UInt32(mount.volumeMountGroup) else {
+                throw RPCStatus(.invalidArgument, "a volume mount group is a number")
+            }
+            access.group = group
+        }
+        return access
+    }
+
+    private static func add(_ flag: String, to access: inout Access) throws(RPCStatus) {
+        switch flag {
+        case "rw", "relatime": break
+        case "ro": access.isReadOnly = true
+        case "nosuid": access.flags.insert(.noSetID)
+        case "nodev": access.flags.insert(.noDevices)
+        case "noexec": access.flags.insert(.noExecution)
+        case "noatime": access.flags.insert(.noAccessTimes)
+        default: throw RPCStatus(.invalidArgument, "mount flag '\(flag)' is not known")
+        }
+    }
+}

@@ -1,0 +1,219 @@
+internal import CSIProtocol
+internal import RPC
+internal import VolumeModel
+
+extension CSIService {
+    /// What a claim that names no size gets.
+    static let defaultCapacity: UInt64 = 10 << 30
+    static let largestCapacity: UInt64 = 1 << 50
+
+    func createVolume(_ request: Csi_V1_CreateVolumeRequest) async throws -> Csi_V1_CreateVolumeResponse {
+        guard !request.name.isEmpty else { throw RPCStatus(.invalidArgument, "a name is missing") }
+        guard request.name.utf8.count <= CSIChecks.stringLimit else {
+            throw RPCStatus(.invalidArgument, "a name has at most 128 bytes")
+        }
+        guard !request.volumeCapabilities.isEmpty else {
+            throw RPCStatus(.invalidArgument, "volume capabilities are missing")
+        }
+        for capability in request.volumeCapabilities { _ = try CSIChecks.capability(capability) }
+        guard !request.hasVolumeContentSource else {
+            throw RPCStatus(.invalidArgument, "clones and snapshots are not offered: leave the source out")
+        }
+        guard request.mutableParameters.isEmpty else {
+            throw RPCStatus(.invalidArgument, "there are no mutable parameters")
+        }
+        try CSIChecks.map(request.parameters, "parameters")
+        let parameters = try checkedParameters(request.parameters)
+        let (required, limit) = try range(request.capacityRange)
+        try checkTopology(request)
+        let volume = try await operations.alone(request.name) {
+            try await backend.create(
+                name: request.name, required: required, limit: limit, parameters: parameters)
+        }
+        var response = Csi_V1_CreateVolumeResponse()
+        response.volume = message(volume)
+        return response
+    }
+
+    /// Kubernetes adds its own under `csi.storage.k8s.io/`; of ours there is none yet.
+    private func checkedParameters(_ parameters: [String: String]) throws -> [String: String] {
+        let own = parameters.filter { !$0.key.hasPrefix("csi.storage.k8s.io/") }
+        if let unknown = own.keys.sorted().first {
+            throw RPCStatus(.invalidArgument, "parameter '\(unknown)' is not known")
+        }
+        return own
+    }
+
+    private func range(_ range: Csi_V1_CapacityRange) throws -> (required: UInt64, limit: UInt64) {
+        guard range.requiredBytes >= 0, range.limitBytes >= 0 else {
+            throw RPCStatus(.invalidArgument, "a capacity is not negative")
+        }
+        let limit = UInt64(range.limitBytes)
+        var required = UInt64(range.requiredBytes)
+        if required == 0 { required = limit == 0 ? Self.defaultCapacity : min(limit, Self.defaultCapacity) }
+        guard limit == 0 || required <= limit else {
+            throw RPCStatus(.outOfRange, "the required capacity is more than its limit")
+        }
+        guard required <= Self.largestCapacity else {
+            throw RPCStatus(.outOfRange, "a volume has at most \(Self.largestCapacity) bytes")
+        }
+        return (required, limit)
+    }
+
+    private func checkTopology(_ request: Csi_V1_CreateVolumeRequest) throws {
+        guard request.hasAccessibilityRequirements else { return }
+        let wanted = request.accessibilityRequirements.requisite
+        let fits = wanted.isEmpty || wanted.contains { isHere($0) }
+        guard fits else {
+            throw RPCStatus(.resourceExhausted, "this driver makes volumes at site \(backend.site) only")
+        }
+    }
+
+    private func isHere(_ topology: Csi_V1_Topology) -> Bool {
+        topology.segments[Self.topologyKey] == backend.site.description
+    }
+
+    func deleteVolume(_ request: Csi_V1_DeleteVolumeRequest) async throws -> Csi_V1_DeleteVolumeResponse {
+        guard !request.volumeID.isEmpty else { throw RPCStatus(.invalidArgument, "a volume id is missing") }
+        // What can be no volume of ours does not exist: deleting it is done already.
+        if let id = VolumeID(request.volumeID) {
+            try await operations.alone(request.volumeID) { try await backend.delete(id) }
+        }
+        return Csi_V1_DeleteVolumeResponse()
+    }
+
+    func controllerPublish(
+        _ request: Csi_V1_ControllerPublishVolumeRequest
+    ) async throws -> Csi_V1_ControllerPublishVolumeResponse {
+        let id = try CSIChecks.volume(request.volumeID)
+        guard !request.nodeID.isEmpty else { throw RPCStatus(.invalidArgument, "a node id is missing") }
+        _ = try CSIChecks.capability(request.hasVolumeCapability ? request.volumeCapability : nil)
+        guard !request.readonly else {
+            throw RPCStatus(.invalidArgument, "read-only attachment is not offered: publish it read-only")
+        }
+        _ = try await backend.volume(id)
+        try checkNode(request.nodeID)
+        try await operations.alone(request.volumeID) { try await backend.publish(id) }
+        return Csi_V1_ControllerPublishVolumeResponse()
+    }
+
+    private func checkNode(_ node: String) throws {
+        guard node == backend.node else {
+            throw RPCStatus(.notFound, "there is no node '\(node)' at this site")
+        }
+    }
+
+    func controllerUnpublish(
+        _ request: Csi_V1_ControllerUnpublishVolumeRequest
+    ) async throws -> Csi_V1_ControllerUnpublishVolumeResponse {
+        guard !request.volumeID.isEmpty else { throw RPCStatus(.invalidArgument, "a volume id is missing") }
+        // Nothing of that name is published anywhere: that is what was asked for.
+        if let id = VolumeID(request.volumeID), request.nodeID.isEmpty || request.nodeID == backend.node {
+            try await operations.alone(request.volumeID) { try await backend.unpublish(id) }
+        }
+        return Csi_V1_ControllerUnpublishVolumeResponse()
+    }
+
+    func validate(
+        _ request: Csi_V1_ValidateVolumeCapabilitiesRequest
+    ) async throws -> Csi_V1_ValidateVolumeCapabilitiesResponse {
+        let id = try CSIChecks.volume(request.volumeID)
+        guard !request.volumeCapabilities.isEmpty else {
+            throw RPCStatus(.invalidArgument, "volume capabilities are missing")
+        }
+        _ = try await backend.volume(id)
+        var response = Csi_V1_ValidateVolumeCapabilitiesResponse()
+        do {
+            for capability in request.volumeCapabilities { _ = try CSIChecks.capability(capability) }
+            response.confirmed.volumeCapabilities = request.volumeCapabilities
+            response.confirmed.volumeContext = request.volumeContext
+            response.confirmed.parameters = request.parameters
+        } catch {
+            // Not an error of the call: the answer is no, and why.
+            response.message = error.message
+        }
+        return response
+    }
+
+    func listVolumes(_ request: Csi_V1_ListVolumesRequest) async throws -> Csi_V1_ListVolumesResponse {
+        guard request.maxEntries >= 0 else {
+            throw RPCStatus(.invalidArgument, "max_entries is not negative")
+        }
+        var volumes = try await backend.volumes().sorted { $0.id < $1.id }
+        if !request.startingToken.isEmpty {
+            guard let start = VolumeID(request.startingToken) else {
+                throw RPCStatus(.aborted, "this token was not given out here: list from the start")
+            }
+            volumes.removeAll { $0.id < start }
+        }
+        var response = Csi_V1_ListVolumesResponse()
+        let limit = request.maxEntries == 0 ? volumes.count : Int(request.maxEntries)
+        response.entries = volumes.prefix(limit).map { volume in
+            var entry = Csi_V1_ListVolumesResponse.Entry()
+            entry.volume = message(volume)
+            entry.status.publishedNodeIds = volume.publishedNodes
+            entry.status.volumeCondition = condition(volume)
+            return entry
+        }
+        if volumes.count > limit { response.nextToken = volumes[limit].id.description }
+        return response
+    }
+
+    func getVolume(
+        _ request: Csi_V1_ControllerGetVolumeRequest
+    ) async throws -> Csi_V1_ControllerGetVolumeResponse {
+        let volume = try await backend.volume(try CSIChecks.volume(request.volumeID))
+        var response = Csi_V1_ControllerGetVolumeResponse()
+        response.volume = message(volume)
+        response.status.publishedNodeIds = volume.publishedNodes
+        response.status.volumeCondition = condition(volume)
+        return response
+    }
+
+    func capacity(_ request: Csi_V1_GetCapacityRequest) async throws -> Csi_V1_GetCapacityResponse {
+        var response = Csi_V1_GetCapacityResponse()
+        let isPossible =
+            (try? request.volumeCapabilities.allSatisfy {
+                _ = try CSIChecks.capability($0); return true
+            }) ?? false
+        let isElsewhere = request.hasAccessibleTopology && !isHere(request.accessibleTopology)
+        if isPossible, !isElsewhere {
+            response.availableCapacity = Int64(clamping: try await backend.freeBytes())
+        }
+        response.maximumVolumeSize.value = Int64(Self.largestCapacity)
+        return response
+    }
+
+    func controllerCapabilities(
+        _: Csi_V1_ControllerGetCapabilitiesRequest
+    ) -> Csi_V1_ControllerGetCapabilitiesResponse {
+        let types: [Csi_V1_ControllerServiceCapability.RPC.TypeEnum] = [
+            .createDeleteVolume, .publishUnpublishVolume, .listVolumes, .listVolumesPublishedNodes,
+            .getCapacity, .getVolume, .volumeCondition, .singleNodeMultiWriter,
+        ]
+        var response = Csi_V1_ControllerGetCapabilitiesResponse()
+        response.capabilities = types.map { type in
+            var capability = Csi_V1_ControllerServiceCapability()
+            capability.rpc.type = type
+            return capability
+        }
+        return response
+    }
+
+    private func message(_ volume: CSIVolume) -> Csi_V1_Volume {
+        var message = Csi_V1_Volume()
+        message.volumeID = volume.id.description
+        message.capacityBytes = Int64(clamping: volume.capacity)
+        var topology = Csi_V1_Topology()
+        topology.segments = [Self.topologyKey: backend.site.description]
+        message.accessibleTopology = [topology]
+        return message
+    }
+
+    func condition(_ volume: CSIVolume) -> Csi_V1_VolumeCondition {
+        var condition = Csi_V1_VolumeCondition()
+        condition.abnormal = volume.trouble != nil
+        condition.message = volume.trouble ?? "the volume is well"
+        return condition
+    }
+}

@@ -1,0 +1,97 @@
+package import RPC
+internal import SwiftProtobuf
+internal import VolumeModel
+
+/// The CSI services Identity, Controller and Node over any transport that moves bytes.
+///
+/// Checks every field before anything is touched, and speaks the specification's error codes. What it must
+/// know after a restart stands in the kernel's mount table and in the backend.
+package struct CSIService: Sendable {
+    package static let driverName = "csi.godwit.dev"
+    package static let topologyKey = "topology.godwit.dev/site"
+
+    let backend: any CSIBackend
+    let operations = PendingOperations()
+
+    package init(backend: any CSIBackend) { self.backend = backend }
+
+    package func handle(_ call: RPCServerCall) async throws(RPCStatus) {
+        guard let request = try await call.receive() else {
+            throw RPCStatus(.invalidArgument, "a request is missing")
+        }
+        try call.sendLast(try await handle(method: call.method, request: request))
+    }
+
+    /// One call: its method (`/csi.v1.Identity/Probe`) and its encoded request, to its encoded response.
+    package func handle(method: String, request: [UInt8]) async throws(RPCStatus) -> [UInt8] {
+        do {
+            return try await answer(method, request)
+        } catch let error as RPCStatus {
+            throw error
+        } catch let error as CSIBackendError {
+            throw error.status
+        } catch is BinaryDecodingError {
+            throw RPCStatus(.invalidArgument, "the request is no message of \(method)")
+        } catch {
+            throw RPCStatus(.internalError, "\(error)")
+        }
+    }
+
+    private func answer(_ method: String, _ request: [UInt8]) async throws -> [UInt8] {
+        switch method {
+        case "/csi.v1.Identity/GetPluginInfo":
+            try pluginInfo(.init(serializedBytes: request)).serializedBytes()
+        case "/csi.v1.Identity/GetPluginCapabilities":
+            try pluginCapabilities(.init(serializedBytes: request)).serializedBytes()
+        case "/csi.v1.Identity/Probe": try probe(.init(serializedBytes: request)).serializedBytes()
+        case "/csi.v1.Controller/CreateVolume":
+            try await createVolume(.init(serializedBytes: request)).serializedBytes()
+        case "/csi.v1.Controller/DeleteVolume":
+            try await deleteVolume(.init(serializedBytes: request)).serializedBytes()
+        case "/csi.v1.Controller/ControllerPublishVolume":
+            try await controllerPublish(.init(serializedBytes: request)).serializedBytes()
+        case "/csi.v1.Controller/ControllerUnpublishVolume":
+            try await controllerUnpublish(.init(serializedBytes: request)).serializedBytes()
+        case "/csi.v1.Controller/ValidateVolumeCapabilities":
+            try await validate(.init(serializedBytes: request)).serializedBytes()
+        case "/csi.v1.Controller/ListVolumes":
+            try await listVolumes(.init(serializedBytes: request)).serializedBytes()
+        case "/csi.v1.Controller/GetCapacity":
+            try await capacity(.init(serializedBytes: request)).serializedBytes()
+        case "/csi.v1.Controller/ControllerGetCapabilities":
+            try controllerCapabilities(.init(serializedBytes: request)).serializedBytes()
+        case "/csi.v1.Controller/ControllerGetVolume":
+            try await getVolume(.init(serializedBytes: request)).serializedBytes()
+        case "/csi.v1.Node/NodeStageVolume":
+            try await stage(.init(serializedBytes: request)).serializedBytes()
+        case "/csi.v1.Node/NodeUnstageVolume":
+            try await unstage(.init(serializedBytes: request)).serializedBytes()
+        case "/csi.v1.Node/NodePublishVolume":
+            try await publish(.init(serializedBytes: request)).serializedBytes()
+        case "/csi.v1.Node/NodeUnpublishVolume":
+            try await unpublish(.init(serializedBytes: request)).serializedBytes()
+        case "/csi.v1.Node/NodeGetVolumeStats":
+            try await volumeStats(.init(serializedBytes: request)).serializedBytes()
+        case "/csi.v1.Node/NodeGetCapabilities":
+            try nodeCapabilities(.init(serializedBytes: request)).serializedBytes()
+        case "/csi.v1.Node/NodeGetInfo": try nodeInfo(.init(serializedBytes: request)).serializedBytes()
+        default: throw RPCStatus(.unimplemented, "this driver does not offer \(method)")
+        }
+    }
+}
+
+extension CSIBackendError {
+    /// The one table from the site's words to CSI's codes.
+    var status: RPCStatus {
+        switch self {
+        case .notFound(let text): RPCStatus(.notFound, text)
+        case .exists(let text): RPCStatus(.alreadyExists, text)
+        case .invalid(let text): RPCStatus(.invalidArgument, text)
+        case .precondition(let text): RPCStatus(.failedPrecondition, text)
+        case .pending(let text): RPCStatus(.aborted, text)
+        case .unavailable(let text): RPCStatus(.unavailable, text)
+        case .exhausted(let text): RPCStatus(.resourceExhausted, text)
+        case .other(let text): RPCStatus(.internalError, text)
+        }
+    }
+}

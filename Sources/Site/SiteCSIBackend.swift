@@ -1,0 +1,120 @@
+package import CSIService
+internal import Handoff
+internal import PeerService
+internal import RPC
+package import VolumeModel
+
+/// What this site does for Kubernetes.
+package struct SiteCSIBackend: CSIBackend {
+    private let owner: Site
+
+    package init(site: Site) { owner = site }
+
+    package var site: SiteID { owner.context.site }
+    package var node: String { owner.context.node }
+    package var release: String { Release.current }
+
+    package func create(
+        name: String, required: UInt64, limit: UInt64, parameters: [String: String]
+    ) async throws(CSIBackendError) -> CSIVolume {
+        try await translating {
+            if let known = try await owner.context.registry.volume(named: name)?.value {
+                guard known.capacity >= required, limit == 0 || known.capacity <= limit,
+                    known.parameters == parameters
+                else { throw SiteError.nameTaken(name) }
+                return try await describe(try await owner.agent(known.id))
+            }
+            return try await describe(
+                try await owner.create(name: name, capacity: required, parameters: parameters))
+        }
+    }
+
+    package func delete(_ id: VolumeID) async throws(CSIBackendError) {
+        try await translating { try await owner.delete(id) }
+    }
+
+    package func volumes() async throws(CSIBackendError) -> [CSIVolume] {
+        try await translating {
+            var volumes: [CSIVolume] = []
+            for agent in await owner.allAgents() { volumes.append(try await describe(agent)) }
+            return volumes
+        }
+    }
+
+    package func volume(_ id: VolumeID) async throws(CSIBackendError) -> CSIVolume {
+        try await translating { try await describe(try await owner.agent(id)) }
+    }
+
+    package func freeBytes() async throws(CSIBackendError) -> UInt64 {
+        try await translating { try owner.context.state.freeBytes() }
+    }
+
+    package func publish(_ id: VolumeID) async throws(CSIBackendError) {
+        try await translating { try await owner.agent(id).attachExclusively() }
+    }
+
+    package func unpublish(_ id: VolumeID) async throws(CSIBackendError) {
+        try await translating {
+            guard await owner.knows(id) else { return }
+            try await owner.agent(id).detachExclusively()
+        }
+    }
+
+    package func stage(
+        _ id: VolumeID, at path: String, isReadOnly: Bool, group: UInt32?
+    ) async throws(CSIBackendError) {
+        try await translating {
+            try await owner.agent(id).mountExclusively(at: path, isReadOnly: isReadOnly, group: group)
+        }
+    }
+
+    package func unstage(_ id: VolumeID, at path: String) async throws(CSIBackendError) {
+        try await translating {
+            guard await owner.knows(id) else { return }
+            try await owner.agent(id).unmountExclusively(path)
+        }
+    }
+
+    package func usage(of id: VolumeID) async throws(CSIBackendError) -> CSIUsage {
+        try await translating {
+            let summary = await (try owner.agent(id)).summary()
+            return CSIUsage(
+                totalBytes: summary.record.capacity, usedBytes: summary.totalByteCount,
+                totalInodes: max(summary.inodeCount, summary.record.capacity / 1024),
+                usedInodes: summary.inodeCount)
+        }
+    }
+
+    private func describe(_ agent: VolumeAgent) async throws -> CSIVolume {
+        let summary = await agent.summary()
+        var nodes: [String] = []
+        if case .owning(_, let holder?) = summary.record.head.role { nodes = [holder.node] }
+        let waits = summary.waitingReason
+        return CSIVolume(
+            id: summary.record.id, capacity: summary.record.capacity, publishedNodes: nodes,
+            trouble: waits.isEmpty ? nil : "bytes that are still elsewhere do not arrive: \(waits)")
+    }
+
+    /// The one table from the site's errors to what Kubernetes is told.
+    private func translating<Result>(
+        _ body: () async throws -> Result
+    ) async throws(CSIBackendError) -> Result {
+        do {
+            return try await body()
+        } catch {
+            let status = SiteStatus.status(of: error)
+            switch status.code {
+            case .notFound: throw .notFound(status.message)
+            case .alreadyExists: throw .exists(status.message)
+            case .invalidArgument, .outOfRange: throw .invalid(status.message)
+            case .failedPrecondition: throw .precondition(status.message)
+            case .aborted: throw .pending(status.message)
+            case .unavailable, .deadlineExceeded, .cancelled: throw .unavailable(status.message)
+            case .resourceExhausted: throw .exhausted(status.message)
+            case .ok, .unknown, .permissionDenied, .unimplemented, .internalError, .dataLoss,
+                .unauthenticated:
+                throw .other(status.message)
+            }
+        }
+    }
+}

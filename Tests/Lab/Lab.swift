@@ -1,0 +1,10 @@
+internal import ArgumentParser
+
+@main
+struct Lab: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "godwit-lab",
+        abstract: "Tools to show, measure and test Godwit on one machine.",
+        subcommands: [WANCommand.self]
+    )
+}
