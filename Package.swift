@@ -86,6 +86,21 @@ let package = Package(
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SwiftProtobuf", package: "swift-protobuf"),
             ], swiftSettings: strict),
+        // The project's own test tools: an emulated WAN link, databases, sites as processes.
+        .target(name: "CTestBed", path: "Tests/CTestBed"),
+        .target(
+            name: "TestBed", dependencies: ["CTestBed", .product(name: "Crypto", package: "swift-crypto")],
+            path: "Tests/TestBed", swiftSettings: strict),
+        .executableTarget(
+            name: "godwit-lab",
+            dependencies: ["TestBed", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+            path: "Tests/Lab", swiftSettings: strict),
+        .testTarget(
+            name: "TestBedTests", dependencies: ["TestBed", "godwit-lab"], path: "Tests/TestBedTests",
+            swiftSettings: strict),
+        .testTarget(
+            name: "SiteTests", dependencies: ["TestBed", "godwit"], path: "Tests/SiteTests",
+            swiftSettings: strict),
         .testTarget(name: "RPCTests", dependencies: ["RPC"], swiftSettings: strict),
         .testTarget(
             name: "FuseMountTests",

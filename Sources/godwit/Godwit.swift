@@ -17,6 +17,6 @@ struct Godwit: AsyncParsableCommand {
             """,
         version: Release.current,
         subcommands: [
-            SiteCommand.self, VolumeCommand.self, MigrateCommand.self, PKICommand.self,
+            SiteCommand.self, VolumeCommand.self, MigrateCommand.self, PKICommand.self, CSICommand.self,
         ])
 }

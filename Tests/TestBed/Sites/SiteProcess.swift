@@ -1,0 +1,138 @@
+internal import Foundation
+
+/// A `godwit site` that runs as a process, and the command line that talks to it.
+package actor SiteProcess {
+    package nonisolated let name: String
+    package nonisolated let stateDirectory: String
+    package nonisolated let address: String
+    package nonisolated let binary: String
+    private nonisolated let network: NetworkNamespace?
+    private nonisolated let options: [String]
+    private var process: ChildProcess?
+
+    /// - Parameters:
+    ///   - binary: the program `godwit`.
+    ///   - address: where peers reach it: an address of the namespace, or of loopback.
+    ///   - stateDirectory: made if it is missing.
+    package init(
+        name: String, binary: String, stateDirectory: String, address: String,
+        network: NetworkNamespace? = nil,
+        options: [String] = []
+    ) {
+        self.name = name
+        self.binary = binary
+        self.stateDirectory = stateDirectory
+        self.address = address
+        self.network = network
+        self.options = options
+    }
+
+    package nonisolated var csiEndpoint: String { "unix://\(stateDirectory)/csi.sock" }
+    package nonisolated var logPath: String { stateDirectory + ".log" }
+    package var pid: Int32? { process?.pid }
+    package var usage: ProcessUsage? { process?.usage }
+
+    /// Runs a command of `godwit` against this site.
+    ///
+    /// - Returns: how it ended and what it printed, standard error included.
+    package nonisolated func run(
+        _ arguments: [String], input: String = "", limit: Duration = .seconds(60)
+    ) async throws -> ChildProcess.Outcome {
+        var program = Program(binary, arguments + ["--state-dir", stateDirectory])
+        program.input = Array(input.utf8)
+        return try await ChildProcess.run(program, limit: limit)
+    }
+
+    /// The same, where anything but success is an error.
+    @discardableResult
+    package nonisolated func godwit(
+        _ arguments: [String], input: String = "", limit: Duration = .seconds(60)
+    ) async throws -> String {
+        let outcome = try await run(arguments, input: input, limit: limit)
+        guard outcome.exit.isSuccess else {
+            throw LabError.invalid(
+                "godwit \(arguments.joined(separator: " ")) at \(name): \(outcome.exit): \(outcome.output)")
+        }
+        return outcome.output
+    }
+
+    /// Calls the site's CSI socket: `godwit csi …`, as JSON.
+    @discardableResult
+    package nonisolated func csi(_ arguments: [String], limit: Duration = .seconds(60)) async throws -> String
+    {
+        let program = Program(binary, ["csi"] + arguments + ["--endpoint", csiEndpoint])
+        let outcome = try await ChildProcess.run(program, limit: limit)
+        guard outcome.exit.isSuccess else {
+            throw LabError.invalid(
+                "godwit csi \(arguments.joined(separator: " ")) at \(name): \(outcome.output)")
+        }
+        return outcome.output
+    }
+
+    /// What `godwit volume inspect --json` says.
+    package nonisolated func inspect(_ volume: String) async throws -> [String: Any] {
+        let text = try await godwit(["volume", "inspect", volume, "--json"])
+        guard let object = try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any] else {
+            throw LabError.invalid("no JSON object: \(text)")
+        }
+        return object
+    }
+
+    /// A number of `inspect`.
+    package nonisolated func number(_ key: String, of volume: String) async throws -> UInt64 {
+        guard let number = try await inspect(volume)[key] as? NSNumber else {
+            throw LabError.invalid("volume \(volume) has no number '\(key)'")
+        }
+        return number.uint64Value
+    }
+
+    package func initialise() async throws {
+        try FileManager.default.createDirectory(
+            atPath: stateDirectory, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
+        try await godwit(["pki", "init", "--site", name])
+    }
+
+    /// Lets two sites trust each other.
+    package static func introduce(_ first: SiteProcess, _ second: SiteProcess) async throws {
+        for (one, other) in [(first, second), (second, first)] {
+            let document = try await one.godwit(["pki", "show", "--address", one.address])
+            try await other.godwit(["pki", "trust", "-"], input: document)
+        }
+    }
+
+    /// Starts the site and waits until it answers.
+    package func start() async throws {
+        var program = Program(
+            binary,
+            [
+                "site", "--state-dir", stateDirectory, "--peer-listen", address, "--csi-endpoint",
+                csiEndpoint,
+                "--node", "\(name)-node",
+            ] + options)
+        program.network = network
+        program.output = .file(logPath)
+        let started = try await ChildProcess.start(program)
+        process = started
+        let deadline = ContinuousClock.now + .seconds(20)
+        while try await !run(["volume", "list"]).exit.isSuccess {
+            guard started.exit == nil, ContinuousClock.now < deadline else {
+                let log = (try? String(contentsOfFile: logPath, encoding: .utf8)) ?? ""
+                throw LabError.invalid("site \(name) does not start: \(log.suffix(2000))")
+            }
+            try await Task.sleep(for: .milliseconds(50))
+        }
+    }
+
+    /// Ends it in order.
+    package func stop() async {
+        _ = await process?.end(with: SIGTERM, grace: .seconds(20))
+        process = nil
+    }
+
+    /// kill -9.
+    package func kill() async {
+        _ = process?.kill(SIGKILL)
+        _ = try? await process?.wait(limit: .seconds(10))
+        process = nil
+    }
+}
