@@ -7,7 +7,7 @@ extension CSIService {
     /// The type of our mounts in the kernel's table.
     private static let mountType = "fuse.godwit"
 
-    private func source(of id: VolumeID) -> String { "godwit:\(id)" }
+    private func source(of id: VolumeID) -> String { "godwit:\(backend.site)/\(id)" }
 
     func stage(_ request: Csi_V1_NodeStageVolumeRequest) async throws -> Csi_V1_NodeStageVolumeResponse {
         let id = try CSIChecks.volume(request.volumeID)

@@ -1,6 +1,6 @@
 /// How a volume is mounted.
 package struct FuseMountOptions: Sendable {
-    /// What mountinfo shows as the source: `godwit:<volume>`.
+    /// What mountinfo shows as the source: `godwit:<site>/<volume>`.
     package var fsName = "godwit"
     package var isReadOnly = false
     /// Threads that take requests from the kernel. Few are quicker on few cores; nothing that waits for a

@@ -32,7 +32,13 @@ package struct PeerServer: Sendable {
 
     private let backend: any PeerBackend
 
-    package init(backend: any PeerBackend) { self.backend = backend }
+    private let statusOfError: @Sendable (any Error) -> RPCStatus
+
+    /// - Parameter statusOfError: the backend's own errors as callers are told of them.
+    package init(backend: any PeerBackend, statusOfError: @escaping @Sendable (any Error) -> RPCStatus) {
+        self.backend = backend
+        self.statusOfError = statusOfError
+    }
 
     package func handle(_ call: RPCServerCall) async throws(RPCStatus) {
         guard call.method.hasPrefix(PeerClient.service) else {
@@ -61,7 +67,7 @@ package struct PeerServer: Sendable {
         } catch is BinaryDecodingError {
             throw RPCStatus(.invalidArgument, "the request is no message of \(call.method)")
         } catch {
-            throw RPCStatus(.internalError, "\(error)")
+            throw statusOfError(error)
         }
     }
 

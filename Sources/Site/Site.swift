@@ -126,7 +126,7 @@ extension VolumeAgent {
     /// After a restart no mount of ours is served any more: dead ones are taken away, the holder goes.
     func startAfterRestart() async {
         do {
-            try FuseMount.cleanStale(fsName: "godwit:\(id)")
+            try FuseMount.cleanStale(fsName: mountSource)
             if case .owning(_, let holder) = record.head.role, holder?.node == context.node {
                 try await apply(.detach(node: context.node))
             }

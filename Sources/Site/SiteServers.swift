@@ -30,7 +30,8 @@ package final class SiteServers: Sendable {
         var servers = [controlServer]
         var port: UInt16?
         if let peers = endpoints.peers {
-            let peerService = PeerServer(backend: SitePeerBackend(site: site))
+            let peerService = PeerServer(
+                backend: SitePeerBackend(site: site), statusOfError: { SiteStatus.status(of: $0) })
             let server = RPCServer { (call) async throws(RPCStatus) in try await peerService.handle(call) }
             let identity = site.context.identity
             port = try server.listen(

@@ -75,7 +75,7 @@ extension VolumeAgent {
             }
             if let group { try fileSystem.giveToGroup(group) }
             var options = FuseMountOptions()
-            options.fsName = "godwit:\(id)"
+            options.fsName = mountSource
             options.isReadOnly = isReadOnly
             let fuse = try FuseMount(fileSystem: fileSystem, at: path, options: options)
             mounts[path] = Mount(
@@ -91,6 +91,10 @@ extension VolumeAgent {
             throw error
         }
     }
+
+    /// What the kernel's mount table shows as the source: the volume and the site that serves it, because two
+    /// sites may share a host.
+    nonisolated var mountSource: String { "godwit:\(context.site)/\(id)" }
 
     /// Unmounts; repeated it is a success.
     func unmount(_ path: String) async throws {

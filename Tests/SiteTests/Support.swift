@@ -1,0 +1,65 @@
+import Foundation
+import Glibc
+import Testing
+
+@testable import TestBed
+
+/// The tests here run real sites: processes, mounts, network namespaces, databases. One after the other,
+/// because two cores serve two sites, a link and a database in each of them.
+@Suite(.serialized, .enabled(if: geteuid() == 0, "mounts and network namespaces need root"))
+enum SiteTests {}
+
+/// The program `godwit` beside the test bundle.
+let godwitBinary: String = {
+    let bundle = CommandLine.arguments.first.map { URL(fileURLWithPath: $0) } ?? URL(fileURLWithPath: ".")
+    var directory = bundle.deletingLastPathComponent()
+    // The runner may be started from the toolchain: then the build folder is the working directory's.
+    for _ in 0..<6 {
+        let candidate = directory.appendingPathComponent("godwit").path
+        if FileManager.default.isExecutableFile(atPath: candidate) { return candidate }
+        directory.deleteLastPathComponent()
+    }
+    return FileManager.default.currentDirectoryPath + "/.build/debug/godwit"
+}()
+
+/// Runs a test with two sites and takes everything back, however it ends.
+func withSites(
+    _ link: LinkSettings = LinkSettings(LineSettings(bitsPerSecond: 1_000_000_000, delay: .milliseconds(1))),
+    options: [String] = [], _ body: @escaping @Sendable (SitePair, Cleanup) async throws -> Void
+) async throws {
+    try await Cleanup.scope(catchingSignals: false) { cleanup in
+        let pair = try await SitePair.start(binary: godwitBinary, link: link, options: options, cleanup)
+        do {
+            try await body(pair, cleanup)
+        } catch {
+            for site in [pair.london, pair.sydney] {
+                let log = (try? String(contentsOfFile: site.logPath, encoding: .utf8)) ?? ""
+                Issue.record("log of \(site.name): \(log.suffix(3000))")
+            }
+            throw error
+        }
+    }
+}
+
+/// A slow link, so that hydration is still under way when the test acts.
+func slowLink(megabits: UInt64) -> LinkSettings {
+    LinkSettings(LineSettings(bitsPerSecond: megabits * 1_000_000, delay: .milliseconds(10)))
+}
+
+/// A file of bytes that no compressor makes smaller.
+func writeRandomFile(_ path: String, byteCount: Int) throws {
+    var generator = SystemRandomNumberGenerator()
+    var bytes = [UInt8](repeating: 0, count: byteCount)
+    bytes.withUnsafeMutableBytes { buffer in
+        for offset in stride(from: 0, to: buffer.count - 7, by: 8) {
+            buffer.storeBytes(of: generator.next(), toByteOffset: offset, as: UInt64.self)
+        }
+    }
+    try Data(bytes).write(to: URL(fileURLWithPath: path))
+}
+
+func shell(_ script: String, in directory: String) async throws -> ChildProcess.Outcome {
+    var program = Program("/bin/bash", ["-ec", script])
+    program.directory = directory
+    return try await ChildProcess.run(program, limit: .seconds(120))
+}
