@@ -98,6 +98,7 @@ let package = Package(
         .testTarget(
             name: "TestBedTests", dependencies: ["TestBed", "godwit-lab"], path: "Tests/TestBedTests",
             swiftSettings: strict),
+        .testTarget(name: "SourceTests", swiftSettings: strict),
         .testTarget(
             name: "SiteTests", dependencies: ["TestBed", "godwit"], path: "Tests/SiteTests",
             swiftSettings: strict),

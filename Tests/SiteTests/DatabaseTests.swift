@@ -16,7 +16,8 @@ extension SiteTests {
                 try cleanup.add("PostgreSQL at london") { await first.kill() }
                 try await first.start()
                 try await first.query(
-                    "create table t(id int primary key, v text); insert into t select i, md5(i::text) from generate_series(1, 200000) i")
+                    "create table t(id int primary key, v text); insert into t select i, md5(i::text) from generate_series(1, 200000) i"
+                )
                 let sum = try await first.query("select sum(hashtext(v)) from t")
                 try await first.stop()
                 try await pair.unmount("db", at: pair.london)

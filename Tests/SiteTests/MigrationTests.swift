@@ -163,7 +163,8 @@ extension SiteTests {
                 try cleanup.add("mallory") { await mallory.stop() }
                 try await mallory.start()
                 try await mallory.godwit(["volume", "create", "bait", "--capacity", "1Gi"])
-                let refused = try await mallory.run(["migrate", "bait", "--to", "london"], limit: .seconds(40))
+                let refused = try await mallory.run(
+                    ["migrate", "bait", "--to", "london"], limit: .seconds(40))
                 #expect(!refused.exit.isSuccess)
                 let list = try await pair.london.godwit(["volume", "list"])
                 #expect(!list.contains("bait"))

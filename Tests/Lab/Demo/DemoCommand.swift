@@ -15,12 +15,14 @@ struct DemoCommand: AsyncParsableCommand {
             """)
 
     @Option(help: "The link's rate in each direction.") var rate = BitRate(megabits: 100)
-    @Option(help: "The link's delay in each direction: half of the round trip.") var delay = Interval(milliseconds: 10)
+    @Option(help: "The link's delay in each direction: half of the round trip.") var delay = Interval(
+        milliseconds: 10)
     @Option(help: "The database: postgresql or mariadb.") var database = DemoDatabase.postgresql
     @Option(help: "At least this much data: 1G, 256M.") var size = ByteCount(argument: "1G")!
     @Flag(help: "Also measure a full copy with rsync over the same link.") var rsync = false
     @Option(help: "The program godwit; beside this one if not given.") var godwit: String?
-    @Option(help: "Where the state of both sites goes for the time of the demonstration.") var directory = "/tmp"
+    @Option(help: "Where the state of both sites goes for the time of the demonstration.") var directory =
+        "/tmp"
 
     func validate() throws {
         guard geteuid() == 0 else { throw ValidationError("mounts and network namespaces need root") }
@@ -113,7 +115,8 @@ struct Demo {
         let digest = try await TreeDigest.of(mount, withTimes: true)
         say(
             "\(command.database.title) at london holds \(bytesText(digest.byteCount)) in \(digest.fileCount) files"
-                + " (loaded in \(timeText(Timeline.seconds(ContinuousClock.now - started)))); it is stopped in order.")
+                + " (loaded in \(timeText(Timeline.seconds(ContinuousClock.now - started)))); it is stopped in order."
+        )
         try await detach(id, at: pair.london)
         return (digest, checked)
     }
@@ -167,9 +170,15 @@ struct Demo {
         let state = try await pair.sydney.inspect(Self.volume)
         let crossed = pair.link.counters.aToB.delivered.bytes
         let copy = Double(total) * 8 / Double(command.rate.bitsPerSecond)
-        say("A full copy of \(bytesText(total)) over this link takes \(timeText(copy)) at the least (computed:")
-        say("bytes over rate), and the database is down for all of it. Here it answered after \(timeText(first)).")
-        say("Over the link went \(bytesText(crossed)), compressed and without zeros, in \(timeText(hydrated)).")
+        say(
+            "A full copy of \(bytesText(total)) over this link takes \(timeText(copy)) at the least (computed:"
+        )
+        say(
+            "bytes over rate), and the database is down for all of it. Here it answered after \(timeText(first))."
+        )
+        say(
+            "Over the link went \(bytesText(crossed)), compressed and without zeros, in \(timeText(hydrated))."
+        )
         if let faults = state["faults"] as? NSNumber, let p50 = state["faultP50Microseconds"] as? NSNumber,
             let p99 = state["faultP99Microseconds"] as? NSNumber
         {
@@ -205,7 +214,8 @@ struct Demo {
         }
         say(
             "Proof: \(before.entries.count - written) of \(before.entries.count) files and directories are equal by "
-                + "SHA-256; \(written) were written by the database at sydney since, and its rows are what they were.")
+                + "SHA-256; \(written) were written by the database at sydney since, and its rows are what they were."
+        )
     }
 
     /// Files that a database removes when it goes on: old log segments and statistics.
@@ -220,7 +230,9 @@ struct Demo {
         let target = pair.directory + "/rsync-copy"
         try FileManager.default.createDirectory(atPath: target, withIntermediateDirectories: true)
         let result = try await FullCopy(over: pair.link, .bToA).run(from: mount, to: target)
-        say("rsync needed \(timeText(Timeline.seconds(result.duration))) for \(bytesText(result.linkByteCount)).")
+        say(
+            "rsync needed \(timeText(Timeline.seconds(result.duration))) for \(bytesText(result.linkByteCount))."
+        )
         try await pair.unmount(Self.volume, at: pair.sydney)
     }
 }

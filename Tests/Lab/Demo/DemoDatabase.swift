@@ -53,7 +53,8 @@ extension PostgreSQLServer: DemoServer {
 
     func check() async throws -> String {
         try await query(
-            "select count(*), sum(aid::bigint), sum(abalance::bigint) from pgbench_accounts", database: "bench",
+            "select count(*), sum(aid::bigint), sum(abalance::bigint) from pgbench_accounts",
+            database: "bench",
             limit: .seconds(600))
     }
 }

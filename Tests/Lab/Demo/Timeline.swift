@@ -14,7 +14,8 @@ struct Timeline {
         let seconds = Self.seconds(ContinuousClock.now - start)
         var share = ""
         if let arrived, let total, total > 0 {
-            share = "\(bytesText(arrived)) of \(bytesText(total)) (\(fixed(Double(arrived) * 100 / Double(total), 1)) %)"
+            share =
+                "\(bytesText(arrived)) of \(bytesText(total)) (\(fixed(Double(arrived) * 100 / Double(total), 1)) %)"
         }
         table.add(timeText(seconds), what, share)
         return seconds
