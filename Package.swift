@@ -33,7 +33,8 @@ let package = Package(
             swiftSettings: strict),
         .systemLibrary(name: "CFuse"),
         .target(
-            name: "FuseMount", dependencies: ["CFuse", "VolumeFileSystem", "VolumeModel"], swiftSettings: strict),
+            name: "FuseMount", dependencies: ["CFuse", "VolumeFileSystem", "VolumeModel"],
+            swiftSettings: strict),
         .target(
             name: "CGRPC",
             linkerSettings: [
@@ -73,7 +74,8 @@ let package = Package(
         .target(
             name: "Site",
             dependencies: [
-                "CSIService", "Catalog", "ControlProtocol", "FuseMount", "Handoff", "Hydration", "PeerProtocol",
+                "CSIService", "Catalog", "ControlProtocol", "FuseMount", "Handoff", "Hydration",
+                "PeerProtocol",
                 "PeerService", "RPC", "SQLite", "SiteIdentity", "VolumeFileSystem", "VolumeModel",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SwiftProtobuf", package: "swift-protobuf"),
@@ -81,7 +83,8 @@ let package = Package(
         .executableTarget(
             name: "godwit",
             dependencies: [
-                "CSIProtocol", "CSIService", "ControlProtocol", "Hydration", "RPC", "Site", "SiteIdentity", "VolumeModel",
+                "CSIProtocol", "CSIService", "ControlProtocol", "Hydration", "RPC", "Site", "SiteIdentity",
+                "VolumeModel",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SwiftProtobuf", package: "swift-protobuf"),
@@ -99,6 +102,8 @@ let package = Package(
             name: "TestBedTests", dependencies: ["TestBed", "godwit-lab"], path: "Tests/TestBedTests",
             swiftSettings: strict),
         .testTarget(name: "SourceTests", swiftSettings: strict),
+        .testTarget(name: "VolumeModelTests", dependencies: ["VolumeModel"], swiftSettings: strict),
+        .testTarget(name: "HandoffTests", dependencies: ["Handoff", "VolumeModel"], swiftSettings: strict),
         .testTarget(
             name: "SiteTests", dependencies: ["TestBed", "godwit"], path: "Tests/SiteTests",
             swiftSettings: strict),

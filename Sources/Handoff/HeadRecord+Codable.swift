@@ -5,8 +5,8 @@ extension HeadRecord: Codable {
     private static let version = 1
 
     private enum Key: String, CodingKey {
-        case version, site, role, epoch, owner, wanted, finalSequence, node, pod, by, spent, sources,
-            retentions
+        case version, site, role, epoch, owner, wanted, finalSequence, node, pod, by, spent, reigned,
+            sources, retentions
     }
 
     private struct StoredSource: Codable {
@@ -25,6 +25,7 @@ extension HeadRecord: Codable {
         try fields.encode(Self.version, forKey: .version)
         try fields.encode(site.description, forKey: .site)
         try fields.encode(spent.number, forKey: .spent)
+        try fields.encode(reigned.number, forKey: .reigned)
         try fields.encode(
             sources.map {
                 StoredSource(site: $0.site.description, reign: $0.reign.number, phase: $0.phase.rawValue)
@@ -128,6 +129,7 @@ extension HeadRecord: Codable {
             Reign(try site($0.owner), Epoch($0.epoch))
         }
         self.init(
-            site: own, role: role, spent: try epoch(.spent), sources: sources, retentions: Set(retentions))
+            site: own, role: role, spent: try epoch(.spent), reigned: try epoch(.reigned), sources: sources,
+            retentions: Set(retentions))
     }
 }

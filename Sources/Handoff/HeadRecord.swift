@@ -8,6 +8,8 @@ package import VolumeModel
 /// Invariants:
 /// - Writes are accepted in `owning` only, and under its epoch only.
 /// - `spent` is at least every epoch that this site has used, granted, or given up: none is used again.
+/// - `reigned` is the last epoch that this site owned the head under: a grant up to it was used, and must never
+///   be declined, also when the head has been handed on since.
 /// - A grant never changes: the same request gets the same answer for ever.
 package struct HeadRecord: Hashable, Sendable {
     /// Bytes are kept for this many heirs at a time, at most.
@@ -17,6 +19,8 @@ package struct HeadRecord: Hashable, Sendable {
     package internal(set) var role: Role
     /// Epochs up to this one are used up, as far as this site knows.
     package internal(set) var spent: Epoch
+    /// The last epoch under which this site owned the head; 0: never.
+    package internal(set) var reigned: Epoch
     /// Sites that keep bytes which this site's head lacks, or does not need any more but has not released.
     package internal(set) var sources: [Source]
     /// The reigns of other sites for which bytes are kept here.
@@ -24,19 +28,26 @@ package struct HeadRecord: Hashable, Sendable {
 
     /// A new volume, owned by the site that makes it.
     package init(newAt site: SiteID) {
-        self.init(site: site, role: .owning(.first, holder: nil), spent: .first, sources: [], retentions: [])
+        self.init(
+            site: site, role: .owning(.first, holder: nil), spent: .first, reigned: .first, sources: [],
+            retentions: [])
     }
 
     /// A follower of another site's reign.
     package init(followerAt site: SiteID, of reign: Reign) throws(HandoffError) {
         try Self.check(reign.epoch)
-        self.init(site: site, role: .following(reign), spent: reign.epoch, sources: [], retentions: [])
+        self.init(
+            site: site, role: .following(reign), spent: reign.epoch, reigned: Epoch(0), sources: [],
+            retentions: [])
     }
 
-    init(site: SiteID, role: Role, spent: Epoch, sources: [Source], retentions: Set<Reign>) {
+    init(
+        site: SiteID, role: Role, spent: Epoch, reigned: Epoch, sources: [Source], retentions: Set<Reign>
+    ) {
         self.site = site
         self.role = role
         self.spent = spent
+        self.reigned = reigned
         self.sources = sources
         self.retentions = retentions
     }
@@ -173,8 +184,7 @@ package struct HeadRecord: Hashable, Sendable {
         guard case .owning(let epoch, let current) = role else { throw notOwner }
         guard let current, current.node != holder.node else { return try attach(holder) }
         let next = max(epoch, spent).next
-        spend(next)
-        role = .owning(next, holder: holder)
+        begin(next, holder: holder)
         return [.stopServing(epoch), .serve(next)]
     }
 
@@ -208,8 +218,7 @@ package struct HeadRecord: Hashable, Sendable {
             guard sequence >= grant.finalSequence else {
                 throw .notCaughtUp(wanted: wanted, needed: grant.finalSequence)
             }
-            spend(wanted)
-            role = .owning(wanted, holder: nil)
+            begin(wanted, holder: nil)
             // The new head has one source: whoever granted it. Older ones were of heads that are gone.
             sources = sources.map { Source(site: $0.site, reign: $0.reign, phase: .releasing) }
             sources.removeAll { $0.site == reign.owner && $0.reign == wanted }
@@ -270,17 +279,21 @@ package struct HeadRecord: Hashable, Sendable {
             throw .implausible("site \(peer) grants a seal to \(grant.heir)")
         }
         let wanted = grant.heir.epoch
+        // Used already, perhaps long ago: the granter missed that this site owned the head.
+        if wanted <= reigned { return [.announce(Reign(site, reigned), to: peer)] }
         switch role {
         case .acquiring(let reign, wanted) where reign.owner == peer:
             role = .receiving(from: reign, grant: grant)
             return actionsAfterRestart()
         case .receiving(_, let known) where known == grant: return actionsAfterRestart()
-        case .owning(let epoch, _) where epoch >= wanted: return [.announce(Reign(site, epoch), to: peer)]
         case .declining(_, let declined) where declined >= wanted: return [.tellDeclined(wanted, to: peer)]
         case .following(let reign) where reign.owner == peer && wanted > spent:
             // A refusal crossed the grant. Nobody waits here any more, but the baton is ours: take it.
             role = .receiving(from: reign, grant: grant)
             return actionsAfterRestart()
+        case .following, .acquiring, .retired:
+            // An epoch that was given up here, and of which the giving up got lost on its way.
+            return wanted <= spent ? [.tellDeclined(wanted, to: peer)] : []
         default: return []
         }
     }
@@ -303,14 +316,10 @@ package struct HeadRecord: Hashable, Sendable {
         _ reign: Reign, _ wanted: Epoch
     ) throws(HandoffError) -> [Action] {
         try Self.check(wanted)
+        if wanted <= reigned { return [.announce(Reign(site, reigned), to: reign.owner)] }
         switch role {
-        case .owning(let epoch, _) where epoch >= wanted:
-            return [.announce(Reign(site, epoch), to: reign.owner)]
-        case .sealing(let epoch, _), .sealed(let epoch, _), .reclaiming(let epoch, _):
-            if epoch >= wanted { return [.announce(Reign(site, epoch), to: reign.owner)] }
-        case .acquiring(let from, _), .receiving(let from, _):
-            role = .following(from)
-        case .owning, .following, .declining, .retired, .fenced: break
+        case .acquiring(let from, _), .receiving(let from, _): role = .following(from)
+        case .owning, .sealing, .sealed, .reclaiming, .following, .declining, .retired, .fenced: break
         }
         spend(wanted)
         return [.tellDeclined(wanted, to: reign.owner)]
@@ -323,8 +332,7 @@ package struct HeadRecord: Hashable, Sendable {
             .reclaiming(_, let grant) where grant.heir == heir:
             retentions.remove(heir)
             let next = max(spent, wanted).next
-            spend(next)
-            role = .owning(next, holder: nil)
+            begin(next, holder: nil)
             return [.serve(next), .announce(Reign(site, next), to: peer)]
         case .owning(let epoch, _): return [.announce(Reign(site, epoch), to: peer)]
         default: return []
@@ -378,6 +386,13 @@ package struct HeadRecord: Hashable, Sendable {
         spend(reign.epoch)
         role = .fenced(epoch, by: reign.epoch, owner: reign.owner)
         return actionsAfterRestart()
+    }
+
+    /// A reign of this site begins.
+    private mutating func begin(_ epoch: Epoch, holder: Holder?) {
+        spend(epoch)
+        reigned = max(reigned, epoch)
+        role = .owning(epoch, holder: holder)
     }
 
     private mutating func spend(_ epoch: Epoch) { spent = max(spent, epoch) }

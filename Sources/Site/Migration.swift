@@ -43,6 +43,8 @@ struct Migration: Sendable {
                 takeOver, timeout: .milliseconds(Int64(request.waitMilliseconds) + 30_000)
             ).epoch
             progress.handoffMilliseconds = seconds(ContinuousClock.now - handingOver) * 1000
+            try await tell("hydrating")
+            if request.detach { return }
         }
         while true {
             let status = try await client.status(of: agent.id)

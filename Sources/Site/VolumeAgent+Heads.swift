@@ -35,6 +35,46 @@ extension VolumeAgent {
     ///
     /// - Returns: the owner's sequence number that is here durably.
     func follow(_ owner: SiteID) async throws -> SequenceNumber {
+        try await followAlone { try await $0.takeChanges(of: owner) }
+    }
+
+    /// Brings a follower to a sequence number; there already, nothing is asked for.
+    func catchUp(with owner: SiteID, to wanted: SequenceNumber) async throws -> SequenceNumber {
+        try await followAlone { agent in
+            if agent.record.headNumber != 0, agent.record.followedFrom == owner,
+                let reached = try agent.openHead(agent.record.headNumber).storage.catalog.originSequence(),
+                reached >= wanted
+            {
+                return reached
+            }
+            return try await agent.takeChanges(of: owner)
+        }
+    }
+
+    /// Runs one taking of changes at a time, and only while this site does not own the head: rows that came
+    /// late would overwrite what the new owner has written since.
+    private func followAlone(
+        _ body: (isolated VolumeAgent) async throws -> SequenceNumber
+    ) async throws -> SequenceNumber {
+        while isFollowing { await withCheckedContinuation { waitingFollowers.append($0) } }
+        isFollowing = true
+        defer {
+            isFollowing = false
+            let waiting = waitingFollowers
+            waitingFollowers = []
+            for continuation in waiting { continuation.resume() }
+        }
+        switch record.head.role {
+        case .following, .acquiring, .receiving: return try await body(self)
+        case .owning:
+            // A repeated wish: what was wanted has happened.
+            return try openHead(record.headNumber).storage.catalog.originSequence() ?? .zero
+        case .declining, .sealing, .sealed, .reclaiming, .retired, .fenced:
+            throw SiteError.precondition("volume '\(record.name)' does not follow another site now")
+        }
+    }
+
+    private func takeChanges(of owner: SiteID) async throws -> SequenceNumber {
         let head: OpenHead
         if record.headNumber == 0 || record.followedFrom != owner {
             head = try await makeHead(epoch: .first, withRoot: false)
@@ -48,16 +88,8 @@ extension VolumeAgent {
             try catalog.apply(rows)
         }
         if sequence != since { try catalog.finishChanges(at: sequence, counters: counters) }
+        lastFollowed = .now
         return sequence
-    }
-
-    func catchUp(with owner: SiteID, to wanted: SequenceNumber) async throws -> SequenceNumber {
-        if record.headNumber != 0, record.followedFrom == owner,
-            let reached = try openHead(record.headNumber).storage.catalog.originSequence(), reached >= wanted
-        {
-            return reached
-        }
-        return try await follow(owner)
     }
 
     // MARK: owning

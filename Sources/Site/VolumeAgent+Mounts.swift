@@ -16,7 +16,9 @@ extension VolumeAgent {
     @discardableResult
     func own(patience: Duration = .zero) async throws -> Epoch {
         if case .owning(let epoch, _) = record.head.role { return epoch }
-        if case .following(let reign) = record.head.role {
+        if case .following(let reign) = record.head.role,
+            lastFollowed.map({ ContinuousClock.now - $0 > .seconds(1) }) ?? true
+        {
             // Whatever can be done before the old owner stops is done before.
             _ = try await follow(reign.owner)
         }
@@ -129,6 +131,8 @@ extension VolumeAgent {
     /// Ends everything in order: unmounts, makes durable, closes.
     func close() async {
         isClosed = true
+        announcement?.cancel()
+        await announcement?.value
         for (path, mount) in mounts {
             do {
                 try await mount.fuse.unmount()

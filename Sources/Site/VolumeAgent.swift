@@ -25,6 +25,13 @@ actor VolumeAgent {
     /// Serializes decisions: one event is decided, made durable and noted before the next.
     private var isDeciding = false
     private var waitingDecisions: [CheckedContinuation<Void, Never>] = []
+    /// The last announcement of a new reign, on its way.
+    var announcement: Task<Void, Never>?
+    /// When the owner's changes were last taken.
+    var lastFollowed: ContinuousClock.Instant?
+    /// Serializes the taking of an owner's changes.
+    var isFollowing = false
+    var waitingFollowers: [CheckedContinuation<Void, Never>] = []
     var isClosed = false
     /// Why an owner did not give the volume away when it was last asked.
     var lastRefusal: SealRefusal?
@@ -133,6 +140,10 @@ actor VolumeAgent {
                 guard let (site, message) = HandoffCoding.message(of: action, volume: id) else { continue }
                 if site == peer {
                     answer = message
+                } else if case .announce = action {
+                    // Nobody waits for it: writes may begin before the old owner has heard of it. Lost, it is
+                    // answered to the old owner's next question.
+                    announce(message, to: site)
                 } else {
                     try await send(message, to: site)
                 }
@@ -147,6 +158,17 @@ actor VolumeAgent {
         guard let event = try HandoffCoding.event(of: reply, from: site, self: context.site) else { return }
         if case .sealRefused(_, _, let refusal) = event { lastRefusal = refusal }
         try await apply(event)
+    }
+
+    private func announce(_ message: Godwit_Peer_V1_HandoffMessage, to site: SiteID) {
+        announcement?.cancel()
+        announcement = Task {
+            do {
+                try await self.send(message, to: site)
+            } catch {
+                self.logger.debug("\(site) will hear of the new owner later: \(error)")
+            }
+        }
     }
 
     /// A message of a peer.

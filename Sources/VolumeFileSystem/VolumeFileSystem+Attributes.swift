@@ -77,6 +77,8 @@ extension VolumeFileSystem {
     package func setExtendedAttribute(
         _ name: [UInt8], of inode: InodeNumber, value: [UInt8], mustCreate: Bool, mustReplace: Bool
     ) throws(FileSystemError) {
+        // POSIX ACLs would have to change the mode as well. Refused until they do: cp(1) then uses chmod(2).
+        guard !name.starts(with: "system.".utf8) else { throw .errno(.notSupported) }
         try change { state in
             guard name.count <= 255, value.count <= 65_536 else { throw Errno.outOfRange }
             var record = try state.existing(inode)

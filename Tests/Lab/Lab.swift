@@ -5,6 +5,6 @@ struct Lab: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "godwit-lab",
         abstract: "Tools to show, measure and test Godwit on one machine.",
-        subcommands: [DemoCommand.self, WANCommand.self]
+        subcommands: [BenchCommand.self, DemoCommand.self, WANCommand.self]
     )
 }

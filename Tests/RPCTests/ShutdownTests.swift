@@ -15,7 +15,8 @@ struct ShutdownTests {
         while end.code == .ok {
             end = await status { _ = try await channel.unary("/test/Unary", [], timeout: .seconds(5)) }
         }
-        #expect(end.code == .unavailable)
+        // One that had just reached the server is cancelled, one that had not is refused.
+        #expect(end.code == .unavailable || end.code == .cancelled)
         try await call.send([2])
         #expect(try await call.receive() == [2])
         try await call.finishSending()

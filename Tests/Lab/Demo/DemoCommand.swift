@@ -76,7 +76,7 @@ struct Demo {
         try await note("sydney owns the volume and has it mounted", &timeline)
         let server = try command.database.server(on: mount, sockets: pair.directory + "/sockets-sydney")
         try cleanup.add("\(command.database.title) at sydney") { await server.kill() }
-        _ = try await server.start()
+        try await server.begin()
         try await note("\(command.database.title) runs at sydney and answered its first query", &timeline)
         _ = try await server.readSomeRow()
         let first = try await note("a row of the old data was read", &timeline)
@@ -108,10 +108,10 @@ struct Demo {
         let started = ContinuousClock.now
         try await server.initialise()
         try cleanup.add("\(command.database.title) at london") { await server.kill() }
-        _ = try await server.start()
+        try await server.begin()
         try await server.fill(UInt64(command.size.bytes))
         let checked = try await server.check()
-        try await server.stop()
+        try await server.end()
         let digest = try await TreeDigest.of(mount, withTimes: true)
         say(
             "\(command.database.title) at london holds \(bytesText(digest.byteCount)) in \(digest.fileCount) files"
@@ -194,7 +194,7 @@ struct Demo {
         _ before: TreeDigest, _ server: any DemoServer, _ mount: String, since: Date, expected: String
     ) async throws {
         let checked = try await server.check()
-        try await server.stop()
+        try await server.end()
         let after = try await TreeDigest.of(mount, withTimes: true)
         var written = 0
         for difference in before.differences(to: after) {

@@ -19,8 +19,10 @@ enum DemoDatabase: String, ExpressibleByArgument, CaseIterable, Sendable {
 /// What the demonstration asks of a database.
 protocol DemoServer: Sendable {
     func initialise() async throws
-    func start() async throws -> Duration
-    func stop() async throws
+    /// Starts it and waits for its first answer.
+    func begin() async throws
+    /// Stops it in order.
+    func end() async throws
     func kill() async
     /// Fills it with at least this many bytes.
     func fill(_ byteCount: UInt64) async throws
@@ -33,8 +35,8 @@ protocol DemoServer: Sendable {
 }
 
 extension PostgreSQLServer: DemoServer {
-    func start() async throws -> Duration { try await start(firstQuery: "SELECT 1") }
-    func stop() async throws { try await stop(limit: .seconds(120)) }
+    func begin() async throws { try await start(firstQuery: "SELECT 1") }
+    func end() async throws { try await stop(limit: .seconds(120)) }
 
     func fill(_ byteCount: UInt64) async throws {
         _ = try await load(byteCount: byteCount)
@@ -60,8 +62,8 @@ extension PostgreSQLServer: DemoServer {
 }
 
 extension MariaDBServer: DemoServer {
-    func start() async throws -> Duration { try await start(firstQuery: "SELECT 1") }
-    func stop() async throws { try await stop(limit: .seconds(120)) }
+    func begin() async throws { try await start(firstQuery: "SELECT 1") }
+    func end() async throws { try await stop(limit: .seconds(120)) }
 
     func fill(_ byteCount: UInt64) async throws {
         try await load(byteCount: byteCount, incompressible: false)

@@ -1,0 +1,106 @@
+internal import ArgumentParser
+internal import Foundation
+internal import Glibc
+internal import TestBed
+
+struct BenchCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "bench",
+        abstract: "Measure moves between two real sites, against the aims and against full copies.",
+        discussion: """
+            Workloads: 5 hand-off, 6 first query after a move, 7 bytes moved, 8 fault latency, 9 hydration, \
+            11 memory. Sites, link and databases are real; everything is removed at the end. \
+            Build with -c release, and leave the machine alone meanwhile. Needs root.
+
+            Example: godwit-lab bench --quick --only 5,8 --json report.json
+            """
+    )
+
+    @Flag(help: "Small volumes and few rounds: under three minutes.")
+    var quick = false
+    @Option(help: ArgumentHelp("Only these workloads, for example 5,6.", valueName: "numbers"))
+    var only: String?
+    @Option(help: ArgumentHelp("Also write the report as JSON.", valueName: "file"))
+    var json: String?
+    @Option(help: ArgumentHelp("The program godwit. Default: beside this one.", valueName: "path"))
+    var godwit: String?
+    @Option(help: "Files of the volume for workload 11. Default: 10,000 with --quick, else 100,000.")
+    var memoryFiles: Int?
+
+    private static let known = [5, 6, 7, 8, 9, 11]
+
+    func validate() throws {
+        _ = try workloads()
+        if let memoryFiles, !(1...10_000_000).contains(memoryFiles) {
+            throw ValidationError("--memory-files is 1 to 10000000")
+        }
+    }
+
+    private func workloads() throws -> Set<Int> {
+        guard let only else { return Set(Self.known) }
+        return Set(
+            try only.split(separator: ",").map { part in
+                guard let number = Int(part), Self.known.contains(number) else {
+                    throw ValidationError("'\(part)' is none of the workloads \(Self.known)")
+                }
+                return number
+            })
+    }
+
+    func run() async throws {
+        guard geteuid() == 0 else { throw ValidationError("bench needs root: mounts and network namespaces") }
+        let plan = BenchPlan(
+            binary: try findGodwit(), isQuick: quick,
+            memoryFileCount: memoryFiles ?? (quick ? 10_000 : 100_000))
+        let wanted = try workloads()
+        let start = ContinuousClock.now
+        var report = BenchReport(isQuick: quick)
+        for (numbers, measure) in parts(plan, wanted) where !wanted.isDisjoint(with: numbers) {
+            do {
+                for section in try await measure() where wanted.contains(section.workload) {
+                    report.sections.append(section)
+                    print(section.text)
+                    fflush(nil)
+                }
+            } catch {
+                // The other workloads are still worth measuring; the exit code tells.
+                let text = "workload \(numbers.map(String.init).joined(separator: " and ")): \(error)"
+                report.failures.append(text)
+                print("FAILED \(text)\n")
+            }
+        }
+        report.seconds = (ContinuousClock.now - start).seconds
+        if let json { try Data(try report.json.utf8).write(to: URL(fileURLWithPath: json)) }
+        let verdicts = report.sections.flatMap(\.rows).compactMap(\.isReached)
+        print(
+            "\(verdicts.count { $0 }) of \(verdicts.count) aims reached, \(report.failures.count) workloads "
+                + "failed; took \(BenchText.seconds(report.seconds))")
+        if !report.failures.isEmpty { throw ExitCode.failure }
+    }
+
+    private typealias Part = (numbers: [Int], measure: () async throws -> [BenchSection])
+
+    private func parts(_ plan: BenchPlan, _ wanted: Set<Int>) -> [Part] {
+        [
+            ([5], { [try await HandoffBench(plan: plan).run()] }),
+            ([6, 7], { try await DatabaseBench(plan: plan).run() }),
+            ([8], { [try await FaultBench(plan: plan).run()] }),
+            ([9], { [try await HydrationBench(plan: plan).run()] }),
+            ([11], { [try await MemoryBench(plan: plan).run()] }),
+        ]
+    }
+
+    private func findGodwit() throws -> String {
+        if let godwit {
+            guard access(godwit, X_OK) == 0 else { throw ValidationError("\(godwit) is no program") }
+            return URL(fileURLWithPath: godwit).standardizedFileURL.path
+        }
+        let own = try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
+        let beside = URL(fileURLWithPath: own).deletingLastPathComponent().appendingPathComponent("godwit")
+            .path
+        guard access(beside, X_OK) == 0 else {
+            throw ValidationError("there is no program \(beside): build it, or give --godwit")
+        }
+        return beside
+    }
+}

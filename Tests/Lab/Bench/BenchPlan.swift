@@ -1,0 +1,74 @@
+internal import Glibc
+internal import TestBed
+
+/// How much a run measures, and with which program.
+struct BenchPlan: Sendable {
+    let binary: String
+    let isQuick: Bool
+    /// Files of the volume whose site's memory is measured.
+    let memoryFileCount: Int
+
+    var moveCount: Int { isQuick ? 3 : 5 }
+    var manyFileCount: Int { isQuick ? 10_000 : 100_000 }
+    let fewFileCount = 1000
+    let sparseByteCount: UInt64 = 100 << 30
+    var postgreSQLByteCount: UInt64 { isQuick ? 128 << 20 : 2300 << 20 }
+    var mariaDBByteCount: UInt64? { isQuick ? nil : 512 << 20 }
+    var faultCount: Int { isQuick ? 300 : 500 }
+    var faultFileByteCount: Int { isQuick ? 128 << 20 : 256 << 20 }
+    var hydrationFileByteCount: Int { isQuick ? 64 << 20 : 256 << 20 }
+    var hydrationFileCount: Int { isQuick ? 1000 : 10_000 }
+
+    /// 100 Mbit/s, 20 ms round trip.
+    let link = LinkSettings(LineSettings(bitsPerSecond: 100_000_000, delay: .milliseconds(10)))
+
+    /// A line for people who wait, apart from the report.
+    func note(_ text: String) { writeError("bench: \(text)") }
+}
+
+/// What one move of a volume took.
+struct BenchMove: Sendable {
+    /// From the command to the end of the first write at the target.
+    let firstWrite: Double
+    /// The part in which no site owned the volume, as the source says.
+    let handoff: Double
+    /// The parts of `firstWrite`: `godwit migrate`, `godwit volume mount`, and the write.
+    let command: Double
+    let mount: Double
+    let write: Double
+}
+
+extension SitePair {
+    func other(than site: SiteProcess) -> SiteProcess { site.name == london.name ? sydney : london }
+
+    /// Moves a volume that is unmounted at `source`, mounts it at the other site and writes a file there.
+    func move(_ volume: String, from source: SiteProcess, writing text: String, _ cleanup: Cleanup)
+        async throws
+        -> BenchMove
+    {
+        let target = other(than: source)
+        let path = mountPoint(of: target)
+        let start = ContinuousClock.now
+        let output = try await source.godwit(["migrate", volume, "--to", target.name, "--detach", "--json"])
+        let owned = (ContinuousClock.now - start).seconds
+        try await target.godwit(["volume", "mount", volume, path])
+        let mounted = (ContinuousClock.now - start).seconds
+        try await DedicatedThread.run("write") {
+            try BenchFiles.write("\(path)/\(BenchFiles.marker)", Array(text.utf8))
+        }
+        let elapsed = (ContinuousClock.now - start).seconds
+        try cleanup.add(mountAt: path)
+        let handoff = try MigrationOutput(output).number("handoffMilliseconds") / 1000
+        return BenchMove(
+            firstWrite: elapsed, handoff: handoff, command: owned, mount: mounted - owned,
+            write: elapsed - mounted)
+    }
+
+    /// The log of both sites' last lines, for a failure's message.
+    var logs: String {
+        [london, sydney].map { site in
+            let text = (try? BenchFiles.read(site.logPath)) ?? []
+            return "\(site.name): " + String(decoding: text.suffix(1200), as: UTF8.self)
+        }.joined(separator: "\n")
+    }
+}

@@ -1,0 +1,141 @@
+internal import Foundation
+internal import TestBed
+
+/// Workload 9: how much of the link the stream of missing bytes uses, and what it costs.
+struct HydrationBench: Sendable {
+    let plan: BenchPlan
+    private static let smallFileByteCount = 16 << 10
+
+    private enum Content: Sendable {
+        case large(Int)
+        case small(Int)
+
+        var title: String {
+            switch self {
+            case .large(let size): "\(size >> 20) MiB in one file"
+            case .small(let count): "\(BenchText.count(count)) files of \(smallFileByteCount >> 10) KiB"
+            }
+        }
+
+        var aim: BenchAim {
+            switch self {
+            case .large: .atLeast(0.93, "0.93")
+            case .small: .atLeast(0.90, "0.90")
+            }
+        }
+
+        var byteCount: Int {
+            switch self {
+            case .large(let size): size
+            case .small(let count): count * smallFileByteCount
+            }
+        }
+    }
+
+    private struct Hydration: Sendable {
+        let seconds: Double
+        /// Missing when the clock was started.
+        let byteCount: UInt64
+        let linkByteCount: UInt64
+        let processorSeconds: [Double]
+        var bytesPerSecond: Double { Double(byteCount) / seconds }
+    }
+
+    func run() async throws -> BenchSection {
+        try await Cleanup.scope { cleanup in
+            let pair = try await SitePair.start(binary: plan.binary, link: plan.link, cleanup)
+            do {
+                return try await measure(pair, cleanup)
+            } catch {
+                throw LabError.invalid("\(error)\n\(pair.logs)")
+            }
+        }
+    }
+
+    private func measure(_ pair: SitePair, _ cleanup: Cleanup) async throws -> BenchSection {
+        var section = BenchSection(9, "Hydration: share of the link (useful bytes), 100 Mbit/s, 20 ms")
+        let rate = Double(plan.link.aToB.bitsPerSecond) / 8
+        let contents: [Content] = [.large(plan.hydrationFileByteCount), .small(plan.hydrationFileCount)]
+        for (number, content) in contents.enumerated() {
+            plan.note("hydration of \(content.title)")
+            let tree = "\(pair.directory)/tree\(number)"
+            try BenchFiles.makeDirectory(tree)
+            try await fill(tree, content)
+            let hydration = try await hydrate(content, like: tree, volume: "h\(number)", pair, cleanup)
+            let copy = try await FullCopy(over: pair.link).run(
+                from: tree, to: "\(pair.directory)/copy\(number)")
+            let copyRate = Double(content.byteCount) / copy.duration.seconds
+            let gibibytes = Double(hydration.byteCount) / 0x1p30
+            section.rows += [
+                BenchRow(
+                    "\(content.title): useful bytes a second, over the link's",
+                    "\(fixed(hydration.bytesPerSecond / 1e6, 2)) MB/s",
+                    against: "\(fixed(rate / 1e6, 2)) MB/s",
+                    ratio: hydration.bytesPerSecond / rate, aim: content.aim),
+                BenchRow(
+                    "   rsync of the same, over the link's", "\(fixed(copyRate / 1e6, 2)) MB/s",
+                    against: "\(fixed(rate / 1e6, 2)) MB/s", ratio: copyRate / rate),
+                BenchRow(
+                    "   bytes on the link, over useful bytes", BenchText.size(hydration.linkByteCount),
+                    against: BenchText.size(hydration.byteCount),
+                    ratio: Double(hydration.linkByteCount) / Double(max(1, hydration.byteCount))),
+            ]
+            for (site, seconds) in zip(["source", "target"], hydration.processorSeconds) {
+                section.rows.append(
+                    BenchRow(
+                        "   processor seconds a GiB at the \(site)", "\(fixed(seconds / gibibytes, 2)) s",
+                        value: seconds / gibibytes))
+            }
+        }
+        return section
+    }
+
+    private func fill(_ path: String, _ content: Content) async throws {
+        switch content {
+        case .large(let size):
+            try await DedicatedThread.run("write") {
+                try BenchFiles.writePages("\(path)/file", byteCount: size, seed: 9)
+            }
+        case .small(let count):
+            try await BenchFiles.writeMany(path, count: count, byteCount: Self.smallFileByteCount)
+        }
+    }
+
+    /// Moves a volume with the same content as `tree`, and watches until nothing is missing.
+    private func hydrate(
+        _ content: Content, like tree: String, volume: String, _ pair: SitePair, _ cleanup: Cleanup
+    ) async throws -> Hydration {
+        try await pair.london.godwit(["volume", "create", volume, "--capacity", "4Gi"])
+        let path = try await pair.mount(volume, at: pair.london, cleanup)
+        try await fill(path, content)
+        try await pair.london.godwit(["migrate", volume, "--to", "sydney", "--prepare-only"])
+        try await pair.unmount(volume, at: pair.london)
+        try await BenchMachine.dropCaches()
+        let pids = [try await BenchMachine.pid(of: pair.london), try await BenchMachine.pid(of: pair.sydney)]
+        try await pair.london.godwit(["migrate", volume, "--to", "sydney", "--detach"])
+        let missing = try await pair.sydney.number("missingBytes", of: volume)
+        let start = ContinuousClock.now
+        let counters = pair.link.counters
+        let before = try pids.map(BenchMachine.processorSeconds)
+        let deadline = start + .seconds(600)
+        while try await pair.sydney.number("missingBytes", of: volume) > 0 {
+            guard ContinuousClock.now < deadline else {
+                throw LabError.tooSlow("hydration of \(volume)", limit: .seconds(600))
+            }
+            try await Task.sleep(for: .milliseconds(20))
+        }
+        let elapsed = (ContinuousClock.now - start).seconds
+        let after = try pids.map(BenchMachine.processorSeconds)
+        let moved = (pair.link.counters - counters).deliveredByteCount
+        let target = try await pair.mount(volume, at: pair.sydney, cleanup)
+        let (here, there) = (try await TreeDigest.of(tree), try await TreeDigest.of(target))
+        guard here.value == there.value else {
+            let difference = here.differences(to: there).first.map(\.description) ?? "nothing visible"
+            throw LabError.invalid("\(volume) differs after the move: \(difference)")
+        }
+        try await pair.unmount(volume, at: pair.sydney)
+        return Hydration(
+            seconds: elapsed, byteCount: missing, linkByteCount: moved,
+            processorSeconds: zip(after, before).map { $0 - $1 })
+    }
+}
