@@ -176,6 +176,8 @@ package final class Hydrator: Sendable {
             for piece in pieces {
                 if case .bytes(let bytes) = piece.content { received += UInt64(bytes.count) }
                 try storage.store(piece)
+                // A batch of small files is a long piece of work: whoever waits for a thread goes between.
+                if urgency != .urgent { await Task.yield() }
             }
             activity.withLock { $0.receivedByteCount += received }
             rest = try remainder(of: rest, after: last)

@@ -154,6 +154,41 @@ extension SiteTests {
             }
         }
 
+        @Test func aFullDiskAtTheTargetPausesHydrationAndLosesNothing() async throws {
+            try await withSites { directory, cleanup in
+                // Sydney's state on a disk of its own, which is too small at first.
+                let state = directory + "/sydney-state"
+                try FileManager.default.createDirectory(atPath: state, withIntermediateDirectories: true)
+                let mounted = try await shell("mount -t tmpfs -o size=100m,mode=0700 tmpfs \(state)", in: "/")
+                #expect(mounted.exit.isSuccess, "\(mounted.output)")
+                try cleanup.add(mountAt: state)
+            } _: { pair, cleanup in
+                try await pair.london.godwit(["volume", "create", "data", "--capacity", "1Gi"])
+                let london = try await pair.mount("data", at: pair.london, cleanup)
+                try writeRandomFile(london + "/big", byteCount: 60 << 20)
+                let before = try await TreeDigest.of(london)
+                try await pair.unmount("data", at: pair.london)
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney", "--detach"])
+                let sydney = try await pair.mount("data", at: pair.sydney, cleanup)
+                var reason = ""
+                for _ in 0..<100 where !reason.contains("full") {
+                    try await Task.sleep(for: .milliseconds(100))
+                    reason = try await pair.sydney.inspect("data")["waitingReason"] as? String ?? ""
+                }
+                #expect(reason.contains("full"), "\(reason)")
+                let refused = try await shell("head -c 1000000 /dev/urandom > new", in: sydney)
+                #expect(refused.output.contains("No space left"), "\(refused.output)")
+                // What is here can be read all the same.
+                let read = try await shell("head -c 4096 big | wc -c", in: sydney)
+                #expect(read.output == "4096\n", "\(read.output)")
+                _ = try await shell("mount -o remount,size=400m \(pair.directory)/sydney-state", in: "/")
+                try await pair.waitUntilReleased("data", at: pair.sydney)
+                let after = try await TreeDigest.of(sydney, leavingOut: ["new"])
+                #expect(after.value == before.value)
+                try await pair.unmount("data", at: pair.sydney)
+            }
+        }
+
         @Test func aSiteThatIsNotTrustedGetsNothing() async throws {
             try await withSites { pair, cleanup in
                 try await pair.london.godwit(["volume", "create", "data", "--capacity", "1Gi"])

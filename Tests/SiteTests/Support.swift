@@ -25,10 +25,14 @@ let godwitBinary: String = {
 /// Runs a test with two sites and takes everything back, however it ends.
 func withSites(
     _ link: LinkSettings = LinkSettings(LineSettings(bitsPerSecond: 1_000_000_000, delay: .milliseconds(1))),
-    options: [String] = [], _ body: @escaping @Sendable (SitePair, Cleanup) async throws -> Void
+    options: [String] = [],
+    prepare: @escaping @Sendable (_ directory: String, Cleanup) async throws -> Void = { _, _ in },
+    _ body: @escaping @Sendable (SitePair, Cleanup) async throws -> Void
 ) async throws {
     try await Cleanup.scope(catchingSignals: false) { cleanup in
-        let pair = try await SitePair.start(binary: godwitBinary, link: link, options: options, cleanup)
+        let pair = try await SitePair.start(
+            binary: godwitBinary, link: link, options: options, cleanup,
+            prepare: { try await prepare($0, cleanup) })
         do {
             try await body(pair, cleanup)
         } catch {

@@ -14,11 +14,15 @@ package struct SitePair: Sendable {
     /// - Parameters:
     ///   - binary: the program `godwit`.
     ///   - options: more options for both `godwit site`.
+    ///   - prepare: called before anything is made in the pair's directory, whose `london-state` and
+    ///     `sydney-state` hold the sites' state.
     package static func start(
         binary: String, link settings: LinkSettings = LinkSettings(), options: [String] = [],
-        in parent: String = "/tmp", _ cleanup: Cleanup
+        in parent: String = "/tmp", _ cleanup: Cleanup,
+        prepare: @Sendable (_ directory: String) async throws -> Void = { _ in }
     ) async throws -> SitePair {
         let directory = try cleanup.makeTemporaryDirectory(in: parent)
+        try await prepare(directory)
         let link = try await WANLink.open(settings)
         try cleanup.add(link)
         let london = SiteProcess(
