@@ -33,7 +33,7 @@ let package = Package(
             swiftSettings: strict),
         .systemLibrary(name: "CFuse"),
         .target(
-            name: "FuseMount", dependencies: ["CFuse", "VolumeFileSystem", "VolumeModel"],
+            name: "FuseMount", dependencies: ["CFuse", "HostMounts", "VolumeFileSystem", "VolumeModel"],
             swiftSettings: strict),
         .target(
             name: "CGRPC",

@@ -1,5 +1,6 @@
 internal import CFuse
 internal import Glibc
+internal import HostMounts
 internal import Synchronization
 package import VolumeFileSystem
 
@@ -136,50 +137,17 @@ package final class FuseMount: Sendable {
     /// Takes away mounts of ours that lost their server: after a kill -9 the kernel keeps them, and every
     /// call on them fails. Looks at mountinfo, never at the path, which could hang.
     package static func cleanStale(fsName: String) throws(FuseMountError) {
-        guard let text = readAll("/proc/self/mountinfo") else { return }
-        for line in text.split(separator: "\n").reversed() {
-            let halves = line.split(separator: " - ", maxSplits: 1)
-            guard halves.count == 2 else { continue }
-            let left = halves[0].split(separator: " ")
-            let right = halves[1].split(separator: " ")
-            guard left.count >= 5, right.count >= 2, right[0] == "fuse.godwit", right[1] == fsName else {
-                continue
-            }
-            let path = unescape(left[4])
+        let stale: [MountEntry]
+        do {
+            stale = try MountTable.entries().filter { $0.type == "fuse.godwit" && $0.source == fsName }
+        } catch {
+            throw .system(call: error.call, path: error.path, number: error.number)
+        }
+        for mount in stale.reversed() {
             // Lazily: the old server is gone, and processes may still hold files of it open.
-            if umount2(path, Int32(MNT_DETACH) | Int32(UMOUNT_NOFOLLOW)) != 0, errno != EINVAL {
-                throw .system(call: "umount2", path: path, number: errno)
+            if umount2(mount.path, Int32(MNT_DETACH) | Int32(UMOUNT_NOFOLLOW)) != 0, errno != EINVAL {
+                throw .system(call: "umount2", path: mount.path, number: errno)
             }
         }
-    }
-
-    private static func readAll(_ path: String) -> String? {
-        guard let file = fopen(path, "re") else { return nil }
-        defer { fclose(file) }
-        var bytes: [UInt8] = []
-        var chunk = [UInt8](repeating: 0, count: 65_536)
-        while true {
-            let count = fread(&chunk, 1, chunk.count, file)
-            if count == 0 { break }
-            bytes.append(contentsOf: chunk[..<count])
-        }
-        return String(decoding: bytes, as: UTF8.self)
-    }
-
-    /// mountinfo writes space, tab, newline and backslash as `\` and three octal digits (proc(5)).
-    private static func unescape(_ text: Substring) -> String {
-        var bytes: [UInt8] = []
-        var rest = Array(text.utf8)[...]
-        while let byte = rest.popFirst() {
-            if byte == UInt8(ascii: "\\"), rest.count >= 3,
-                let value = UInt8(String(decoding: rest.prefix(3), as: UTF8.self), radix: 8)
-            {
-                bytes.append(value)
-                rest = rest.dropFirst(3)
-            } else {
-                bytes.append(byte)
-            }
-        }
-        return String(decoding: bytes, as: UTF8.self)
     }
 }
