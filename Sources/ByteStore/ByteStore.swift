@@ -4,19 +4,30 @@ internal import Synchronization
 package import VolumeModel
 
 /// The bytes of one head: a directory of data files, with a bounded number of them open at a time.
+///
+/// Invariant: while anybody uses a data file there is one `DataFile` for it. Two would not know of each
+/// other's changes, and a sync through one could skip what was written through the other.
 package final class ByteStore: Sendable {
     /// Open data files that are kept for the next use. The hard limit of a process may be 20,000
     /// descriptors and a site serves many volumes, so that each takes only a share.
     package static let defaultOpenFileLimit = 512
+    /// From this many changed files on, one syncfs costs less than a sync of each.
+    private static let fewFiles = 16
 
     package let directory: String
-    private let root: Int32
+    private let root: DataDirectory
     private let openFiles: Mutex<OpenFiles>
 
     private struct OpenFiles {
         var files: [DataFileNumber: (file: DataFile, lastUse: UInt64)] = [:]
         var clock: UInt64 = 0
+        /// The table is searched for files to let go when it has grown to this.
+        var evictionCount: Int
         let limit: Int
+        /// Whether a file was let go with changes that are not synced.
+        var hasUnsyncedBeyond = false
+        /// Stays: after it failed nobody knows which file's bytes are gone.
+        var failure: ByteStoreError?
     }
 
     /// Opens the store, making its directory if it is missing.
@@ -24,32 +35,16 @@ package final class ByteStore: Sendable {
         directory: String, openFileLimit: Int = ByteStore.defaultOpenFileLimit
     ) throws(ByteStoreError) {
         self.directory = directory
-        if mkdir(directory, 0o700) != 0, errno != EEXIST {
-            throw ByteStoreError(call: "mkdir", path: directory, errno: Errno(errno))
-        }
-        root = Glibc.open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)
-        guard root >= 0 else { throw ByteStoreError(call: "open", path: directory, errno: Errno(errno)) }
-        openFiles = Mutex(OpenFiles(limit: max(16, openFileLimit)))
+        root = try DataDirectory(path: directory)
+        let limit = max(16, openFileLimit)
+        openFiles = Mutex(OpenFiles(evictionCount: limit, limit: limit))
     }
-
-    deinit { close(root) }
 
     /// Makes a new, empty data file. What an earlier life may have left under its number is gone.
     package func create(_ number: DataFileNumber) throws(ByteStoreError) -> DataFile {
         let name = Self.name(of: number)
-        let flags = O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW
-        var descriptor = openat(root, name, flags, 0o600)
-        if descriptor < 0, errno == ENOENT {
-            let parent = String(name.prefix(2))
-            if mkdirat(root, parent, 0o700) != 0, errno != EEXIST { throw failure("mkdirat", parent) }
-            // The directory's own name must last before any file in it is said to.
-            guard fsync(root) == 0 else { throw failure("fsync", parent) }
-            descriptor = openat(root, name, flags, 0o600)
-        }
-        guard descriptor >= 0 else { throw failure("openat", name) }
-        let file = DataFile(number: number, descriptor: descriptor, path: directory + "/" + name)
-        keep(file)
-        return file
+        let descriptor = try root.open(name, flags: O_RDWR | O_CREAT | O_TRUNC)
+        return keep(DataFile(number: number, descriptor: descriptor, name: name, in: root, isNew: true))
     }
 
     /// A data file that exists.
@@ -58,10 +53,8 @@ package final class ByteStore: Sendable {
     package func open(_ number: DataFileNumber) throws(ByteStoreError) -> DataFile {
         if let file = kept(number) { return file }
         let name = Self.name(of: number)
-        let descriptor = openat(root, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW)
-        guard descriptor >= 0 else { throw failure("openat", name) }
-        let opened = DataFile(number: number, descriptor: descriptor, path: directory + "/" + name)
-        return keep(opened)
+        let descriptor = try root.open(name, flags: O_RDWR)
+        return keep(DataFile(number: number, descriptor: descriptor, name: name, in: root, isNew: false))
     }
 
     /// A data file if it is open already.
@@ -77,34 +70,47 @@ package final class ByteStore: Sendable {
     /// Deletes a data file. May be repeated.
     package func delete(_ number: DataFileNumber) throws(ByteStoreError) {
         openFiles.withLock { _ = $0.files.removeValue(forKey: number) }
-        let name = Self.name(of: number)
-        if unlinkat(root, name, 0) != 0, errno != ENOENT { throw failure("unlinkat", name) }
+        try root.delete(Self.name(of: number))
     }
 
-    /// Makes everything written to any data file durable, with one call for many files.
+    /// Makes everything durable that was written to any data file, and the names of new ones.
+    ///
+    /// - Throws: for good once it has failed, like `DataFile.synchronize`.
     package func synchronizeAll() throws(ByteStoreError) {
-        guard gw_syncfs(root) == 0 else { throw failure("syncfs", "") }
-    }
-
-    /// Makes the name of a data file durable: its directory's entry.
-    package func synchronizeName(of number: DataFileNumber) throws(ByteStoreError) {
-        let parent = String(Self.name(of: number).prefix(2))
-        let descriptor = openat(root, parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)
-        guard descriptor >= 0 else { throw failure("openat", parent) }
-        defer { close(descriptor) }
-        guard fsync(descriptor) == 0 else { throw failure("fsync", parent) }
+        let (changed, isBeyond, failure) = openFiles.withLock { open in
+            defer { open.hasUnsyncedBeyond = false }
+            let changed = open.files.values.map(\.file).filter(\.isChanged)
+            return (changed, open.hasUnsyncedBeyond, open.failure)
+        }
+        if let failure { throw failure }
+        if !isBeyond && changed.count <= Self.fewFiles {
+            for file in changed { try file.synchronize() }
+            return
+        }
+        let covered = changed.map { ($0, $0.currentChange) }
+        do {
+            try root.synchronizeFileSystem()
+        } catch {
+            openFiles.withLock { $0.failure = $0.failure ?? error }
+            throw error
+        }
+        for (file, change) in covered { try file.noteSynchronized(upTo: change) }
     }
 
     /// Bytes free on the disk for us, and its size.
-    package func diskSpace() throws(ByteStoreError) -> (free: UInt64, total: UInt64) {
-        var status = statvfs()
-        guard fstatvfs(root, &status) == 0 else { throw failure("fstatvfs", "") }
-        let unit = UInt64(status.f_frsize)
-        return (UInt64(status.f_bavail) &* unit, UInt64(status.f_blocks) &* unit)
-    }
+    package func diskSpace() throws(ByteStoreError) -> (free: UInt64, total: UInt64) { try root.space() }
 
     /// Lets go of every open file: for the end, and for tests.
-    package func closeAll() { openFiles.withLock { $0.files.removeAll() } }
+    package func closeAll() {
+        openFiles.withLock { open in
+            open.hasUnsyncedBeyond =
+                open.hasUnsyncedBeyond || open.files.values.contains { $0.file.isChanged }
+            open.files.removeAll()
+        }
+    }
+
+    /// Data files that are open now.
+    package var openFileCount: Int { openFiles.withLock { $0.files.count } }
 
     /// `xx/xxxxxxxxxxxxxxxx`: 256 directories, so that none grows beyond what ext4 handles quickly.
     private static func name(of number: DataFileNumber) -> String {
@@ -113,26 +119,36 @@ package final class ByteStore: Sendable {
         return padded.suffix(2) + "/" + padded
     }
 
-    @discardableResult
     private func keep(_ file: DataFile) -> DataFile {
         openFiles.withLock { open in
-            // Another thread may have opened it meanwhile: one object a file, or syncs would be missed.
+            // Another thread may have opened it meanwhile.
             if let other = open.files[file.number] { return other.file }
             open.clock += 1
             open.files[file.number] = (file, open.clock)
-            if open.files.count > open.limit { Self.evict(&open) }
+            if open.files.count > open.evictionCount { Self.evict(&open) }
             return file
         }
     }
 
-    /// Drops the least recently used eighth; a file in use stays open until its user is done.
+    /// Drops the least recently used eighth, but for files that somebody uses just now: every reference is
+    /// given out under this lock, so what is referenced from here alone stays so.
     private static func evict(_ open: inout OpenFiles) {
         let uses = open.files.values.map(\.lastUse).sorted()
-        let limit = uses[uses.count / 8]
-        open.files = open.files.filter { $0.value.lastUse > limit }
-    }
-
-    private func failure(_ call: String, _ name: String) -> ByteStoreError {
-        ByteStoreError(call: call, path: directory + "/" + name, errno: Errno(errno))
+        let oldest = uses[max(0, open.files.count - open.limit + open.limit / 8 - 1)]
+        var index = open.files.startIndex
+        var gone: [DataFileNumber] = []
+        while index != open.files.endIndex {
+            if open.files.values[index].lastUse <= oldest,
+                isKnownUniquelyReferenced(&open.files.values[index].file),
+                !open.files.values[index].file.hasFailed
+            {
+                if open.files.values[index].file.isChanged { open.hasUnsyncedBeyond = true }
+                gone.append(open.files.keys[index])
+            }
+            open.files.formIndex(after: &index)
+        }
+        for number in gone { open.files[number] = nil }
+        // If most are in use: not again for each file that is opened.
+        open.evictionCount = max(open.limit, open.files.count + open.limit / 8)
     }
 }

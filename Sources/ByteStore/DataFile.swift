@@ -9,22 +9,25 @@ package import VolumeModel
 package final class DataFile: Sendable {
     package let number: DataFileNumber
     private let descriptor: Int32
-    private let path: String
+    private let name: String
+    private let directory: DataDirectory
     /// Counts changes, so that a sync knows what it covered. Starts at 1: what was written through an
     /// earlier descriptor of the file may not be durable.
     private let changeCount = Atomic<UInt64>(1)
-    private let synced = Mutex(Synced())
+    /// The last change that is durable, together with the file's name. Written by who holds `syncing`.
+    private let syncedCount = Atomic<UInt64>(0)
+    private let isNew: Atomic<Bool>
+    private let hasFailedSync = Atomic<Bool>(false)
+    /// Held while the disk works. What failed stays: after a failed fsync the kernel drops the pages, and a
+    /// later success would be a lie.
+    private let syncing = Mutex<ByteStoreError?>(nil)
 
-    private struct Synced {
-        var changeCount: UInt64 = 0
-        /// Stays: after a failed fsync the kernel drops the pages, and a later success would be a lie.
-        var failure: ByteStoreError?
-    }
-
-    init(number: DataFileNumber, descriptor: Int32, path: String) {
+    init(number: DataFileNumber, descriptor: Int32, name: String, in directory: DataDirectory, isNew: Bool) {
         self.number = number
         self.descriptor = descriptor
-        self.path = path
+        self.name = name
+        self.directory = directory
+        self.isNew = Atomic(isNew)
     }
 
     deinit { close(descriptor) }
@@ -49,6 +52,16 @@ package final class DataFile: Sendable {
     }
 
     package func write(_ bytes: UnsafeRawBufferPointer, at offset: UInt64) throws(ByteStoreError) {
+        let (_, failure) = writeSome(bytes, at: offset)
+        if let failure { throw failure }
+    }
+
+    /// Writes from the start of `bytes` as much as it can: when the disk fills up half-way, the half is there.
+    ///
+    /// - Returns: how many bytes were written, and why not all.
+    package func writeSome(
+        _ bytes: UnsafeRawBufferPointer, at offset: UInt64
+    ) -> (byteCount: Int, failure: ByteStoreError?) {
         var done = 0
         // After the bytes, also when only some were written: a sync that began earlier does not cover them.
         defer { noteChange() }
@@ -59,27 +72,69 @@ package final class DataFile: Sendable {
             if count >= 0 {
                 done += count
             } else if errno != EINTR {
-                throw failure("pwrite")
+                return (done, failure("pwrite"))
             }
+        }
+        return (done, nil)
+    }
+
+    /// Makes everything written so far durable, and the name of a new file. Costs nothing when nothing was
+    /// written since the last time.
+    ///
+    /// - Throws: for good once it has failed, until `forgetFailure`.
+    package func synchronize() throws(ByteStoreError) {
+        let wanted = currentChange
+        // Who comes second must not return before the first one's sync has.
+        try syncing.withLock { failed throws(ByteStoreError) in
+            if let failed { throw failed }
+            let isNew = isNew.load(ordering: .acquiring)
+            if syncedCount.load(ordering: .acquiring) >= wanted, !isNew { return }
+            let covered = currentChange
+            do throws(ByteStoreError) {
+                guard fdatasync(descriptor) == 0 else { throw failure("fdatasync") }
+                if isNew { try directory.synchronizeName(name) }
+            } catch {
+                failed = error
+                hasFailedSync.store(true, ordering: .releasing)
+                throw error
+            }
+            noteDurable(covered)
         }
     }
 
-    /// Makes everything written so far durable. Costs nothing when nothing was written since the last time.
-    ///
-    /// - Throws: for good once it has failed; the file must be opened anew.
-    package func synchronize() throws(ByteStoreError) {
-        let wanted = changeCount.load(ordering: .acquiring)
-        // Held while the disk works: who comes second must not return before the first one's sync has.
-        try synced.withLock { synced throws(ByteStoreError) in
-            if let failure = synced.failure { throw failure }
-            if synced.changeCount >= wanted { return }
-            let covered = changeCount.load(ordering: .acquiring)
-            guard fdatasync(descriptor) == 0 else {
-                let error = failure("fdatasync")
-                synced.failure = error
-                throw error
-            }
-            synced.changeCount = covered
+    /// Allows syncs again. What was written before the failure may be gone: for bytes that nobody was told
+    /// are safe, and that an application which has opened the file anew will write again.
+    package func forgetFailure() {
+        noteChange()
+        syncing.withLock { failed in
+            failed = nil
+            hasFailedSync.store(false, ordering: .releasing)
+        }
+    }
+
+    // These wait for no disk: they are asked under the store's lock.
+
+    var hasFailed: Bool { hasFailedSync.load(ordering: .acquiring) }
+
+    /// Whether anything was changed through this object that is not durable yet.
+    var isChanged: Bool {
+        let now = currentChange
+        return isNew.load(ordering: .acquiring) || now > 1 && syncedCount.load(ordering: .acquiring) < now
+    }
+
+    private func noteDurable(_ change: UInt64) {
+        if change > syncedCount.load(ordering: .acquiring) { syncedCount.store(change, ordering: .releasing) }
+        isNew.store(false, ordering: .releasing)
+    }
+
+    /// The number of the last change.
+    var currentChange: UInt64 { changeCount.load(ordering: .acquiring) }
+
+    /// A sync of the whole file system has covered changes up to this one.
+    func noteSynchronized(upTo change: UInt64) throws(ByteStoreError) {
+        try syncing.withLock { failed throws(ByteStoreError) in
+            if let failed { throw failed }
+            noteDurable(change)
         }
     }
 
@@ -100,7 +155,13 @@ package final class DataFile: Sendable {
     }
 
     package func zero(_ range: ByteRange) throws(ByteStoreError) {
-        try fallocate(Int32(GW_FALLOC_FL_KEEP_SIZE | GW_FALLOC_FL_ZERO_RANGE), range)
+        do {
+            try fallocate(Int32(GW_FALLOC_FL_KEEP_SIZE | GW_FALLOC_FL_ZERO_RANGE), range)
+        } catch {
+            // tmpfs knows holes but not this.
+            guard error.errno == .notSupported else { throw error }
+            try punchHole(range)
+        }
     }
 
     private func fallocate(_ mode: Int32, _ range: ByteRange) throws(ByteStoreError) {
@@ -136,6 +197,7 @@ package final class DataFile: Sendable {
     }
 
     private func failure(_ call: String) -> ByteStoreError {
-        ByteStoreError(call: call, path: path, errno: Errno(errno))
+        let number = errno
+        return ByteStoreError(call: call, path: directory.path + "/" + name, errno: Errno(number))
     }
 }

@@ -7,30 +7,56 @@ extension Catalog {
 
     /// Gives a follower what changed since it last looked, as of now.
     ///
-    /// The follower is pinned: what it has not acknowledged stays to be asked for again, so asking twice
-    /// gives the same state twice.
+    /// The follower is pinned: what it has not acknowledged stays to be asked for again. What it may have
+    /// taken of an answer that was cut off is corrected by the next one, so asking twice does no harm.
     ///
     /// - Parameters:
     ///   - since: what the follower has applied (acknowledges everything before); nil: nothing, send all.
     ///   - send: takes each batch of encoded rows in order; may be called while the catalog changes.
     /// - Returns: the sequence number and the counters that the follower reaches with the batches.
+    /// - Throws: `.unusable` when `since` is none of the states that this catalog gave to the follower: then
+    ///   the follower is one of another head and must begin anew, with an empty catalog.
     package func sendChanges(
         to follower: String, since: SequenceNumber?, _ send: ([UInt8]) async throws -> Void
     ) async throws -> (sequence: SequenceNumber, counters: CatalogCounters) {
-        let reader = try Connection(path: directory + "/" + Self.fileName, mode: .readWrite)
+        let reader = try openReader()
         // Pin and snapshot under one lock: no change may come between them.
-        let (sequence, counters) = try perform { state in
+        let (sequence, counters, removedSince) = try perform { state in
+            guard !state.isApplying else {
+                throw CatalogError.unusable(path: directory, reason: "it is being brought up to date itself")
+            }
             _ = try state.commit()
-            let sequence = SequenceNumber(state.sequence.number - 1)
-            try state.pin(follower, acknowledged: since, newest: sequence)
+            let sequence = state.committedSequence
+            let removedSince = try state.pin(follower, since: since, newest: sequence)
             _ = try state.commit()
-            try reader.execute("BEGIN")
-            _ = try reader.prepare("SELECT count(*) FROM pin").first { $0.integer(0) }
-            return (sequence, state.counters)
+            do {
+                try reader.execute("BEGIN")
+                _ = try reader.prepare("SELECT count(*) FROM pin").first { $0.integer(0) }
+            } catch let error as SQLiteError {
+                // The reader's trouble is not the catalog's.
+                throw CatalogError.database(error)
+            }
+            return (sequence, state.counters, removedSince)
         }
-        let changes = try ChangeReader(reader, since: since)
-        while let batch = try changes.nextBatch(byteCount: Self.batchByteCount) { try await send(batch) }
+        // A power loss must not take back, and give to other changes, numbers that a follower has seen.
+        try synchronize()
+        do {
+            let changes = try ChangeReader(reader, since: since, removedSince: removedSince)
+            while let batch = try changes.nextBatch(byteCount: Self.batchByteCount) { try await send(batch) }
+        } catch let error as SQLiteError {
+            throw CatalogError.database(error)
+        }
         return (sequence, counters)
+    }
+
+    private func openReader() throws(CatalogError) -> Connection {
+        do {
+            let reader = try Connection(path: directory + "/" + Self.fileName, mode: .readWrite)
+            reader.setBusyTimeout(milliseconds: 5000)
+            return reader
+        } catch {
+            throw .database(error)
+        }
     }
 
     /// Forgets a follower: rows kept for it alone can go.
@@ -39,20 +65,37 @@ extension Catalog {
         try synchronize()
     }
 
-    /// Applies rows of an owner to a follower's catalog.
+    /// Applies rows of an owner to a follower's catalog. They are kept from `finishChanges` on; until then a
+    /// crash, or the end of being a follower, takes them back.
+    ///
+    /// - Throws: `.unusable` when this head is no follower, or not any more.
     package func apply(_ rows: [CatalogRow]) throws {
         try perform { state in
-            for row in rows { try state.apply(row) }
+            try state.beginApplication()
+            do {
+                for row in rows { try state.apply(row) }
+            } catch let error as SQLiteError {
+                // Nothing but the owner's changes is lost, and these can be had again.
+                try state.abandonApplication()
+                throw CatalogError.database(error)
+            }
         }
     }
 
     /// Ends a set of changes: from now on the follower is at `sequence` of its owner.
     package func finishChanges(at sequence: SequenceNumber, counters: CatalogCounters) throws {
+        // Numbers from outside that will be counted on from.
+        let limit = Int64.max / 2
+        guard counters.nextInode.number > 1, counters.nextInode.number <= UInt64(limit),
+            (1...limit).contains(counters.nextCookie), counters.byteCount <= UInt64(limit),
+            counters.inodeCount <= UInt64(limit)
+        else { throw CatalogError.unusable(path: directory, reason: "the owner's counters are malformed") }
         try perform { state in
-            try state.beginIfNeeded()
+            try state.beginApplication()
             state.counters = counters
             state.missingByteCount = counters.byteCount
             try state.statements.setMeta(.originSequence, sequence.number)
+            state.isApplying = false
         }
         try synchronize()
     }
@@ -69,18 +112,33 @@ extension CatalogState {
     /// The sequence number of the last commit.
     package var committedSequence: SequenceNumber { SequenceNumber(sequence.number - 1) }
 
+    /// Keeps for a follower what changes from now on, and what it has not acknowledged.
+    ///
+    /// - Returns: the sequence number from which on it may hold rows that have died since; nil: it holds none.
     mutating func pin(
-        _ name: String, acknowledged: SequenceNumber?, newest: SequenceNumber
-    ) throws {
+        _ name: String, since: SequenceNumber?, newest: SequenceNumber
+    ) throws -> SequenceNumber? {
+        let find = try connection.prepare("SELECT acknowledged, newest FROM pin WHERE name = ?1")
+        find.bind(1, name)
+        let known = try find.first { (SequenceNumber($0.integer(0)), SequenceNumber($0.integer(1))) }
+        if let since {
+            guard let known, known.0 <= since, since <= known.1 else {
+                throw CatalogError.unusable(
+                    path: connection.path,
+                    reason: "'\(name)' asks for changes since \(since), which it did not get from here: "
+                        + "it must begin anew")
+            }
+        }
         try beginIfNeeded()
         let statement = try connection.prepare(
             "INSERT OR REPLACE INTO pin(name, acknowledged, newest) VALUES (?1, ?2, ?3)")
         statement.bind(1, name)
-        statement.bind(2, acknowledged?.number ?? newest.number)
+        statement.bind(2, (since ?? known?.0 ?? newest).number)
         statement.bind(3, newest.number)
         try statement.run()
         newestPin = max(newestPin ?? newest, newest)
         try dropUnpinnedRows()
+        return since ?? known?.0
     }
 
     mutating func unpin(_ name: String) throws {
@@ -145,22 +203,32 @@ private final class ChangeReader {
         let row: (Statement) throws -> CatalogRow
     }
 
-    init(_ connection: Connection, since: SequenceNumber?) throws {
+    init(_ connection: Connection, since: SequenceNumber?, removedSince: SequenceNumber?) throws {
         steps = []
         let columns = CatalogStatements.inodeColumns
         let born = since.map { "AND born > \($0.number)" } ?? ""
-        if let since {
-            let died = "died > \(since.number) AND born <= \(since.number)"
+        if let removedSince {
+            // Also what was born later: an answer that was cut off may have brought it.
+            let died = "died > \(removedSince.number)"
             steps.append(
                 Step(statement: try connection.prepare("SELECT parent, cookie FROM entry WHERE \(died)")) {
                     .removedEntry(parent: InodeNumber($0.unsigned(0)), cookie: $0.integer(1))
                 })
+            let noLiveXattr =
+                "NOT EXISTS (SELECT 1 FROM xattr AS l WHERE l.ino = x.ino AND l.name = x.name AND l.died = 0)"
             steps.append(
-                Step(statement: try connection.prepare("SELECT ino, name FROM xattr WHERE \(died)")) {
+                Step(
+                    statement: try connection.prepare(
+                        "SELECT ino, name FROM xattr AS x WHERE \(died) AND \(noLiveXattr)")
+                ) {
                     .removedAttribute(InodeNumber($0.unsigned(0)), name: $0.bytes(1))
                 })
+            let noLiveInode = "NOT EXISTS (SELECT 1 FROM inode AS l WHERE l.ino = x.ino AND l.died = 0)"
             steps.append(
-                Step(statement: try connection.prepare("SELECT ino FROM inode WHERE \(died)")) {
+                Step(
+                    statement: try connection.prepare(
+                        "SELECT ino FROM inode AS x WHERE \(died) AND \(noLiveInode)")
+                ) {
                     .removedInode(InodeNumber($0.unsigned(0)))
                 })
         }

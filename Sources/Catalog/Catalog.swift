@@ -11,6 +11,9 @@ package import VolumeModel
 /// A process holds the head's lock file while it has the catalog open, so that no second one can.
 package final class Catalog: Sendable {
     package static let fileName = "catalog.db"
+    /// A log longer than this is emptied at the next checkpoint, which holds up changes for a moment. Without
+    /// it a steady stream of fsyncs would let the log grow for ever: each adds to it before it is all moved.
+    private static let logByteCount: Int64 = 64 << 20
 
     /// The directory of the head, as given.
     package let directory: String
@@ -24,14 +27,18 @@ package final class Catalog: Sendable {
 
     /// Makes the catalog of an empty volume: a root directory and nothing else.
     ///
-    /// - Parameter directory: exists and holds no catalog.
+    /// - Parameters:
+    ///   - directory: exists and holds no catalog. One that nobody has opened yet is made anew.
+    ///   - withRoot: false for a follower, which gets its root, like all else, from its owner.
     package static func create(
         in directory: String, capacity: UInt64, epoch: Epoch, now: FileTime, withRoot: Bool
     ) throws(CatalogError) {
         let lock = try HeadLock(directory: directory)
         defer { lock.release() }
         let path = directory + "/" + fileName
-        // A creation that was cut off left a file without a schema version: start again.
+        guard try !isInUse(path) else {
+            throw .unusable(path: path, reason: "there is a catalog already")
+        }
         for suffix in ["", "-wal", "-shm"] where unlink(path + suffix) != 0 && errno != ENOENT {
             throw .system(call: "unlink", path: path, Errno(errno))
         }
@@ -48,6 +55,8 @@ package final class Catalog: Sendable {
                     accessTime: now, modificationTime: now, changeTime: now)
                 try statements.put(InodeRecord(attributes: root), born: SequenceNumber(1))
                 try statements.setMeta(.inodeCount, 1)
+            } else {
+                try statements.setMeta(.isFollower, 1)
             }
             try statements.setMeta(.sequence, 1)
             try statements.setMeta(.epoch, Int64(bitPattern: epoch.number))
@@ -56,6 +65,20 @@ package final class Catalog: Sendable {
             try connection.execute("COMMIT")
         } catch {
             throw .database(error)
+        }
+        try synchronizeDirectory(directory)
+    }
+
+    /// Whether a catalog was ever opened: what was cut off while it was made, was not.
+    private static func isInUse(_ path: String) throws(CatalogError) -> Bool {
+        do {
+            let connection = try Connection(path: path, mode: .readWrite)
+            return try connection.prepare("SELECT 1 FROM meta WHERE key = 'is_clean'").first { _ in true }
+                ?? false
+        } catch {
+            // No file, or one without the table. A damaged one is somebody's too.
+            guard error.isCorruption else { return false }
+            throw .unusable(path: path, reason: error.message)
         }
     }
 
@@ -71,15 +94,21 @@ package final class Catalog: Sendable {
             let connection = try Connection(path: path, mode: .readWrite)
             try connection.execute(CatalogSchema.pragmas)
             connection.keepWriteAheadLog()
+            // Nobody else writes; but someone may look at it with SQLite's own shell.
+            connection.setBusyTimeout(milliseconds: 5000)
             try Self.checkVersion(of: connection, path: path)
             var state = try CatalogState(connection: connection)
-            wasClosedCleanly = try state.statements.meta(.isClean) == 1
+            wasClosedCleanly = try state.statements.meta(.isClean) ?? 1 == 1
             try state.markInUse()
             self.state = Mutex(state)
-            checkpointer = Mutex(try Connection(path: path, mode: .readWrite))
+            let second = try Connection(path: path, mode: .readWrite)
+            try second.execute("PRAGMA synchronous = FULL")
+            second.keepWriteAheadLog()
+            checkpointer = Mutex(second)
         } catch let error as SQLiteError {
             lock.release()
-            throw error.isCorruption ? .unusable(path: path, reason: error.message) : .database(error)
+            throw error.isCorruption || error.isMissingFile
+                ? .unusable(path: path, reason: error.message) : .database(error)
         } catch {
             lock.release()
             throw (error as? CatalogError) ?? .unusable(path: path, reason: "\(error)")
@@ -88,6 +117,8 @@ package final class Catalog: Sendable {
         guard logDescriptor >= 0 else { throw .system(call: "open", path: path + "-wal", Errno(errno)) }
         // The names of the database and its log must be as durable as what they hold.
         for name in [directory, directory + "/.."] { try Self.synchronizeDirectory(name) }
+        // That it is in use must be durable before the first byte of a data file changes.
+        try synchronize()
     }
 
     deinit {
@@ -124,12 +155,22 @@ package final class Catalog: Sendable {
         _ body: (inout CatalogState) throws -> Result
     ) throws -> Result {
         try state.withLock { (state) throws -> Result in
+            guard !state.isClosed else {
+                throw CatalogError.unusable(path: directory, reason: "it is closed")
+            }
+            let changeCount = state.changeCount
             do {
                 return try body(&state)
             } catch let error as SQLiteError {
                 // The operation may be half done in the open transaction: no commit may follow.
                 state.failure = state.failure ?? error
                 throw CatalogError.database(error)
+            } catch CatalogError.unusable(let path, let reason) {
+                // Damage that was found in the midst of an operation: the same.
+                if state.changeCount != changeCount {
+                    state.failure = state.failure ?? SQLiteError(code: 11, message: reason)
+                }
+                throw CatalogError.unusable(path: path, reason: reason)
             }
         }
     }
@@ -173,12 +214,22 @@ package final class Catalog: Sendable {
         return durable >= generation
     }
 
-    /// Moves the log into the database, so that the log stays small. Stops no operation.
+    /// Moves the log into the database, so that the log stays small. Stops no operation but when the log has
+    /// become long; then what little came meanwhile is moved as well, and the log begins anew.
     package func checkpoint() throws(CatalogError) {
         do {
             try checkpointer.withLock { connection throws(SQLiteError) in try connection.checkpoint() }
-        } catch {
+            var status = stat()
+            guard fstat(logDescriptor, &status) == 0, status.st_size > Self.logByteCount else { return }
+            try state.withLock { state in
+                _ = try state.commit()
+                guard !state.connection.isInTransaction else { return }
+                try checkpointer.withLock { try $0.checkpoint(empties: true) }
+            }
+        } catch let error as SQLiteError {
             throw .database(error)
+        } catch {
+            throw (error as? CatalogError) ?? .unusable(path: directory, reason: "\(error)")
         }
     }
 
@@ -186,22 +237,69 @@ package final class Catalog: Sendable {
     ///
     /// - Parameter delete: deletes one; a file that is missing already is no failure.
     package func collectGarbage(_ delete: (DataFileNumber) throws -> Void) throws {
-        guard try perform({ $0.hasGarbage }) else { return }
-        let batch = try perform { try $0.garbage(after: 0) }
-        guard let last = batch.last else {
-            try perform { $0.hasGarbage = false }
-            return
+        while true {
+            let batch = try perform { state in
+                let batch = state.hasGarbage ? try state.garbage() : []
+                if batch.isEmpty { state.hasGarbage = false }
+                return batch
+            }
+            guard !batch.isEmpty else { return }
+            // Only what a durable commit has discarded may go: until then a crash could bring it back.
+            try synchronize()
+            for data in batch { try delete(data) }
+            // Exactly these: others with lower numbers may have been discarded meanwhile.
+            try perform { try $0.forgetGarbage(batch) }
         }
-        // Only what a durable commit has discarded may go: until then a crash could bring it back.
-        try synchronize()
-        for data in batch { try delete(data) }
-        try perform { try $0.forgetGarbage(upTo: last) }
     }
 
-    /// Writes everything and says that the end was in order. The catalog is not used afterwards.
+    /// A path of an inode, for people: one of its names as of the last commit, or nil if that cannot be told.
+    ///
+    /// Looks through all names, on a connection of its own: a second for some millions of them.
+    package func path(of inode: InodeNumber) -> String? {
+        guard let connection = try? Connection(path: directory + "/" + Self.fileName, mode: .readWrite),
+            let anywhere = try? connection.prepare(
+                "SELECT name, parent FROM entry WHERE ino = ?1 AND died = 0"),
+            let inParent = try? connection.prepare(
+                """
+                SELECT entry.name, entry.parent FROM inode JOIN entry ON entry.parent = inode.parent
+                WHERE inode.ino = ?1 AND inode.died = 0 AND entry.ino = ?1 AND entry.died = 0
+                """)
+        else { return nil }
+        var names: [String] = []
+        var current = inode
+        while current != .root, names.count < 4096 {
+            let statement = names.isEmpty ? anywhere : inParent
+            statement.bind(1, current.number)
+            let found = try? statement.first { ($0.text(0), InodeNumber($0.unsigned(1))) }
+            guard let (name, parent) = found ?? nil else { return nil }
+            names.append(name)
+            current = parent
+        }
+        return "/" + names.reversed().joined(separator: "/")
+    }
+
+    /// Lets go of the catalog as a crash would: what is not durable may be lost.
+    package func abandon() {
+        state.withLock { $0.isClosed = true }
+        lock.release()
+    }
+
+    /// Writes everything and says that the end was in order. The catalog refuses everything afterwards, and
+    /// another process may open it.
     package func close() throws(CatalogError) {
+        defer { abandon() }
         do {
-            try perform { try $0.markClean() }
+            let isClosed = try state.withLock { state in
+                if state.isClosed { return true }
+                try state.abandonApplication()
+                try state.markClean()
+                _ = try state.commit()
+                state.isClosed = true
+                return false
+            }
+            if isClosed { return }
+        } catch let error as SQLiteError {
+            throw .database(error)
         } catch {
             throw (error as? CatalogError) ?? .unusable(path: directory, reason: "\(error)")
         }
@@ -216,7 +314,8 @@ extension CatalogState {
 
     mutating func commit() throws -> UInt64 {
         if let failure { throw CatalogError.failedBefore(failure) }
-        guard hasChanges else { return openGeneration - 1 }
+        // An owner's changes are one change: what has been applied so far is not to be seen alone.
+        guard hasChanges, !isApplying else { return openGeneration - 1 }
         do {
             try beginIfNeeded()
             try writeDirtyInodes()
@@ -234,7 +333,8 @@ extension CatalogState {
     }
 
     private mutating func writeDirtyInodes() throws {
-        for number in dirtyInodes {
+        // In the order of the table: neighbours are on the same page.
+        for number in dirtyInodes.sorted() {
             guard var cached = inodes[number] else { continue }
             if let born = cached.born, isPinned(born) { try endInode(number, born: born) }
             let stays = cached.born.map { !isPinned($0) } ?? false
@@ -253,7 +353,8 @@ extension CatalogState {
         try statements.setMeta(.nextData, Int64(bitPattern: nextData))
         try statements.setMeta(.inodeCount, Int64(bitPattern: counters.inodeCount))
         try statements.setMeta(.byteCount, Int64(bitPattern: counters.byteCount))
-        try statements.setMeta(.missingByteCount, Int64(bitPattern: missingByteCount))
+        // What has arrived but is not recorded is missing again after a crash.
+        try statements.setMeta(.missingByteCount, Int64(bitPattern: missingByteCount &+ unrecordedByteCount))
     }
 
     /// Forgets what the database knows as well. Called after a commit, when nothing is dirty.
@@ -261,7 +362,8 @@ extension CatalogState {
         guard inodes.count > Self.cleanInodeLimit else { return }
         // What is not durable yet must stay, for an fsync to find out.
         inodes = inodes.filter { number, cached in
-            unrecordedInodes.contains(number) || cached.metadataGeneration > durableGeneration
+            unrecordedInodes.contains(number)
+                || max(cached.metadataGeneration, cached.structuralGeneration) > durableGeneration
         }
     }
 
@@ -283,8 +385,7 @@ extension CatalogState {
         return generation == 0 ? nil : generation
     }
 
-    func garbage(after data: UInt64) throws(SQLiteError) -> [DataFileNumber] {
-        statements.listGarbage.bind(1, data)
+    func garbage() throws(SQLiteError) -> [DataFileNumber] {
         var batch: [DataFileNumber] = []
         try statements.listGarbage.forEach {
             batch.append(DataFileNumber($0.unsigned(0)))
@@ -293,10 +394,12 @@ extension CatalogState {
         return batch
     }
 
-    mutating func forgetGarbage(upTo data: DataFileNumber) throws {
+    mutating func forgetGarbage(_ batch: [DataFileNumber]) throws {
         try beginIfNeeded()
-        statements.deleteGarbage.bind(1, data.number)
-        try statements.deleteGarbage.run()
+        for data in batch {
+            statements.deleteGarbage.bind(1, data.number)
+            try statements.deleteGarbage.run()
+        }
     }
 
     package mutating func epoch() throws -> Epoch {
@@ -304,8 +407,18 @@ extension CatalogState {
     }
 
     /// Raises the epoch's high-water mark, which is kept with the data as well as in the registry.
+    ///
+    /// A follower's head ceases to be one with it: what of its owner's changes was not finished is gone,
+    /// and no more are taken.
     package mutating func setEpoch(_ epoch: Epoch) throws {
+        try abandonApplication()
         try beginIfNeeded()
+        if isFollower {
+            // Whoever had them open had so elsewhere.
+            for orphan in try orphans() { try removeInode(orphan) }
+            try statements.setMeta(.isFollower, 0)
+            isFollower = false
+        }
         try statements.setMeta(.epoch, Int64(bitPattern: epoch.number))
     }
 

@@ -24,13 +24,17 @@ package struct CatalogState {
     let statements: CatalogStatements
     var inodes: [InodeNumber: CachedInode] = [:]
     var dirtyInodes: Set<InodeNumber> = []
-    /// Inodes with valid ranges that are not recorded yet.
+    /// Inodes with valid ranges that are not recorded yet, and how many bytes these are.
     var unrecordedInodes: Set<InodeNumber> = []
+    var unrecordedByteCount: UInt64 = 0
     var sequence: SequenceNumber
     var newestPin: SequenceNumber?
     package internal(set) var counters: CatalogCounters
     package internal(set) var missingByteCount: UInt64
     var nextData: UInt64
+    /// Data files with lower numbers have durable names: one that is missing is lost. Others may never have
+    /// reached the disk before a power loss, and then no byte of them was ever said to be safe.
+    package private(set) var durableData: UInt64
     /// The number of the commit that will hold the next change.
     var openGeneration: UInt64 = 1
     /// The last commit that is known to be on disk.
@@ -38,6 +42,13 @@ package struct CatalogState {
     var syncFailure: CatalogError?
     /// Whether anything has changed since the last commit.
     var hasChanges = false
+    /// Counts changes, to tell whether an operation that failed had begun to change something.
+    var changeCount: UInt64 = 0
+    /// Whether this head takes its owner's changes and nobody else's: until it is promoted.
+    package internal(set) var isFollower: Bool
+    /// Whether the open transaction holds an owner's changes that are not finished, and nothing else.
+    var isApplying = false
+    var isClosed = false
     var hasGarbage = true
     var failure: SQLiteError?
 
@@ -46,17 +57,25 @@ package struct CatalogState {
         let statements = try CatalogStatements(connection)
         self.statements = statements
         sequence = SequenceNumber(try statements.meta(.sequence) ?? 0).next
-        counters = CatalogCounters(
-            nextInode: InodeNumber(UInt64(bitPattern: try statements.meta(.nextInode) ?? 2)),
-            nextCookie: try statements.meta(.nextCookie) ?? 1,
-            inodeCount: UInt64(bitPattern: try statements.meta(.inodeCount) ?? 0),
-            byteCount: UInt64(bitPattern: try statements.meta(.byteCount) ?? 0))
+        counters = try Self.storedCounters(statements)
+        isFollower = try statements.meta(.isFollower) == 1
         missingByteCount = UInt64(bitPattern: try statements.meta(.missingByteCount) ?? 0)
         nextData = UInt64(bitPattern: try statements.meta(.nextData) ?? 1)
+        durableData = UInt64(bitPattern: try statements.meta(.durableData) ?? 1)
         newestPin =
             try connection.prepare("SELECT max(newest) FROM pin").first { row in
                 row.isNull(0) ? nil : SequenceNumber(row.integer(0))
             } ?? nil
+    }
+
+    private static func storedCounters(
+        _ statements: CatalogStatements
+    ) throws(SQLiteError) -> CatalogCounters {
+        CatalogCounters(
+            nextInode: InodeNumber(UInt64(bitPattern: try statements.meta(.nextInode) ?? 2)),
+            nextCookie: try statements.meta(.nextCookie) ?? 1,
+            inodeCount: UInt64(bitPattern: try statements.meta(.inodeCount) ?? 0),
+            byteCount: UInt64(bitPattern: try statements.meta(.byteCount) ?? 0))
     }
 
     // MARK: inodes
@@ -132,9 +151,14 @@ package struct CatalogState {
         if record.backedByteCount > 0 { try dropResidency(of: number) }
         try discardData(record.data)
         if let born = cached.born { try endInode(number, born: born) }
-        statements.endAllXattrs.bind(1, number.number)
-        statements.endAllXattrs.bind(2, sequence.number)
-        try statements.endAllXattrs.run()
+        if let newestPin {
+            statements.endAllXattrs.bind(1, number.number)
+            statements.endAllXattrs.bind(2, sequence.number)
+            statements.endAllXattrs.bind(3, newestPin.number)
+            try statements.endAllXattrs.run()
+        }
+        statements.deleteAllXattrs.bind(1, number.number)
+        try statements.deleteAllXattrs.run()
         inodes[number] = nil
         dirtyInodes.remove(number)
     }
@@ -296,11 +320,22 @@ package struct CatalogState {
 
     // MARK: data files
 
-    /// The number for a new data file.
-    package mutating func newDataFile() throws -> DataFileNumber {
+    /// The number that the next data file gets.
+    package var nextDataFile: DataFileNumber { DataFileNumber(nextData) }
+
+    /// Takes that number, once the file is there.
+    package mutating func takeDataFile() throws -> DataFileNumber {
         try beginIfNeeded()
         defer { nextData += 1 }
         return DataFileNumber(nextData)
+    }
+
+    /// Notes that every data file with a lower number was synced, name and all.
+    package mutating func noteDurable(below next: DataFileNumber) throws {
+        guard next.number > durableData else { return }
+        try beginIfNeeded()
+        durableData = next.number
+        try statements.setMeta(.durableData, Int64(bitPattern: durableData))
     }
 
     /// Leaves a data file to be deleted once this change is durable.
@@ -316,8 +351,37 @@ package struct CatalogState {
 
     mutating func beginIfNeeded() throws {
         if let failure { throw CatalogError.failedBefore(failure) }
+        // What can no longer be made durable is not accepted.
+        if let syncFailure { throw syncFailure }
         hasChanges = true
+        changeCount &+= 1
         guard !connection.isInTransaction else { return }
         try statements.begin.run()
+    }
+
+    /// Begins, or goes on with, applying an owner's changes.
+    mutating func beginApplication() throws {
+        guard isFollower else {
+            throw CatalogError.unusable(
+                path: connection.path, reason: "it is no follower's: it takes nobody else's changes")
+        }
+        if isApplying { return }
+        _ = try commit()
+        try beginIfNeeded()
+        isApplying = true
+    }
+
+    /// Takes back an owner's changes that were not finished.
+    mutating func abandonApplication() throws {
+        guard isApplying else { return }
+        isApplying = false
+        if connection.isInTransaction { try connection.execute("ROLLBACK") }
+        hasChanges = false
+        inodes.removeAll()
+        dirtyInodes.removeAll()
+        unrecordedInodes.removeAll()
+        unrecordedByteCount = 0
+        counters = try Self.storedCounters(statements)
+        missingByteCount = UInt64(bitPattern: try statements.meta(.missingByteCount) ?? 0)
     }
 }

@@ -6,7 +6,8 @@ final class CatalogStatements {
     let begin, commit: Statement
     let getInode, putInode, endInode, deleteInode: Statement
     let findEntry, putEntry, endEntry, deleteEntry, listEntries, anyEntry: Statement
-    let getXattr, listXattrs, putXattr, endXattr, deleteXattr, endAllXattrs: Statement
+    let getXattr, listXattrs, putXattr, endXattr, deleteXattr: Statement
+    let endAllXattrs, deleteAllXattrs: Statement
     let listResident, putResident, deleteResidentWithin, deleteResident: Statement
     let putMeta, getMeta: Statement
     let putGarbage, listGarbage, deleteGarbage: Statement
@@ -48,7 +49,9 @@ final class CatalogStatements {
         endXattr = try connection.prepare(
             "UPDATE xattr SET died = ?3 WHERE ino = ?1 AND name = ?2 AND died = 0")
         deleteXattr = try connection.prepare("DELETE FROM xattr WHERE ino = ?1 AND name = ?2 AND died = 0")
-        endAllXattrs = try connection.prepare("UPDATE xattr SET died = ?2 WHERE ino = ?1 AND died = 0")
+        endAllXattrs = try connection.prepare(
+            "UPDATE xattr SET died = ?2 WHERE ino = ?1 AND died = 0 AND born <= ?3")
+        deleteAllXattrs = try connection.prepare("DELETE FROM xattr WHERE ino = ?1 AND died = 0")
         listResident = try connection.prepare("SELECT start, end FROM resident WHERE ino = ?1 ORDER BY start")
         putResident = try connection.prepare(
             "INSERT OR REPLACE INTO resident(ino, start, end) VALUES (?1, ?2, ?3)")
@@ -58,9 +61,8 @@ final class CatalogStatements {
         putMeta = try connection.prepare("INSERT OR REPLACE INTO meta(key, value) VALUES (?1, ?2)")
         getMeta = try connection.prepare("SELECT value FROM meta WHERE key = ?1")
         putGarbage = try connection.prepare("INSERT OR IGNORE INTO garbage(data) VALUES (?1)")
-        listGarbage = try connection.prepare(
-            "SELECT data FROM garbage WHERE data > ?1 ORDER BY data LIMIT 1000")
-        deleteGarbage = try connection.prepare("DELETE FROM garbage WHERE data <= ?1")
+        listGarbage = try connection.prepare("SELECT data FROM garbage ORDER BY data LIMIT 1000")
+        deleteGarbage = try connection.prepare("DELETE FROM garbage WHERE data = ?1")
     }
 
     /// Reads the columns of `inodeColumns`. nil: the mode is none that a file can have.
@@ -122,12 +124,14 @@ enum CatalogKey: String {
     case nextInode = "next_inode"
     case nextCookie = "next_cookie"
     case nextData = "next_data"
+    case durableData = "durable_data"
     case inodeCount = "inode_count"
     case byteCount = "byte_count"
     case missingByteCount = "missing_byte_count"
     case epoch
     case originSequence = "origin_sequence"
     case isClean = "is_clean"
+    case isFollower = "is_follower"
     case capacity
 }
 

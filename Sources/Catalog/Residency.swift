@@ -3,11 +3,13 @@ package import VolumeModel
 
 /// Which bytes of an inode that has an origin are here.
 ///
-/// `valid` is the truth in memory. `recorded` is what the database says, and it never holds a byte that is
-/// not durable in the data file: after a crash an unrecorded range is simply missing and fetched again.
+/// `valid` is the truth in memory. `recorded` is what the database says, row by row, and it never holds a byte
+/// that is not durable in the data file: after a crash an unrecorded range is simply missing and fetched
+/// again. `unrecorded` is what is valid and not recorded.
 struct Residency {
     var valid: RangeSet
     var recorded: RangeSet
+    var unrecorded = RangeSet()
 }
 
 extension CatalogState {
@@ -16,7 +18,8 @@ extension CatalogState {
         guard let record = try inode(number), record.backedByteCount > 0,
             let part = range.intersection(ByteRange(0, record.backedByteCount))
         else { return [] }
-        return try residency(of: number).valid.gaps(in: part)
+        try loadResidency(of: number)
+        return inodes[number]?.residency?.valid.gaps(in: part) ?? []
     }
 
     /// The first missing bytes at or after `offset`, up to the next byte that is here.
@@ -24,7 +27,11 @@ extension CatalogState {
         of number: InodeNumber, from offset: UInt64
     ) throws -> ByteRange? {
         guard let record = try inode(number), record.backedByteCount > 0 else { return nil }
-        return try residency(of: number).valid.firstGap(from: offset, upTo: record.backedByteCount)
+        try loadResidency(of: number)
+        let gap = inodes[number]?.residency?.valid.firstGap(from: offset, upTo: record.backedByteCount)
+        // All here, though the database does not say so yet: the next time things are recorded, it will.
+        if gap == nil, offset == 0 { unrecordedInodes.insert(number) }
+        return gap
     }
 
     /// Marks bytes as here: they were written, or have arrived.
@@ -32,15 +39,16 @@ extension CatalogState {
         guard let record = try inode(number), record.backedByteCount > 0,
             let part = range.intersection(ByteRange(0, record.backedByteCount))
         else { return }
-        let before = try residency(of: number).valid.byteCount
+        try loadResidency(of: number)
         // In place: a copy of a set of many ranges for each arrival would be quadratic.
-        inodes[number]?.residency?.valid.insert(part)
-        let added = (inodes[number]?.residency?.valid.byteCount ?? before) - before
+        let added = inodes[number]?.residency?.markValid(part) ?? 0
         guard added > 0 else { return }
         missingByteCount -= min(missingByteCount, added)
+        unrecordedByteCount += added
         inodes[number]?.structuralGeneration = openGeneration
         unrecordedInodes.insert(number)
         hasChanges = true
+        changeCount &+= 1
     }
 
     /// Cuts an inode's origin at a new, smaller size: bytes beyond are local from now on. The caller then
@@ -51,91 +59,106 @@ extension CatalogState {
         if size == 0 {
             try dropResidency(of: number)
         } else {
-            var residency = try residency(of: number)
+            try loadResidency(of: number)
             let tail = ByteRange(size, ByteRange.maximumOffset)
-            let missing =
-                record.backedByteCount - size
-                - residency.valid.intersection(tail).reduce(0) { $0 + $1.byteCount }
+            let residency = inodes[number]?.residency ?? Residency(valid: RangeSet(), recorded: RangeSet())
+            let missing = record.backedByteCount - size - residency.valid.byteCount(in: tail)
             missingByteCount -= min(missingByteCount, missing)
-            residency.valid.remove(tail)
-            inodes[number]?.residency = residency
+            forgetUnrecorded(residency.unrecorded.byteCount(in: tail))
+            inodes[number]?.residency?.valid.remove(tail)
+            inodes[number]?.residency?.unrecorded.remove(tail)
+            try cutRecorded(of: number, at: size)
+            // What is left may be all here: then `record` ends the origin's part in this file.
+            unrecordedInodes.insert(number)
         }
         record.backedByteCount = size
-        if size > 0 { try updateRecordedResidency(of: number, upTo: size) }
     }
 
-    /// What is to be recorded once the data files are durable: inodes and the ranges valid now.
-    package func unrecordedResidency() -> [(inode: InodeNumber, data: DataFileNumber, valid: RangeSet)] {
-        unrecordedInodes.compactMap { number in
-            guard let cached = inodes[number], let residency = cached.residency else { return nil }
-            return (number, cached.record.data, residency.valid)
-        }
+    /// What is to be recorded once the data files are durable: inodes and the ranges that came since the last
+    /// time.
+    package func unrecordedResidency() -> [(inode: InodeNumber, data: DataFileNumber, ranges: RangeSet)] {
+        unrecordedInodes.compactMap { unrecordedResidency(of: $0) }
     }
 
     package func unrecordedResidency(
         of number: InodeNumber
-    ) -> (inode: InodeNumber, data: DataFileNumber, valid: RangeSet)? {
+    ) -> (inode: InodeNumber, data: DataFileNumber, ranges: RangeSet)? {
         guard unrecordedInodes.contains(number), let cached = inodes[number],
             let residency = cached.residency
         else { return nil }
-        return (number, cached.record.data, residency.valid)
+        return (number, cached.record.data, residency.unrecorded)
     }
 
     /// Records ranges whose bytes are durable. `data` tells which data file they were made durable in:
     /// when the inode has another one by now, nothing is recorded.
     package mutating func record(_ durable: RangeSet, of number: InodeNumber, data: DataFileNumber) throws {
-        guard var cached = inodes[number], var residency = cached.residency, cached.record.data == data,
+        guard let cached = inodes[number], cached.residency != nil, cached.record.data == data,
             cached.record.backedByteCount > 0
         else { return }
-        try beginIfNeeded()
         let whole = ByteRange(0, cached.record.backedByteCount)
-        if durable.contains(whole) {
-            statements.deleteResident.bind(1, number.number)
-            try statements.deleteResident.run()
-            let before = cached.record
-            cached.record.backedByteCount = 0
-            count(removing: before, adding: cached.record)
-            cached.residency = nil
-            cached.structuralGeneration = openGeneration
-            inodes[number] = cached
-            dirtyInodes.insert(number)
-            unrecordedInodes.remove(number)
-            return
+        try beginIfNeeded()
+        for range in durable.ranges {
+            guard let part = range.intersection(whole) else { continue }
+            try recordOne(part, of: number)
         }
-        let clipped = RangeSet(durable.intersection(whole))
-        try replaceRecorded(residency.recorded, with: clipped, of: number)
-        residency.recorded = clipped
-        if residency.valid == clipped { unrecordedInodes.remove(number) }
-        cached.residency = residency
-        cached.structuralGeneration = openGeneration
-        inodes[number] = cached
+        inodes[number]?.structuralGeneration = openGeneration
+        guard let residency = inodes[number]?.residency else { return }
+        if residency.recorded.contains(whole) {
+            try dropResidency(of: number)
+            var flattened = cached.record
+            flattened.backedByteCount = 0
+            try update(flattened, kind: .structural)
+        } else if residency.unrecorded.isEmpty {
+            unrecordedInodes.remove(number)
+        }
     }
 
+    /// Replaces the rows that a range overlaps or touches by one.
+    private mutating func recordOne(_ range: ByteRange, of number: InodeNumber) throws {
+        inodes[number]?.residency?.recorded.insert(range)
+        guard let row = inodes[number]?.residency?.recorded.range(holding: range.start) else { return }
+        statements.deleteResidentWithin.bind(1, number.number)
+        statements.deleteResidentWithin.bind(2, row.start)
+        statements.deleteResidentWithin.bind(3, row.end)
+        try statements.deleteResidentWithin.run()
+        statements.putResident.bind(1, number.number)
+        statements.putResident.bind(2, row.start)
+        statements.putResident.bind(3, row.end)
+        try statements.putResident.run()
+        let before = inodes[number]?.residency?.unrecorded.byteCount ?? 0
+        inodes[number]?.residency?.unrecorded.remove(range)
+        forgetUnrecorded(before - (inodes[number]?.residency?.unrecorded.byteCount ?? 0))
+    }
+
+    private mutating func forgetUnrecorded(_ byteCount: UInt64) {
+        unrecordedByteCount -= min(unrecordedByteCount, byteCount)
+    }
+
+    /// Forgets which bytes are here; those that are not count as missing no longer.
     mutating func dropResidency(of number: InodeNumber) throws {
         guard let record = try inode(number), record.backedByteCount > 0 else { return }
-        let missing = missingCount(of: record)
+        let missing = try missingCount(of: record)
         missingByteCount -= min(missingByteCount, missing)
         try beginIfNeeded()
         statements.deleteResident.bind(1, number.number)
         try statements.deleteResident.run()
+        forgetUnrecorded(inodes[number]?.residency?.unrecorded.byteCount ?? 0)
         inodes[number]?.residency = nil
         unrecordedInodes.remove(number)
     }
 
-    func missingCount(of record: InodeRecord) -> UInt64 {
-        guard record.backedByteCount > 0 else { return 0 }
+    private mutating func missingCount(of record: InodeRecord) throws -> UInt64 {
         let number = record.attributes.inode
-        let valid = inodes[number]?.residency?.valid ?? (try? storedResidency(of: number)) ?? RangeSet()
+        try loadResidency(of: number)
         let whole = ByteRange(0, record.backedByteCount)
-        return whole.byteCount - valid.intersection(whole).reduce(0) { $0 + $1.byteCount }
+        return whole.byteCount - (inodes[number]?.residency?.valid.byteCount(in: whole) ?? 0)
     }
 
-    private mutating func residency(of number: InodeNumber) throws -> Residency {
-        if let residency = inodes[number]?.residency { return residency }
+    /// The inode is in `inodes`.
+    private mutating func loadResidency(of number: InodeNumber) throws {
+        guard inodes[number] != nil, inodes[number]?.residency == nil else { return }
         let stored = try storedResidency(of: number)
-        let residency = Residency(valid: stored, recorded: stored)
-        inodes[number]?.residency = residency
-        return residency
+        inodes[number]?.residency = Residency(valid: stored, recorded: stored)
     }
 
     private func storedResidency(of number: InodeNumber) throws -> RangeSet {
@@ -150,32 +173,32 @@ extension CatalogState {
         return ranges
     }
 
-    private mutating func updateRecordedResidency(of number: InodeNumber, upTo size: UInt64) throws {
-        guard var residency = inodes[number]?.residency else { return }
-        let clipped = RangeSet(residency.recorded.intersection(ByteRange(0, size)))
-        guard clipped != residency.recorded else { return }
+    private mutating func cutRecorded(of number: InodeNumber, at size: UInt64) throws {
+        let tail = ByteRange(size, ByteRange.maximumOffset)
+        guard let recorded = inodes[number]?.residency?.recorded, recorded.byteCount(in: tail) > 0 else {
+            return
+        }
         try beginIfNeeded()
-        try replaceRecorded(residency.recorded, with: clipped, of: number)
-        residency.recorded = clipped
-        inodes[number]?.residency = residency
+        let across = recorded.range(holding: size)
+        inodes[number]?.residency?.recorded.remove(tail)
+        statements.deleteResidentWithin.bind(1, number.number)
+        statements.deleteResidentWithin.bind(2, across?.start ?? size)
+        statements.deleteResidentWithin.bind(3, ByteRange.maximumOffset)
+        try statements.deleteResidentWithin.run()
+        guard let across, across.start < size else { return }
+        statements.putResident.bind(1, number.number)
+        statements.putResident.bind(2, across.start)
+        statements.putResident.bind(3, size)
+        try statements.putResident.run()
     }
+}
 
-    private func replaceRecorded(
-        _ old: RangeSet, with new: RangeSet, of number: InodeNumber
-    ) throws(SQLiteError) {
-        let kept = Set(old.ranges)
-        let wanted = Set(new.ranges)
-        for range in old.ranges where !wanted.contains(range) {
-            statements.deleteResidentWithin.bind(1, number.number)
-            statements.deleteResidentWithin.bind(2, range.start)
-            statements.deleteResidentWithin.bind(3, range.start + 1)
-            try statements.deleteResidentWithin.run()
-        }
-        for range in new.ranges where !kept.contains(range) {
-            statements.putResident.bind(1, number.number)
-            statements.putResident.bind(2, range.start)
-            statements.putResident.bind(3, range.end)
-            try statements.putResident.run()
-        }
+extension Residency {
+    /// - Returns: how many bytes of the range were missing before.
+    mutating func markValid(_ range: ByteRange) -> UInt64 {
+        let before = valid.byteCount
+        for gap in valid.gaps(in: range) { unrecorded.insert(gap) }
+        valid.insert(range)
+        return valid.byteCount - before
     }
 }

@@ -15,68 +15,88 @@ package final class HeadStorage: Sendable {
 
     package let catalog: Catalog
     package let bytes: ByteStore
-    private let dataLocks: [DataLock]
-    private let recovery: Mutex<Recovery>
+    private let dataLocks: DataLocks
+    /// nil: the last end was in order, no data file needs a look.
+    private let recovered: RecoveredFiles?
+    /// Data files from this number on may be missing after a power loss.
+    private let firstUncertain: DataFileNumber
+    private let measureFreeSpace: @Sendable () -> UInt64
     private let space = Mutex((checked: ContinuousClock.now - .seconds(60), free: UInt64(0)))
 
-    /// After a crash a data file may be longer than the catalog says; each is cut when first opened.
-    private struct Recovery {
-        let isNeeded: Bool
-        var checked: Set<DataFileNumber> = []
-    }
-
     /// Opens a head: `directory/catalog.db` and `directory/data`.
+    ///
+    /// - Parameter freeSpace: bytes free on the disk; nil: asks the disk.
     package init(
-        opening directory: String, openFileLimit: Int = ByteStore.defaultOpenFileLimit
+        opening directory: String, openFileLimit: Int = ByteStore.defaultOpenFileLimit,
+        freeSpace: (@Sendable () -> UInt64)? = nil
     ) throws {
         catalog = try Catalog(opening: directory)
-        bytes = try ByteStore(directory: directory + "/data", openFileLimit: openFileLimit)
-        dataLocks = (0..<64).map { _ in DataLock() }
-        recovery = Mutex(Recovery(isNeeded: !catalog.wasClosedCleanly))
-        // Files that were unlinked but open when the last process ended have nobody left who knows them.
-        try catalog.perform { state in
-            for orphan in try state.orphans() { try state.removeInode(orphan) }
+        let bytes = try ByteStore(directory: directory + "/data", openFileLimit: openFileLimit)
+        self.bytes = bytes
+        dataLocks = DataLocks()
+        recovered = catalog.wasClosedCleanly ? nil : RecoveredFiles()
+        measureFreeSpace = freeSpace ?? { (try? bytes.diskSpace().free) ?? 0 }
+        firstUncertain = try catalog.perform { state in
+            // Files that were unlinked but open when the last process ended have nobody left who knows them.
+            // A follower's are its owner's affair.
+            if !state.isFollower {
+                for orphan in try state.orphans() { try state.removeInode(orphan) }
+            }
+            return DataFileNumber(state.durableData)
         }
     }
 
-    /// Serializes changes to the bytes of one inode that still has an origin: an arriving block must not
-    /// overwrite what an application writes at the same moment.
+    /// Serializes changes to the bytes of one inode: an arriving block must not overwrite what an application
+    /// writes at the same moment, nor a write go to a data file that is being cut or left behind.
     package func withDataLock<Result>(
         of inode: InodeNumber, _ body: () throws -> Result
     ) rethrows -> Result {
-        try dataLocks[Int(truncatingIfNeeded: inode.number % 64)].hold(body)
+        try dataLocks.hold(inode, body)
     }
 
-    /// The open data file of an inode that has one.
+    /// The open data file of an inode that has one. Whoever is about to change the inode's size calls this
+    /// before: what a crash left beyond the old size must not come to light.
     package func dataFile(of record: InodeRecord) throws -> DataFile {
-        if let kept = bytes.kept(record.data) { return kept }
-        let file = try bytes.open(record.data)
-        try cutAfterCrash(file, size: record.attributes.size)
+        guard let recovered else { return try bytes.open(record.data) }
+        // Until it was looked at nobody may have the file.
+        return try recovered.look(at: record.data, first: { try openAfterCrash(record) }) {
+            try bytes.open(record.data)
+        }
+    }
+
+    private func openAfterCrash(_ record: InodeRecord) throws -> DataFile {
+        let file: DataFile
+        do {
+            file = try bytes.open(record.data)
+        } catch {
+            guard error.errno == .noSuchEntry, record.data >= firstUncertain else { throw error }
+            // No sync has ever covered it, so that nothing in it was promised or recorded.
+            file = try bytes.create(record.data)
+        }
+        if try file.extent().size > record.attributes.size { try file.truncate(to: record.attributes.size) }
         return file
     }
 
-    private func cutAfterCrash(_ file: DataFile, size: UInt64) throws {
-        let mustCheck = recovery.withLock { recovery in
-            recovery.isNeeded && recovery.checked.insert(file.number).inserted
-        }
-        if mustCheck, try file.extent().size > size { try file.truncate(to: size) }
+    /// Whether an inode's bytes are still where this record says: not when it was cut to nothing or removed.
+    package func isCurrent(_ record: InodeRecord) throws -> Bool {
+        try catalog.perform { try $0.inode(record.attributes.inode)?.data == record.data }
     }
 
     /// Makes a data file for an inode that has none. Called inside the catalog's lock, so that two writers
     /// cannot both make one.
     package func makeDataFile(for record: inout InodeRecord, in state: inout CatalogState) throws -> DataFile
     {
-        let number = try state.newDataFile()
-        let file = try bytes.create(number)
-        record.data = number
-        recovery.withLock { recovery in
-            if recovery.isNeeded { recovery.checked.insert(number) }
-        }
+        let file = try bytes.create(state.nextDataFile)
+        record.data = try state.takeDataFile()
+        recovered?.note(record.data)
         return file
     }
 
     /// Stores bytes that came from the origin, but for those that were written or arrived meanwhile.
     package func store(_ piece: Piece) throws {
+        if case .bytes(let content) = piece.content, UInt64(content.count) != piece.range.byteCount {
+            throw HydrationError.storage("a piece of \(piece.range) with \(content.count) bytes")
+        }
         guard hasRoom() else {
             throw ByteStoreError(call: "write", path: bytes.directory, errno: .noSpace)
         }
@@ -92,8 +112,14 @@ package final class HeadStorage: Sendable {
             }
             guard let record, !missing.isEmpty else { return }
             if record.data != .none {
-                let file = try dataFile(of: record)
-                for range in missing { try write(piece, range, to: file) }
+                do {
+                    let file = try dataFile(of: record)
+                    for range in missing { try write(piece, range, to: file) }
+                } catch let error as ByteStoreError where error.errno == .noSuchEntry {
+                    // Removed just now: nobody wants the bytes any more.
+                    guard try isCurrent(record) else { return }
+                    throw error
+                }
             }
             try catalog.perform { state in
                 for range in missing { try state.markValid(range, of: piece.inode) }
@@ -120,12 +146,29 @@ package final class HeadStorage: Sendable {
 
     /// Makes one inode's bytes, ranges and attributes durable: fsync(2).
     package func synchronize(_ inode: InodeNumber, dataOnly: Bool) throws {
+        while let record = try synchronizeData(inode) {
+            // The data file is gone: once more, if the inode has another one by now.
+            if try isCurrent(record) {
+                throw ByteStoreError(call: "open", path: "data of inode \(inode)", errno: .noSuchEntry)
+            }
+        }
+        let generation = try catalog.perform { $0.generationToSync(inode, dataOnly: dataOnly) }
+        if let generation { try catalog.synchronize(upTo: generation) }
+    }
+
+    /// - Returns: nil when done; else the inode whose data file was not found.
+    private func synchronizeData(_ inode: InodeNumber) throws -> InodeRecord? {
         let (record, unrecorded) = try catalog.perform { state in
             (try state.inode(inode), state.unrecordedResidency(of: inode))
         }
-        guard let record else { return }
+        guard let record else { return nil }
         if record.data != .none {
-            let file = try dataFile(of: record)
+            let file: DataFile
+            do {
+                file = try dataFile(of: record)
+            } catch let error as ByteStoreError where error.errno == .noSuchEntry {
+                return record
+            }
             try file.synchronize()
             let extent = try file.extent()
             try catalog.perform { state in
@@ -137,59 +180,106 @@ package final class HeadStorage: Sendable {
             }
         }
         if let unrecorded {
-            try catalog.perform { try $0.record(unrecorded.valid, of: inode, data: unrecorded.data) }
+            try catalog.perform { try $0.record(unrecorded.ranges, of: inode, data: unrecorded.data) }
         }
-        let generation = try catalog.perform { $0.generationToSync(inode, dataOnly: dataOnly) }
-        if let generation { try catalog.synchronize(upTo: generation) }
+        return nil
+    }
+
+    /// After a failed sync, when everybody who had the file open was told: whoever opens it anew may sync
+    /// again. Not for a file with an origin: what has arrived in it may be gone and must not be recorded.
+    package func forgetSyncFailure(of inode: InodeNumber) {
+        guard let record = try? catalog.perform({ try $0.inode(inode) }), record.backedByteCount == 0,
+            record.data != .none
+        else { return }
+        bytes.kept(record.data)?.forgetFailure()
     }
 
     /// The periodic chore: makes arrivals and changes durable, records what has arrived, deletes what nobody
     /// needs, and keeps the log short. Called every few seconds by one task, and at the end.
     package func settle() throws {
-        let unrecorded = try catalog.perform { $0.unrecordedResidency() }
-        if unrecorded.count > 4 {
-            try bytes.synchronizeAll()
-        } else {
-            for item in unrecorded where item.data != .none {
-                let record = try catalog.perform { try $0.inode(item.inode) }
-                if let record, record.data == item.data { try dataFile(of: record).synchronize() }
-            }
-        }
+        let (unrecorded, nextData) = try catalog.perform { ($0.unrecordedResidency(), $0.nextDataFile) }
+        // All bytes first, also those of files without an origin: a size or a name that is durable before the
+        // bytes would show zeros after a power loss.
+        try bytes.synchronizeAll()
         try catalog.perform { state in
-            for item in unrecorded { try state.record(item.valid, of: item.inode, data: item.data) }
+            for item in unrecorded { try state.record(item.ranges, of: item.inode, data: item.data) }
+            try state.noteDurable(below: nextData)
         }
         try catalog.synchronize()
         try catalog.collectGarbage { try bytes.delete($0) }
         try catalog.checkpoint()
     }
 
-    /// Ends the use of this head in order.
+    /// Ends the use of this head in order. Whatever still uses it gets errors.
     package func close() throws {
-        try settle()
-        try catalog.close()
-        bytes.closeAll()
+        defer { bytes.closeAll() }
+        do {
+            try settle()
+        } catch {
+            // The lock is let go in any case; the next start looks at everything that is not in order.
+            catalog.abandon()
+            throw error
+        }
+        // No change of bytes is half done when the end is said to be in order.
+        try dataLocks.holdAll { try catalog.close() }
     }
 
     /// Whether there is disk space for more data. Looks at the disk five times a second at most.
-    package func hasRoom() -> Bool {
+    package func hasRoom() -> Bool { freeByteCount() > Self.reservedByteCount }
+
+    /// Whether there is disk space for changes that free more than they take: removing, cutting.
+    package func hasRoomToFree() -> Bool { freeByteCount() > Self.reservedByteCount / 8 }
+
+    private func freeByteCount() -> UInt64 {
         let now = ContinuousClock.now
         return space.withLock { space in
             if now - space.checked > .milliseconds(200) {
                 space.checked = now
-                space.free = (try? bytes.diskSpace().free) ?? 0
+                space.free = measureFreeSpace()
             }
-            return space.free > Self.reservedByteCount
+            return space.free
         }
     }
 }
 
-/// A lock that is held during data I/O on one inode that still has an origin.
-private final class DataLock: Sendable {
-    private let mutex = Mutex(())
+/// Locks that are held while an inode's bytes change.
+private final class DataLocks: Sendable {
+    private final class Lock: Sendable { let mutex = Mutex(()) }
 
-    func hold<Result>(_ body: () throws -> Result) rethrows -> Result {
-        mutex._unsafeLock()
-        defer { mutex._unsafeUnlock() }
+    private let locks = (0..<64).map { _ in Lock() }
+
+    func hold<Result>(_ inode: InodeNumber, _ body: () throws -> Result) rethrows -> Result {
+        let lock = locks[Int(inode.number % 64)]
+        lock.mutex._unsafeLock()
+        defer { lock.mutex._unsafeUnlock() }
         return try body()
     }
+
+    func holdAll<Result>(_ body: () throws -> Result) rethrows -> Result {
+        for lock in locks { lock.mutex._unsafeLock() }
+        defer { for lock in locks { lock.mutex._unsafeUnlock() } }
+        return try body()
+    }
+}
+
+/// After a crash a data file may be longer than the catalog says: each is cut before its first use.
+private final class RecoveredFiles: Sendable {
+    private let known = Mutex<Set<DataFileNumber>>([])
+
+    /// - Parameters:
+    ///   - first: opens the file the first time, while nobody else can.
+    ///   - later: opens it any other time.
+    func look(
+        at number: DataFileNumber, first: () throws -> DataFile, later: () throws -> DataFile
+    ) throws -> DataFile {
+        let opened = try known.withLock { known -> DataFile? in
+            if known.contains(number) { return nil }
+            let file = try first()
+            known.insert(number)
+            return file
+        }
+        return try opened ?? later()
+    }
+
+    func note(_ number: DataFileNumber) { known.withLock { _ = $0.insert(number) } }
 }

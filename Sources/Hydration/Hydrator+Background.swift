@@ -16,35 +16,58 @@ extension Hydrator {
         }
         var window = StreamWindow()
         var failures = 0
+        var start = InodeNumber(0)
         while true {
             try Task.checkCancellation()
             do {
-                let found = try await pass(&window)
+                let found = try await pass(&window, after: start)
                 note(waitingFor: nil)
                 failures = 0
-                if !found { break }
+                if start != InodeNumber(0) {
+                    start = InodeNumber(0)
+                } else if !found {
+                    if try isComplete() { return }
+                    try await Task.sleep(for: .milliseconds(50))
+                }
             } catch let error as CancellationError {
                 throw error
             } catch {
                 window.noteFailure()
                 failures += 1
-                note(waitingFor: reason(for: error))
+                // A file that its source cannot give holds up no other: the next pass begins behind it.
+                start = (error as? BatchFailure)?.last ?? InodeNumber(0)
+                note(waitingFor: reason(for: (error as? BatchFailure)?.cause ?? error))
                 try await Task.sleep(for: .milliseconds(min(2000, 50 << min(failures, 6))))
             }
         }
-        try complete()
     }
 
     private func waitUntilAllIsHere() async throws {
-        while try storage.catalog.perform({ $0.missingByteCount }) > 0 {
+        while true {
+            do {
+                if try storage.catalog.perform({ $0.missingByteCount }) == 0, try isComplete() { return }
+            } catch {
+                note(waitingFor: reason(for: error))
+            }
             try await Task.sleep(for: .milliseconds(500))
         }
-        try complete()
     }
 
-    private func complete() throws {
+    /// Makes everything that is here durable and looks whether anything is left at the origin.
+    ///
+    /// The origin may be deleted after this: the answer is what the disk says, not what was counted.
+    private func isComplete() throws -> Bool {
         try storage.settle()
+        let left = try storage.catalog.perform { try $0.backedInodes(after: InodeNumber(0), limit: 1) }
+        guard left.isEmpty else { return false }
         activity.withLock { $0.isComplete = true }
+        return true
+    }
+
+    /// A request that failed, and the last inode that it was about.
+    private struct BatchFailure: Error {
+        let last: InodeNumber
+        let cause: any Error
     }
 
     private func note(waitingFor reason: String?) {
@@ -62,11 +85,11 @@ extension Hydrator {
         return "\(source.name): \(error)"
     }
 
-    /// Goes once through all inodes with missing bytes.
+    /// Goes once through all inodes above `start` with missing bytes.
     ///
     /// - Returns: whether anything was missing.
-    private func pass(_ window: inout StreamWindow) async throws -> Bool {
-        var cursor = BatchCursor(storage: storage, configuration: configuration)
+    private func pass(_ window: inout StreamWindow, after start: InodeNumber) async throws -> Bool {
+        var cursor = BatchCursor(storage: storage, configuration: configuration, after: start)
         var found = false
         try await withThrowingTaskGroup(of: Duration.self) { group in
             var running = 0
@@ -88,6 +111,17 @@ extension Hydrator {
 
     private func bringBatch(_ batch: [Extent]) async throws -> Duration {
         let started = ContinuousClock.now
+        do {
+            try await bringAny(batch)
+        } catch let error as CancellationError {
+            throw error
+        } catch {
+            throw BatchFailure(last: batch.last?.inode ?? InodeNumber(0), cause: error)
+        }
+        return ContinuousClock.now - started
+    }
+
+    private func bringAny(_ batch: [Extent]) async throws {
         if batch.count == 1, let extent = batch.first {
             for task in fly(
                 extent.range, of: extent.inode, urgency: .background, timeout: Self.backgroundTimeout)
@@ -98,7 +132,6 @@ extension Hydrator {
             // Many small files in one request: a fault on one of them just asks again, which costs little.
             try await bring(batch, urgency: .background, timeout: Self.backgroundTimeout)
         }
-        return ContinuousClock.now - started
     }
 
     /// Background streaming gives way: while a fault is under way nothing new is asked for.
@@ -129,12 +162,13 @@ private struct BatchCursor {
     let storage: HeadStorage
     let configuration: Hydrator.Configuration
     private var inodes: [InodeNumber] = []
-    private var position = InodeNumber(0)
+    private var position: InodeNumber
     private var offset: UInt64 = 0
     private var isAtEnd = false
 
-    init(storage: HeadStorage, configuration: Hydrator.Configuration) {
+    init(storage: HeadStorage, configuration: Hydrator.Configuration, after start: InodeNumber) {
         self.storage = storage
+        position = start
         self.configuration = configuration
     }
 

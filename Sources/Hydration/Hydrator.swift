@@ -110,16 +110,64 @@ package final class Hydrator: Sendable {
         let wanted = flights.withLock { $0.window.range(for: fault, of: inode, size: size) }
         let gaps = try storage.catalog.perform { try $0.missingRanges(of: inode, in: wanted) }
         let timeout = max(.milliseconds(1), deadline - ContinuousClock.now)
-        let tasks = gaps.flatMap { gap in
-            // What the fault itself needs is awaited; the window beyond arrives behind it.
-            let parts = gap.intersection(fault).map { [$0] } ?? []
-            let ahead = gap.end > fault.end ? ByteRange(max(gap.start, fault.end), gap.end) : nil
-            if let ahead { prefetch(ahead, of: inode, timeout: timeout) }
-            let before = gap.start < fault.start ? [ByteRange(gap.start, min(gap.end, fault.start))] : []
-            return (before + parts).flatMap { fly($0, of: inode, urgency: .urgent, timeout: timeout) }
+        // What the fault needs is awaited, and what is before it in a small file; what is ahead comes behind.
+        let isSmall = size <= SequentialWindow.smallFile
+        let awaited = isSmall ? wanted : ByteRange(wanted.start, fault.end)
+        var tasks: [Task<Void, any Error>] = []
+        for gap in gaps {
+            guard let part = gap.intersection(awaited) else { continue }
+            tasks += fly(part, of: inode, urgency: .urgent, timeout: timeout)
         }
-        for task in tasks { try await task.value }
+        for gap in gaps where gap.end > awaited.end {
+            prefetch(ByteRange(max(gap.start, awaited.end), gap.end), of: inode, timeout: timeout)
+        }
+        try await Self.wait(for: tasks, until: deadline)
         return try storage.catalog.perform { try $0.missingRanges(of: inode, in: range).isEmpty }
+    }
+
+    /// Waits until all flights have landed, or one has failed, or the time is over: a flight that was joined
+    /// may have more patience than the one who joined it.
+    private static func wait(
+        for tasks: [Task<Void, any Error>], until deadline: ContinuousClock.Instant
+    ) async throws {
+        let outcome: Result<Void, any Error> = await withCheckedContinuation { continuation in
+            let waiting = Waiting(continuation)
+            let timer = Task {
+                try await Task.sleep(until: deadline, clock: .continuous)
+                waiting.end(.failure(TimeOut()))
+            }
+            Task {
+                defer { timer.cancel() }
+                do {
+                    for task in tasks { try await task.value }
+                    waiting.end(.success(()))
+                } catch {
+                    waiting.end(.failure(error))
+                }
+            }
+        }
+        try outcome.get()
+    }
+
+    /// Someone who waits for flights: told once.
+    private final class Waiting: Sendable {
+        private let continuation: Mutex<CheckedContinuation<Result<Void, any Error>, Never>?>
+
+        init(_ continuation: CheckedContinuation<Result<Void, any Error>, Never>) {
+            self.continuation = Mutex(continuation)
+        }
+
+        func end(_ outcome: Result<Void, any Error>) {
+            let waiting = continuation.withLock { continuation in
+                defer { continuation = nil }
+                return continuation
+            }
+            waiting?.resume(returning: outcome)
+        }
+    }
+
+    private struct TimeOut: Error, CustomStringConvertible {
+        var description: String { "no answer in time" }
     }
 
     private func prefetch(_ range: ByteRange, of inode: InodeNumber, timeout: Duration) {
@@ -171,7 +219,7 @@ package final class Hydrator: Sendable {
         var rest = extents
         while !rest.isEmpty {
             let pieces = try await source.read(rest, urgency: urgency, timeout: timeout)
-            guard let last = pieces.last else { throw ShortAnswer() }
+            let left = try Self.remainder(of: rest, after: pieces)
             var received: UInt64 = 0
             for piece in pieces {
                 if case .bytes(let bytes) = piece.content { received += UInt64(bytes.count) }
@@ -180,26 +228,37 @@ package final class Hydrator: Sendable {
                 if urgency != .urgent { await Task.yield() }
             }
             activity.withLock { $0.receivedByteCount += received }
-            rest = try remainder(of: rest, after: last)
+            rest = left
         }
     }
 
-    private func remainder(of extents: [Extent], after last: Piece) throws -> [Extent] {
-        guard
-            let index = extents.lastIndex(where: { $0.inode == last.inode && $0.range.start < last.range.end }
-            )
-        else { throw ShortAnswer() }
-        var rest = Array(extents[(index + 1)...])
-        if extents[index].range.end > last.range.end {
-            rest.insert(
-                Extent(inode: last.inode, range: ByteRange(last.range.end, extents[index].range.end)), at: 0)
+    /// What was asked for and has not come.
+    ///
+    /// - Throws: when nothing has come of it, or something of a file that nobody asked for: every round makes
+    ///   what is left smaller, so that no source can keep us asking for ever.
+    static func remainder(of extents: [Extent], after pieces: [Piece]) throws -> [Extent] {
+        var covered: [InodeNumber: RangeSet] = [:]
+        for extent in extents { covered[extent.inode] = RangeSet() }
+        for piece in pieces {
+            guard covered[piece.inode]?.insert(piece.range) != nil else {
+                throw UnwantedAnswer(what: "something of inode \(piece.inode), which was not asked for")
+            }
         }
+        var rest: [Extent] = []
+        var hasCome = false
+        for extent in extents {
+            let gaps = covered[extent.inode]?.gaps(in: extent.range) ?? []
+            if gaps != [extent.range] { hasCome = true }
+            rest += gaps.map { Extent(inode: extent.inode, range: $0) }
+        }
+        guard hasCome else { throw UnwantedAnswer(what: "none of what was asked for") }
         return rest
     }
 
     /// A source that answers with nothing, or with something else than was asked for.
-    private struct ShortAnswer: Error, CustomStringConvertible {
-        var description: String { "the source answered with none of what was asked for" }
+    private struct UnwantedAnswer: Error, CustomStringConvertible {
+        let what: String
+        var description: String { "the source answered with \(what)" }
     }
 
     // MARK: progress

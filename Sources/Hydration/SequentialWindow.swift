@@ -22,14 +22,27 @@ struct SequentialWindow: Sendable {
     mutating func range(for fault: ByteRange, of inode: InodeNumber, size: UInt64) -> ByteRange {
         if size <= Self.smallFile { return ByteRange(0, max(size, fault.end)) }
         clock += 1
-        var window: UInt64 = 0
-        if let access = accesses[inode], fault.start <= access.next,
-            fault.end > access.next || fault.start == access.next
-        {
-            window = access.window == 0 ? Self.firstWindow : min(access.window * 2, Self.largestWindow)
+        var access = accesses[inode] ?? Access(next: 0, window: 0, lastUse: 0)
+        var end = fault.end
+        if accesses[inode] != nil, fault.start <= access.next, fault.end > access.next {
+            // Goes on where the last one ended, or where what was asked for ahead ends.
+            access.window =
+                access.window == 0 ? Self.firstWindow : min(access.window * 2, Self.largestWindow)
+            end = max(fault.end, min(size, fault.end + access.window))
+            access.next = end
+        } else if access.window > 0, fault.end <= access.next, fault.start + access.window >= access.next {
+            // Has caught up with what was asked for ahead and is on its way: ask for more once half is read.
+            if fault.end + access.window / 2 >= access.next {
+                access.window = min(access.window * 2, Self.largestWindow)
+                access.next = min(size, access.next + access.window)
+                end = max(fault.end, access.next)
+            }
+        } else {
+            access.window = 0
+            access.next = fault.end
         }
-        let end = max(fault.end, min(size, fault.end + window))
-        accesses[inode] = Access(next: end, window: window, lastUse: clock)
+        access.lastUse = clock
+        accesses[inode] = access
         if accesses.count > Self.rememberedInodes { forgetOldest() }
         return ByteRange(fault.start, end)
     }

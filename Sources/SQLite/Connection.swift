@@ -63,8 +63,11 @@ package final class Connection: @unchecked Sendable {
     }
 
     /// Moves what the write-ahead log holds into the database, waiting for nobody.
-    package func checkpoint() throws(SQLiteError) {
-        let code = sqlite3_wal_checkpoint_v2(handle, nil, SQLITE_CHECKPOINT_PASSIVE, nil, nil)
+    ///
+    /// - Parameter empties: also makes the log's file empty, if nobody reads or writes at the moment.
+    package func checkpoint(empties: Bool = false) throws(SQLiteError) {
+        let mode = empties ? SQLITE_CHECKPOINT_TRUNCATE : SQLITE_CHECKPOINT_PASSIVE
+        let code = sqlite3_wal_checkpoint_v2(handle, nil, mode, nil, nil)
         guard code == SQLITE_OK || code & 0xff == SQLITE_BUSY else { throw lastError(code) }
     }
 

@@ -14,6 +14,8 @@ package struct SQLiteError: Error, Hashable, Sendable, CustomStringConvertible {
     package var isCorruption: Bool { code & 0xff == 11 || code & 0xff == 26 }
     /// SQLITE_CONSTRAINT: a row like it is there already.
     package var isConstraint: Bool { code & 0xff == 19 }
+    /// SQLITE_CANTOPEN: there is no such file, or it may not be opened.
+    package var isMissingFile: Bool { code & 0xff == 14 }
     /// SQLITE_BUSY: another connection has the write lock.
     package var isBusy: Bool { code & 0xff == 5 }
 

@@ -8,6 +8,8 @@ package final class Statement: @unchecked Sendable {
     private let handle: OpaquePointer
     /// Keeps the database open for as long as the statement lives.
     private let connection: Connection
+    /// A parameter that could not be bound (too big, no memory): the next step says so.
+    private var bindFailure: SQLiteError?
 
     init(handle: OpaquePointer, connection: Connection) {
         self.handle = handle
@@ -16,16 +18,18 @@ package final class Statement: @unchecked Sendable {
 
     deinit { sqlite3_finalize(handle) }
 
-    package func bind(_ index: Int32, _ value: Int64) { sqlite3_bind_int64(handle, index, value) }
-    package func bind(_ index: Int32, _ value: UInt64) {
-        sqlite3_bind_int64(handle, index, Int64(bitPattern: value))
+    package func bind(_ index: Int32, _ value: Int64) { check(sqlite3_bind_int64(handle, index, value)) }
+    package func bind(_ index: Int32, _ value: UInt64) { bind(index, Int64(bitPattern: value)) }
+    package func bind(_ index: Int32, _ value: UInt32) { bind(index, Int64(value)) }
+    package func bindNull(_ index: Int32) { check(sqlite3_bind_null(handle, index)) }
+
+    private func check(_ code: Int32) {
+        if code != SQLITE_OK { bindFailure = bindFailure ?? connection.lastError(code) }
     }
-    package func bind(_ index: Int32, _ value: UInt32) { sqlite3_bind_int64(handle, index, Int64(value)) }
-    package func bindNull(_ index: Int32) { sqlite3_bind_null(handle, index) }
 
     package func bind(_ index: Int32, _ bytes: [UInt8]) {
         bytes.withUnsafeBytes { buffer in
-            _ = gw_sqlite_bind_blob(handle, index, buffer.baseAddress, UInt64(buffer.count))
+            check(gw_sqlite_bind_blob(handle, index, buffer.baseAddress, UInt64(buffer.count)))
         }
     }
 
@@ -33,14 +37,19 @@ package final class Statement: @unchecked Sendable {
         var copy = text
         copy.withUTF8 { buffer in
             buffer.withMemoryRebound(to: CChar.self) { characters in
-                _ = gw_sqlite_bind_text(
-                    handle, index, characters.baseAddress, Int32(clamping: characters.count))
+                check(
+                    gw_sqlite_bind_text(
+                        handle, index, characters.baseAddress, Int32(clamping: characters.count)))
             }
         }
     }
 
     /// - Returns: whether there is a row to read.
     package func step() throws(SQLiteError) -> Bool {
+        if let failure = bindFailure {
+            bindFailure = nil
+            throw failure
+        }
         let code = sqlite3_step(handle)
         switch code {
         case SQLITE_ROW: return true

@@ -12,7 +12,7 @@ extension VolumeFileSystem {
         _ changes: AttributeChanges, of inode: InodeNumber, caller: Caller
     ) throws(FileSystemError) -> FileAttributes {
         if let size = changes.size { try resize(inode, to: size) }
-        return try change { state in
+        return try change(frees: true) { state in
             var record = try state.existing(inode)
             Self.apply(changes, to: &record.attributes)
             try state.update(record, kind: .metadata)
@@ -94,7 +94,7 @@ extension VolumeFileSystem {
     package func removeExtendedAttribute(
         _ name: [UInt8], of inode: InodeNumber
     ) throws(FileSystemError) {
-        try change { state in
+        try change(frees: true) { state in
             var record = try state.existing(inode)
             guard try state.extendedAttribute(name, of: inode) != nil else { throw Errno.noData }
             try state.removeExtendedAttribute(name, of: inode)

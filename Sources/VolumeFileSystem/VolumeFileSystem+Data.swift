@@ -8,24 +8,24 @@ package import VolumeModel
 extension VolumeFileSystem {
     package func open(_ inode: InodeNumber, openFlags: Int32) throws(FileSystemError) -> FileHandle {
         try run { _ = try $0.existing(inode) }
-        if openFlags & O_ACCMODE != O_RDONLY { try checkOpenForWriting() }
+        if openFlags & O_ACCMODE != O_RDONLY, let refusal { throw .errno(refusal) }
         opens.withLock { $0.counts[inode, default: 0] += 1 }
         return FileHandle(inode.number)
     }
 
-    private func checkOpenForWriting() throws(FileSystemError) {
-        switch access.withLock({ $0 }) {
-        case .readWrite: break
-        case .readOnly: throw .errno(.readOnly)
-        case .fenced: throw .errno(.stale)
-        }
-    }
-
     package func release(_ inode: InodeNumber, handle: FileHandle) {
-        opens.withLock { opens in
+        let (isOver, hadFailed) = opens.withLock { opens in
             let count = (opens.counts[inode] ?? 1) - 1
             opens.counts[inode] = count > 0 ? count : nil
-            if count <= 0 { opens.failedSyncs.remove(inode) }
+            guard count <= 0 else { return (false, false) }
+            let isOver = opens.forgottenOrphans.remove(inode) != nil
+            if isOver { opens.orphans.remove(inode) }
+            return (isOver, opens.failedSyncs.remove(inode) != nil)
+        }
+        if isOver {
+            removeOrphan(inode)
+        } else if hadFailed {
+            storage.forgetSyncFailure(of: inode)
         }
     }
 
@@ -34,33 +34,49 @@ extension VolumeFileSystem {
     package func read(
         _ inode: InodeNumber, handle: FileHandle, offset: UInt64, into buffer: UnsafeMutableRawBufferPointer
     ) throws(FileSystemError) -> Int {
-        let (record, count) = try run { state -> (InodeRecord, Int) in
-            let record = try state.regularFile(inode)
-            guard offset < record.attributes.size else { return (record, 0) }
-            let count = Int(min(UInt64(buffer.count), record.attributes.size - offset))
-            if record.backedByteCount > offset {
-                let missing = try state.missingRanges(
-                    of: inode, in: ByteRange(offset, offset + UInt64(count)))
-                if let first = missing.first, let last = missing.last {
-                    throw FileSystemError.fault(
-                        Fault(inode: inode, range: ByteRange(first.start, last.end)))
-                }
+        let keepsAccessTime = refusal != nil
+        while true {
+            let (record, count) = try run { state in
+                try Self.prepareRead(
+                    inode, offset, buffer.count, keepsAccessTime: keepsAccessTime, in: &state)
             }
-            try Self.noteAccess(record, in: &state)
-            return (record, count)
+            guard count > 0 else { return 0 }
+            let part = UnsafeMutableRawBufferPointer(rebasing: buffer[0..<count])
+            guard record.data != .none else {
+                part.initializeMemory(as: UInt8.self, repeating: 0)
+                return count
+            }
+            do {
+                try storage.dataFile(of: record).read(into: part, at: offset)
+                return count
+            } catch {
+                // Cut to nothing and deleted between the look-up and now: then there is something else to read.
+                if (error as? ByteStoreError)?.errno == .noSuchEntry,
+                    (try? storage.isCurrent(record)) == false
+                {
+                    continue
+                }
+                throw translate(error)
+            }
         }
-        guard count > 0 else { return 0 }
-        let part = UnsafeMutableRawBufferPointer(rebasing: buffer[0..<count])
-        guard record.data != .none else {
-            part.initializeMemory(as: UInt8.self, repeating: 0)
-            return count
+    }
+
+    /// - Returns: the inode, and how many bytes there are to read.
+    private static func prepareRead(
+        _ inode: InodeNumber, _ offset: UInt64, _ limit: Int, keepsAccessTime: Bool,
+        in state: inout CatalogState
+    ) throws -> (InodeRecord, Int) {
+        let record = try state.regularFile(inode)
+        guard offset < record.attributes.size else { return (record, 0) }
+        let count = Int(min(UInt64(limit), record.attributes.size - offset))
+        if record.backedByteCount > offset {
+            let missing = try state.missingRanges(of: inode, in: ByteRange(offset, offset + UInt64(count)))
+            if let first = missing.first, let last = missing.last {
+                throw FileSystemError.fault(Fault(inode: inode, range: ByteRange(first.start, last.end)))
+            }
         }
-        do {
-            try storage.dataFile(of: record).read(into: part, at: offset)
-        } catch {
-            throw translate(error)
-        }
-        return count
+        if !keepsAccessTime { try noteAccess(record, in: &state) }
+        return (record, count)
     }
 
     /// relatime, as Linux mounts by default: once a day, and after each change.
@@ -81,25 +97,23 @@ extension VolumeFileSystem {
     package func write(
         _ inode: InodeNumber, handle: FileHandle, offset: UInt64, bytes: UnsafeRawBufferPointer
     ) throws(FileSystemError) -> Int {
-        try checkWritable()
         guard let range = ByteRange(checkedOffset: offset, byteCount: UInt64(bytes.count)),
             range.end <= Self.maximumFileSize
         else { throw .errno(.fileTooBig) }
-        guard !range.isEmpty else { return 0 }
-        do {
-            let record = try fileForWriting(inode)
-            if record.backedByteCount > offset {
-                try storage.withDataLock(of: inode) { try put(bytes, range, record) }
-            } else {
-                try put(bytes, range, record)
+        return try changing {
+            guard !range.isEmpty else { return 0 }
+            return try storage.withDataLock(of: inode) {
+                let file = try storage.dataFile(of: try fileForWriting(inode))
+                let (count, failure) = file.writeSome(bytes, at: range.start)
+                // What was written before the disk was full is there, and POSIX wants it counted.
+                if let failure, count == 0 { throw failure }
+                try noteWritten(ByteRange(range.start, range.start + UInt64(count)), inode: inode)
+                return count
             }
-        } catch {
-            throw translate(error)
         }
-        return bytes.count
     }
 
-    /// The inode, with a data file.
+    /// The inode, with a data file. Called under its data lock.
     private func fileForWriting(_ inode: InodeNumber) throws -> InodeRecord {
         try storage.catalog.perform { state in
             var record = try state.regularFile(inode)
@@ -109,11 +123,6 @@ extension VolumeFileSystem {
             }
             return record
         }
-    }
-
-    private func put(_ bytes: UnsafeRawBufferPointer, _ range: ByteRange, _ record: InodeRecord) throws {
-        try storage.dataFile(of: record).write(bytes, at: range.start)
-        try noteWritten(range, inode: record.attributes.inode)
     }
 
     private func noteWritten(_ range: ByteRange, inode: InodeNumber) throws {
@@ -139,27 +148,25 @@ extension VolumeFileSystem {
     /// Bytes that are cut away stay in the data file until the catalog no longer shows them durably: a
     /// crash in between must not leave a hole where data was.
     func resize(_ inode: InodeNumber, to size: UInt64) throws(FileSystemError) {
-        try checkWritable()
         guard size <= Self.maximumFileSize else { throw .errno(.fileTooBig) }
-        do {
+        try changing(frees: true) {
             try storage.withDataLock(of: inode) {
-                let (record, cutsData) = try storage.catalog.perform { state in
+                let before = try storage.catalog.perform { try $0.regularFile(inode) }
+                let file = before.data == .none || size == 0 ? nil : try storage.dataFile(of: before)
+                let cutsData = try storage.catalog.perform { state in
                     try Self.resize(inode, to: size, in: &state)
                 }
-                guard cutsData else { return }
-                let file = try storage.dataFile(of: record)
+                guard cutsData, let file else { return }
                 try storage.catalog.synchronize()
                 try file.truncate(to: size)
             }
-        } catch {
-            throw translate(error)
         }
     }
 
-    /// - Returns: the inode, and whether its data file must be cut.
+    /// - Returns: whether its data file must be cut.
     private static func resize(
         _ inode: InodeNumber, to size: UInt64, in state: inout CatalogState
-    ) throws -> (InodeRecord, Bool) {
+    ) throws -> Bool {
         var record = try state.regularFile(inode)
         let oldSize = record.attributes.size
         try state.cutBacking(of: &record, to: size)
@@ -175,21 +182,26 @@ extension VolumeFileSystem {
         record.attributes.modificationTime = now()
         record.attributes.changeTime = record.attributes.modificationTime
         try state.update(record, kind: .structural)
-        return (record, size < oldSize && record.data != .none)
+        return size < oldSize && record.data != .none
     }
 
     package func allocate(
         _ inode: InodeNumber, handle: FileHandle, mode: AllocationMode, offset: UInt64, byteCount: UInt64
     ) throws(FileSystemError) {
-        try checkWritable()
         guard let range = ByteRange(checkedOffset: offset, byteCount: byteCount),
             range.end <= Self.maximumFileSize
         else { throw .errno(.fileTooBig) }
         guard !range.isEmpty else { throw .errno(.invalidArgument) }
-        do {
-            let record = try fileForWriting(inode)
+        let takesRoom = mode == .allocate || mode == .allocateKeepingSize
+        try changing(frees: mode == .punchHole) {
+            if takesRoom {
+                let free = try storage.bytes.diskSpace().free
+                guard free > HeadStorage.reservedByteCount,
+                    free - HeadStorage.reservedByteCount >= byteCount
+                else { throw Errno.noSpace }
+            }
             try storage.withDataLock(of: inode) {
-                let file = try storage.dataFile(of: record)
+                let file = try storage.dataFile(of: try fileForWriting(inode))
                 switch mode {
                 case .allocate, .allocateKeepingSize: try file.allocate(range)
                 case .punchHole: try file.punchHole(range)
@@ -200,8 +212,6 @@ extension VolumeFileSystem {
                     try Self.noteAllocated(range, mode, inode, blockCount: blockCount, in: &state)
                 }
             }
-        } catch {
-            throw translate(error)
         }
     }
 

@@ -23,11 +23,18 @@ extension VolumeFileSystem {
     /// name ends when the kernel forgets it.
     package func forget(_ inode: InodeNumber, count: UInt64) {
         let isOver = opens.withLock { opens in
-            guard opens.orphans.contains(inode), opens.counts[inode] == nil else { return false }
+            guard opens.orphans.contains(inode) else { return false }
+            guard opens.counts[inode] == nil else {
+                opens.forgottenOrphans.insert(inode)
+                return false
+            }
             opens.orphans.remove(inode)
             return true
         }
-        guard isOver else { return }
+        if isOver { removeOrphan(inode) }
+    }
+
+    func removeOrphan(_ inode: InodeNumber) {
         do {
             try storage.catalog.perform { try $0.removeInode(inode) }
         } catch {
@@ -83,6 +90,7 @@ extension VolumeFileSystem {
     ) throws(FileSystemError) -> (FileAttributes, FileHandle) {
         let attributes = try change { state in
             let directory = try state.directory(parent)
+            guard directory.attributes.linkCount > 0 else { throw Errno.noSuchEntry }
             let record = try state.addInode { number in
                 Self.newInode(
                     number, kind: .regular, permissions: permissions, linkCount: 0, in: directory,
@@ -166,14 +174,17 @@ extension VolumeFileSystem {
             try Self.noteNamesChanged(&directory, in: &state)
             return record.attributes
         }
-        opens.withLock { _ = $0.orphans.remove(inode) }
+        opens.withLock { opens in
+            opens.orphans.remove(inode)
+            opens.forgottenOrphans.remove(inode)
+        }
         return attributes
     }
 
     // MARK: removing
 
     package func unlink(_ name: [UInt8], in parent: InodeNumber) throws(FileSystemError) {
-        let orphan = try change { state -> InodeNumber? in
+        let orphan = try change(frees: true) { state -> InodeNumber? in
             var directory = try state.directory(parent)
             guard let entry = try state.entry(name, in: parent) else { throw Errno.noSuchEntry }
             guard entry.kind != .directory else { throw Errno.isDirectory }
@@ -185,7 +196,7 @@ extension VolumeFileSystem {
     }
 
     package func removeDirectory(_ name: [UInt8], in parent: InodeNumber) throws(FileSystemError) {
-        let orphan = try change { state -> InodeNumber? in
+        let orphan = try change(frees: true) { state -> InodeNumber? in
             var directory = try state.directory(parent)
             guard let entry = try state.entry(name, in: parent) else { throw Errno.noSuchEntry }
             guard entry.kind == .directory else { throw Errno.notDirectory }
@@ -241,7 +252,9 @@ extension VolumeFileSystem {
                 try Self.exchange(source, target, in: &state)
                 return nil
             }
+            let bringsDirectory = source.kind == .directory && newParent != parent
             guard let target else {
+                if bringsDirectory { try Self.checkLinksLeft(in: newParent, &state) }
                 try Self.move(source, to: newName, in: newParent, state: &state)
                 return nil
             }
@@ -255,6 +268,12 @@ extension VolumeFileSystem {
             return orphan
         }
         noteOrphan(orphan)
+    }
+
+    private static func checkLinksLeft(in directory: InodeNumber, _ state: inout CatalogState) throws {
+        guard try state.directory(directory).attributes.linkCount < maximumLinkCount else {
+            throw Errno.tooManyLinks
+        }
     }
 
     private static func checkReplaceable(
@@ -273,8 +292,12 @@ extension VolumeFileSystem {
         of inode: InodeNumber, below directory: InodeNumber, in state: inout CatalogState
     ) throws {
         var current = directory
+        var depth = 0
         while current != .root {
             if current == inode { throw Errno.invalidArgument }
+            depth += 1
+            // No path is that deep: what an owner sent us goes round in a circle.
+            guard depth < 1 << 20 else { throw Errno.inputOutput }
             current = try state.directory(current).parent
         }
     }

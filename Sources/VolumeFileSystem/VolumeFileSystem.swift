@@ -23,10 +23,17 @@ package final class VolumeFileSystem: MountableFileSystem {
         case fenced
     }
 
+    /// Who changes something is counted, so that a fence can wait until the last of them is done.
+    private struct Gate {
+        var access: Access
+        var changing = 0
+    }
+
     package let storage: HeadStorage
     let hydrator: Hydrator?
     let log: @Sendable (String) -> Void
-    let access: Mutex<Access>
+    private let access: Mutex<Gate>
+    private let paths = Mutex<[InodeNumber: String]>([:])
     let opens = Mutex(OpenFiles())
 
     struct OpenFiles {
@@ -34,6 +41,9 @@ package final class VolumeFileSystem: MountableFileSystem {
         var counts: [InodeNumber: Int] = [:]
         /// Inodes without a name that the kernel still knows.
         var orphans: Set<InodeNumber> = []
+        /// Those of them that it has forgotten while, as far as we know, they are still open: its requests
+        /// are served by several threads, and a release may be the later one.
+        var forgottenOrphans: Set<InodeNumber> = []
         /// Inodes whose fsync failed; until their last handle is closed every fsync of them fails.
         var failedSyncs: Set<InodeNumber> = []
     }
@@ -47,17 +57,24 @@ package final class VolumeFileSystem: MountableFileSystem {
     ) {
         self.storage = storage
         self.hydrator = hydrator
-        self.access = Mutex(access)
+        self.access = Mutex(Gate(access: access))
         self.log = log
     }
 
-    /// From the return of this on, no change is accepted, under any circumstances, by this file system.
-    package func fence() { access.withLock { $0 = .fenced } }
+    /// From the return of this on, no change is made, under any circumstances, by this file system. Waits for
+    /// those that are being made.
+    package func fence() {
+        access.withLock { $0.access = .fenced }
+        while access.withLock({ $0.changing > 0 }) { usleep(100) }
+    }
 
     /// Removes what was unlinked while open, when the kernel has let go of everything.
     package func finish() throws(FileSystemError) {
         let orphans = opens.withLock { opens in
-            defer { opens.orphans.removeAll() }
+            defer {
+                opens.orphans.removeAll()
+                opens.forgottenOrphans.removeAll()
+            }
             return opens.orphans
         }
         try run { state in
@@ -78,21 +95,40 @@ package final class VolumeFileSystem: MountableFileSystem {
         }
     }
 
-    /// Runs an operation that changes the volume: all of it becomes durable, or nothing.
+    /// Runs an operation that changes names or attributes: all of it becomes durable, or nothing.
+    ///
+    /// - Parameter frees: whether it is one that must work on a full disk, so that somebody can make room.
     func change<Result: Sendable>(
-        _ body: (inout CatalogState) throws -> Result
+        frees: Bool = false, _ body: (inout CatalogState) throws -> Result
     ) throws(FileSystemError) -> Result {
-        try checkWritable()
-        return try run(body)
+        try changing(frees: frees) { try self.storage.catalog.perform(body) }
     }
 
-    func checkWritable() throws(FileSystemError) {
-        switch access.withLock({ $0 }) {
-        case .readWrite: break
-        case .readOnly: throw .errno(.readOnly)
-        case .fenced: throw .errno(.stale)
+    /// Runs anything that changes the volume, unless it is fenced; a fence waits for the end of it.
+    func changing<Result>(frees: Bool = false, _ body: () throws -> Result) throws(FileSystemError) -> Result
+    {
+        let isAllowed = access.withLock { gate in
+            guard gate.access == .readWrite else { return false }
+            gate.changing += 1
+            return true
         }
-        guard storage.hasRoom() else { throw .errno(.noSpace) }
+        guard isAllowed else { throw .errno(refusal ?? .readOnly) }
+        defer { access.withLock { $0.changing -= 1 } }
+        guard frees ? storage.hasRoomToFree() : storage.hasRoom() else { throw .errno(.noSpace) }
+        do {
+            return try body()
+        } catch {
+            throw translate(error)
+        }
+    }
+
+    /// Why a change is refused at the moment; nil: it is not.
+    var refusal: Errno? {
+        switch access.withLock({ $0.access }) {
+        case .readWrite: nil
+        case .readOnly: .readOnly
+        case .fenced: .stale
+        }
     }
 
     /// The one table from what went wrong below to what the application sees.
@@ -101,7 +137,7 @@ package final class VolumeFileSystem: MountableFileSystem {
         case let error as FileSystemError: return error
         case let error as Errno: return .errno(error)
         case let error as ByteStoreError:
-            if error.errno == .noSpace || error.errno == .fileTooBig || error.errno == .quotaExceeded {
+            if [.noSpace, .fileTooBig, .quotaExceeded, .notSupported].contains(error.errno) {
                 return .errno(error.errno)
             }
             log("\(error)")
@@ -118,20 +154,29 @@ package final class VolumeFileSystem: MountableFileSystem {
 
     package func resolve(_ fault: Fault) async throws(FileSystemError) {
         guard let hydrator else {
-            log("\(HydrationError.noSource(inode: fault.inode, range: fault.range))")
+            let error = HydrationError.noSource(inode: fault.inode, range: fault.range)
+            log("a read of \(name(of: fault.inode)) fails with EIO: \(error)")
             throw .errno(.inputOutput)
         }
         do {
             try await hydrator.fetch(fault.range, of: fault.inode)
         } catch {
-            // The hydrator has logged volume, range and source; the file's name is known here.
-            log("\(name(of: fault.inode)): \(error)")
+            // The volume's name comes with the log, range and source with the error.
+            log("a read of \(name(of: fault.inode)) fails with EIO: \(error)")
             throw .errno(.inputOutput)
         }
     }
 
-    /// A name for people: the inode's number, and one of its names if a look-up is cheap.
-    func name(of inode: InodeNumber) -> String { "inode \(inode)" }
+    /// A name for people: a path if there is one, found once for each inode, for finding it is slow.
+    private func name(of inode: InodeNumber) -> String {
+        if let path = paths.withLock({ $0[inode] }) { return path }
+        let path = storage.catalog.path(of: inode) ?? "a file without a name"
+        paths.withLock { paths in
+            if paths.count >= 256 { paths.removeAll() }
+            paths[inode] = path
+        }
+        return path
+    }
 
     /// The wall clock, as files' times take it.
     package static func now() -> FileTime {

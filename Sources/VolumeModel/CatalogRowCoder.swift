@@ -60,11 +60,13 @@ package enum CatalogRowCoder {
         guard let tag = Tag(rawValue: try reader.byte()) else { throw .malformed }
         switch tag {
         case .inode: return .inode(try record(from: &reader))
-        case .removedInode: return .removedInode(InodeNumber(try reader.number()))
+        case .removedInode: return .removedInode(try reader.inode())
         case .entry:
-            let parent = InodeNumber(try reader.number())
+            let parent = try reader.inode()
             let cookie = try reader.signed()
-            let inode = InodeNumber(try reader.number())
+            let inode = try reader.inode()
+            // A listing begins behind cookie 0.
+            guard cookie > 0 else { throw .malformed }
             guard let type = UInt32(exactly: try reader.number()), type < 16,
                 let kind = FileKind(rawValue: type << 12)
             else { throw .malformed }
@@ -73,13 +75,13 @@ package enum CatalogRowCoder {
             return .entry(
                 DirectoryEntryRecord(parent: parent, cookie: cookie, name: name, inode: inode, kind: kind))
         case .removedEntry:
-            return .removedEntry(parent: InodeNumber(try reader.number()), cookie: try reader.signed())
+            return .removedEntry(parent: try reader.inode(), cookie: try reader.signed())
         case .attribute:
-            let inode = InodeNumber(try reader.number())
+            let inode = try reader.inode()
             let name = try reader.bytes(limit: 255)
             return .attribute(inode, name: name, value: try reader.bytes(limit: 65_536))
         case .removedAttribute:
-            return .removedAttribute(InodeNumber(try reader.number()), name: try reader.bytes(limit: 255))
+            return .removedAttribute(try reader.inode(), name: try reader.bytes(limit: 255))
         }
     }
 
@@ -103,21 +105,26 @@ package enum CatalogRowCoder {
     }
 
     private static func record(from reader: inout Reader) throws(Failure) -> InodeRecord {
-        let inode = InodeNumber(try reader.number())
+        let inode = try reader.inode()
         let mode = try reader.number32()
-        guard let kind = FileKind(mode: mode) else { throw .malformed }
+        guard mode <= 0o177777, let kind = FileKind(mode: mode) else { throw .malformed }
         let linkCount = try reader.number32()
         let uid = try reader.number32()
         let gid = try reader.number32()
         let device = try reader.number32()
         let size = try reader.number()
         let blockCount = try reader.number()
-        guard size <= ByteRange.maximumOffset else { throw .malformed }
+        guard size <= ByteRange.maximumOffset, blockCount <= ByteRange.maximumOffset else { throw .malformed }
         let accessTime = try time(from: &reader)
         let modificationTime = try time(from: &reader)
         let changeTime = try time(from: &reader)
-        let parent = InodeNumber(try reader.number())
-        let mayHoldData = try reader.byte() == 1
+        let parent = try reader.inode()
+        let mayHoldData: Bool
+        switch try reader.byte() {
+        case 0: mayHoldData = false
+        case 1: mayHoldData = true
+        default: throw .malformed
+        }
         let target = try reader.bytes(limit: 4096)
         return InodeRecord(
             attributes: FileAttributes(
@@ -185,6 +192,13 @@ package enum CatalogRowCoder {
         mutating func number32() throws(Failure) -> UInt32 {
             guard let value = UInt32(exactly: try number()) else { throw .malformed }
             return value
+        }
+
+        /// Numbers that a database's signed column keeps in their order.
+        mutating func inode() throws(Failure) -> InodeNumber {
+            let value = try number()
+            guard value > 0, value <= UInt64(Int64.max) else { throw .malformed }
+            return InodeNumber(value)
         }
 
         mutating func signed() throws(Failure) -> Int64 {

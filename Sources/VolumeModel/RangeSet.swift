@@ -54,6 +54,17 @@ package struct RangeSet: Hashable, Sendable {
         ranges.replaceSubrange(low..<high, with: remainders)
     }
 
+    /// How many bytes of `range` are in the set.
+    package func byteCount(in range: ByteRange) -> UInt64 {
+        var count: UInt64 = 0
+        var index = firstIndex(endingAfter: range.start)
+        while index < ranges.count, ranges[index].start < range.end {
+            count += min(ranges[index].end, range.end) - max(ranges[index].start, range.start)
+            index += 1
+        }
+        return count
+    }
+
     /// The parts of `range` that are in the set, ascending.
     package func intersection(_ range: ByteRange) -> [ByteRange] {
         var result: [ByteRange] = []
@@ -77,6 +88,12 @@ package struct RangeSet: Hashable, Sendable {
         }
         if position < range.end { result.append(ByteRange(position, range.end)) }
         return result
+    }
+
+    /// The range of the set that holds the byte at `offset`.
+    package func range(holding offset: UInt64) -> ByteRange? {
+        let index = firstIndex(endingAfter: offset)
+        return index < ranges.count && ranges[index].start <= offset ? ranges[index] : nil
     }
 
     /// The first byte at or after `offset` that is not in the set, and how far the set's absence reaches.
