@@ -102,6 +102,12 @@ let package = Package(
             name: "TestBedTests", dependencies: ["TestBed", "godwit-lab"], path: "Tests/TestBedTests",
             swiftSettings: strict),
         .testTarget(name: "SourceTests", swiftSettings: strict),
+        .testTarget(
+            name: "CSIServiceTests",
+            dependencies: [
+                "CSIProtocol", "CSIService", "HostMounts", "RPC", "VolumeModel",
+                .product(name: "SwiftProtobuf", package: "swift-protobuf"),
+            ], swiftSettings: strict),
         .testTarget(name: "VolumeModelTests", dependencies: ["VolumeModel"], swiftSettings: strict),
         .testTarget(name: "HandoffTests", dependencies: ["Handoff", "VolumeModel"], swiftSettings: strict),
         .testTarget(

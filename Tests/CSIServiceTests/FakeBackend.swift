@@ -1,0 +1,82 @@
+import CSIService
+import Synchronization
+import VolumeModel
+
+/// Volumes in memory. Counts its calls, so that a test can see that nothing was touched.
+final class FakeBackend: CSIBackend {
+    struct State {
+        var volumes: [VolumeID: CSIVolume] = [:]
+        var names: [String: VolumeID] = [:]
+        var callCount = 0
+        var nextNumber: UInt64 = 1
+        /// Operations wait here while it is set.
+        var isHeld = false
+    }
+
+    let state = Mutex(State())
+
+    var site: SiteID { SiteID("london")! }
+    var node: String { "node-1" }
+    var release: String { "test" }
+
+    var callCount: Int { state.withLock { $0.callCount } }
+
+    func create(
+        name: String, required: UInt64, limit: UInt64, parameters: [String: String]
+    ) async throws(CSIBackendError) -> CSIVolume {
+        try state.withLock { state throws(CSIBackendError) in
+            state.callCount += 1
+            if let id = state.names[name], let known = state.volumes[id] {
+                guard known.capacity >= required, limit == 0 || known.capacity <= limit else {
+                    throw .exists("'\(name)' is there")
+                }
+                return known
+            }
+            let id = VolumeID(randomHigh: 7, randomLow: state.nextNumber)
+            state.nextNumber += 1
+            let volume = CSIVolume(id: id, capacity: required, publishedNodes: [], trouble: nil)
+            state.volumes[id] = volume
+            state.names[name] = id
+            return volume
+        }
+    }
+
+    func delete(_ id: VolumeID) async throws(CSIBackendError) {
+        state.withLock {
+            $0.callCount += 1
+            $0.volumes[id] = nil
+        }
+    }
+
+    func volumes() async throws(CSIBackendError) -> [CSIVolume] {
+        state.withLock { Array($0.volumes.values) }
+    }
+
+    func volume(_ id: VolumeID) async throws(CSIBackendError) -> CSIVolume {
+        guard let volume = state.withLock({ $0.volumes[id] }) else { throw .notFound("no volume \(id)") }
+        return volume
+    }
+
+    func freeBytes() async throws(CSIBackendError) -> UInt64 { 1 << 40 }
+
+    func publish(_ id: VolumeID) async throws(CSIBackendError) {
+        state.withLock { $0.callCount += 1 }
+        while state.withLock({ $0.isHeld }) { try? await Task.sleep(for: .milliseconds(1)) }
+    }
+
+    func unpublish(_ id: VolumeID) async throws(CSIBackendError) { state.withLock { $0.callCount += 1 } }
+
+    func stage(
+        _ id: VolumeID, at path: String, isReadOnly: Bool, group: UInt32?
+    ) async throws(CSIBackendError) {
+        state.withLock { $0.callCount += 1 }
+    }
+
+    func unstage(_ id: VolumeID, at path: String) async throws(CSIBackendError) {
+        state.withLock { $0.callCount += 1 }
+    }
+
+    func usage(of id: VolumeID) async throws(CSIBackendError) -> CSIUsage {
+        CSIUsage(totalBytes: 100, usedBytes: 40, totalInodes: 10, usedInodes: 3)
+    }
+}
