@@ -108,6 +108,24 @@ let package = Package(
                 "CSIProtocol", "CSIService", "HostMounts", "RPC", "VolumeModel",
                 .product(name: "SwiftProtobuf", package: "swift-protobuf"),
             ], swiftSettings: strict),
+        .target(
+            name: "EngineTestSupport",
+            dependencies: ["Catalog", "Hydration", "VolumeFileSystem", "VolumeModel"],
+            path: "Tests/EngineTestSupport", swiftSettings: strict),
+        .testTarget(
+            name: "CatalogTests", dependencies: ["Catalog", "EngineTestSupport", "SQLite", "VolumeModel"],
+            swiftSettings: strict),
+        .testTarget(
+            name: "ByteStoreTests", dependencies: ["ByteStore", "EngineTestSupport", "VolumeModel"],
+            swiftSettings: strict),
+        .testTarget(
+            name: "HydrationTests",
+            dependencies: ["Catalog", "EngineTestSupport", "Hydration", "VolumeFileSystem", "VolumeModel"],
+            swiftSettings: strict),
+        .testTarget(
+            name: "VolumeFileSystemTests",
+            dependencies: ["Catalog", "EngineTestSupport", "Hydration", "VolumeFileSystem", "VolumeModel"],
+            swiftSettings: strict),
         .testTarget(name: "VolumeModelTests", dependencies: ["VolumeModel"], swiftSettings: strict),
         .testTarget(name: "HandoffTests", dependencies: ["Handoff", "VolumeModel"], swiftSettings: strict),
         .testTarget(

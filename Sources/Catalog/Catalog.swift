@@ -280,7 +280,11 @@ package final class Catalog: Sendable {
 
     /// Lets go of the catalog as a crash would: what is not durable may be lost.
     package func abandon() {
-        state.withLock { $0.isClosed = true }
+        state.withLock { state in
+            state.isClosed = true
+            // An open transaction would keep the next opener waiting for as long as this object lives.
+            if state.connection.isInTransaction { try? state.connection.execute("ROLLBACK") }
+        }
         lock.release()
     }
 

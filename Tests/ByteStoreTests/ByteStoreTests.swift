@@ -1,0 +1,156 @@
+import ByteStore
+import EngineTestSupport
+import Foundation
+import Testing
+import VolumeModel
+
+@Suite struct ByteStoreTests {
+    private func read(_ file: DataFile, _ count: Int, at offset: UInt64 = 0) throws -> [UInt8] {
+        var bytes = [UInt8](repeating: 0xee, count: count)
+        try bytes.withUnsafeMutableBytes { try file.read(into: $0, at: offset) }
+        return bytes
+    }
+
+    private func write(_ file: DataFile, _ bytes: [UInt8], at offset: UInt64 = 0) throws {
+        try bytes.withUnsafeBytes { try file.write($0, at: offset) }
+    }
+
+    private static func openDescriptors() throws -> Int {
+        try FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd").count
+    }
+
+    @Test func thousandsOfFilesNeedOnlyAFewDescriptors() throws {
+        let temporary = try TemporaryDirectory()
+        let store = try ByteStore(directory: temporary.path + "/data", openFileLimit: 64)
+        for number in 1...2000 as ClosedRange<UInt64> {
+            try write(try store.create(DataFileNumber(number)), Array("file \(number)".utf8))
+            #expect(store.openFileCount <= 65)
+        }
+        try store.synchronizeAll()
+        for number in stride(from: 1, through: 2000, by: 7) {
+            let file = try store.open(DataFileNumber(UInt64(number)))
+            #expect(try read(file, 9 + 20).starts(with: Array("file \(number)\0".utf8)))
+            #expect(store.openFileCount <= 65)
+        }
+    }
+
+    /// Two objects for one file would not know of each other's changes, and a sync might skip some.
+    @Test func aFileInUseStaysTheSameHoweverManyOthersAreOpened() throws {
+        let temporary = try TemporaryDirectory()
+        let store = try ByteStore(directory: temporary.path + "/data", openFileLimit: 16)
+        let used = try store.create(DataFileNumber(1))
+        for number in 2...200 as ClosedRange<UInt64> { _ = try store.create(DataFileNumber(number)) }
+        #expect(try store.open(DataFileNumber(1)) === used)
+        // Also when everything is in use at once.
+        let all = try (1...100 as ClosedRange<UInt64>).map { try store.open(DataFileNumber($0)) }
+        for (index, file) in all.enumerated() {
+            #expect(try store.open(DataFileNumber(UInt64(index + 1))) === file)
+        }
+    }
+
+    @Test func namesAreSpreadAndSurviveTheProcess() throws {
+        let temporary = try TemporaryDirectory()
+        let path = temporary.path + "/data"
+        do {
+            let store = try ByteStore(directory: path)
+            let file = try store.create(DataFileNumber(0x1234_5678))
+            try write(file, [1, 2, 3])
+            try file.synchronize()
+        }
+        #expect(FileManager.default.fileExists(atPath: path + "/78/0000000012345678"))
+        let store = try ByteStore(directory: path)
+        #expect(try read(try store.open(DataFileNumber(0x1234_5678)), 4) == [1, 2, 3, 0])
+        // What an earlier life left under a number is gone.
+        #expect(
+            try read(try ByteStore(directory: path).create(DataFileNumber(0x1234_5678)), 4) == [0, 0, 0, 0])
+    }
+
+    @Test func aMissingFileIsAnErrorAndNotZeros() throws {
+        let temporary = try TemporaryDirectory()
+        let store = try ByteStore(directory: temporary.path + "/data")
+        for number in [1, 256, 0xffff] as [UInt64] {
+            do {
+                _ = try store.open(DataFileNumber(number))
+                Issue.record("opened what is not there")
+            } catch {
+                #expect(error.errno == .noSuchEntry)
+            }
+        }
+        let file = try store.create(DataFileNumber(1))
+        try write(file, [9])
+        try store.delete(DataFileNumber(1))
+        try store.delete(DataFileNumber(1))
+        try store.delete(DataFileNumber(77))
+        #expect(throws: ByteStoreError.self) { try store.open(DataFileNumber(1)) }
+        // Who still holds it may read on.
+        #expect(try read(file, 1) == [9])
+    }
+
+    @Test func plantedSymbolicLinksAreNotFollowed() throws {
+        let temporary = try TemporaryDirectory()
+        let path = temporary.path + "/data"
+        let victim = temporary.path + "/victim"
+        try Data("precious".utf8).write(to: URL(fileURLWithPath: victim))
+        let store = try ByteStore(directory: path)
+        try FileManager.default.createDirectory(atPath: path + "/01", withIntermediateDirectories: false)
+        try FileManager.default.createSymbolicLink(
+            atPath: path + "/01/0000000000000001", withDestinationPath: victim)
+        #expect(throws: ByteStoreError.self) { try store.open(DataFileNumber(1)) }
+        #expect(throws: ByteStoreError.self) { try store.create(DataFileNumber(1)) }
+        // Nor when a directory on the way is one.
+        let elsewhere = try temporary.make("elsewhere")
+        try FileManager.default.createSymbolicLink(atPath: path + "/02", withDestinationPath: elsewhere)
+        #expect(throws: ByteStoreError.self) { try store.create(DataFileNumber(2)) }
+        #expect(throws: ByteStoreError.self) { try store.delete(DataFileNumber(2)) }
+        try FileManager.default.createSymbolicLink(
+            atPath: temporary.path + "/link", withDestinationPath: elsewhere)
+        #expect(throws: ByteStoreError.self) { try ByteStore(directory: temporary.path + "/link") }
+        #expect(try String(contentsOfFile: victim, encoding: .utf8) == "precious")
+        #expect(try FileManager.default.contentsOfDirectory(atPath: elsewhere).isEmpty)
+    }
+
+    @Test func bytesHolesAndSizesAreWhatPosixSays() throws {
+        let temporary = try TemporaryDirectory()
+        let store = try ByteStore(directory: temporary.path + "/data")
+        let file = try store.create(DataFileNumber(1))
+        try write(file, [UInt8](repeating: 7, count: 10_000), at: 100_000)
+        #expect(try file.nextData(from: 0) == 98_304)
+        #expect(try file.nextHole(from: 100_000) >= 110_000)
+        try file.punchHole(ByteRange(100_000, 104_000))
+        #expect(try read(file, 4001, at: 100_000) == [UInt8](repeating: 0, count: 4000) + [7])
+        try file.zero(ByteRange(104_000, 104_001))
+        #expect(try read(file, 1, at: 104_000) == [0])
+        try file.allocate(ByteRange(0, 1 << 20))
+        #expect(try file.extent().size == 110_000)
+        #expect(try file.extent().blockCount >= 2048)
+        try file.truncate(to: 105_000)
+        try file.truncate(to: 110_000)
+        #expect(try read(file, 2, at: 104_999) == [7, 0])
+    }
+
+    @Test func aSyncCoversWhatWasWrittenBeforeItByAnybody() async throws {
+        let temporary = try TemporaryDirectory()
+        let store = try ByteStore(directory: temporary.path + "/data", openFileLimit: 16)
+        // Many threads write, sync and push each other's files out; each must see its own bytes.
+        await withTaskGroup(of: Void.self) { group in
+            for worker in 0..<4 as Range<UInt64> {
+                group.addTask {
+                    var generator = Generator(seed: worker)
+                    for round in 0..<150 as Range<UInt64> {
+                        let number = DataFileNumber(1 + worker + 4 * UInt64(generator.next(below: 20)))
+                        do {
+                            let file = try (try? store.open(number)) ?? store.create(number)
+                            try self.write(file, [UInt8(worker), UInt8(round)], at: round * 2)
+                            if round % 3 == 0 { try file.synchronize() }
+                            if round % 50 == 0 { try store.synchronizeAll() }
+                            let found = try self.read(try store.open(number), 2, at: round * 2)
+                            #expect(found == [UInt8(worker), UInt8(round)])
+                        } catch {
+                            Issue.record("\(error)")
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

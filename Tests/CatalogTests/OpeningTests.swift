@@ -1,0 +1,127 @@
+import Catalog
+import EngineTestSupport
+import Foundation
+import SQLite
+import Testing
+import VolumeModel
+
+@Suite struct OpeningTests {
+    private func make(withRoot: Bool = true) throws -> TemporaryDirectory {
+        let temporary = try TemporaryDirectory()
+        try Catalog.create(
+            in: temporary.path, capacity: 1 << 30, epoch: .first, now: .zero, withRoot: withRoot)
+        return temporary
+    }
+
+    private func reason(_ body: () throws -> Void) -> String {
+        do {
+            try body()
+            return "no error"
+        } catch CatalogError.unusable(_, let reason) {
+            return reason
+        } catch {
+            return "\(error)"
+        }
+    }
+
+    @Test func aNewVolumeHasARootAndNothingElse() throws {
+        let temporary = try make()
+        let catalog = try Catalog(opening: temporary.path)
+        let image = try CatalogImage(catalog)
+        #expect(image.faults().isEmpty)
+        #expect(Array(image.nodes.keys) == [.root])
+        #expect(try catalog.perform { try $0.epoch() } == .first)
+        #expect(catalog.wasClosedCleanly)
+        try catalog.close()
+    }
+
+    @Test func aSecondOpenerIsRefusedUntilTheFirstHasClosed() throws {
+        let temporary = try make()
+        let first = try Catalog(opening: temporary.path)
+        #expect(reason { _ = try Catalog(opening: temporary.path) }.contains("another process"))
+        try first.close()
+        let second = try Catalog(opening: temporary.path)
+        #expect(second.wasClosedCleanly)
+        #expect(throws: CatalogError.self) { try first.perform { try $0.setEpoch(Epoch(9)) } }
+        second.abandon()
+        #expect(try !Catalog(opening: temporary.path).wasClosedCleanly)
+    }
+
+    @Test func aCatalogInUseIsNotMadeAnew() throws {
+        let temporary = try make()
+        // Made but never opened: what a crash left. It may be made again.
+        try Catalog.create(in: temporary.path, capacity: 1, epoch: .first, now: .zero, withRoot: true)
+        try Catalog(opening: temporary.path).close()
+        #expect(
+            reason {
+                try Catalog.create(in: temporary.path, capacity: 1, epoch: .first, now: .zero, withRoot: true)
+            } == "there is a catalog already")
+    }
+
+    @Test func aNewerSchemaIsRefusedAndNothingIsChanged() throws {
+        let temporary = try make()
+        let path = temporary.path + "/" + Catalog.fileName
+        do {
+            let connection = try Connection(path: path, mode: .readWrite)
+            try connection.execute("UPDATE meta SET value = 1000 WHERE key = 'schema_version'")
+        }
+        #expect(reason { _ = try Catalog(opening: temporary.path) }.contains("schema version 1000"))
+        let connection = try Connection(path: path, mode: .readWrite)
+        let mark = try connection.prepare("SELECT count(*) FROM meta WHERE key = 'is_clean'").first {
+            $0.integer(0)
+        }
+        #expect(mark == 0)
+    }
+
+    @Test func rubbishAndMissingFilesAreRefused() throws {
+        let temporary = try TemporaryDirectory()
+        #expect(!reason { _ = try Catalog(opening: temporary.path) }.contains("no error"))
+        let path = temporary.path + "/" + Catalog.fileName
+        var generator = Generator(seed: 1)
+        for bytes in [Data(), Data(generator.bytes(10_000)), Data("SQLite format 3\0".utf8)] {
+            try bytes.write(to: URL(fileURLWithPath: path))
+            let reason = reason { _ = try Catalog(opening: temporary.path) }
+            #expect(!reason.contains("no error"))
+        }
+        // Nor does a symbolic link lead to somebody else's.
+        let other = try make()
+        try FileManager.default.removeItem(atPath: path)
+        try FileManager.default.createSymbolicLink(
+            atPath: path, withDestinationPath: other.path + "/" + Catalog.fileName)
+        #expect(!reason { _ = try Catalog(opening: temporary.path) }.contains("no error"))
+    }
+
+    @Test func theEndOfAFollowerIsTheEndOfItsOwnersChanges() throws {
+        let temporary = try make(withRoot: false)
+        let catalog = try Catalog(opening: temporary.path)
+        let row = CatalogRow.entry(
+            DirectoryEntryRecord(
+                parent: .root, cookie: 1, name: [65], inode: InodeNumber(2), kind: .regular))
+        try catalog.apply([row])
+        try catalog.perform { try $0.setEpoch(Epoch(2)) }
+        // What was not finished is gone, and what comes late is refused.
+        #expect(try catalog.perform { try $0.entry([65], in: .root) } == nil)
+        #expect(reason { try catalog.apply([row]) }.contains("no follower"))
+        try catalog.close()
+    }
+
+    @Test func countersThatCannotBeCountedOnFromAreRefused() throws {
+        let temporary = try make(withRoot: false)
+        let catalog = try Catalog(opening: temporary.path)
+        let good = CatalogCounters(nextInode: InodeNumber(2), nextCookie: 1, inodeCount: 1, byteCount: 0)
+        for change in [
+            { (counters: inout CatalogCounters) in counters.nextInode = InodeNumber(.max) },
+            { $0.nextInode = InodeNumber(0) }, { $0.nextCookie = .max }, { $0.nextCookie = -1 },
+            { $0.byteCount = .max }, { $0.inodeCount = .max },
+        ] {
+            var bad = good
+            change(&bad)
+            #expect(throws: CatalogError.self) {
+                try catalog.finishChanges(at: SequenceNumber(5), counters: bad)
+            }
+        }
+        try catalog.finishChanges(at: SequenceNumber(5), counters: good)
+        #expect(try catalog.originSequence() == SequenceNumber(5))
+        try catalog.close()
+    }
+}

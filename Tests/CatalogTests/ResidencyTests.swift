@@ -1,0 +1,150 @@
+import Catalog
+import EngineTestSupport
+import Testing
+import VolumeModel
+
+@Suite struct ResidencyTests {
+    private static let size: UInt64 = 4000
+
+    /// A follower's head with one file that has all its bytes elsewhere.
+    private func make(_ directory: String) throws -> (Catalog, InodeNumber) {
+        try Catalog.create(in: directory, capacity: 0, epoch: .first, now: .zero, withRoot: false)
+        let catalog = try Catalog(opening: directory)
+        let inode = InodeNumber(2)
+        func attributes(_ number: InodeNumber, _ kind: FileKind, _ links: UInt32) -> FileAttributes {
+            FileAttributes(
+                inode: number, kind: kind, permissions: 0o755, linkCount: links, uid: 0, gid: 0,
+                size: kind == .regular ? Self.size : 0, accessTime: .zero, modificationTime: .zero,
+                changeTime: .zero)
+        }
+        try catalog.apply([
+            .inode(InodeRecord(attributes: attributes(.root, .directory, 2))),
+            .inode(InodeRecord(attributes: attributes(inode, .regular, 1), backedByteCount: Self.size)),
+            .entry(DirectoryEntryRecord(parent: .root, cookie: 1, name: [65], inode: inode, kind: .regular)),
+        ])
+        try catalog.finishChanges(
+            at: SequenceNumber(3),
+            counters: CatalogCounters(
+                nextInode: InodeNumber(3), nextCookie: 2, inodeCount: 2, byteCount: Self.size))
+        try catalog.perform { try $0.setEpoch(Epoch(2)) }
+        return (catalog, inode)
+    }
+
+    /// Arrivals, records, cuts and crashes at random, compared with one flag a byte.
+    @Test(arguments: 1...12 as ClosedRange<UInt64>)
+    func whatIsMissingIsWhatHasNotComeAndACrashForgetsOnlyWhatWasNotRecorded(_ seed: UInt64) throws {
+        let temporary = try TemporaryDirectory()
+        var (catalog, inode) = try make(temporary.path)
+        var generator = Generator(seed: seed)
+        var valid = Set<Int>()
+        var recorded = Set<Int>()
+        var size = Int(Self.size)
+        for step in 0..<250 {
+            let start = generator.next(below: size)
+            let range = ByteRange(UInt64(start), UInt64(start + 1 + generator.next(below: 300)))
+            switch generator.next(below: 20) {
+            case 0...12:
+                try catalog.perform { try $0.markValid(range, of: inode) }
+                valid.formUnion((start..<Int(range.end)).filter { $0 < size })
+            case 13...16:
+                let unrecorded = try catalog.perform { $0.unrecordedResidency() }
+                try catalog.perform { state in
+                    for item in unrecorded { try state.record(item.ranges, of: item.inode, data: item.data) }
+                }
+                if !unrecorded.isEmpty { recorded = valid }
+                try catalog.synchronize()
+            case 17 where size > 600 && generator.next(below: 3) == 0:
+                let newSize = size - generator.next(below: 300)
+                try catalog.perform { state in
+                    guard var record = try state.inode(inode) else { return }
+                    try state.cutBacking(of: &record, to: UInt64(newSize))
+                    record.attributes.size = UInt64(newSize)
+                    try state.update(record, kind: .structural)
+                }
+                size = newSize
+                valid = valid.filter { $0 < size }
+                recorded = recorded.filter { $0 < size }
+            case 18...19:
+                // A crash keeps what was committed.
+                try catalog.commit()
+                catalog.abandon()
+                catalog = try Catalog(opening: temporary.path)
+                valid = recorded
+            default: break
+            }
+            let missing = try catalog.perform {
+                try $0.missingRanges(of: inode, in: ByteRange(0, Self.size * 2))
+            }
+            let expected = (0..<size).filter { !valid.contains($0) }
+            #expect(
+                missing.flatMap { Array(Int($0.start)..<Int($0.end)) } == expected,
+                "seed \(seed), step \(step)")
+            let counts = try catalog.perform { ($0.missingByteCount, $0.counters.byteCount) }
+            #expect(counts.0 == UInt64(expected.count), "seed \(seed), step \(step)")
+            if !expected.isEmpty { #expect(counts.1 == UInt64(size), "seed \(seed), step \(step)") }
+        }
+        try catalog.close()
+    }
+
+    @Test func aFileThatIsAllHereHasNoOriginAnyMore() throws {
+        let temporary = try TemporaryDirectory()
+        let (catalog, inode) = try make(temporary.path)
+        try catalog.perform { try $0.markValid(ByteRange(0, 3000), of: inode) }
+        // What is missing is cut away: then all of it is here, though nothing more ever arrives.
+        try catalog.perform { state in
+            guard var record = try state.inode(inode) else { return }
+            try state.cutBacking(of: &record, to: 3000)
+            record.attributes.size = 3000
+            try state.update(record, kind: .structural)
+        }
+        let unrecorded = try catalog.perform { $0.unrecordedResidency() }
+        #expect(try catalog.perform { try $0.backedInodes(after: InodeNumber(0), limit: 9) } == [inode])
+        try catalog.perform { state in
+            for item in unrecorded { try state.record(item.ranges, of: item.inode, data: item.data) }
+        }
+        try catalog.commit()
+        #expect(try catalog.perform { try $0.backedInodes(after: InodeNumber(0), limit: 9) } == [])
+        #expect(try catalog.perform { $0.missingByteCount } == 0)
+        try catalog.close()
+    }
+
+    @Test func rangesOfADataFileThatWasLeftBehindAreNotRecorded() throws {
+        let temporary = try TemporaryDirectory()
+        let (catalog, inode) = try make(temporary.path)
+        try catalog.perform { try $0.markValid(ByteRange(0, 100), of: inode) }
+        let item = try catalog.perform { $0.unrecordedResidency(of: inode) }
+        try catalog.perform { state in
+            guard var record = try state.inode(inode) else { return }
+            record.data = try state.takeDataFile()
+            try state.update(record, kind: .structural)
+            try state.record(item?.ranges ?? RangeSet(), of: inode, data: item?.data ?? .none)
+        }
+        try catalog.commit()
+        catalog.abandon()
+        let reopened = try Catalog(opening: temporary.path)
+        #expect(
+            try reopened.perform { try $0.missingRanges(of: inode, in: ByteRange(0, 200)) } == [
+                ByteRange(0, 200)
+            ])
+        try reopened.close()
+    }
+
+    @Test func garbageThatComesWhileGarbageIsCollectedIsNotForgotten() throws {
+        let temporary = try TemporaryDirectory()
+        try Catalog.create(in: temporary.path, capacity: 0, epoch: .first, now: .zero, withRoot: true)
+        let catalog = try Catalog(opening: temporary.path)
+        try catalog.perform { state in
+            for _ in 0..<10 { _ = try state.takeDataFile() }
+            try state.discardData(DataFileNumber(3))
+            try state.discardData(DataFileNumber(9))
+        }
+        var deleted: [UInt64] = []
+        try catalog.collectGarbage { data in
+            deleted.append(data.number)
+            if data.number == 9 { try catalog.perform { try $0.discardData(DataFileNumber(5)) } }
+        }
+        try catalog.collectGarbage { deleted.append($0.number) }
+        #expect(deleted.sorted() == [3, 5, 9])
+        try catalog.close()
+    }
+}

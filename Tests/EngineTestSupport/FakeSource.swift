@@ -1,0 +1,123 @@
+package import Hydration
+import Synchronization
+package import VolumeModel
+
+/// A source that gives what a function says, and can be slow, silent, broken or short of breath.
+package final class FakeSource: ByteSource {
+    package enum Behaviour: Sendable {
+        case answers
+        case fails
+        /// Waits for the time-out, then fails.
+        case isSilent
+        /// Ignores the time-out and never answers until it behaves otherwise.
+        case hangs
+    }
+
+    package struct Failure: Error, CustomStringConvertible {
+        package let description: String
+    }
+
+    package struct State: Sendable {
+        package var behaviour = Behaviour.answers
+        package var delay: Duration = .zero
+        /// Most bytes in one answer.
+        package var answerByteCount = 1 << 20
+        /// Whether a hole is named to its end, also beyond what was asked.
+        package var namesWholeHoles = false
+        /// Inodes that it fails for.
+        package var badInodes: Set<InodeNumber> = []
+        package var requests: [(extents: [Extent], urgency: Urgency)] = []
+        /// If set, gives the answer instead.
+        package var answer: (@Sendable ([Extent]) throws -> [Piece])?
+    }
+
+    package let name = "site elsewhere"
+    package let state: Mutex<State>
+    private let content: @Sendable (InodeNumber) -> [UInt8]?
+
+    /// - Parameter content: all bytes of a file; nil: there is no such file.
+    package init(
+        _ content: @escaping @Sendable (InodeNumber) -> [UInt8]?, _ prepare: (inout State) -> Void = { _ in }
+    ) {
+        self.content = content
+        var state = State()
+        prepare(&state)
+        self.state = Mutex(state)
+    }
+
+    package func set(_ change: (inout State) -> Void) { state.withLock { change(&$0) } }
+
+    package var requests: [(extents: [Extent], urgency: Urgency)] { state.withLock { $0.requests } }
+    package var requestedByteCount: UInt64 {
+        requests.reduce(0) { $0 + $1.extents.reduce(0) { $0 + $1.range.byteCount } }
+    }
+
+    package func read(_ extents: [Extent], urgency: Urgency, timeout: Duration) async throws -> [Piece] {
+        let now = state.withLock { state in
+            state.requests.append((extents, urgency))
+            return state
+        }
+        if now.delay > .zero { try await Task.sleep(for: now.delay) }
+        switch now.behaviour {
+        case .answers: break
+        case .fails: throw Failure(description: "the line is down")
+        case .isSilent:
+            try await Task.sleep(for: timeout)
+            throw Failure(description: "deadline exceeded")
+        case .hangs:
+            while case .hangs = state.withLock({ $0.behaviour }) {
+                // Deaf to cancellation as well.
+                await Task { try? await Task.sleep(for: .milliseconds(5)) }.value
+            }
+        }
+        if let answer = now.answer { return try answer(extents) }
+        return try pieces(of: extents, now)
+    }
+
+    private func pieces(of extents: [Extent], _ state: State) throws -> [Piece] {
+        var room = state.answerByteCount
+        var pieces: [Piece] = []
+        for extent in extents {
+            guard !state.badInodes.contains(extent.inode), let bytes = content(extent.inode) else {
+                throw Failure(description: "no bytes of inode \(extent.inode)")
+            }
+            var position = Int(extent.range.start)
+            let end = Int(extent.range.end)
+            while position < end {
+                guard room > 0 else { return pieces }
+                let run = Self.run(in: bytes, from: position)
+                if run.isZero {
+                    let stop = state.namesWholeHoles ? max(run.end, position + 1) : min(run.end, end)
+                    pieces.append(
+                        Piece(
+                            inode: extent.inode, range: ByteRange(UInt64(position), UInt64(stop)),
+                            content: .zeros))
+                    position = stop
+                } else {
+                    let stop = min(run.end, end, position + room)
+                    pieces.append(
+                        Piece(
+                            inode: extent.inode, range: ByteRange(UInt64(position), UInt64(stop)),
+                            content: .bytes(Array(bytes[position..<stop]))))
+                    room -= stop - position
+                    position = stop
+                }
+            }
+        }
+        return pieces
+    }
+
+    /// The run of zeros or of other bytes that begins at a position; what is beyond the end is zero.
+    private static func run(in bytes: [UInt8], from position: Int) -> (isZero: Bool, end: Int) {
+        guard position < bytes.count else { return (true, Int.max / 2) }
+        // Only runs of whole blocks count as holes.
+        let block = 512
+        func isZero(_ start: Int) -> Bool {
+            bytes[start..<min(bytes.count, start + block)].allSatisfy { $0 == 0 }
+        }
+        let first = isZero(position)
+        var end = position
+        while end < bytes.count, isZero(end) == first { end += block }
+        return (first, min(end, max(bytes.count, position + 1)))
+    }
+}

@@ -1,0 +1,29 @@
+import Foundation
+
+/// A directory that is deleted when the last reference to it goes.
+package final class TemporaryDirectory: Sendable {
+    package let path: String
+
+    package init() throws {
+        path = NSTemporaryDirectory() + "godwit-engine-" + UUID().uuidString.lowercased()
+        try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+    }
+
+    deinit { try? FileManager.default.removeItem(atPath: path) }
+
+    package func make(_ name: String) throws -> String {
+        let made = path + "/" + name
+        try FileManager.default.createDirectory(atPath: made, withIntermediateDirectories: true)
+        return made
+    }
+
+    /// Copies a head as a crash at this moment would leave it: catalog first, so that what arrives meanwhile
+    /// is only missing. The head must not be settled while this runs.
+    package static func copyHead(from head: String, to copy: String) throws {
+        try FileManager.default.createDirectory(atPath: copy, withIntermediateDirectories: true)
+        for name in ["catalog.db", "catalog.db-wal", "data"]
+        where FileManager.default.fileExists(atPath: head + "/" + name) {
+            try FileManager.default.copyItem(atPath: head + "/" + name, toPath: copy + "/" + name)
+        }
+    }
+}

@@ -1,0 +1,152 @@
+package import Catalog
+package import Hydration
+import Synchronization
+package import VolumeFileSystem
+package import VolumeModel
+
+/// A head with its file system in a directory, opened for a test.
+package final class TestVolume: Sendable {
+    package let directory: String
+    package let storage: HeadStorage
+    package let fileSystem: VolumeFileSystem
+    package let hydrator: Hydrator?
+    private let lines: Lines
+    private let hydration: Mutex<Task<Void, any Error>?>
+
+    private final class Lines: Sendable { let all = Mutex<[String]>([]) }
+
+    /// What was logged for a person.
+    package var log: [String] { lines.all.withLock { $0 } }
+
+    /// - Parameter freeSpace: what the disk is said to have; nil: what it has.
+    package init(
+        opening directory: String, source: FakeSource? = nil,
+        configuration: Hydrator.Configuration = Hydrator.Configuration(), openFileLimit: Int = 512,
+        freeSpace: (@Sendable () -> UInt64)? = nil
+    ) throws {
+        self.directory = directory
+        let lines = Lines()
+        self.lines = lines
+        let log: @Sendable (String) -> Void = { line in lines.all.withLock { $0.append(line) } }
+        storage = try HeadStorage(opening: directory, openFileLimit: openFileLimit, freeSpace: freeSpace)
+        let storage = self.storage
+        hydrator = source.map {
+            Hydrator(storage: storage, source: $0, configuration: configuration, log: log)
+        }
+        fileSystem = VolumeFileSystem(storage: storage, hydrator: hydrator, log: log)
+        hydration = Mutex(nil)
+    }
+
+    /// Makes an empty volume and opens it.
+    package static func make(in directory: String, openFileLimit: Int = 512) throws -> TestVolume {
+        try Catalog.create(
+            in: directory, capacity: 1 << 40, epoch: .first, now: VolumeFileSystem.now(), withRoot: true)
+        return try TestVolume(opening: directory, openFileLimit: openFileLimit)
+    }
+
+    /// Makes a head that has an owner's names but none of its bytes, and is promoted.
+    package static func makeHeir(of owner: Catalog, in directory: String, epoch: Epoch = Epoch(2))
+        async throws
+    {
+        try Catalog.create(
+            in: directory, capacity: 1 << 40, epoch: .first, now: VolumeFileSystem.now(), withRoot: false)
+        let catalog = try Catalog(opening: directory)
+        let (sequence, counters) = try await owner.sendChanges(to: "heir", since: nil) { batch in
+            try catalog.apply(try CatalogRowCoder.rows(of: batch))
+        }
+        try catalog.finishChanges(at: sequence, counters: counters)
+        try catalog.perform { try $0.setEpoch(epoch) }
+        try catalog.close()
+    }
+
+    package func startHydration() {
+        guard let hydrator else { return }
+        hydration.withLock { $0 = Task { try await hydrator.run() } }
+    }
+
+    /// Waits until every byte is here.
+    package func waitForHydration() async throws { try await hydration.withLock { $0 }?.value }
+
+    package func stopHydration() async {
+        let task = hydration.withLock { $0 }
+        task?.cancel()
+        _ = await task?.result
+    }
+
+    package func close() async throws {
+        await stopHydration()
+        try fileSystem.finish()
+        try storage.close()
+    }
+
+    /// Runs an operation again until nothing it needs is missing.
+    package func faulting<Result>(
+        _ body: () throws(FileSystemError) -> Result
+    ) async throws(FileSystemError) -> Result {
+        while true {
+            do {
+                return try body()
+            } catch .fault(let fault) {
+                try await fileSystem.resolve(fault)
+            }
+        }
+    }
+
+    package func read(
+        _ inode: InodeNumber, _ range: Range<Int>
+    ) async throws(FileSystemError) -> [UInt8] {
+        var bytes = [UInt8](repeating: 0xee, count: range.count)
+        let count = try await faulting { () throws(FileSystemError) -> Int in
+            var failure: FileSystemError?
+            let count = bytes.withUnsafeMutableBytes { buffer -> Int in
+                do throws(FileSystemError) {
+                    return try fileSystem.read(
+                        inode, handle: FileHandle(inode.number), offset: UInt64(range.lowerBound),
+                        into: buffer)
+                } catch {
+                    failure = error
+                    return 0
+                }
+            }
+            if let failure { throw failure }
+            return count
+        }
+        return Array(bytes.prefix(count))
+    }
+
+    @discardableResult
+    package func write(
+        _ inode: InodeNumber, at offset: Int, _ bytes: [UInt8]
+    ) throws(FileSystemError) -> Int {
+        var failure: FileSystemError?
+        let count = bytes.withUnsafeBytes { buffer -> Int in
+            do throws(FileSystemError) {
+                return try fileSystem.write(
+                    inode, handle: FileHandle(inode.number), offset: UInt64(offset), bytes: buffer)
+            } catch {
+                failure = error
+                return 0
+            }
+        }
+        if let failure { throw failure }
+        return count
+    }
+
+    package func create(_ name: String, in parent: InodeNumber = .root) throws(FileSystemError) -> InodeNumber
+    {
+        let (attributes, handle) = try fileSystem.create(
+            Array(name.utf8), in: parent, permissions: 0o644, openFlags: 2, caller: .root)
+        fileSystem.release(attributes.inode, handle: handle)
+        return attributes.inode
+    }
+
+    package func truncate(_ inode: InodeNumber, to size: Int) throws(FileSystemError) {
+        var changes = AttributeChanges()
+        changes.size = UInt64(size)
+        _ = try fileSystem.setAttributes(changes, of: inode, caller: .root)
+    }
+
+    package func synchronize(_ inode: InodeNumber, dataOnly: Bool = false) throws(FileSystemError) {
+        try fileSystem.synchronize(inode, handle: nil, dataOnly: dataOnly)
+    }
+}

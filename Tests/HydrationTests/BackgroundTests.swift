@@ -1,0 +1,217 @@
+import Catalog
+import EngineTestSupport
+import Foundation
+@testable import Hydration
+import Synchronization
+import Testing
+import VolumeFileSystem
+import VolumeModel
+
+/// Streaming behind the application's back.
+@Suite struct BackgroundTests {
+    private static let names = (0..<60).map { "f\($0)" }
+
+    private struct Heir {
+        let temporary: TemporaryDirectory
+        let directory: String
+        let contents: [InodeNumber: [UInt8]]
+        let source: FakeSource
+
+        init(largest: Int = 60_000) async throws {
+            temporary = try TemporaryDirectory()
+            let owner = try TestVolume.make(in: try temporary.make("owner"))
+            var generator = Generator(seed: 9)
+            var contents: [InodeNumber: [UInt8]] = [:]
+            for name in BackgroundTests.names {
+                let inode = try owner.create(name)
+                let bytes = generator.bytes(1 + generator.next(below: largest))
+                try owner.write(inode, at: 0, bytes)
+                contents[inode] = bytes
+            }
+            directory = try temporary.make("heir")
+            try await TestVolume.makeHeir(of: owner.storage.catalog, in: directory)
+            try await owner.close()
+            let all = contents
+            self.contents = all
+            source = FakeSource { all[$0] }
+        }
+
+        var byteCount: UInt64 { contents.values.reduce(0) { $0 + UInt64($1.count) } }
+
+        func open(
+            _ configure: (inout Hydrator.Configuration) -> Void = { _ in },
+            freeSpace: (@Sendable () -> UInt64)? = nil
+        ) throws -> TestVolume {
+            var configuration = Hydrator.Configuration()
+            configuration.batchByteCount = 32 << 10
+            configuration.batchExtentCount = 5
+            configure(&configuration)
+            return try TestVolume(
+                opening: directory, source: source, configuration: configuration, freeSpace: freeSpace)
+        }
+    }
+
+    @Test func everythingComesOnceAndThenTheSourceIsNotNeeded() async throws {
+        let heir = try await Heir()
+        let volume = try heir.open()
+        #expect(try volume.storage.catalog.perform { $0.missingByteCount } == heir.byteCount)
+        volume.startHydration()
+        try await volume.waitForHydration()
+        let progress = try #require(volume.hydrator).progress()
+        #expect(progress.phase == .complete && progress.missingByteCount == 0)
+        #expect(progress.totalByteCount == heir.byteCount)
+        #expect(heir.source.requestedByteCount == heir.byteCount)
+        try await volume.close()
+        heir.source.set { $0.behaviour = .fails }
+        let reopened = try heir.open { $0.faultTimeout = .milliseconds(50) }
+        for (inode, bytes) in heir.contents {
+            #expect(try await reopened.read(inode, 0..<bytes.count) == bytes)
+        }
+        try await reopened.close()
+    }
+
+    @Test func aRestartGoesOnWhereTheRecordEnds() async throws {
+        let heir = try await Heir()
+        var taken: UInt64 = 0
+        for round in 0..<4 {
+            heir.source.set {
+                $0.requests = []; $0.delay = .milliseconds(3)
+            }
+            let volume = try heir.open()
+            volume.startHydration()
+            try await Task.sleep(for: .milliseconds(15))
+            await volume.stopHydration()
+            // Half of the times in order, half as after kill -9.
+            if round % 2 == 0 {
+                try await volume.close()
+            } else {
+                try volume.storage.settle()
+                volume.storage.catalog.abandon()
+            }
+            taken += heir.source.requestedByteCount
+        }
+        heir.source.set {
+            $0.requests = []; $0.delay = .zero
+        }
+        let volume = try heir.open()
+        let missing = try volume.storage.catalog.perform { $0.missingByteCount }
+        #expect(missing < heir.byteCount)
+        volume.startHydration()
+        try await volume.waitForHydration()
+        #expect(heir.source.requestedByteCount == missing)
+        for (inode, bytes) in heir.contents {
+            #expect(try await volume.read(inode, 0..<bytes.count) == bytes)
+        }
+        try await volume.close()
+    }
+
+    @Test func anUnrecordedArrivalIsMissingAfterACrashAndCountedSo() async throws {
+        let heir = try await Heir()
+        let volume = try heir.open()
+        for inode in heir.contents.keys.sorted().prefix(20) { _ = try await volume.read(inode, 0..<1) }
+        #expect(try volume.storage.catalog.perform { $0.missingByteCount } < heir.byteCount)
+        try volume.storage.catalog.synchronize()
+        volume.storage.catalog.abandon()
+        let crashed = try heir.open { $0.streamsInBackground = false }
+        #expect(try crashed.storage.catalog.perform { $0.missingByteCount } == heir.byteCount)
+        #expect(try countMissingBytes(crashed.storage.catalog) == heir.byteCount)
+        // Nor does a head that does not stream call itself complete.
+        crashed.startHydration()
+        try await Task.sleep(for: .milliseconds(100))
+        #expect(try #require(crashed.hydrator).progress().phase != .complete)
+        try await crashed.close()
+    }
+
+    @Test func faultsGoFirst() async throws {
+        let heir = try await Heir()
+        heir.source.set { $0.delay = .milliseconds(20) }
+        let volume = try heir.open()
+        volume.startHydration()
+        while heir.source.requests.count < StreamWindow.smallest {
+            try await Task.sleep(for: .milliseconds(1))
+        }
+        let last = try #require(heir.contents.keys.max())
+        _ = try await volume.read(last, 0..<1)
+        // While the fault was under way nothing new was asked for behind it, but for what was on its way out.
+        let after = heir.source.requests.drop { $0.urgency != .urgent }.dropFirst()
+        let background = after.filter { $0.urgency == .background }.count
+        #expect(background <= 1, "\(background) background requests")
+        try await volume.waitForHydration()
+        try await volume.close()
+    }
+
+    @Test func oneFileThatCannotBeHadHoldsUpNoOther() async throws {
+        let heir = try await Heir(largest: 5000)
+        let bad = heir.contents.keys.sorted()[7]
+        heir.source.set { $0.badInodes = [bad] }
+        let volume = try heir.open()
+        volume.startHydration()
+        let deadline = ContinuousClock.now + .seconds(60)
+        // Its batch is held up with it, and nothing else.
+        while try volume.storage.catalog.perform({ $0.missingByteCount }) > 5 * 5000,
+            ContinuousClock.now < deadline
+        { try await Task.sleep(for: .milliseconds(10)) }
+        #expect(ContinuousClock.now < deadline)
+        let progress = try #require(volume.hydrator).progress()
+        if case .complete = progress.phase { Issue.record("complete without inode \(bad)") }
+        heir.source.set { $0.badInodes = [] }
+        try await volume.waitForHydration()
+        for (inode, bytes) in heir.contents {
+            #expect(try await volume.read(inode, 0..<bytes.count) == bytes)
+        }
+        try await volume.close()
+    }
+
+    @Test func aFullDiskPausesAndFreeSpaceResumes() async throws {
+        let heir = try await Heir()
+        let free = Mutex<UInt64>(1000)
+        let volume = try heir.open(freeSpace: { free.withLock { $0 } })
+        volume.startHydration()
+        try await Task.sleep(for: .milliseconds(300))
+        #expect(heir.source.requests.isEmpty)
+        guard case .waiting(let reason) = try #require(volume.hydrator).progress().phase else {
+            Issue.record("does not wait")
+            return
+        }
+        #expect(reason.contains("full"))
+        // A full disk takes no more, but lets go of what it has.
+        #expect(throws: FileSystemError.errno(.noSpace)) { _ = try volume.create("new") }
+        let some = try #require(heir.contents.keys.min())
+        #expect(throws: FileSystemError.errno(.noSpace)) { try volume.write(some, at: 0, [1]) }
+        free.withLock { $0 = 20 << 20 }
+        try await Task.sleep(for: .milliseconds(250))
+        try volume.fileSystem.unlink(Array("f3".utf8), in: .root)
+        try volume.truncate(some, to: 0)
+        #expect(throws: FileSystemError.errno(.noSpace)) { try volume.write(some, at: 0, [1]) }
+        free.withLock { $0 = 1 << 40 }
+        try await volume.waitForHydration()
+        try volume.write(some, at: 0, [1])
+        try await volume.close()
+    }
+
+    @Test func hydrationCanBePausedAndFaultsAreServedAllTheSame() async throws {
+        let heir = try await Heir()
+        let volume = try heir.open()
+        try #require(volume.hydrator).setPaused(true)
+        volume.startHydration()
+        try await Task.sleep(for: .milliseconds(100))
+        #expect(heir.source.requests.isEmpty)
+        let (inode, bytes) = try #require(heir.contents.first)
+        #expect(try await volume.read(inode, 0..<bytes.count) == bytes)
+        try #require(volume.hydrator).setPaused(false)
+        try await volume.waitForHydration()
+        try await volume.close()
+    }
+
+    @Test func moreIsAskedForAtATimeWhileAnswersStayQuick() {
+        var window = StreamWindow()
+        for _ in 0..<5000 { window.noteAnswer(after: .milliseconds(10)) }
+        #expect(window.requestCount == StreamWindow.largest)
+        for _ in 0..<5000 { window.noteAnswer(after: .milliseconds(60)) }
+        #expect(window.requestCount == StreamWindow.smallest)
+        for _ in 0..<100 { window.noteAnswer(after: .milliseconds(10)) }
+        #expect(window.requestCount > StreamWindow.smallest)
+        window.noteFailure()
+        #expect(window == StreamWindow())
+    }
+}
