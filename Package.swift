@@ -14,6 +14,8 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
         // Certificates of sites, so that nobody has to call openssl.
         .package(url: "https://github.com/apple/swift-certificates", from: "1.21.1"),
+        // The certificates' own notation, for what swift-certificates leaves to its user.
+        .package(url: "https://github.com/apple/swift-asn1", from: "1.7.4"),
         // One interface for log lines, with levels and metadata.
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
     ],
@@ -49,6 +51,7 @@ let package = Package(
             dependencies: [
                 "VolumeModel", .product(name: "X509", package: "swift-certificates"),
                 .product(name: "Crypto", package: "swift-crypto"),
+                .product(name: "SwiftASN1", package: "swift-asn1"),
             ], swiftSettings: strict),
         .target(
             name: "PeerProtocol", dependencies: [.product(name: "SwiftProtobuf", package: "swift-protobuf")]),
@@ -101,6 +104,13 @@ let package = Package(
         .testTarget(
             name: "TestBedTests", dependencies: ["TestBed", "godwit-lab"], path: "Tests/TestBedTests",
             swiftSettings: strict),
+        .testTarget(
+            name: "SiteIdentityTests",
+            dependencies: [
+                "SiteIdentity", "VolumeModel", .product(name: "X509", package: "swift-certificates"),
+                .product(name: "Crypto", package: "swift-crypto"),
+                .product(name: "SwiftASN1", package: "swift-asn1"),
+            ], swiftSettings: strict),
         .testTarget(name: "SourceTests", swiftSettings: strict),
         .testTarget(
             name: "CSIServiceTests",

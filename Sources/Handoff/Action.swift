@@ -2,6 +2,9 @@ package import VolumeModel
 
 /// What the shell is to do once the record is durable, in this order. May be lost in a crash, and is
 /// then asked for again; may be done again.
+///
+/// An action on this site's own data may run late, when the record has moved on. So it is run under the
+/// head's lock and only while `actionsAfterRestart()` names it (`stopServing` says itself which mounts it ends).
 package enum Action: Hashable, Sendable {
     // MARK: here
 
@@ -28,4 +31,23 @@ package enum Action: Hashable, Sendable {
     case announce(Reign, to: SiteID)
     case requestRelease(of: SiteID, reign: Epoch)
     case confirmRelease(to: Reign)
+}
+
+extension Action {
+    /// The message that this action sends, and to whom; nil for what is done at this site.
+    package func message(from site: SiteID) -> (to: SiteID, event: Event)? {
+        switch self {
+        case .requestSeal(let reign, let wanted):
+            (reign.owner, .sealRequested(by: site, after: reign.epoch, wanted: wanted))
+        case .grantSeal(let epoch, let grant):
+            (grant.heir.owner, .sealGranted(by: site, after: epoch, grant: grant))
+        case .requestDecline(let heir, let epoch):
+            (heir.owner, .declineRequested(reign: Reign(site, epoch), wanted: heir.epoch))
+        case .tellDeclined(let epoch, let peer): (peer, .declined(by: site, wanted: epoch))
+        case .announce(let reign, let peer): (peer, .ownerAnnounced(reign))
+        case .requestRelease(let peer, let reign): (peer, .releaseRequested(heir: Reign(site, reign)))
+        case .confirmRelease(let heir): (heir.owner, .released(by: site, reign: heir.epoch))
+        case .serve, .readTail, .fetchTail, .stopServing, .keepDivergence, .mayDiscard: nil
+        }
+    }
 }

@@ -13,6 +13,8 @@ package enum Event: Hashable, Sendable {
     case takeOver
     /// The head is no longer wanted here.
     case abort
+    /// No replica is wanted here any more.
+    case leave
     /// The head is to be mounted. A second pod on the same node is fine.
     case attach(Holder)
     /// The head is to be mounted though another node may still have it mounted: the epoch rises, so
@@ -27,8 +29,9 @@ package enum Event: Hashable, Sendable {
     case tailRead(heir: Reign, finalSequence: SequenceNumber)
     /// The catalog holds everything up to this sequence number, durably.
     case caughtUp(wanted: Epoch, sequence: SequenceNumber)
-    /// Nothing that came with reigns up to this one is missing here any more.
-    case flattened(through: Epoch)
+    /// The head that began under this reign of ours lacks nothing any more, whether it is the present one
+    /// or kept for another site.
+    case flattened(reign: Epoch)
     /// The fenced state is kept aside as a snapshot.
     case divergenceKept(under: Epoch)
 

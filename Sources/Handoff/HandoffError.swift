@@ -12,6 +12,8 @@ package enum HandoffError: Error, Hashable, Sendable, CustomStringConvertible {
     case promised(to: Reign)
     /// A higher reign overruled this site: prepare the volume here again once its state is kept.
     case overruled(under: Epoch, by: Epoch)
+    /// Only a replica can be given up: this site owns the head, or is giving or taking it.
+    case needed
     /// The state is not here up to the grant, or there is no grant for this epoch.
     case notCaughtUp(wanted: Epoch, needed: SequenceNumber?)
     /// Two claims that cannot both be true, such as two owners of one epoch. A person must look.
@@ -30,6 +32,7 @@ package enum HandoffError: Error, Hashable, Sendable, CustomStringConvertible {
         case .promised(let heir): "the volume is being handed to \(heir): wait, or take it back"
         case .overruled(let epoch, let by):
             "this site owned the volume at epoch \(epoch) and was overruled by epoch \(by)"
+        case .needed: "this site owns the volume, or is giving or taking it: hand it over or abort first"
         case .notCaughtUp(let wanted, let needed?):
             "cannot own the volume at epoch \(wanted): changes up to \(needed) must be here first"
         case .notCaughtUp(let wanted, nil): "cannot own the volume at epoch \(wanted): nobody granted it"

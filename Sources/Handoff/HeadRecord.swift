@@ -1,415 +1,161 @@
 package import VolumeModel
 
-/// What one site is to one volume's head: the state machine of the hand-off.
+/// The state machine of one volume's head at one site, as a value.
 ///
-/// Pure: `apply` takes an event and gives actions. The shell makes the changed record durable before it runs
-/// any of them. An action may be lost in a crash; `actionsAfterRestart` gives what is still to be done.
+/// The shell around it keeps this contract:
+/// 1. It applies an event to a copy of the record.
+/// 2. It writes the copy durably, by compare-and-swap; if that fails it drops the copy and its actions.
+/// 3. Only then does it use the copy in place of the record, and runs the actions.
 ///
-/// Invariants:
-/// - Writes are accepted in `owning` only, and under its epoch only.
-/// - `spent` is at least every epoch that this site has used, granted, or given up: none is used again.
-/// - `reigned` is the last epoch that this site owned the head under: a grant up to it was used, and must never
-///   be declined, also when the head has been handed on since.
-/// - A grant never changes: the same request gets the same answer for ever.
+/// A crash after step 2 loses actions; `actionsAfterRestart()` names them again: run it after a restart, and
+/// from time to time, for messages are lost too. An event that was refused or lost is simply sent again.
+///
+/// What this relies on and keeps true:
+/// - **One heir.** A reign begins only with the grant of the owner before it, which grants to one heir
+///   under one epoch and, before it does, durably refuses every write under its own.
+/// - **No epoch twice.** `spent` is at least every epoch that reigned, was promised or was declined, as far as
+///   known here; a reign that begins here gets a higher one.
+/// - **A declined epoch stays declined.** A site that declines an epoch has spent it first. So a source may take the head back, under a higher epoch still.
+/// - **Knowledge only grows.** The reign a record knows of never gets an older one. A site that once
+///   owned the head under an epoch therefore knows forever of one at least as high, and never declines it.
+/// - **The last copy stays.** A site leaves `retentions` only when the heir says so, and an heir says so only
+///   when it lacks nothing, or when nobody needs it any more either.
 package struct HeadRecord: Hashable, Sendable {
-    /// Bytes are kept for this many heirs at a time, at most.
-    package static let retentionLimit = 16
-
     package let site: SiteID
     package internal(set) var role: Role
-    /// Epochs up to this one are used up, as far as this site knows.
+    /// No reign at or below this epoch begins at this site, except the present one.
     package internal(set) var spent: Epoch
-    /// The last epoch under which this site owned the head; 0: never.
-    package internal(set) var reigned: Epoch
-    /// Sites that keep bytes which this site's head lacks, or does not need any more but has not released.
+    /// The reign under which the present head began: that of the last promotion. Taking a head back and seizing
+    /// it raise the epoch, but do not change the head.
+    package internal(set) var headReign: Epoch
+    /// Who keeps bytes that this site's heads lack, the oldest first: at most one for each head.
     package internal(set) var sources: [Source]
-    /// The reigns of other sites for which bytes are kept here.
-    package internal(set) var retentions: Set<Reign>
+    /// What this site keeps for others. A pin or a head that is not named here, nor by a sealed role, and is not
+    /// the present one, may be dropped.
+    package internal(set) var retentions: [Retention]
 
-    /// A new volume, owned by the site that makes it.
+    /// How many retentions, and how many sources, a record may hold.
+    package static let dependencyLimit = 64
+
+    /// A new volume, which this site owns.
     package init(newAt site: SiteID) {
-        self.init(
-            site: site, role: .owning(.first, holder: nil), spent: .first, reigned: .first, sources: [],
-            retentions: [])
+        self.init(site: site, role: .owning(.first, holder: nil), spent: .first, headReign: .first)
     }
 
-    /// A follower of another site's reign.
+    /// A volume that another site owns, to be prepared here.
     package init(followerAt site: SiteID, of reign: Reign) throws(HandoffError) {
-        try Self.check(reign.epoch)
-        self.init(
-            site: site, role: .following(reign), spent: reign.epoch, reigned: Epoch(0), sources: [],
-            retentions: [])
+        guard reign.owner != site, Epoch.first <= reign.epoch, reign.epoch <= .highest else {
+            throw .implausible("site \(site) following \(reign)")
+        }
+        self.init(site: site, role: .following(reign), spent: reign.epoch, headReign: .first)
     }
 
     init(
-        site: SiteID, role: Role, spent: Epoch, reigned: Epoch, sources: [Source], retentions: Set<Reign>
+        site: SiteID, role: Role, spent: Epoch, headReign: Epoch, sources: [Source] = [],
+        retentions: [Retention] = []
     ) {
         self.site = site
         self.role = role
         self.spent = spent
-        self.reigned = reigned
+        self.headReign = headReign
         self.sources = sources
         self.retentions = retentions
     }
 
-    /// Whether a write under this epoch may be accepted now.
+    // MARK: what it says
+
+    /// Whether a write that carries this epoch may be accepted. Ask again between commit and
+    /// acknowledgement.
     package func mayWrite(under epoch: Epoch) -> Bool {
         if case .owning(epoch, _) = role { true } else { false }
     }
 
-    /// The epochs of other sites' reigns for which bytes are kept here.
-    package var keptReigns: Set<Epoch> { Set(retentions.map(\.epoch)) }
-
-    package func isKeepingBytes(for reign: Reign) -> Bool { retentions.contains(reign) }
-
-    // MARK: events
-
-    package mutating func apply(_ event: Event) throws(HandoffError) -> [Action] {
-        switch event {
-        case .prepare(let reign): try prepare(reign)
-        case .takeOver: try takeOver()
-        case .abort: abort()
-        case .attach(let holder): try attach(holder)
-        case .seize(let holder): try seize(holder)
-        case .detach(let node): detach(node)
-        case .tailRead(let heir, let sequence): tailRead(heir, sequence)
-        case .caughtUp(let wanted, let sequence): try caughtUp(wanted, sequence)
-        case .flattened(let through): flattened(through)
-        case .divergenceKept(let epoch): divergenceKept(epoch)
-        case .sealRequested(let site, let after, let wanted): try sealRequested(site, after, wanted)
-        case .sealGranted(let site, _, let grant): try sealGranted(site, grant)
-        case .sealRefused(let site, let wanted, let refusal): try sealRefused(site, wanted, refusal)
-        case .declineRequested(let reign, let wanted): try declineRequested(reign, wanted)
-        case .declined(let site, let wanted): declined(site, wanted)
-        case .ownerAnnounced(let reign): try ownerAnnounced(reign)
-        case .releaseRequested(let heir): releaseRequested(heir)
-        case .released(let site, let reign): released(site, reign)
-        }
-    }
-
-    /// What a crash may have cut off, to be done (again) when a record was just loaded.
-    package func actionsAfterRestart() -> [Action] {
-        let releases = sources.filter { $0.phase == .releasing }.map {
-            Action.requestRelease(of: $0.site, reign: $0.reign)
-        }
-        let actions: [Action] =
-            switch role {
-            case .following, .retired: []
-            case .acquiring(let reign, let wanted): [.requestSeal(of: reign, wanted: wanted)]
-            case .receiving(let reign, let grant): [.fetchTail(from: reign.owner, grant: grant)]
-            case .declining(let reign, let declined): [.tellDeclined(declined, to: reign.owner)]
-            case .owning(let epoch, _): [.serve(epoch)]
-            case .sealing(_, let heir): [.readTail(heir: heir)]
-            case .sealed(let epoch, let grant): [.grantSeal(after: epoch, grant)]
-            case .reclaiming(let epoch, let grant): [.requestDecline(heir: grant.heir, after: epoch)]
-            case .fenced(let epoch, _, _): [.stopServing(epoch), .keepDivergence(under: epoch)]
-            }
-        return actions + releases
-    }
-
-    // MARK: wishes of this site
-
-    private mutating func prepare(_ reign: Reign) throws(HandoffError) -> [Action] {
-        try Self.check(reign.epoch)
+    /// The newest reign that this site knows of; nil when it was overruled by it does not know whom.
+    package var knownReign: Reign? {
         switch role {
-        case .following(let known), .retired(let known):
-            if reign.epoch >= known.epoch { follow(reign) }
-        case .sealed(_, let grant), .reclaiming(_, let grant):
-            // Who offers a reign has begun it, or a later one: the heir has taken over.
-            guard reign.epoch >= grant.heir.epoch else {
-                throw .contradiction("\(reign) is offered, but the volume was granted to \(grant.heir)")
-            }
-            follow(reign)
-        case .acquiring, .receiving, .declining: break
-        case .owning(let epoch, _), .sealing(let epoch, _):
-            guard reign.epoch > epoch else {
-                throw .contradiction("\(reign) is offered to the owner at epoch \(epoch)")
-            }
-            return overrule(epoch, by: reign)
-        case .fenced(let epoch, let by, _): throw .overruled(under: epoch, by: by)
+        case .following(let reign), .retired(let reign): reign
+        case .acquiring(let from, _), .receiving(let from, _), .declining(let from, _): from
+        case .owning(let epoch, _), .sealing(let epoch, _), .sealed(let epoch, _),
+            .reclaiming(let epoch, _):
+            Reign(site, epoch)
+        case .fenced(_, let by, let owner): owner.map { Reign($0, by) }
         }
-        return []
     }
 
-    private mutating func takeOver() throws(HandoffError) -> [Action] {
+    var knownEpoch: Epoch {
+        if case .fenced(_, let by, _) = role { by } else { knownReign?.epoch ?? spent }
+    }
+
+    /// Whether the present head is one that this site owns or owned last. A replica's head is not: its bytes,
+    /// whatever it lacks, are the owner's.
+    package var hasOwnHead: Bool {
         switch role {
-        case .following(let reign):
-            let wanted = max(reign.epoch, spent).next
-            role = .acquiring(from: reign, wanted: wanted)
-            return actionsAfterRestart()
-        case .acquiring, .receiving, .owning, .reclaiming: return actionsAfterRestart()
-        case .sealing(let epoch, let heir):
-            // The heir knows of nothing; its epoch is used up all the same.
-            spend(heir.epoch)
-            role = .owning(epoch, holder: nil)
-            return [.serve(epoch)]
-        case .sealed(let epoch, let grant):
-            role = .reclaiming(epoch, grant: grant)
-            return actionsAfterRestart()
-        case .declining(let reign, _), .retired(let reign): throw .notOwner(reign)
-        case .fenced(let epoch, let by, _): throw .overruled(under: epoch, by: by)
+        case .owning, .sealing, .sealed, .reclaiming, .fenced: true
+        case .following, .acquiring, .receiving, .declining, .retired: false
         }
     }
 
-    private mutating func abort() -> [Action] {
+    /// Who keeps the bytes that the head of this reign of ours lacks; nil when it lacks nothing.
+    package func source(ofHead reign: Epoch) -> Source? {
+        sources.first { $0.reign == reign && $0.phase == .fetching }
+    }
+
+    /// The same for the present head.
+    package var origin: Source? { hasOwnHead ? source(ofHead: headReign) : nil }
+
+    /// The head that is kept for a reign of another site, named by our reign under which it began; nil when
+    /// nothing is kept for it.
+    package func keptHead(for heir: Reign) -> Epoch? {
         switch role {
-        case .acquiring(let reign, let wanted):
-            return decline(wanted, from: reign)
-        case .receiving(let reign, let grant):
-            return decline(grant.heir.epoch, from: reign)
-        case .following(let reign):
-            role = .retired(reign)
-            return [.mayDiscard]
-        case .reclaiming(let epoch, let grant):
-            role = .sealed(epoch, grant: grant)
-            return []
-        case .declining, .owning, .sealing, .sealed, .retired, .fenced: return []
-        }
-    }
-
-    private mutating func decline(_ wanted: Epoch, from reign: Reign) -> [Action] {
-        spend(wanted)
-        role = .declining(from: reign, declined: wanted)
-        return actionsAfterRestart()
-    }
-
-    private mutating func attach(_ holder: Holder) throws(HandoffError) -> [Action] {
-        guard case .owning(let epoch, let current) = role else { throw notOwner }
-        if let current, current.node != holder.node { throw .inUse(current) }
-        role = .owning(epoch, holder: holder)
-        return []
-    }
-
-    private mutating func seize(_ holder: Holder) throws(HandoffError) -> [Action] {
-        guard case .owning(let epoch, let current) = role else { throw notOwner }
-        guard let current, current.node != holder.node else { return try attach(holder) }
-        let next = max(epoch, spent).next
-        begin(next, holder: holder)
-        return [.stopServing(epoch), .serve(next)]
-    }
-
-    private mutating func detach(_ node: String) -> [Action] {
-        if case .owning(let epoch, let holder?) = role, holder.node == node {
-            role = .owning(epoch, holder: nil)
-        }
-        return []
-    }
-
-    // MARK: results of this site's actions
-
-    private mutating func tailRead(_ heir: Reign, _ sequence: SequenceNumber) -> [Action] {
-        switch role {
-        case .sealing(let epoch, heir):
-            role = .sealed(epoch, grant: Grant(heir: heir, finalSequence: sequence))
-            retentions.insert(heir)
-            spend(heir.epoch)
-            return actionsAfterRestart()
-        // Read twice: the first answer stands.
-        case .sealed(_, let grant) where grant.heir == heir: return actionsAfterRestart()
-        default: return []
-        }
-    }
-
-    private mutating func caughtUp(
-        _ wanted: Epoch, _ sequence: SequenceNumber
-    ) throws(HandoffError) -> [Action] {
-        switch role {
-        case .receiving(let reign, let grant) where grant.heir.epoch == wanted:
-            guard sequence >= grant.finalSequence else {
-                throw .notCaughtUp(wanted: wanted, needed: grant.finalSequence)
-            }
-            begin(wanted, holder: nil)
-            // The new head has one source: whoever granted it. Older ones were of heads that are gone.
-            sources = sources.map { Source(site: $0.site, reign: $0.reign, phase: .releasing) }
-            sources.removeAll { $0.site == reign.owner && $0.reign == wanted }
-            sources.append(Source(site: reign.owner, reign: wanted, phase: .fetching))
-            return [.serve(wanted), .announce(Reign(site, wanted), to: reign.owner)]
-        case .owning(wanted, _): return []
-        default: throw .notCaughtUp(wanted: wanted, needed: nil)
-        }
-    }
-
-    private mutating func flattened(_ through: Epoch) -> [Action] {
-        for index in sources.indices where sources[index].reign <= through {
-            sources[index].phase = .releasing
-        }
-        return sources.filter { $0.phase == .releasing }.map {
-            .requestRelease(of: $0.site, reign: $0.reign)
-        }
-    }
-
-    private mutating func divergenceKept(_ epoch: Epoch) -> [Action] {
-        if case .fenced(epoch, let by, let owner?) = role { role = .retired(Reign(owner, by)) }
-        return []
-    }
-
-    // MARK: messages of other sites
-
-    private mutating func sealRequested(
-        _ peer: SiteID, _ after: Epoch, _ wanted: Epoch
-    ) throws(HandoffError) -> [Action] {
-        try Self.check(wanted)
-        let heir = Reign(peer, wanted)
-        switch role {
-        case .owning(let epoch, let holder):
-            guard after == epoch else { throw .sealRefused(.reigning(Reign(site, epoch))) }
-            guard wanted > spent else { throw .sealRefused(.spent(through: spent)) }
-            if let holder { throw .sealRefused(.inUse(holder)) }
-            guard retentions.count < Self.retentionLimit else {
-                throw .sealRefused(.tooManyRetentions(limit: Self.retentionLimit))
-            }
-            role = .sealing(epoch, heir: heir)
-            return actionsAfterRestart()
-        case .sealing(_, let promised):
-            guard promised == heir else { throw .sealRefused(.promised(to: promised)) }
-            return [.readTail(heir: heir)]
-        case .sealed(let epoch, let grant):
-            guard grant.heir == heir else { throw .sealRefused(.promised(to: grant.heir)) }
-            return [.grantSeal(after: epoch, grant)]
-        case .reclaiming(_, let grant): throw .sealRefused(.promised(to: grant.heir))
-        case .following(let reign), .acquiring(let reign, _), .receiving(let reign, _),
-            .declining(let reign, _), .retired(let reign):
-            throw .sealRefused(.reigning(reign))
-        case .fenced(_, let by, _): throw .sealRefused(.overruled(by: by))
-        }
-    }
-
-    private mutating func sealGranted(_ peer: SiteID, _ grant: Grant) throws(HandoffError) -> [Action] {
-        guard grant.heir.owner == site else {
-            throw .implausible("site \(peer) grants a seal to \(grant.heir)")
-        }
-        let wanted = grant.heir.epoch
-        // Used already, perhaps long ago: the granter missed that this site owned the head.
-        if wanted <= reigned { return [.announce(Reign(site, reigned), to: peer)] }
-        switch role {
-        case .acquiring(let reign, wanted) where reign.owner == peer:
-            role = .receiving(from: reign, grant: grant)
-            return actionsAfterRestart()
-        case .receiving(_, let known) where known == grant: return actionsAfterRestart()
-        case .declining(_, let declined) where declined >= wanted: return [.tellDeclined(wanted, to: peer)]
-        case .following(let reign) where reign.owner == peer && wanted > spent:
-            // A refusal crossed the grant. Nobody waits here any more, but the baton is ours: take it.
-            role = .receiving(from: reign, grant: grant)
-            return actionsAfterRestart()
-        case .following, .acquiring, .retired:
-            // An epoch that was given up here, and of which the giving up got lost on its way.
-            return wanted <= spent ? [.tellDeclined(wanted, to: peer)] : []
-        default: return []
-        }
-    }
-
-    private mutating func sealRefused(
-        _ peer: SiteID, _ wanted: Epoch, _ refusal: SealRefusal
-    ) throws(HandoffError) -> [Action] {
-        guard case .acquiring(let reign, wanted) = role, reign.owner == peer else { return [] }
-        role = .following(reign)
-        switch refusal {
-        case .reigning(let other):
-            if other.epoch > reign.epoch { role = .following(other) }
-        case .spent(let through): if through < .highest { spend(through) }
-        case .inUse, .promised, .overruled, .tooManyRetentions: break
-        }
-        return []
-    }
-
-    private mutating func declineRequested(
-        _ reign: Reign, _ wanted: Epoch
-    ) throws(HandoffError) -> [Action] {
-        try Self.check(wanted)
-        if wanted <= reigned { return [.announce(Reign(site, reigned), to: reign.owner)] }
-        switch role {
-        case .acquiring(let from, _), .receiving(let from, _): role = .following(from)
-        case .owning, .sealing, .sealed, .reclaiming, .following, .declining, .retired, .fenced: break
-        }
-        spend(wanted)
-        return [.tellDeclined(wanted, to: reign.owner)]
-    }
-
-    private mutating func declined(_ peer: SiteID, _ wanted: Epoch) -> [Action] {
-        let heir = Reign(peer, wanted)
-        switch role {
-        case .sealed(_, let grant) where grant.heir == heir,
-            .reclaiming(_, let grant) where grant.heir == heir:
-            retentions.remove(heir)
-            let next = max(spent, wanted).next
-            begin(next, holder: nil)
-            return [.serve(next), .announce(Reign(site, next), to: peer)]
-        case .owning(let epoch, _): return [.announce(Reign(site, epoch), to: peer)]
-        default: return []
-        }
-    }
-
-    private mutating func ownerAnnounced(_ reign: Reign) throws(HandoffError) -> [Action] {
-        try Self.check(reign.epoch)
-        switch role {
-        case .following(let known), .retired(let known):
-            if reign.epoch > known.epoch {
-                if case .following = role { follow(reign) } else { role = .retired(reign) }
-            }
-        case .declining(let known, _): if reign.epoch >= known.epoch { follow(reign) }
-        case .acquiring(let known, _): if reign.epoch > known.epoch { follow(reign) }
-        case .receiving: break
-        case .sealed(_, let grant), .reclaiming(_, let grant):
-            if reign.epoch >= grant.heir.epoch { role = .retired(reign) }
-        case .owning(let epoch, _), .sealing(let epoch, _):
-            if reign.epoch > epoch { return overrule(epoch, by: reign) }
-        case .fenced: break
-        }
-        spend(reign.epoch)
-        return []
-    }
-
-    private mutating func releaseRequested(_ heir: Reign) -> [Action] {
-        retentions.remove(heir)
-        switch role {
-        case .sealed(_, let grant) where grant.heir == heir,
-            .reclaiming(_, let grant) where grant.heir == heir:
-            role = .retired(heir)
+        case .sealed(_, let grant), .reclaiming(_, let grant): if grant.heir == heir { return headReign }
         default: break
         }
-        return [.mayDiscard, .confirmRelease(to: heir)]
+        return retentions.first { $0.grant.heir == heir }?.headReign
     }
 
-    private mutating func released(_ peer: SiteID, _ reign: Epoch) -> [Action] {
-        sources.removeAll { $0.site == peer && $0.reign == reign && $0.phase == .releasing }
-        return []
-    }
-
-    // MARK: helpers
-
-    private mutating func follow(_ reign: Reign) {
-        role = .following(reign)
-        spend(reign.epoch)
-    }
-
-    private mutating func overrule(_ epoch: Epoch, by reign: Reign) -> [Action] {
-        spend(reign.epoch)
-        role = .fenced(epoch, by: reign.epoch, owner: reign.owner)
-        return actionsAfterRestart()
-    }
-
-    /// A reign of this site begins.
-    private mutating func begin(_ epoch: Epoch, holder: Holder?) {
-        spend(epoch)
-        reigned = max(reigned, epoch)
-        role = .owning(epoch, holder: holder)
-    }
-
-    private mutating func spend(_ epoch: Epoch) { spent = max(spent, epoch) }
-
-    private var notOwner: HandoffError {
-        switch role {
-        case .owning: .notOwner(nil)
-        case .following(let reign), .acquiring(let reign, _), .receiving(let reign, _),
-            .declining(let reign, _), .retired(let reign):
-            .notOwner(reign)
-        case .sealing(_, let heir): .promised(to: heir)
-        case .sealed(_, let grant), .reclaiming(_, let grant): .promised(to: grant.heir)
-        case .fenced(let epoch, let by, _): .overruled(under: epoch, by: by)
+    /// The pinned states that must stay readable for other sites, the one for an heir that has not
+    /// taken the head yet included.
+    package var grants: [Grant] {
+        let kept = retentions.map(\.grant)
+        return switch role {
+        case .sealed(_, let grant), .reclaiming(_, let grant): kept + [grant]
+        default: kept
         }
     }
 
-    private static func check(_ epoch: Epoch) throws(HandoffError) {
-        guard epoch > Epoch(0), epoch < .highest else { throw .implausible("epoch \(epoch)") }
+    /// The epochs of other sites' reigns for which bytes are kept here.
+    package var keptReigns: Set<Epoch> { Set(grants.map(\.heir.epoch)) }
+
+    package func isKeepingBytes(for reign: Reign) -> Bool { keptHead(for: reign) != nil }
+
+    /// Whether no other site depends on the bytes here, nor will by anything granted so far.
+    package var mayDiscard: Bool {
+        if case .retired = role { retentions.isEmpty } else { false }
+    }
+
+    // MARK: what is to be done
+
+    /// What to do for a record just loaded, and again whenever an answer is late.
+    package func actionsAfterRestart() -> [Action] {
+        var actions: [Action] =
+            switch role {
+            case .following: []
+            case .acquiring(let from, let wanted): [.requestSeal(of: from, wanted: wanted)]
+            case .receiving(let from, let grant): [.fetchTail(from: from.owner, grant: grant)]
+            case .declining(let from, let declined): [.tellDeclined(declined, to: from.owner)]
+            // That we began is told again when the source offers its grant again.
+            case .owning(let epoch, _): [.serve(epoch)]
+            case .sealing(let epoch, let heir): [.stopServing(epoch), .readTail(heir: heir)]
+            // The heir may have lost interest while our answer was lost: offer it again.
+            case .sealed(let epoch, let grant): [.stopServing(epoch), .grantSeal(after: epoch, grant)]
+            case .reclaiming(let epoch, let grant):
+                [.stopServing(epoch), .requestDecline(heir: grant.heir, after: epoch)]
+            case .retired: mayDiscard ? [.mayDiscard] : []
+            case .fenced(let epoch, _, _): [.stopServing(epoch), .keepDivergence(under: epoch)]
+            }
+        actions += sources.filter { $0.phase == .releasing }.map {
+            .requestRelease(of: $0.site, reign: $0.reign)
+        }
+        return actions
     }
 }

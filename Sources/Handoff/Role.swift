@@ -62,6 +62,19 @@ package struct Grant: Hashable, Sendable {
     }
 }
 
+/// A state that this site keeps for another: pinned where it was sealed.
+package struct Retention: Hashable, Sendable {
+    package let grant: Grant
+    /// The reign of this site under which the kept head began. The source of that reign, if there is one,
+    /// has what the kept head lacks.
+    package let headReign: Epoch
+
+    package init(grant: Grant, headReign: Epoch) {
+        self.grant = grant
+        self.headReign = headReign
+    }
+}
+
 /// Who has the head mounted at the owning site.
 package struct Holder: Hashable, Sendable, CustomStringConvertible {
     package let node: String
@@ -86,7 +99,8 @@ package struct Source: Hashable, Sendable {
     }
 
     package let site: SiteID
-    /// The reign of this site for which the source keeps them.
+    /// The reign of this site for which the source keeps them: they belong into the head that began under it,
+    /// and into no other.
     package let reign: Epoch
     package var phase: Phase
 

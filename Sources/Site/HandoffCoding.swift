@@ -80,7 +80,8 @@ enum HandoffCoding {
             return .declineRequested(
                 reign: Reign(site, Epoch(body.reign.epoch)), wanted: Epoch(body.wanted))
         case .declined(let body): return .declined(by: site, wanted: Epoch(body.wanted))
-        case .announcement(let body): return .ownerAnnounced(Reign(site, Epoch(body.reign.epoch)))
+        // A site that passed the head on names its present owner.
+        case .announcement(let body): return .ownerAnnounced(try decode(body.reign, from: site))
         case .releaseRequest(let body): return .releaseRequested(heir: Reign(site, Epoch(body.heir.epoch)))
         case .released(let body): return .released(by: site, reign: Epoch(body.reign))
         }

@@ -111,11 +111,20 @@ extension VolumeAgent {
         try await startHydrationIfNeeded()
     }
 
-    /// Starts fetching from the site that still holds bytes which the present head lacks.
+    /// Starts fetching what our heads lack, each from the source of its own reign: the present one, and those
+    /// that are kept for heirs. A replica has none; another head's bytes are not its bytes.
     func startHydrationIfNeeded() async throws {
-        guard record.headNumber != 0, let source = record.head.sources.last(where: { $0.phase == .fetching })
-        else { return }
-        let head = try openHead(record.headNumber)
+        if let source = record.head.origin { try hydrate(record.headNumber, from: source) }
+        for retention in record.head.retentions {
+            guard let source = record.head.source(ofHead: retention.headReign),
+                let number = record.retainedHeads[retention.grant.heir.epoch]
+            else { continue }
+            try hydrate(number, from: source)
+        }
+    }
+
+    private func hydrate(_ number: UInt64, from source: Source) throws {
+        let head = try openHead(number)
         guard head.hydrator == nil else { return }
         let origin = PeerSource(
             client: try context.client(of: source.site), volume: id, reign: source.reign)
@@ -128,9 +137,9 @@ extension VolumeAgent {
     }
 
     private func noteFlattened(_ reign: Epoch) async {
-        logger.info("every byte is here")
+        logger.info("every byte of the head of epoch \(reign) is here")
         do {
-            try await apply(.flattened(through: reign))
+            try await apply(.flattened(reign: reign))
         } catch {
             logger.debug("the source will be told later: \(error)")
         }

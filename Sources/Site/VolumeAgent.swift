@@ -107,6 +107,8 @@ actor VolumeAgent {
         if case .sealed(_, let grant) = record.head.role, record.headNumber != 0 {
             record.retainedHeads[grant.heir.epoch] = record.headNumber
         }
+        // A head that was owned here is no replica any more: whoever owns next is followed in a new one.
+        if record.head.hasOwnHead { record.followedFrom = nil }
     }
 
     // MARK: actions

@@ -57,7 +57,7 @@ struct VolumeSummary: Sendable {
         message.role = roleName
         message.epoch = reign.epoch.number
         message.owner = reign.owner?.description ?? ""
-        message.origin = record.head.sources.last?.site.description ?? ""
+        message.origin = record.head.origin?.site.description ?? ""
         message.totalByteCount = totalByteCount
         message.missingByteCount = missingByteCount
         message.inodeCount = inodeCount

@@ -8,15 +8,27 @@ internal import VolumeModel
 /// fingerprint: 4f2a…
 /// -----BEGIN CERTIFICATE-----
 /// ```
-struct TrustDocument {
-    private static let largest = 65_536
+///
+/// Nothing else is accepted, so that what is stored and shown later is what was checked.
+struct TrustDocument: Hashable, Sendable {
+    private static let largest = 16_384
 
     let site: SiteID
+    /// host:port; nil: it does not say.
     let address: String?
+    /// SHA-256 of the authority's certificate, in hexadecimal digits.
     let fingerprint: String
     let authorityPEM: String
 
-    static func text(site: SiteID, address: String?, fingerprint: String, authorityPEM: String) -> String {
+    init(site: SiteID, address: String?, fingerprint: String, authorityPEM: String) throws(IdentityError) {
+        if let address { try Self.check(address: address) }
+        self.site = site
+        self.address = address
+        self.fingerprint = fingerprint
+        self.authorityPEM = authorityPEM
+    }
+
+    var text: String {
         let place = address.map { "address: \($0)\n" } ?? ""
         let end = authorityPEM.hasSuffix("\n") ? "" : "\n"
         return "godwit-site: \(site)\n\(place)fingerprint: \(fingerprint)\n\(authorityPEM)\(end)"
@@ -26,23 +38,52 @@ struct TrustDocument {
         guard text.utf8.count <= Self.largest else { throw .malformed("a trust document that is too long") }
         var fields: [String: String] = [:]
         var certificate: [Substring] = []
+        var isComplete = false
         for line in text.split(whereSeparator: \.isNewline) {
-            if line.hasPrefix("-----") || !certificate.isEmpty {
+            if certificate.isEmpty, line != "-----BEGIN CERTIFICATE-----" {
+                let (name, value) = try Self.field(line)
+                guard fields.updateValue(value, forKey: name) == nil else {
+                    throw .malformed("a trust document with two lines '\(name)'")
+                }
+            } else {
+                guard !isComplete else { throw .malformed("a trust document with more than one certificate") }
                 certificate.append(line)
-            } else if let colon = line.firstIndex(of: ":") {
-                let value = line[line.index(after: colon)...].drop(while: { $0 == " " })
-                fields[String(line[..<colon])] = String(value)
+                isComplete = line == "-----END CERTIFICATE-----"
             }
         }
         guard let name = fields["godwit-site"], let site = SiteID(name) else {
             throw .malformed("a trust document without 'godwit-site: NAME'")
         }
-        guard let fingerprint = fields["fingerprint"], !certificate.isEmpty else {
+        guard isComplete, let fingerprint = fields["fingerprint"] else {
             throw .malformed("a trust document that was cut off")
         }
-        self.site = site
-        address = fields["address"]
-        self.fingerprint = fingerprint
-        authorityPEM = certificate.joined(separator: "\n") + "\n"
+        try self.init(
+            site: site, address: fields["address"], fingerprint: fingerprint,
+            authorityPEM: certificate.joined(separator: "\n") + "\n")
+    }
+
+    private static func field(_ line: Substring) throws(IdentityError) -> (name: String, value: String) {
+        for name in ["godwit-site", "address", "fingerprint"] where line.hasPrefix(name + ": ") {
+            return (name, String(line.dropFirst(name.count + 2)))
+        }
+        throw .malformed("not a trust document: it is what 'godwit pki show' prints at the other site")
+    }
+
+    /// A host name, an IPv4 address or an IPv6 address in brackets, and a port.
+    private static func check(address: String) throws(IdentityError) {
+        let problem = IdentityError.malformed(
+            "'\(address.prefix(80).filter { $0.isASCII && $0 >= " " })' is no address: "
+                + "it must be host:port, an IPv6 host in brackets")
+        guard address.utf8.count <= 270, let colon = address.lastIndex(of: ":"),
+            let port = UInt16(address[address.index(after: colon)...]), port > 0,
+            address[address.index(after: colon)...].allSatisfy(\.isNumber)
+        else { throw problem }
+        var host = address[..<colon]
+        var allowed: Set<Character> = Set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-")
+        if host.hasPrefix("["), host.hasSuffix("]") {
+            host = host.dropFirst().dropLast()
+            allowed = Set("abcdefABCDEF0123456789:.")
+        }
+        guard !host.isEmpty, !host.hasPrefix("-"), host.allSatisfy(allowed.contains) else { throw problem }
     }
 }

@@ -1,259 +1,299 @@
-import Handoff
 import VolumeModel
 
-/// Bugs that can be planted, to show that the simulation finds them.
-enum PlantedBug: CaseIterable {
-    /// The seal is lost in a crash although it was answered.
-    case forgetsTheSeal
-    /// Writes are acknowledged after the seal.
-    case writesWhenSealed
-    /// The new owner begins before the tail has come.
-    case promotesEarly
-    /// The shell runs actions before the record is durable.
-    case actsBeforeItIsDurable
-}
+@testable import Handoff
 
-/// Sites, a network and a clockless scheduler: every order of deliveries, losses, repetitions and crashes that a
-/// seed leads to.
+/// A world of two or three sites in which everything goes wrong in an order that a seed chooses.
+///
+/// Checked after each step:
+/// - at most one site writes, on disk and in memory taken together;
+/// - each reign's epoch is above all before it, and belongs to the site that it was promised to;
+/// - a new owner has every acknowledged write, and the order of writes is the same everywhere;
+/// - every byte of the head can be had from some site;
+/// - an event that comes twice changes nothing, and no two honest sites contradict each other.
+///
+/// At the end faults cease, and there must be one owner, no hand-off under way and no site waiting for bytes.
 struct HandoffSimulation {
     struct Violation: Error, CustomStringConvertible {
         let description: String
+        init(_ description: String) { self.description = description }
     }
 
-    private enum Task {
-        case message(from: Int, to: Int, Event)
-        case run(site: Int, Action, life: Int)
+    enum Payload {
+        case event(Event)
+        /// The owner's log, for a follower.
+        case changes(Reign, log: [UInt8])
+        case tailRequest(Grant)
+        case tail(Grant, log: [UInt8])
+        case bytesRequest(heir: Reign, wanted: UInt64)
+        case bytes(UInt64, reign: Epoch)
     }
 
-    private struct Site {
-        var durable: HeadRecord
-        var record: HeadRecord
-        /// The acknowledged writes that this site's head holds.
-        var log: [Int] = []
-        /// Grows with each crash: what an earlier life wanted to do is gone.
-        var life = 0
+    /// What happened, in words.
+    final class Trace {
+        private(set) var lines: [String] = []
+        func note(_ line: String) { lines.append(line) }
     }
 
-    private var random: SplitMix
-    private var sites: [Site]
-    private var tasks: [Task] = []
-    private var acknowledged: [Int] = []
-    private var nextWrite = 0
-    private let names = ["london", "sydney", "paris"].compactMap { SiteID($0) }
-    private let bug: PlantedBug?
-    private var isCalm = false
-    private(set) var handoffs = 0
+    struct Message {
+        let from: Int
+        let to: Int
+        let payload: Payload
+    }
 
-    init(seed: UInt64, siteCount: Int = 3, bug: PlantedBug? = nil) throws {
-        random = SplitMix(state: seed)
+    /// How often what happens; each schedule has its own weather.
+    struct Weather {
+        var loss = 0
+        var duplication = 0
+        var crash = 0
+        var partition = 0
+        var staleMount = 0
+        var tick = 0
+        /// Percent: how often a site does all its work at once.
+        var haste = 0
+        /// Percent: how eagerly bytes are fetched.
+        var hydration = 100
+    }
+
+    let seed: UInt64
+    let bug: PlantedBug?
+    var random: SeededGenerator
+    var weather = Weather()
+    var sites: [SimulatedSite] = []
+    var network: [Message] = []
+    var blocked: [Bool] = []
+    var deadLink: (Int, Int)?
+    /// nil unless the schedule is being replayed.
+    let trace: Trace?
+
+    // What the world knows.
+    var history: [UInt8] = []
+    var acknowledged: UInt64 = 0
+    var writeCount: UInt8 = 0
+    var lastReign = Reign(SiteID("london")!, .first)
+    var promises: [Epoch: SiteID] = [:]
+    var reignCount = 0
+    var coverage = Coverage()
+
+    init(seed: UInt64, bug: PlantedBug? = nil, isTracing: Bool = false) {
+        self.seed = seed
         self.bug = bug
-        let owner = HeadRecord(newAt: names[0])
-        sites = [Site(durable: owner, record: owner)]
-        for name in names[1..<siteCount] {
-            let follower = try HeadRecord(followerAt: name, of: Reign(names[0], .first))
-            sites.append(Site(durable: follower, record: follower))
+        trace = isTracing ? Trace() : nil
+        random = SeededGenerator(seed: seed)
+        let names = ["london", "sydney", "tokyo"].compactMap { SiteID($0) }.prefix(random.chance(50) ? 2 : 3)
+        for name in names {
+            let record =
+                name == lastReign.owner
+                ? HeadRecord(newAt: name)
+                : HeadRecord(site: name, role: .following(lastReign), spent: .first, headReign: .first)
+            sites.append(SimulatedSite(record))
+        }
+        blocked = Array(repeating: false, count: sites.count * sites.count)
+        weather.loss = random.chance(50) ? random.below(40) : 0
+        weather.duplication = random.chance(50) ? random.below(40) : 0
+        weather.crash = random.chance(70) ? random.below(5) : 0
+        weather.partition = random.chance(50) ? random.below(4) : 0
+        weather.staleMount = random.chance(50) ? 50 : 0
+        weather.tick = 1 + random.below(8)
+        weather.haste = [0, 50, 90][random.below(3)]
+        weather.hydration = [0, 20, 100][random.below(3)]
+        // Two sites that never hear of each other, though a third may hear of both.
+        if random.chance(40) {
+            let from = random.below(sites.count)
+            let to = (from + 1 + random.below(sites.count - 1)) % sites.count
+            deadLink = (from, to)
         }
     }
 
-    /// Runs a stormy time, then a calm one in which everything must come to an end.
-    mutating func run(steps: Int) throws {
-        for _ in 0..<steps {
+    /// Runs the schedule.
+    mutating func run() throws {
+        // The dead link dies some time after the beginning, and may come to life again.
+        let link = deadLink
+        deadLink = nil
+        let dies = random.below(200)
+        let revives = dies + 50 + random.below(300)
+        for count in 0..<(100 + random.below(500)) {
+            if count == dies { deadLink = link }
+            if count == revives { deadLink = nil }
             try step()
-            try check()
         }
-        isCalm = true
-        var quiet = 0
-        for _ in 0..<4000 where quiet < 3 {
-            if tasks.isEmpty {
-                quiet += 1
-                for site in sites.indices { restartActions(site) }
-            }
-            if !tasks.isEmpty { try perform(tasks.removeFirst()) }
-            try check()
-        }
-        let owners = sites.filter { if case .owning = $0.record.role { true } else { false } }
-        guard owners.count == 1 else {
-            throw Violation(description: "no owner after calm: \(sites.map(\.record.role))")
-        }
+        try heal()
     }
+
+    // MARK: one step
 
     private mutating func step() throws {
-        switch random.next(below: 20) {
-        case 0: wish(random.next(below: sites.count))
-        case 1: crash(random.next(below: sites.count))
-        case 2...5: write(random.next(below: sites.count))
-        case 6: restartActions(random.next(below: sites.count))
+        var index = random.below(sites.count)
+        let dice = random.below(100)
+        if dice < weather.crash { return try crashOrRestart(index) }
+        if sites[index].memory == nil {
+            if random.chance(15) { try crashOrRestart(index) }
+            return
+        }
+        if random.below(100) < weather.partition { togglePartition() }
+        switch dice {
+        case ..<32: try deliverOne()
+        case ..<68:
+            // Any site that has something to do.
+            for _ in sites where !sites[index].canStep { index = (index + 1) % sites.count }
+            try work(index)
+            // Often nothing comes between the pieces of its work.
+            if random.chance(weather.haste) { try drain(index) }
+        case ..<(68 + weather.tick): tick(index)
+        case ..<84: try write(index)
+        case ..<88: replicate()
+        case ..<91: if random.chance(weather.hydration) { hydrate(index) }
+        default: try wish(index)
+        }
+    }
+
+    private mutating func crashOrRestart(_ index: Int) throws {
+        if sites[index].memory == nil {
+            sites[index].restart()
+            trace?.note("\(sites[index].id) restarts: \(sites[index].durable.role)")
+        } else {
+            sites[index].crash()
+            trace?.note("\(sites[index].id) crashes: \(sites[index].durable.role)")
+        }
+        try checkOwners()
+    }
+
+    private mutating func togglePartition() {
+        let link = random.below(blocked.count)
+        blocked[link].toggle()
+        // Half of the partitions are in both directions.
+        if random.chance(50) {
+            blocked[(link % sites.count) * sites.count + link / sites.count] = blocked[link]
+        }
+        trace?.note("links blocked: \(blocked)")
+    }
+
+    func tickable(_ index: Int) -> Bool { sites[index].isIdle && sites[index].actions.count < 12 }
+
+    mutating func tick(_ index: Int) {
+        guard tickable(index), let record = sites[index].memory else { return }
+        sites[index].actions += record.actionsAfterRestart()
+    }
+
+    private mutating func wish(_ index: Int) throws {
+        guard sites[index].isIdle, let record = sites[index].memory else { return }
+        let node = random.chance(50) ? "n1" : "n2"
+        let event: Event
+        switch random.below(20) {
+        case 0..<6: event = .takeOver
+        case 6: event = .abort
+        case 7..<10: event = .prepare(lastReign)
+        case 10: event = .leave
+        case 11..<13: event = .attach(Holder(node: node, pod: "p"))
+        case 13: event = .seize(Holder(node: node, pod: "p"))
         default:
-            guard !tasks.isEmpty else { return }
-            let index = random.next(below: tasks.count)
-            let task = tasks[index]
-            let fate = random.next(below: 10)
-            if case .message = task {
-                if fate == 0 { tasks.remove(at: index); return }
-                if fate > 1 { tasks.remove(at: index) }
-            } else {
-                tasks.remove(at: index)
+            guard case .owning(_, let holder?) = record.role else {
+                return try apply(.detach(node: node), at: index)
             }
-            try perform(task)
+            // Kubernetes may believe that a node has let go while it has not.
+            if !random.chance(weather.staleMount) { sites[index].mounted = nil }
+            event = .detach(node: holder.node)
         }
+        if case .prepare(let reign) = event, reign.owner == sites[index].id { return }
+        try apply(event, at: index)
     }
 
-    // MARK: what happens
+    // MARK: writes
 
-    /// A person or a pod wants the volume here; or, more seldom, no longer.
-    private mutating func wish(_ site: Int) {
-        switch sites[site].record.role {
-        case .retired(let reign): apply(.prepare(reign), at: site, answering: nil)
-        case .acquiring, .receiving, .reclaiming:
-            if random.next(below: 3) == 0 { apply(.abort, at: site, answering: nil) }
-        default: apply(.takeOver, at: site, answering: nil)
-        }
-        if case .owning(let epoch, _) = sites[site].record.role, random.next(below: 2) == 0 {
-            apply(.flattened(through: epoch), at: site, answering: nil)
-        }
-    }
-
-    private mutating func crash(_ site: Int) {
-        sites[site].record = sites[site].durable
-        sites[site].life += 1
-        restartActions(site)
-    }
-
-    private mutating func restartActions(_ site: Int) {
-        enqueue(sites[site].record.actionsAfterRestart(), at: site)
-    }
-
-    private mutating func write(_ site: Int) {
-        guard case .owning(let epoch, _) = sites[site].record.role else {
-            if bug == .writesWhenSealed, case .sealed = sites[site].record.role { accept(site) }
-            return
-        }
-        if sites[site].record.mayWrite(under: epoch) { accept(site) }
-    }
-
-    private mutating func accept(_ site: Int) {
-        sites[site].log.append(nextWrite)
-        acknowledged.append(nextWrite)
-        nextWrite += 1
-    }
-
-    private mutating func perform(_ task: Task) throws {
-        switch task {
-        case .message(let from, let to, let event): apply(event, at: to, answering: from)
-        case .run(let site, let action, let life):
-            if sites[site].life == life { try run(action, at: site) }
-        }
-    }
-
-    private mutating func apply(_ event: Event, at site: Int, answering peer: Int?) {
-        var changed = sites[site].record
-        let before = changed.role
-        do {
-            let actions = try changed.apply(event)
-            sites[site].record = changed
-            var mayPersist = true
-            if bug == .forgetsTheSeal, case .sealed = changed.role { mayPersist = false }
-            if bug == .forgetsTheSeal, case .sealing = changed.role { mayPersist = false }
-            if bug == .actsBeforeItIsDurable, random.next(below: 4) == 0 {
-                // A crash between the actions and the record.
-                enqueue(actions, at: site)
-                for task in tasks {
-                    if case .run(site, let action, _) = task { send(action, from: site) }
-                }
-                sites[site].record = sites[site].durable
-                sites[site].life += 1
-                return
-            }
-            if mayPersist { sites[site].durable = changed }
-            if case .owning = changed.role, before != changed.role { handoffs += 1 }
-            enqueue(actions, at: site)
-        } catch HandoffError.sealRefused(let refusal) {
-            guard let peer, case .sealRequested(_, _, let wanted) = event else { return }
-            tasks.append(
-                .message(from: site, to: peer, .sealRefused(by: names[site], wanted: wanted, refusal)))
-        } catch {
-            // Refused: nothing has changed, whoever asked may ask again.
-        }
-    }
-
-    private mutating func enqueue(_ actions: [Action], at site: Int) {
-        for action in actions { tasks.append(.run(site: site, action, life: sites[site].life)) }
-    }
-
-    private mutating func run(_ action: Action, at site: Int) throws {
-        switch action {
-        case .readTail(let heir):
-            apply(
-                .tailRead(heir: heir, finalSequence: SequenceNumber(Int64(sites[site].log.count))), at: site,
-                answering: nil)
-        case .fetchTail(let owner, let grant):
-            // As the shell does it: one at a time, and only while this grant is what is awaited. Without
-            // that a repeated fetch would overwrite what the new owner has written since (seed 1 found it).
-            guard let source = names.firstIndex(of: owner),
-                case .receiving(_, grant) = sites[site].record.role
+    private mutating func write(_ index: Int) throws {
+        guard let record = sites[index].memory else { return }
+        switch random.below(3) {
+        case 0:
+            guard let epoch = sites[index].mounted, writeCount < 60,
+                record.mayWrite(under: epoch) || bug == .writeWhenSealed
             else { return }
-            // The data path: what the sealed head holds, or a stale copy if that was not awaited.
-            if bug != .promotesEarly || random.next(below: 2) == 0 { sites[site].log = sites[source].log }
-            apply(
-                .caughtUp(wanted: grant.heir.epoch, sequence: grant.finalSequence), at: site, answering: nil)
-        case .serve, .stopServing, .keepDivergence, .mayDiscard: break
-        case .requestSeal, .grantSeal, .requestDecline, .tellDeclined, .announce, .requestRelease,
-            .confirmRelease:
-            send(action, from: site)
+            sites[index].begun.append(.init(number: writeCount, epoch: epoch))
+            writeCount += 1
+        case 1:
+            guard !sites[index].begun.isEmpty else { return }
+            let write = sites[index].begun.remove(at: random.below(sites[index].begun.count))
+            let position = sites[index].present.log.count
+            sites[index].present.log.append(write.number)
+            sites[index].present.resident |= 1 << UInt64(write.number)
+            sites[index].committed.append(write)
+            trace?.note("\(sites[index].id) commits \(write.number) at \(position) under \(write.epoch)")
+            guard position == history.count else {
+                throw Violation("write \(write.number) took position \(position) of \(history.count)")
+            }
+            history.append(write.number)
+        default:
+            guard !sites[index].committed.isEmpty else { return }
+            let write = sites[index].committed.removeFirst()
+            guard record.mayWrite(under: write.epoch) || bug == .writeWhenSealed else { return }
+            acknowledged |= 1 << UInt64(write.number)
+            trace?.note("\(sites[index].id) acknowledges \(write.number)")
         }
     }
 
-    private mutating func send(_ action: Action, from site: Int) {
-        let name = names[site]
-        let message: (SiteID, Event)? =
-            switch action {
-            case .requestSeal(let reign, let wanted):
-                (reign.owner, .sealRequested(by: name, after: reign.epoch, wanted: wanted))
-            case .grantSeal(let after, let grant):
-                (grant.heir.owner, .sealGranted(by: name, after: after, grant: grant))
-            case .requestDecline(let heir, let after):
-                (heir.owner, .declineRequested(reign: Reign(name, after), wanted: heir.epoch))
-            case .tellDeclined(let epoch, let owner): (owner, .declined(by: name, wanted: epoch))
-            case .announce(let reign, let to): (to, .ownerAnnounced(reign))
-            case .requestRelease(let to, let reign): (to, .releaseRequested(heir: Reign(name, reign)))
-            case .confirmRelease(let heir): (heir.owner, .released(by: name, reign: heir.epoch))
-            default: nil
+    /// The owner tells a follower what has changed, and that it is the owner.
+    private mutating func replicate() {
+        for index in sites.indices {
+            guard let record = sites[index].memory, case .owning(let epoch, _) = record.role else { continue }
+            let reign = Reign(sites[index].id, epoch)
+            let target = random.below(sites.count)
+            guard target != index else { return }
+            send(.changes(reign, log: sites[index].present.log), from: index, to: target)
+            send(.event(.ownerAnnounced(reign)), from: index, to: target)
+        }
+    }
+
+    /// Each head that lacks bytes asks its own source for them.
+    mutating func hydrate(_ index: Int) {
+        guard sites[index].isIdle, let record = sites[index].memory else { return }
+        for source in record.sources where source.phase == .fetching {
+            guard let target = position(of: source.site), let head = sites[index].head(of: source.reign)
+            else { continue }
+            if head.missing == 0 || bug == .releasedEarly {
+                sites[index].results.append(.flattened(reign: source.reign))
+            } else {
+                let heir = Reign(sites[index].id, source.reign)
+                send(.bytesRequest(heir: heir, wanted: head.missing), from: index, to: target)
             }
-        guard let (to, event) = message, let target = names.firstIndex(of: to), target < sites.count else {
+        }
+    }
+
+    // MARK: network
+
+    func position(of site: SiteID) -> Int? { sites.firstIndex { $0.id == site } }
+
+    mutating func send(_ payload: Payload, from: Int, to: Int) {
+        // A bounded network: what is beyond is lost, as it may be.
+        guard network.count < 40 else { return }
+        network.append(Message(from: from, to: to, payload: payload))
+    }
+
+    private func isBlocked(_ message: Message) -> Bool {
+        if let (one, other) = deadLink {
+            let link = (message.from, message.to)
+            if link == (one, other) || link == (other, one) { return true }
+        }
+        return blocked[message.from * sites.count + message.to]
+    }
+
+    private mutating func deliverOne() throws {
+        guard !network.isEmpty else { return }
+        // Mostly in order, often not.
+        let index = random.chance(50) ? 0 : random.below(network.count)
+        let message = network[index]
+        if isBlocked(message) {
+            if random.chance(50) { network.remove(at: index) }
             return
         }
-        tasks.append(.message(from: site, to: target, event))
-    }
-
-    // MARK: what must hold
-
-    private func check() throws {
-        var writers: [(site: SiteID, epoch: Epoch)] = []
-        for site in sites {
-            if case .owning(let epoch, _) = site.record.role { writers.append((site.record.site, epoch)) }
+        if random.chance(weather.loss) {
+            network.remove(at: index)
+            trace?.note("lost: \(message.payload)")
+            return
         }
-        guard writers.count <= 1 else { throw Violation(description: "two writers: \(writers)") }
-        for site in sites {
-            guard case .owning = site.record.role else { continue }
-            guard site.log == acknowledged else {
-                throw Violation(
-                    description: "\(site.record.site) owns \(site.log.count) of \(acknowledged.count) writes")
-            }
+        guard sites[message.to].isIdle else {
+            if sites[message.to].memory == nil { network.remove(at: index) }
+            return
         }
+        if !random.chance(weather.duplication) { network.remove(at: index) }
+        try receive(message)
+        if random.chance(weather.haste) { try drain(message.to) }
     }
-}
-
-/// A small generator whose whole state is a seed (Steele, Lea and Flood, 2014).
-struct SplitMix {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var value = state
-        value = (value ^ (value >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        value = (value ^ (value >> 27)) &* 0x94d0_49bb_1331_11eb
-        return value ^ (value >> 31)
-    }
-
-    mutating func next(below bound: Int) -> Int { Int(next() % UInt64(max(1, bound))) }
 }

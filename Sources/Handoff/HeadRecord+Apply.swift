@@ -1,0 +1,187 @@
+internal import VolumeModel
+
+extension HeadRecord {
+    /// Takes one event. Does no I/O.
+    ///
+    /// - Returns: What to do once the record is durable; the same event again changes nothing, though it may
+    ///   ask for the same actions again.
+    /// - Throws: When the event is refused; the record is then as it was.
+    package mutating func apply(_ event: Event) throws(HandoffError) -> [Action] {
+        var next = self
+        var actions = try next.handle(event)
+        actions += next.releaseSourcesNobodyNeeds()
+        self = next
+        return actions
+    }
+
+    private mutating func handle(_ event: Event) throws(HandoffError) -> [Action] {
+        switch event {
+        case .prepare(let reign): return try prepare(reign)
+        case .takeOver: return try takeOver()
+        case .abort: return abort()
+        case .leave: return try leave()
+        case .attach(let holder): return try attach(holder)
+        case .seize(let holder): return try seize(holder)
+        case .detach(let node): return detach(node)
+        case .tailRead(let heir, let sequence): return try tailRead(heir: heir, finalSequence: sequence)
+        case .caughtUp(let wanted, let sequence): return try caughtUp(wanted: wanted, sequence: sequence)
+        case .flattened(let reign): return flattened(reign)
+        case .divergenceKept(let epoch): return try divergenceKept(under: epoch)
+        case .sealRequested(let by, let known, let wanted):
+            try check(peer: by, epochs: known, wanted)
+            return try sealRequested(by: by, after: known, wanted: wanted)
+        case .sealGranted(let by, let epoch, let grant):
+            try check(peer: by, epochs: epoch, grant.heir.epoch)
+            return try sealGranted(by: by, after: epoch, grant: grant)
+        case .sealRefused(let by, let wanted, let refusal):
+            try check(peer: by, epochs: wanted)
+            return try sealRefused(by: by, wanted: wanted, refusal)
+        case .declineRequested(let reign, let wanted):
+            try check(peer: reign.owner, epochs: reign.epoch, wanted)
+            return try declineRequested(reign: reign, wanted: wanted)
+        case .declined(let by, let wanted):
+            try check(peer: by, epochs: wanted)
+            return try declined(by: by, wanted: wanted)
+        case .ownerAnnounced(let reign):
+            try check(epochs: reign.epoch)
+            return try learn(reign)
+        case .releaseRequested(let heir):
+            try check(peer: heir.owner, epochs: heir.epoch)
+            return try releaseRequested(heir: heir)
+        case .released(let by, let reign):
+            try check(peer: by, epochs: reign)
+            return try released(by: by, reign: reign)
+        }
+    }
+
+    // MARK: wishes
+
+    private mutating func prepare(_ reign: Reign) throws(HandoffError) -> [Action] {
+        try check(epochs: reign.epoch)
+        let actions = try learn(reign)
+        switch role {
+        case .retired(let reign):
+            role = .following(reign)
+            return actions
+        case .sealing(_, let heir): throw .promised(to: heir)
+        case .sealed(_, let grant), .reclaiming(_, let grant): throw .promised(to: grant.heir)
+        case .fenced(let epoch, let by, _): throw .overruled(under: epoch, by: by)
+        case .following, .acquiring, .receiving, .declining, .owning: return actions
+        }
+    }
+
+    private mutating func takeOver() throws(HandoffError) -> [Action] {
+        switch role {
+        case .owning(let epoch, _): return [.serve(epoch)]
+        case .following(let reign), .retired(let reign), .declining(let reign, _):
+            return try acquire(from: reign)
+        case .acquiring, .receiving: return actionsAfterRestart()
+        case .sealing:
+            // The heir was not answered, so it cannot have begun.
+            return try resume()
+        case .sealed(let epoch, let grant), .reclaiming(let epoch, let grant):
+            role = .reclaiming(epoch, grant: grant)
+            return [.requestDecline(heir: grant.heir, after: epoch)]
+        case .fenced(let epoch, let by, _): throw .overruled(under: epoch, by: by)
+        }
+    }
+
+    /// The intent to own the head after this reign, under an epoch that nobody can have used.
+    mutating func acquire(from reign: Reign) throws(HandoffError) -> [Action] {
+        guard sources.count < Self.dependencyLimit else {
+            throw .implausible("more than \(Self.dependencyLimit) sources: wait until some are flattened")
+        }
+        spent = max(spent, reign.epoch)
+        let wanted = try unspentEpoch()
+        role = .acquiring(from: reign, wanted: wanted)
+        return [.requestSeal(of: reign, wanted: wanted)]
+    }
+
+    private mutating func abort() -> [Action] {
+        switch role {
+        case .acquiring(let from, let wanted): return decline(wanted, from: from)
+        case .receiving(let from, let grant): return decline(grant.heir.epoch, from: from)
+        case .declining: return actionsAfterRestart()
+        case .reclaiming(let epoch, let grant):
+            role = .sealed(epoch, grant: grant)
+            return [.grantSeal(after: epoch, grant)]
+        case .following, .retired, .owning, .sealing, .sealed, .fenced: return []
+        }
+    }
+
+    private mutating func leave() throws(HandoffError) -> [Action] {
+        switch role {
+        case .following(let reign):
+            role = .retired(reign)
+            return actionsAfterRestart()
+        case .retired: return actionsAfterRestart()
+        case .acquiring, .receiving, .declining, .owning, .sealing, .sealed, .reclaiming, .fenced:
+            throw .needed
+        }
+    }
+
+    private mutating func decline(_ wanted: Epoch, from: Reign) -> [Action] {
+        spent = max(spent, wanted)
+        role = .declining(from: from, declined: wanted)
+        return [.tellDeclined(wanted, to: from.owner)]
+    }
+
+    /// Begins a reign of this site after its own, because the heir cannot begin or never will.
+    mutating func resume() throws(HandoffError) -> [Action] {
+        let epoch = try unspentEpoch()
+        spent = epoch
+        role = .owning(epoch, holder: nil)
+        return [.serve(epoch)]
+    }
+
+    // MARK: mounts
+
+    private mutating func attach(_ holder: Holder) throws(HandoffError) -> [Action] {
+        guard case .owning(let epoch, let present) = role else { throw notOwner }
+        if let present, present.node != holder.node { throw .inUse(present) }
+        role = .owning(epoch, holder: holder)
+        return [.serve(epoch)]
+    }
+
+    private mutating func seize(_ holder: Holder) throws(HandoffError) -> [Action] {
+        guard case .owning(let epoch, let present?) = role, present.node != holder.node else {
+            return try attach(holder)
+        }
+        let raised = try unspentEpoch()
+        spent = raised
+        role = .owning(raised, holder: holder)
+        return [.stopServing(epoch), .serve(raised)]
+    }
+
+    private mutating func detach(_ node: String) -> [Action] {
+        if case .owning(let epoch, let present?) = role, present.node == node {
+            role = .owning(epoch, holder: nil)
+        }
+        return []
+    }
+
+    private var notOwner: HandoffError {
+        switch role {
+        case .sealing(_, let heir): .promised(to: heir)
+        case .sealed(_, let grant), .reclaiming(_, let grant): .promised(to: grant.heir)
+        case .fenced(let epoch, let by, _): .overruled(under: epoch, by: by)
+        case .following, .acquiring, .receiving, .declining, .owning, .retired: .notOwner(knownReign)
+        }
+    }
+
+    // MARK: helpers of all events
+
+    func unspentEpoch() throws(HandoffError) -> Epoch {
+        guard spent < .highest else { throw .implausible("no epoch is left above \(spent)") }
+        return spent.next
+    }
+
+    private func check(peer: SiteID, epochs: Epoch...) throws(HandoffError) {
+        guard peer != site else { throw .implausible("a message of this site from elsewhere") }
+        for epoch in epochs { try check(epochs: epoch) }
+    }
+
+    private func check(epochs epoch: Epoch) throws(HandoffError) {
+        guard Epoch.first <= epoch, epoch <= .highest else { throw .implausible("epoch \(epoch)") }
+    }
+}

@@ -1,0 +1,65 @@
+internal import VolumeModel
+
+extension HeadRecord {
+    /// What holds for every record that this module makes; a stored one is checked when it is read.
+    func validate() throws(HandoffError) {
+        func demand(_ holds: Bool, _ rule: String) throws(HandoffError) {
+            guard holds else { throw .unreadableRecord("\(rule) (at site \(site))") }
+        }
+        try demand(Epoch.first <= knownEpoch, "epochs begin at \(Epoch.first)")
+        try demand(spent <= .highest, "epoch \(spent) is beyond \(Epoch.highest)")
+        try demand(knownEpoch <= spent, "epoch \(knownEpoch) is above \(spent), to which epochs are spent")
+        switch role {
+        case .following(let reign), .retired(let reign):
+            try demand(reign.owner != site, "it follows itself")
+        case .acquiring(let from, let wanted):
+            try demand(from.owner != site, "it acquires from itself")
+            try demand(spent < wanted && wanted <= .highest, "epoch \(wanted) is wanted but spent")
+        case .receiving(let from, let grant):
+            try demand(from.owner != site && grant.heir.owner == site, "it was granted another site's epoch")
+            try demand(spent < grant.heir.epoch, "epoch \(grant.heir.epoch) was granted but is spent")
+            try demand(grant.heir.epoch <= .highest, "epoch \(grant.heir.epoch) is beyond \(Epoch.highest)")
+            try demand(grant.finalSequence >= .zero, "sequence number \(grant.finalSequence)")
+        case .declining(let from, let declined):
+            try demand(from.owner != site && from.epoch < declined, "it declines the past")
+            try demand(declined <= spent, "epoch \(declined) is declined but not spent")
+        case .owning: break
+        case .sealing(let epoch, let heir):
+            try demand(heir.owner != site && epoch < heir.epoch, "it sealed for itself or the past")
+            try demand(heir.epoch <= spent, "epoch \(heir.epoch) is promised but not spent")
+        case .sealed(let epoch, let grant), .reclaiming(let epoch, let grant):
+            let heir = grant.heir
+            try demand(heir.owner != site && epoch < heir.epoch, "it sealed for itself or the past")
+            try demand(heir.epoch <= spent, "epoch \(heir.epoch) is promised but not spent")
+            try demand(grant.finalSequence >= .zero, "sequence number \(grant.finalSequence)")
+        case .fenced(let own, let by, let owner):
+            try demand(Epoch.first <= own && own < by && owner != site, "it was overruled by the past")
+        }
+        try validateDependencies(demand)
+    }
+
+    private func validateDependencies(
+        _ demand: (Bool, String) throws(HandoffError) -> Void
+    ) throws(HandoffError) {
+        let limit = Self.dependencyLimit
+        try demand(sources.count <= limit && retentions.count <= limit, "more than \(limit) dependencies")
+        try demand(Set(sources.map(\.reign)).count == sources.count, "two sources of one reign")
+        try demand(Set(retentions.map(\.grant.heir)).count == retentions.count, "a retention twice")
+        for source in sources {
+            try demand(source.site != site, "it is its own source")
+            try demand(Epoch.first < source.reign, "a source of epoch \(source.reign)")
+            try demand(source.reign <= spent, "a source of epoch \(source.reign), which is not spent")
+        }
+        try demand(Epoch.first <= headReign && headReign <= spent, "a head of epoch \(headReign)")
+        for retention in retentions {
+            let grant = retention.grant
+            try demand(
+                Epoch.first <= retention.headReign && retention.headReign < grant.heir.epoch,
+                "a head of epoch \(retention.headReign) kept for \(grant.heir)")
+            try demand(grant.heir.owner != site, "it keeps bytes for itself")
+            try demand(Epoch.first < grant.heir.epoch, "a retention for \(grant.heir)")
+            try demand(grant.heir.epoch <= spent, "a retention for \(grant.heir), which is not spent")
+            try demand(grant.finalSequence >= .zero, "sequence number \(grant.finalSequence)")
+        }
+    }
+}

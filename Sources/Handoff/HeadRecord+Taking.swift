@@ -1,0 +1,173 @@
+internal import VolumeModel
+
+/// The side of a hand-off that takes the head: ask, receive, begin, or decline for good.
+extension HeadRecord {
+    mutating func sealGranted(by: SiteID, after: Epoch, grant: Grant) throws(HandoffError) -> [Action] {
+        guard grant.heir.owner == site, grant.heir.epoch > after, grant.finalSequence >= .zero else {
+            throw .implausible("a grant for \(grant.heir) up to \(grant.finalSequence)")
+        }
+        switch role {
+        case .acquiring(let from, grant.heir.epoch):
+            // The owner may have begun a later reign of its own than the one we knew.
+            guard from.owner == by, from.epoch == after else {
+                throw .contradiction("\(from) was asked for epoch \(grant.heir.epoch), and \(by) grants it")
+            }
+            role = .receiving(from: from, grant: grant)
+            return [.fetchTail(from: by, grant: grant)]
+        case .receiving(let from, let present) where present.heir == grant.heir:
+            guard present == grant, from == Reign(by, after) else {
+                throw .contradiction(
+                    "\(from) granted \(grant.heir) up to \(present.finalSequence), and \(by) up to "
+                        + "\(grant.finalSequence)")
+            }
+            return actionsAfterRestart()
+        default:
+            return try answer(by, reign: after, wanted: grant.heir.epoch)
+        }
+    }
+
+    mutating func declineRequested(reign: Reign, wanted: Epoch) throws(HandoffError) -> [Action] {
+        guard wanted > reign.epoch else { throw .implausible("epoch \(wanted) after epoch \(reign.epoch)") }
+        // Nothing has begun here under a wanted epoch: give way to the owner, which wants it back.
+        switch role {
+        case .acquiring(let from, let own) where own <= wanted && from.epoch <= reign.epoch:
+            role = .following(from)
+        case .receiving(let from, let grant) where grant.heir.epoch <= wanted && from.epoch <= reign.epoch:
+            role = .following(from)
+        default: break
+        }
+        return try answer(reign.owner, reign: reign.epoch, wanted: wanted)
+    }
+
+    /// Tells a sealed owner what became of its promise: taken, or never to be taken.
+    private mutating func answer(
+        _ owner: SiteID, reign: Epoch, wanted: Epoch
+    ) throws(HandoffError) -> [Action] {
+        if knownEpoch >= wanted { return announceKnown(to: owner) }
+        switch role {
+        case .owning(let epoch, _) where reign >= epoch, .sealing(let epoch, _) where reign >= epoch:
+            guard reign > epoch else { throw .contradiction("\(owner) and this site own epoch \(epoch)") }
+            return fence(by: reign, owner: owner)
+        case .receiving(_, let grant) where grant.heir.epoch <= wanted:
+            // We hold a grant, and here is another, of a reign that we do not know: a person must look.
+            throw .contradiction("\(owner) grants epoch \(wanted), and \(grant.heir) was granted")
+        case .acquiring(let from, let own) where own <= wanted:
+            // An offer that answers no request of ours. Ask again above it.
+            spent = max(spent, wanted)
+            return try acquire(from: from) + [.tellDeclined(wanted, to: owner)]
+        default:
+            spent = max(spent, wanted)
+            return [.tellDeclined(wanted, to: owner)]
+        }
+    }
+
+    mutating func sealRefused(
+        by: SiteID, wanted refused: Epoch, _ refusal: SealRefusal
+    ) throws(HandoffError) -> [Action] {
+        switch refusal {
+        case .reigning(let reign):
+            try checkHint(reign)
+            // Anybody who knows a later reign helps, whatever became of the request.
+            guard reign.owner != site, reign.epoch > knownEpoch else { return [] }
+            return try learn(reign)
+        case .spent(let through):
+            guard case .acquiring(let from, let wanted) = role, from.owner == by, wanted == refused,
+                through >= wanted
+            else { return [] }
+            guard through < .highest else { throw .implausible("epoch \(through)") }
+            spent = max(spent, through)
+            return try acquire(from: from)
+        // Whoever wished it here is told so, and wishes it again when it likes: a volume that changes hands
+        // long after somebody was told that it cannot would surprise.
+        case .inUse, .promised, .overruled, .tooManyRetentions:
+            if case .acquiring(let from, let wanted) = role, from.owner == by, wanted == refused {
+                role = .following(from)
+            }
+            return []
+        }
+    }
+
+    private func checkHint(_ reign: Reign) throws(HandoffError) {
+        guard Epoch.first <= reign.epoch, reign.epoch <= .highest else {
+            throw .implausible("epoch \(reign.epoch)")
+        }
+    }
+
+    /// The catalog is complete up to the grant: this site's reign begins.
+    mutating func caughtUp(wanted: Epoch, sequence: SequenceNumber) throws(HandoffError) -> [Action] {
+        switch role {
+        case .receiving(let from, let grant) where grant.heir.epoch == wanted:
+            guard sequence >= grant.finalSequence else {
+                throw .notCaughtUp(wanted: wanted, needed: grant.finalSequence)
+            }
+            spent = wanted
+            role = .owning(wanted, holder: nil)
+            headReign = wanted
+            sources.append(Source(site: from.owner, reign: wanted, phase: .fetching))
+            return [.serve(wanted), .announce(grant.heir, to: from.owner)]
+        case .owning(wanted, _): return actionsAfterRestart()
+        case .acquiring(_, wanted): throw .notCaughtUp(wanted: wanted, needed: nil)
+        // Declined, or passed on, in the meantime.
+        default: return []
+        }
+    }
+
+    // MARK: who owns it
+
+    /// A reign that has begun, by its owner's word or by hearsay.
+    mutating func learn(_ reign: Reign) throws(HandoffError) -> [Action] {
+        let known = knownEpoch
+        guard reign.epoch >= known else {
+            // Somebody lags behind: an owner that was overruled, perhaps.
+            if case .owning = role, reign.owner != site { return announceKnown(to: reign.owner) }
+            return []
+        }
+        if let present = knownReign, reign.epoch == known, reign.owner != present.owner {
+            throw .contradiction("\(present), and \(reign)")
+        }
+        if reign.owner == site, reign.epoch > known || knownReign == nil {
+            throw .contradiction("this site is said to own epoch \(reign.epoch) and knows only \(known)")
+        }
+        switch role {
+        case .following: role = .following(reign)
+        case .retired: role = .retired(reign)
+        case .declining: role = .following(reign)
+        case .acquiring(_, let wanted):
+            guard reign.epoch > known else { return [] }
+            spent = max(spent, wanted)
+            return try acquire(from: reign)
+        case .receiving(_, let grant):
+            guard reign.epoch > known else { return [] }
+            guard reign.epoch != grant.heir.epoch else {
+                throw .contradiction("\(reign) began, but \(grant.heir) was granted")
+            }
+            // Only a takeover by force can be past a grant that we hold: what we have is not the newest.
+            spent = max(spent, grant.heir.epoch)
+            return try acquire(from: reign)
+        case .owning, .sealing:
+            return reign.epoch > known ? fence(by: reign.epoch, owner: reign.owner) : []
+        case .sealed(_, let grant), .reclaiming(_, let grant):
+            return try heirAnnounced(reign, grant: grant)
+        case .fenced(let own, _, let owner):
+            role = .fenced(own, by: reign.epoch, owner: reign.owner)
+            spent = max(spent, reign.epoch)
+            return owner == nil ? [.keepDivergence(under: own)] : []
+        }
+        spent = max(spent, reign.epoch)
+        return []
+    }
+
+    private mutating func heirAnnounced(_ reign: Reign, grant: Grant) throws(HandoffError) -> [Action] {
+        guard reign.owner != site else { return [] }
+        guard reign == grant.heir || reign.epoch > grant.heir.epoch else {
+            throw .contradiction("\(reign) began, but \(grant.heir) was granted")
+        }
+        let isWanted = if case .reclaiming = role { true } else { false }
+        spent = max(spent, reign.epoch)
+        role = .retired(reign)
+        retentions.append(Retention(grant: grant, headReign: headReign))
+        guard isWanted else { return [] }
+        // That the heir began must be kept even if nothing more can be asked for.
+        return (try? acquire(from: reign)) ?? []
+    }
+}

@@ -1,0 +1,84 @@
+import Foundation
+import Testing
+
+@Suite struct HandoffSimulationTests {
+    /// GODWIT_SIMULATIONS sets how many schedules run; GODWIT_SEED replays one.
+    private static func number(_ name: String) -> UInt64? {
+        ProcessInfo.processInfo.environment[name].flatMap { UInt64($0) }
+    }
+
+    private struct Failure {
+        let seed: UInt64
+        let violation: String
+
+        /// What happened, told by running the schedule again.
+        func story(bug: PlantedBug? = nil) -> String {
+            var replay = HandoffSimulation(seed: seed, bug: bug, isTracing: true)
+            _ = try? replay.run()
+            let end = (replay.trace?.lines ?? []).suffix(80).joined(separator: "\n")
+            return "\(violation)\nGODWIT_SEED=\(seed) replays it; its end:\n\(end)"
+        }
+    }
+
+    private func firstFailure(
+        in seeds: Range<UInt64>, bug: PlantedBug? = nil
+    ) -> (Failure?, reigns: Int, Coverage) {
+        var reigns = 0
+        var coverage = Coverage()
+        for seed in seeds {
+            var simulation = HandoffSimulation(seed: seed, bug: bug)
+            do { try simulation.run() } catch {
+                return (Failure(seed: seed, violation: String(describing: error)), reigns, coverage)
+            }
+            reigns += simulation.reignCount
+            coverage += simulation.coverage
+        }
+        return (nil, reigns, coverage)
+    }
+
+    @Test func noScheduleBreaksAPromise() {
+        let count = Self.number("GODWIT_SIMULATIONS") ?? 5_000
+        let seeds = Self.number("GODWIT_SEED").map { $0..<$0 + 1 } ?? 0..<count
+        let started = ContinuousClock.now
+        let (failure, reigns, coverage) = firstFailure(in: seeds)
+        print("\(seeds.count) schedules, \(reigns) reigns, \(started.duration(to: .now))")
+        if let failure { Issue.record(Comment(rawValue: failure.story())) }
+        guard seeds.count >= 5_000 else { return }
+
+        // A simulation in which nothing happens proves nothing.
+        #expect(reigns > seeds.count + seeds.count / 2)
+        // Of the rest, most cannot happen without a takeover by force.
+        let meetings = RoleKind.allCases.flatMap { role in
+            EventKind.allCases.filter { coverage.meetings(role, $0) > 0 }
+        }
+        #expect(meetings.count >= 145)
+        for (from, to) in Self.steps {
+            #expect(coverage.steps(from, to) > 10, "\(from) rarely became \(to)")
+        }
+    }
+
+    /// The arrows of the picture at `Role`, and what two sites at odds add to it.
+    private static let steps: [(RoleKind, RoleKind)] = [
+        (.following, .acquiring), (.acquiring, .receiving), (.receiving, .owning), (.acquiring, .declining),
+        (.receiving, .declining), (.declining, .following), (.declining, .acquiring), (.owning, .sealing),
+        (.sealing, .sealed), (.sealing, .owning), (.sealed, .retired), (.sealed, .owning),
+        (.sealed, .reclaiming), (.reclaiming, .sealed), (.reclaiming, .owning), (.reclaiming, .acquiring),
+        (.retired, .following), (.following, .retired), (.retired, .acquiring), (.acquiring, .following),
+        (.receiving, .following),
+    ]
+
+    @Test(arguments: PlantedBug.allCases)
+    func plantedBugIsCaught(_ bug: PlantedBug) {
+        let (failure, _, _) = firstFailure(in: 0..<5_000, bug: bug)
+        if let failure { print("\(bug): seed \(failure.seed): \(failure.violation.prefix(150))") }
+        #expect(failure != nil, "5,000 schedules did not notice \(bug)")
+    }
+
+    @Test func aFailingSeedReplaysTheSameWay() throws {
+        let (failure, _, _) = firstFailure(in: 0..<5_000, bug: .writeWhenSealed)
+        let failed = try #require(failure)
+        let (again, _, _) = firstFailure(in: failed.seed..<failed.seed + 1, bug: .writeWhenSealed)
+        #expect(again?.violation == failed.violation)
+        #expect(failed.story(bug: .writeWhenSealed).contains("GODWIT_SEED=\(failed.seed)"))
+    }
+}
