@@ -454,8 +454,15 @@ final class ModelRun {
                 throw fail(
                     "after a crash \(node.inode) has \(found.attributes.size) bytes, which it never had")
             }
-            let bytes = try await crashed.read(node.inode, 0..<Int(found.attributes.size))
-            for (index, byte) in bytes.enumerated()
+            // What the crash left beyond the end must not come to light when the file grows.
+            let size = Int(found.attributes.size)
+            let growth = generator.next(below: 2) * 40_000
+            if growth > 0 { try crashed.truncate(node.inode, to: size + growth) }
+            let bytes = try await crashed.read(node.inode, 0..<size + growth)
+            guard bytes.count == size + growth, bytes[size...].allSatisfy({ $0 == 0 }) else {
+                throw fail("after a crash \(node.inode) grows by something else than zeros")
+            }
+            for (index, byte) in bytes.prefix(size).enumerated()
             where !node.history.contains(where: { index < $0.count ? $0[index] == byte : byte == 0 }) {
                 throw fail("after a crash byte \(index) of \(node.inode) is one that never was there")
             }
