@@ -193,10 +193,17 @@ actor VolumeAgent {
     /// Does again whatever a crash or a lost message cut off. Called at the start and then every few seconds.
     func resume() async {
         guard !isClosed else { return }
+        // Each for itself: a peer that is away must not hold up the others, nor hydration.
+        for action in stored.value.head.actionsAfterRestart() {
+            do {
+                _ = try await perform([action], answering: nil)
+            } catch {
+                logger.debug("will try again: \(error)")
+            }
+        }
         do {
-            _ = try await perform(stored.value.head.actionsAfterRestart(), answering: nil)
-            try await startHydrationIfNeeded()
             try await openRetained()
+            try await startHydrationIfNeeded()
         } catch {
             logger.debug("will try again: \(error)")
         }

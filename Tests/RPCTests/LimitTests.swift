@@ -212,8 +212,14 @@ struct LimitTests {
             _ = try await channel.unary(
                 "/test/Unary", [1], metadata: ["a": large, "b": large], timeout: .seconds(10))
         }
-        #expect(end.code == .resourceExhausted, "\(end)")
-        #expect(try await channel.unary("/test/Unary", [1], timeout: .seconds(10)) == [1])
+        #expect(end.code == .resourceExhausted || end.code == .unavailable, "\(end)")
+        // gRPC may close the connection that brought it; a later call finds a new one.
+        var answer: [UInt8] = []
+        for _ in 0..<100 where answer != [1] {
+            answer = (try? await channel.unary("/test/Unary", [1], timeout: .seconds(10))) ?? []
+            if answer != [1] { try await Task.sleep(for: .milliseconds(20)) }
+        }
+        #expect(answer == [1])
         await service.end()
     }
 }
