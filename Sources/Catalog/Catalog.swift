@@ -208,6 +208,11 @@ package final class Catalog: Sendable {
         state.withLock { $0.durableGeneration = max($0.durableGeneration, committed) }
     }
 
+    /// Whether a power loss now would take back a commit.
+    package var hasUnsynchronizedCommits: Bool {
+        state.withLock { $0.durableGeneration < $0.openGeneration - 1 }
+    }
+
     private func isDurable(_ generation: UInt64) throws(CatalogError) -> Bool {
         let (durable, failure) = state.withLock { ($0.durableGeneration, $0.syncFailure) }
         if let failure { throw failure }

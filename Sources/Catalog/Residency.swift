@@ -156,8 +156,10 @@ extension CatalogState {
 
     /// The inode is in `inodes`.
     private mutating func loadResidency(of number: InodeNumber) throws {
-        guard inodes[number] != nil, inodes[number]?.residency == nil else { return }
-        let stored = try storedResidency(of: number)
+        guard let cached = inodes[number], cached.residency == nil else { return }
+        // Whatever the rows say: only the origin's part can be here or missing.
+        let part = ByteRange(0, cached.record.backedByteCount)
+        let stored = RangeSet(try storedResidency(of: number).intersection(part))
         inodes[number]?.residency = Residency(valid: stored, recorded: stored)
     }
 

@@ -112,6 +112,7 @@ import VolumeModel
         var draw = Generator(seed: seed + 100)
         for round in 0..<120 {
             for _ in 0..<draw.next(below: 25) { try changer.change() }
+            await Task.yield()
             guard let follower = draw.element(of: followers) else { continue }
             do {
                 // Cut off at times, before anything came or in the midst of it; then asked again.
@@ -186,7 +187,9 @@ import VolumeModel
         try Catalog.create(in: directory, capacity: 0, epoch: .first, now: .zero, withRoot: true)
         let owner = try Catalog(opening: directory)
         try owner.perform { try $0.setExtendedAttribute([7], of: .root, value: [8]) }
-        let (sequence, _) = try await owner.sendChanges(to: "friend", since: nil) { _ in }
+        let (sequence, _) = try await owner.sendChanges(to: "friend", since: nil) { _ in
+            #expect(!owner.hasUnsynchronizedCommits)
+        }
         let copy = temporary.path + "/copy"
         try TemporaryDirectory.copyHead(from: directory, to: copy)
         let crashed = try Catalog(opening: copy)
@@ -206,6 +209,7 @@ import VolumeModel
         var synchronized = try CatalogImage(owner)
         for round in 0..<60 {
             for _ in 0..<draw.next(below: 30) { try changer.change() }
+            await Task.yield()
             if draw.next(below: 2) == 0 {
                 try owner.synchronize()
                 synchronized = try CatalogImage(owner)

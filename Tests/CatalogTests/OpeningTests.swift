@@ -105,6 +105,30 @@ import VolumeModel
         try catalog.close()
     }
 
+    @Test func anOwnersChangesAreSeenAllTogetherOrNotAtAll() throws {
+        let temporary = try make(withRoot: false)
+        let first = try Catalog(opening: temporary.path)
+        let entry = DirectoryEntryRecord(
+            parent: .root, cookie: 1, name: [65], inode: InodeNumber(2), kind: .regular)
+        try first.apply([.entry(entry)])
+        // The periodic chore goes on meanwhile.
+        try first.synchronize()
+        try first.checkpoint()
+        first.abandon()
+        let second = try Catalog(opening: temporary.path)
+        #expect(try second.perform { try $0.entry([65], in: .root) } == nil)
+        #expect(try second.originSequence() == nil)
+        try second.apply([.entry(entry)])
+        try second.finishChanges(
+            at: SequenceNumber(4),
+            counters: CatalogCounters(nextInode: InodeNumber(3), nextCookie: 2, inodeCount: 1, byteCount: 0))
+        second.abandon()
+        let third = try Catalog(opening: temporary.path)
+        #expect(try third.perform { try $0.entry([65], in: .root) } == entry)
+        #expect(try third.originSequence() == SequenceNumber(4))
+        try third.close()
+    }
+
     @Test func countersThatCannotBeCountedOnFromAreRefused() throws {
         let temporary = try make(withRoot: false)
         let catalog = try Catalog(opening: temporary.path)

@@ -20,6 +20,8 @@ package final class FakeSource: ByteSource {
     package struct State: Sendable {
         package var behaviour = Behaviour.answers
         package var delay: Duration = .zero
+        /// Besides, for what an application waits for.
+        package var urgentDelay: Duration = .zero
         /// Most bytes in one answer.
         package var answerByteCount = 1 << 20
         /// Whether a hole is named to its end, also beyond what was asked.
@@ -57,7 +59,8 @@ package final class FakeSource: ByteSource {
             state.requests.append((extents, urgency))
             return state
         }
-        if now.delay > .zero { try await Task.sleep(for: now.delay) }
+        let delay = now.delay + (urgency == .urgent ? now.urgentDelay : .zero)
+        if delay > .zero { try await Task.sleep(for: delay) }
         switch now.behaviour {
         case .answers: break
         case .fails: throw Failure(description: "the line is down")

@@ -45,15 +45,19 @@ package final class TestVolume: Sendable {
     }
 
     /// Makes a head that has an owner's names but none of its bytes, and is promoted.
-    package static func makeHeir(of owner: Catalog, in directory: String, epoch: Epoch = Epoch(2))
-        async throws
-    {
+    ///
+    /// - Parameter countsBytes: false: the owner says that there are none.
+    package static func makeHeir(
+        of owner: Catalog, in directory: String, epoch: Epoch = Epoch(2), countsBytes: Bool = true
+    ) async throws {
         try Catalog.create(
             in: directory, capacity: 1 << 40, epoch: .first, now: VolumeFileSystem.now(), withRoot: false)
         let catalog = try Catalog(opening: directory)
-        let (sequence, counters) = try await owner.sendChanges(to: "heir", since: nil) { batch in
+        let (sequence, counted) = try await owner.sendChanges(to: "heir", since: nil) { batch in
             try catalog.apply(try CatalogRowCoder.rows(of: batch))
         }
+        var counters = counted
+        if !countsBytes { counters.byteCount = 0 }
         try catalog.finishChanges(at: sequence, counters: counters)
         try catalog.perform { try $0.setEpoch(epoch) }
         try catalog.close()

@@ -17,7 +17,7 @@ import VolumeModel
         let contents: [InodeNumber: [UInt8]]
         let source: FakeSource
 
-        init(largest: Int = 60_000) async throws {
+        init(largest: Int = 60_000, countsBytes: Bool = true) async throws {
             temporary = try TemporaryDirectory()
             let owner = try TestVolume.make(in: try temporary.make("owner"))
             var generator = Generator(seed: 9)
@@ -29,7 +29,8 @@ import VolumeModel
                 contents[inode] = bytes
             }
             directory = try temporary.make("heir")
-            try await TestVolume.makeHeir(of: owner.storage.catalog, in: directory)
+            try await TestVolume.makeHeir(
+                of: owner.storage.catalog, in: directory, countsBytes: countsBytes)
             try await owner.close()
             let all = contents
             self.contents = all
@@ -122,9 +123,31 @@ import VolumeModel
         try await crashed.close()
     }
 
+    /// After "complete" the origin may be deleted: a sum that is wrong must not be the reason.
+    @Test(arguments: [true, false])
+    func aWrongSumMakesNothingComplete(_ streams: Bool) async throws {
+        let heir = try await Heir(countsBytes: false)
+        let volume = try heir.open { $0.streamsInBackground = streams }
+        #expect(try volume.storage.catalog.perform { $0.missingByteCount } == 0)
+        volume.startHydration()
+        if streams {
+            try await volume.waitForHydration()
+            #expect(heir.source.requestedByteCount == heir.byteCount)
+        } else {
+            try await Task.sleep(for: .milliseconds(200))
+        }
+        let phase = try #require(volume.hydrator).progress().phase
+        #expect((phase == .complete) == streams)
+        #expect(try countMissingBytes(volume.storage.catalog) == (streams ? 0 : heir.byteCount))
+        try await volume.close()
+    }
+
     @Test func faultsGoFirst() async throws {
-        let heir = try await Heir()
-        heir.source.set { $0.delay = .milliseconds(20) }
+        let heir = try await Heir(largest: 300_000)
+        heir.source.set {
+            $0.delay = .milliseconds(10)
+            $0.urgentDelay = .milliseconds(200)
+        }
         let volume = try heir.open()
         volume.startHydration()
         while heir.source.requests.count < StreamWindow.smallest {

@@ -54,6 +54,8 @@ final class ModelRun {
     private func runUnguarded(steps: Int, crashes: Bool) async throws {
         for step in 0..<steps {
             try await self.step()
+            // Other tests wait for a thread.
+            await Task.yield()
             if step % 25 == 24 { try checkNames() }
             if step % 120 == 119 { try await reopen() }
             if crashes, generator.next(below: 30) == 0 { try await checkCrash() }
