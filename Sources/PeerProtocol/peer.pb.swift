@@ -379,6 +379,9 @@ package nonisolated struct Godwit_Peer_V1_SealRequest: Sendable {
   /// How long the owner may wait for the volume to be unmounted before it refuses, in milliseconds.
   package var waitMilliseconds: UInt32 = 0
 
+  /// The owner's sequence number that the asking follower has reached; 0: it has none.
+  package var followed: Int64 = 0
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -402,11 +405,23 @@ package nonisolated struct Godwit_Peer_V1_SealGrant: Sendable {
 
   package var finalSequence: Int64 = 0
 
+  /// What the follower lacks since the number that it named, with the position that it reaches; absent when there
+  /// is too much of it for one answer. It saves a round trip and may be ignored.
+  package var tail: Godwit_Peer_V1_FollowReply {
+    get {_tail ?? Godwit_Peer_V1_FollowReply()}
+    set {_tail = newValue}
+  }
+  /// Returns true if `tail` has been explicitly set.
+  package var hasTail: Bool {self._tail != nil}
+  /// Clears the value of `tail`. Subsequent reads from it will return its default value.
+  package mutating func clearTail() {self._tail = nil}
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
 
   fileprivate var _heir: Godwit_Peer_V1_Reign? = nil
+  fileprivate var _tail: Godwit_Peer_V1_FollowReply? = nil
 }
 
 package nonisolated struct Godwit_Peer_V1_SealRefusal: Sendable {
@@ -1336,7 +1351,7 @@ nonisolated extension Godwit_Peer_V1_Reign: SwiftProtobuf.Message, SwiftProtobuf
 
 nonisolated extension Godwit_Peer_V1_SealRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".SealRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}after\0\u{1}wanted\0\u{3}wait_milliseconds\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}after\0\u{1}wanted\0\u{3}wait_milliseconds\0\u{1}followed\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1347,6 +1362,7 @@ nonisolated extension Godwit_Peer_V1_SealRequest: SwiftProtobuf.Message, SwiftPr
       case 1: try { try decoder.decodeSingularUInt64Field(value: &self.after) }()
       case 2: try { try decoder.decodeSingularUInt64Field(value: &self.wanted) }()
       case 3: try { try decoder.decodeSingularUInt32Field(value: &self.waitMilliseconds) }()
+      case 4: try { try decoder.decodeSingularInt64Field(value: &self.followed) }()
       default: break
       }
     }
@@ -1362,6 +1378,9 @@ nonisolated extension Godwit_Peer_V1_SealRequest: SwiftProtobuf.Message, SwiftPr
     if self.waitMilliseconds != 0 {
       try visitor.visitSingularUInt32Field(value: self.waitMilliseconds, fieldNumber: 3)
     }
+    if self.followed != 0 {
+      try visitor.visitSingularInt64Field(value: self.followed, fieldNumber: 4)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1369,6 +1388,7 @@ nonisolated extension Godwit_Peer_V1_SealRequest: SwiftProtobuf.Message, SwiftPr
     if lhs.after != rhs.after {return false}
     if lhs.wanted != rhs.wanted {return false}
     if lhs.waitMilliseconds != rhs.waitMilliseconds {return false}
+    if lhs.followed != rhs.followed {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1376,7 +1396,7 @@ nonisolated extension Godwit_Peer_V1_SealRequest: SwiftProtobuf.Message, SwiftPr
 
 nonisolated extension Godwit_Peer_V1_SealGrant: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".SealGrant"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}after\0\u{1}heir\0\u{3}final_sequence\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}after\0\u{1}heir\0\u{3}final_sequence\0\u{1}tail\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1387,6 +1407,7 @@ nonisolated extension Godwit_Peer_V1_SealGrant: SwiftProtobuf.Message, SwiftProt
       case 1: try { try decoder.decodeSingularUInt64Field(value: &self.after) }()
       case 2: try { try decoder.decodeSingularMessageField(value: &self._heir) }()
       case 3: try { try decoder.decodeSingularInt64Field(value: &self.finalSequence) }()
+      case 4: try { try decoder.decodeSingularMessageField(value: &self._tail) }()
       default: break
       }
     }
@@ -1406,6 +1427,9 @@ nonisolated extension Godwit_Peer_V1_SealGrant: SwiftProtobuf.Message, SwiftProt
     if self.finalSequence != 0 {
       try visitor.visitSingularInt64Field(value: self.finalSequence, fieldNumber: 3)
     }
+    try { if let v = self._tail {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 4)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1413,6 +1437,7 @@ nonisolated extension Godwit_Peer_V1_SealGrant: SwiftProtobuf.Message, SwiftProt
     if lhs.after != rhs.after {return false}
     if lhs._heir != rhs._heir {return false}
     if lhs.finalSequence != rhs.finalSequence {return false}
+    if lhs._tail != rhs._tail {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -1,5 +1,3 @@
-internal import Compression
-internal import Catalog
 package import Hydration
 package import PeerProtocol
 package import RPC
@@ -11,8 +9,6 @@ package import VolumeModel
 /// Two connections: what an application waits for never stands behind bulk data in one socket's buffer.
 package final class PeerClient: Sendable {
     static let service = "/godwit.peer.v1.Peer/"
-    /// A catalog batch is at most this large when decompressed.
-    static let largestBatch = Catalog.batchByteCount * 2 + (1 << 20)
 
     package let site: SiteID
     private let urgent: RPCChannel
@@ -84,7 +80,7 @@ package final class PeerClient: Sendable {
             try await stream.finishSending()
             while let message = try await stream.receive() {
                 let reply: Godwit_Peer_V1_FollowReply = try parse(message)
-                if reply.byteCount > 0 { try apply(try rows(of: reply)) }
+                if reply.byteCount > 0 { try apply(try FollowCoding.rows(of: reply, from: site)) }
                 if reply.hasPosition {
                     return (SequenceNumber(reply.position.sequence), reply.position.counters)
                 }
@@ -93,19 +89,6 @@ package final class PeerClient: Sendable {
             throw PeerError.call(site: site, method: "Follow", error)
         }
         throw PeerError.malformed(site: site, "a stream of changes without an end")
-    }
-
-    private func rows(of reply: Godwit_Peer_V1_FollowReply) throws -> [CatalogRow] {
-        do {
-            let bytes =
-                reply.encoding == .zstd
-                ? try Zstd.decompressed(
-                    Array(reply.rows), byteCount: Int(reply.byteCount), limit: Self.largestBatch)
-                : Array(reply.rows)
-            return try CatalogRowCoder.rows(of: bytes)
-        } catch {
-            throw PeerError.malformed(site: site, "catalog rows that cannot be read (\(error))")
-        }
     }
 
     /// Reads bytes of the head that the peer keeps for our reign; every piece is verified.
@@ -184,22 +167,5 @@ package struct PeerSource: ByteSource {
         _ extents: [Extent], urgency: Urgency, timeout: Duration
     ) async throws -> [Piece] {
         try await client.read(extents, of: volume, reign: reign, urgency: urgency, timeout: timeout)
-    }
-}
-
-extension Godwit_Peer_V1_CatalogPosition {
-    init(_ sequence: SequenceNumber, _ counters: CatalogCounters) {
-        self.init()
-        self.sequence = sequence.number
-        nextInode = counters.nextInode.number
-        nextCookie = counters.nextCookie
-        inodeCount = counters.inodeCount
-        byteCount = counters.byteCount
-    }
-
-    var counters: CatalogCounters {
-        CatalogCounters(
-            nextInode: InodeNumber(nextInode), nextCookie: nextCookie, inodeCount: inodeCount,
-            byteCount: byteCount)
     }
 }

@@ -103,12 +103,7 @@ package struct PeerServer: Sendable {
         let catalog = try await backend.catalog(of: try Self.volume(request.volume), for: site)
         let since = request.since > 0 ? SequenceNumber(request.since) : nil
         let (sequence, counters) = try await catalog.sendChanges(to: site.description, since: since) { rows in
-            var reply = Godwit_Peer_V1_FollowReply()
-            reply.byteCount = UInt32(clamping: rows.count)
-            let compressed = Zstd.compressed(rows)
-            reply.encoding = compressed == nil ? .raw : .zstd
-            reply.rows = .init(compressed ?? rows)
-            try await call.send(try reply.serializedBytes())
+            try await call.send(try FollowCoding.encode(rows).serializedBytes())
         }
         var last = Godwit_Peer_V1_FollowReply()
         last.position = Godwit_Peer_V1_CatalogPosition(sequence, counters)

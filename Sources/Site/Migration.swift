@@ -30,8 +30,12 @@ struct Migration: Sendable {
         }
         try await tell("preparing")
         if try await agent.isToBeHandedOver(to: target) {
-            let offer = try await agent.offerMessage(to: target)
-            _ = try await client.offer(offer, timeout: Self.prepareTimeout)
+            // A follower that keeps up needs no offer: the hand-over is two round trips.
+            let isClose = await agent.isFollowedClosely(by: target)
+            if request.prepareOnly || !isClose {
+                let offer = try await agent.offerMessage(to: target)
+                _ = try await client.offer(offer, timeout: Self.prepareTimeout)
+            }
             try await tell("ready")
             if request.prepareOnly { return }
             try await tell("handing-over")
@@ -39,9 +43,15 @@ struct Migration: Sendable {
             var takeOver = Godwit_Peer_V1_TakeOverRequest()
             takeOver.volume = agent.id.description
             takeOver.waitMilliseconds = request.waitMilliseconds
-            progress.epoch = try await client.takeOver(
-                takeOver, timeout: .milliseconds(Int64(request.waitMilliseconds) + 30_000)
-            ).epoch
+            do {
+                progress.epoch = try await client.takeOver(
+                    takeOver, timeout: .milliseconds(Int64(request.waitMilliseconds) + 30_000)
+                ).epoch
+            } catch {
+                // Whatever the reason, the next attempt begins with an offer.
+                await agent.forgetFollower(target)
+                throw error
+            }
             progress.handoffMilliseconds = seconds(ContinuousClock.now - handingOver) * 1000
             try await tell("hydrating")
             if request.detach { return }

@@ -103,6 +103,7 @@ extension VolumeAgent {
         case .following, .acquiring, .receiving, .declining, .sealing, .retired, .fenced:
             throw PeerError.refused("volume \(id) is not owned here")
         }
+        followers[peer] = .now
         return try openHead(record.headNumber).storage.catalog
     }
 }

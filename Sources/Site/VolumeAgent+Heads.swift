@@ -2,6 +2,7 @@ internal import Catalog
 internal import Handoff
 internal import Hydration
 internal import Logging
+internal import PeerProtocol
 internal import PeerService
 internal import VolumeFileSystem
 internal import VolumeModel
@@ -31,6 +32,35 @@ extension VolumeAgent {
 
     // MARK: following
 
+    /// How often a prepared follower takes its owner's changes without being asked.
+    private static let followInterval: Duration = .seconds(10)
+    /// Who has followed this lately has so little to catch up that it can be done after the seal.
+    private static let followCloseness: Duration = .seconds(30)
+
+    func isClose(_ last: ContinuousClock.Instant?) -> Bool {
+        last.map { ContinuousClock.now - $0 < Self.followCloseness } ?? false
+    }
+
+    /// Whether a site has taken changes of this head lately.
+    func isFollowedClosely(by site: SiteID) -> Bool { isClose(followers[site]) }
+
+    func forgetFollower(_ site: SiteID) { followers[site] = nil }
+
+    /// Keeps a prepared follower close behind its owner. A peer that is away holds up nobody else.
+    func followOn() {
+        guard case .following(let reign) = record.head.role, record.headNumber != 0,
+            record.followedFrom == reign.owner, !isFollowing,
+            lastFollowed.map({ ContinuousClock.now - $0 >= Self.followInterval }) ?? true
+        else { return }
+        Task {
+            do {
+                _ = try await self.follow(reign.owner)
+            } catch {
+                self.logger.debug("will follow later: \(error)")
+            }
+        }
+    }
+
     /// Brings a follower's catalog up to its owner's. The first time this takes all of it.
     ///
     /// - Returns: the owner's sequence number that is here durably.
@@ -38,15 +68,43 @@ extension VolumeAgent {
         try await followAlone { try await $0.takeChanges(of: owner) }
     }
 
+    /// What a follower has of its owner; nil: nothing.
+    func followedSequence(of owner: SiteID) throws -> SequenceNumber? {
+        guard record.headNumber != 0, record.followedFrom == owner else { return nil }
+        return try openHead(record.headNumber).storage.catalog.originSequence()
+    }
+
+    /// What a follower lacks of a head that was sealed for it; nil: more than fits an answer.
+    func tail(for follower: SiteID, since: SequenceNumber) async -> Godwit_Peer_V1_FollowReply? {
+        do {
+            return try await FollowCoding.tail(
+                of: try catalogForFollower(follower), for: follower, since: since)
+        } catch {
+            logger.debug("no tail for \(follower): \(error)")
+            return nil
+        }
+    }
+
+    /// Applies what came with the grant, if it goes on from where this follower is.
+    func takeTail(
+        _ tail: Godwit_Peer_V1_FollowReply, since: SequenceNumber, of owner: SiteID
+    ) async throws {
+        guard tail.hasPosition else { return }
+        let rows = try FollowCoding.rows(of: tail, from: owner)
+        _ = try await followAlone { agent in
+            let reached = SequenceNumber(tail.position.sequence)
+            guard try agent.followedSequence(of: owner) == since, reached > since else { return since }
+            let catalog = try agent.openHead(agent.record.headNumber).storage.catalog
+            try catalog.apply(rows)
+            try catalog.finishChanges(at: reached, counters: tail.position.counters)
+            return reached
+        }
+    }
+
     /// Brings a follower to a sequence number; there already, nothing is asked for.
     func catchUp(with owner: SiteID, to wanted: SequenceNumber) async throws -> SequenceNumber {
         try await followAlone { agent in
-            if agent.record.headNumber != 0, agent.record.followedFrom == owner,
-                let reached = try agent.openHead(agent.record.headNumber).storage.catalog.originSequence(),
-                reached >= wanted
-            {
-                return reached
-            }
+            if let reached = try agent.followedSequence(of: owner), reached >= wanted { return reached }
             return try await agent.takeChanges(of: owner)
         }
     }

@@ -16,11 +16,11 @@ extension VolumeAgent {
     @discardableResult
     func own(patience: Duration = .zero) async throws -> Epoch {
         if case .owning(let epoch, _) = record.head.role { return epoch }
-        if case .following(let reign) = record.head.role,
-            lastFollowed.map({ ContinuousClock.now - $0 > .seconds(1) }) ?? true
-        {
-            // Whatever can be done before the old owner stops is done before.
-            _ = try await follow(reign.owner)
+        switch record.head.role {
+        // Whatever can be done before the old owner stops is done before.
+        case .following(let reign) where isClose(lastFollowed) && record.followedFrom == reign.owner: break
+        case .following(let reign), .retired(let reign): _ = try await prepare(reign)
+        default: break
         }
         let deadline = ContinuousClock.now + patience
         lastRefusal = nil

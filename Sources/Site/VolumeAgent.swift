@@ -29,6 +29,8 @@ actor VolumeAgent {
     var announcement: Task<Void, Never>?
     /// When the owner's changes were last taken.
     var lastFollowed: ContinuousClock.Instant?
+    /// When each follower of this head last asked for changes.
+    var followers: [SiteID: ContinuousClock.Instant] = [:]
     /// Serializes the taking of an owner's changes.
     var isFollowing = false
     var waitingFollowers: [CheckedContinuation<Void, Never>] = []
@@ -156,7 +158,19 @@ actor VolumeAgent {
 
     /// Sends a message and applies the answer, which is an event like any other.
     func send(_ message: Godwit_Peer_V1_HandoffMessage, to site: SiteID) async throws {
+        var message = message
+        if case .sealRequest? = message.message {
+            message.sealRequest.followed = try followedSequence(of: site)?.number ?? 0
+        }
         let reply = try await context.client(of: site).exchange(message)
+        if case .sealGrant(let grant)? = reply.message, grant.hasTail {
+            do {
+                try await takeTail(
+                    grant.tail, since: SequenceNumber(message.sealRequest.followed), of: site)
+            } catch {
+                logger.debug("the tail will be asked for: \(error)")
+            }
+        }
         guard let event = try HandoffCoding.event(of: reply, from: site, self: context.site) else { return }
         if case .sealRefused(_, _, let refusal) = event { lastRefusal = refusal }
         try await apply(event)
@@ -184,7 +198,16 @@ actor VolumeAgent {
             try await waitUntilUnused(.milliseconds(Int64(min(request.waitMilliseconds, 600_000))))
         }
         do {
-            return try await apply(event, from: site) ?? Godwit_Peer_V1_HandoffMessage()
+            var answer = try await apply(event, from: site) ?? Godwit_Peer_V1_HandoffMessage()
+            if case .sealRequest(let request)? = message.message, case .sealGrant? = answer.message,
+                request.followed > 0
+            {
+                // What is missing there goes with the answer: it saves a round trip, and nothing depends on it.
+                if let tail = await tail(for: site, since: SequenceNumber(request.followed)) {
+                    answer.sealGrant.tail = tail
+                }
+            }
+            return answer
         } catch HandoffError.sealRefused(let refusal) {
             return HandoffCoding.message(of: refusal, to: message, volume: id)
         }
@@ -207,6 +230,7 @@ actor VolumeAgent {
         } catch {
             logger.debug("will try again: \(error)")
         }
+        followOn()
     }
 
     // MARK: one operation at a time

@@ -1,0 +1,70 @@
+package import Catalog
+internal import Compression
+package import PeerProtocol
+package import VolumeModel
+
+/// An owner's catalog changes between rows and the wire's messages.
+package enum FollowCoding {
+    package typealias Reply = Godwit_Peer_V1_FollowReply
+
+    /// A batch of rows is at most this large when decompressed.
+    private static let largestBatch = Catalog.batchByteCount * 2 + (1 << 20)
+
+    /// - Parameter rows: encoded by `CatalogRowCoder`.
+    static func encode(_ rows: [UInt8]) -> Reply {
+        var reply = Reply()
+        reply.byteCount = UInt32(clamping: rows.count)
+        let compressed = Zstd.compressed(rows)
+        reply.encoding = compressed == nil ? .raw : .zstd
+        reply.rows = .init(compressed ?? rows)
+        return reply
+    }
+
+    /// - Throws: `.malformed` when they cannot be read.
+    package static func rows(of reply: Reply, from site: SiteID) throws(PeerError) -> [CatalogRow] {
+        guard reply.byteCount > 0 else { return [] }
+        do {
+            let bytes =
+                reply.encoding == .zstd
+                ? try Zstd.decompressed(
+                    Array(reply.rows), byteCount: Int(reply.byteCount), limit: largestBatch)
+                : Array(reply.rows)
+            return try CatalogRowCoder.rows(of: bytes)
+        } catch {
+            throw .malformed(site: site, "catalog rows that cannot be read (\(error))")
+        }
+    }
+
+    /// What a follower lacks, as part of another answer.
+    ///
+    /// - Returns: nil when it is more than one batch.
+    package static func tail(
+        of catalog: Catalog, for follower: SiteID, since: SequenceNumber
+    ) async throws -> Reply? {
+        var batches: [[UInt8]] = []
+        let (sequence, counters) = try await catalog.sendChanges(to: follower.description, since: since) {
+            if batches.count < 2 { batches.append($0) }
+        }
+        guard batches.count <= 1 else { return nil }
+        var reply = batches.first.map { encode($0) } ?? Reply()
+        reply.position = Godwit_Peer_V1_CatalogPosition(sequence, counters)
+        return reply
+    }
+}
+
+extension Godwit_Peer_V1_CatalogPosition {
+    init(_ sequence: SequenceNumber, _ counters: CatalogCounters) {
+        self.init()
+        self.sequence = sequence.number
+        nextInode = counters.nextInode.number
+        nextCookie = counters.nextCookie
+        inodeCount = counters.inodeCount
+        byteCount = counters.byteCount
+    }
+
+    package var counters: CatalogCounters {
+        CatalogCounters(
+            nextInode: InodeNumber(nextInode), nextCookie: nextCookie, inodeCount: inodeCount,
+            byteCount: byteCount)
+    }
+}
