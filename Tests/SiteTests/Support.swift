@@ -25,18 +25,18 @@ let godwitBinary: String = {
 /// Runs a test with two sites and takes everything back, however it ends.
 func withSites(
     _ link: LinkSettings = LinkSettings(LineSettings(bitsPerSecond: 1_000_000_000, delay: .milliseconds(1))),
-    options: [String] = [],
+    options: [String] = [], withTokyo: Bool = false,
     prepare: @escaping @Sendable (_ directory: String, Cleanup) async throws -> Void = { _, _ in },
     _ body: @escaping @Sendable (SitePair, Cleanup) async throws -> Void
 ) async throws {
     try await Cleanup.scope(catchingSignals: false) { cleanup in
         let pair = try await SitePair.start(
-            binary: godwitBinary, link: link, options: options, cleanup,
+            binary: godwitBinary, link: link, options: options, withTokyo: withTokyo, cleanup,
             prepare: { try await prepare($0, cleanup) })
         do {
             try await body(pair, cleanup)
         } catch {
-            for site in [pair.london, pair.sydney] {
+            for site in pair.sites {
                 let log = (try? String(contentsOfFile: site.logPath, encoding: .utf8)) ?? ""
                 Issue.record("log of \(site.name): \(log.suffix(3000))")
             }

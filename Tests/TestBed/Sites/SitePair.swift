@@ -8,33 +8,40 @@ package struct SitePair: Sendable {
     package let link: WANLink
     package let london: SiteProcess
     package let sydney: SiteProcess
+    /// A third site, if one was asked for: beside london, beyond the link from sydney.
+    package let tokyo: SiteProcess?
     /// A temporary directory for whatever belongs to this pair.
     package let directory: String
 
     /// - Parameters:
     ///   - binary: the program `godwit`.
-    ///   - options: more options for both `godwit site`.
+    ///   - options: more options for every `godwit site`.
+    ///   - withTokyo: whether there is a third site.
     ///   - prepare: called before anything is made in the pair's directory, whose `london-state` and
     ///     `sydney-state` hold the sites' state.
     package static func start(
         binary: String, link settings: LinkSettings = LinkSettings(), options: [String] = [],
-        in parent: String = "/tmp", _ cleanup: Cleanup,
+        in parent: String = "/tmp", withTokyo: Bool = false, _ cleanup: Cleanup,
         prepare: @Sendable (_ directory: String) async throws -> Void = { _ in }
     ) async throws -> SitePair {
         let directory = try cleanup.makeTemporaryDirectory(in: parent)
         try await prepare(directory)
         let link = try await WANLink.open(settings)
         try cleanup.add(link)
-        let london = SiteProcess(
-            name: "london", binary: binary, stateDirectory: directory + "/london-state",
-            address: link.a.address + ":7443", network: link.a.namespace, options: options)
-        let sydney = SiteProcess(
-            name: "sydney", binary: binary, stateDirectory: directory + "/sydney-state",
-            address: link.b.address + ":7443", network: link.b.namespace, options: options)
-        let pair = SitePair(link: link, london: london, sydney: sydney, directory: directory)
-        for site in [london, sydney] { try await site.initialise() }
-        try await SiteProcess.introduce(london, sydney)
-        for site in [london, sydney] {
+        func site(_ name: String, _ end: WANLink.End, port: Int) -> SiteProcess {
+            SiteProcess(
+                name: name, binary: binary, stateDirectory: "\(directory)/\(name)-state",
+                address: "\(end.address):\(port)", network: end.namespace, options: options)
+        }
+        let pair = SitePair(
+            link: link, london: site("london", link.a, port: 7443),
+            sydney: site("sydney", link.b, port: 7443),
+            tokyo: withTokyo ? site("tokyo", link.a, port: 7444) : nil, directory: directory)
+        for site in pair.sites { try await site.initialise() }
+        for (index, one) in pair.sites.enumerated() {
+            for other in pair.sites[..<index] { try await SiteProcess.introduce(one, other) }
+        }
+        for site in pair.sites {
             try FileManager.default.createDirectory(
                 atPath: pair.mountPoint(of: site), withIntermediateDirectories: true)
             try cleanup.add("site \(site.name)", limit: .seconds(40)) { await site.stop() }
@@ -42,6 +49,8 @@ package struct SitePair: Sendable {
         }
         return pair
     }
+
+    package var sites: [SiteProcess] { [london, sydney] + (tokyo.map { [$0] } ?? []) }
 
     /// Where a test mounts a site's volume.
     package func mountPoint(of site: SiteProcess) -> String { "\(directory)/\(site.name)" }

@@ -1,0 +1,120 @@
+import Foundation
+import Testing
+
+@testable import TestBed
+
+extension SiteTests {
+    /// Volumes that go on before their bytes have arrived, over three sites and back.
+    @Suite struct ChainTests {
+        /// A site that a volume returns to must take back nothing of what it had itself for newer bytes, and
+        /// must not be told that bytes may go which only it still needs.
+        @Test func bytesWrittenAtThreeSitesAllComeHome() async throws {
+            try await withSites(slowLink(megabits: 40), withTokyo: true) { pair, cleanup in
+                let tokyo = try #require(pair.tokyo)
+                try await pair.london.godwit(["volume", "create", "data", "--capacity", "1Gi"])
+                var digests: [String: [UInt8]] = [:]
+                var home = pair.london
+                let moves = [("a", pair.sydney), ("b", tokyo), ("c", pair.sydney), ("d", pair.london)]
+                for (name, next) in moves {
+                    let path = try await pair.mount("data", at: home, cleanup)
+                    try writeRandomFile("\(path)/\(name)", byteCount: 6 << 20)
+                    digests[name] = try bytes("\(path)/\(name)")
+                    try await pair.unmount("data", at: home)
+                    try await home.godwit(["migrate", "data", "--to", next.name, "--detach"])
+                    home = next
+                }
+                let path = try await pair.mount("data", at: home, cleanup)
+                for (name, digest) in digests.sorted(by: { $0.key < $1.key }) {
+                    let isSame = try bytes("\(path)/\(name)") == digest
+                    #expect(isSame, "\(name) has changed")
+                }
+                try await pair.waitUntilReleased("data", at: home)
+                try await pair.unmount("data", at: home)
+            }
+        }
+
+        /// Sydney has seen the file as london wrote it; tokyo's newer bytes are what it must read.
+        @Test func aSiteThatKnewAFileReadsWhatWasWrittenElsewhereSince() async throws {
+            try await withSites(slowLink(megabits: 40), withTokyo: true) { pair, cleanup in
+                let tokyo = try #require(pair.tokyo)
+                try await pair.london.godwit(["volume", "create", "data", "--capacity", "1Gi"])
+                let london = try await pair.mount("data", at: pair.london, cleanup)
+                try writeRandomFile(london + "/a", byteCount: 8 << 20)
+                try await pair.unmount("data", at: pair.london)
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney", "--detach"])
+                try await pair.sydney.godwit(["migrate", "data", "--to", "tokyo", "--detach"])
+                let there = try await pair.mount("data", at: tokyo, cleanup)
+                try writeRandomFile(pair.directory + "/new", byteCount: 4 << 20)
+                _ = try await shell(
+                    "dd if=\(pair.directory)/new of=a bs=1M conv=notrunc status=none", in: there)
+                let written = try bytes(there + "/a")
+                try await pair.unmount("data", at: tokyo)
+                try await tokyo.godwit(["migrate", "data", "--to", "sydney", "--prepare-only"])
+                try await Task.sleep(for: .seconds(1))
+                try await tokyo.godwit(["migrate", "data", "--to", "sydney", "--detach"])
+                let back = try await pair.mount("data", at: pair.sydney, cleanup)
+                let isSame = try bytes(back + "/a") == written
+                #expect(isSame)
+                try await pair.unmount("data", at: pair.sydney)
+            }
+        }
+
+        @Test(arguments: [0, 1])
+        func sevenMovesWithChangesInBetweenLoseNothing(secondsBetween: Int) async throws {
+            try await withSites(slowLink(megabits: 40)) { pair, cleanup in
+                let copy = pair.directory + "/copy"
+                try FileManager.default.createDirectory(atPath: copy, withIntermediateDirectories: true)
+                try await pair.london.godwit(["volume", "create", "data", "--capacity", "1Gi"])
+                var (here, there) = (pair.london, pair.sydney)
+                for round in 1...7 {
+                    let path = try await pair.mount("data", at: here, cleanup)
+                    let random = "\(pair.directory)/random"
+                    try writeRandomFile(random, byteCount: 320 << 10)
+                    for place in [copy, path] {
+                        let changed = try await shell(
+                            """
+                            cp \(random) f\(round)
+                            dd if=\(random) of=f1 bs=64k seek=\(round) count=1 conv=notrunc status=none
+                            [ ! -e f\(round - 2) ] || mv f\(round - 2) moved\(round - 2)
+                            if [ \(round) -gt 3 ]; then rm -f f\(round - 1); fi
+                            """, in: place)
+                        #expect(changed.exit.isSuccess, "\(changed.output)")
+                    }
+                    try await pair.unmount("data", at: here)
+                    try await here.godwit(["migrate", "data", "--to", there.name, "--detach"])
+                    (here, there) = (there, here)
+                    try await Task.sleep(for: .seconds(secondsBetween))
+                }
+                let path = try await pair.mount("data", at: here, cleanup)
+                let difference = try await shell("diff -r \(copy) \(path)", in: "/")
+                #expect(difference.exit.isSuccess && difference.output.isEmpty, "\(difference.output)")
+                try await pair.unmount("data", at: here)
+            }
+        }
+
+        @Test func aPreparedFollowerKeepsUpByItself() async throws {
+            try await withSites { pair, cleanup in
+                try await pair.london.godwit(["volume", "create", "data", "--capacity", "1Gi"])
+                let london = try await pair.mount("data", at: pair.london, cleanup)
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney", "--prepare-only"])
+                #expect(try await pair.sydney.number("inodes", of: "data") == 1)
+                _ = try await shell("mkdir d; for i in $(seq 200); do echo $i > d/$i; done", in: london)
+                let deadline = ContinuousClock.now + .seconds(60)
+                while try await pair.sydney.number("inodes", of: "data") < 202, .now < deadline {
+                    try await Task.sleep(for: .milliseconds(200))
+                }
+                #expect(try await pair.sydney.number("inodes", of: "data") == 202)
+                try await pair.unmount("data", at: pair.london)
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney"])
+                let sydney = try await pair.mount("data", at: pair.sydney, cleanup)
+                let listed = try await shell("ls d | wc -l; cat d/200", in: sydney)
+                #expect(listed.output == "200\n200\n")
+                try await pair.unmount("data", at: pair.sydney)
+            }
+        }
+
+        private func bytes(_ path: String) throws -> [UInt8] {
+            Array(try Data(contentsOf: URL(fileURLWithPath: path)))
+        }
+    }
+}
