@@ -157,6 +157,7 @@ private struct StoredVolume: Codable {
     var head: HeadRecord
     var headNumber: UInt64
     var retainedHeads: [String: UInt64]
+    var lastHeadNumber: UInt64
     var sharedWith: [String]
     var followedFrom: String?
 
@@ -168,6 +169,7 @@ private struct StoredVolume: Codable {
         headNumber = record.headNumber
         retainedHeads = Dictionary(
             uniqueKeysWithValues: record.retainedHeads.map { (String($0.key.number), $0.value) })
+        lastHeadNumber = record.lastHeadNumber
         sharedWith = record.sharedWith.map(\.description).sorted()
         followedFrom = record.followedFrom?.description
     }
@@ -182,7 +184,7 @@ private struct StoredVolume: Codable {
         }
         return VolumeRecord(
             id: id, name: name, capacity: capacity, parameters: parameters, head: head,
-            headNumber: headNumber, retainedHeads: retained,
+            headNumber: headNumber, retainedHeads: retained, lastHeadNumber: lastHeadNumber,
             sharedWith: Set(sharedWith.compactMap { SiteID($0) }),
             followedFrom: followedFrom.flatMap { SiteID($0) })
     }

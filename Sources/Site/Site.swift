@@ -66,12 +66,12 @@ package actor Site {
         var generator = SystemRandomNumberGenerator()
         let id = VolumeID(randomHigh: generator.next(), randomLow: generator.next())
         // The data first, then the record: a crash in between leaves a directory that nothing names.
-        let directory = try context.state.makeHead(1, of: id)
+        let number = try context.state.makeHead(above: 0, of: id)
         try Catalog.create(
-            in: directory, capacity: capacity, epoch: .first, now: VolumeFileSystem.now(), withRoot: true)
+            in: context.state.head(number, of: id), capacity: capacity, epoch: .first, now: VolumeFileSystem.now(), withRoot: true)
         let record = VolumeRecord(
             id: id, name: name, capacity: capacity, parameters: parameters,
-            head: HeadRecord(newAt: context.site), headNumber: 1)
+            head: HeadRecord(newAt: context.site), headNumber: number)
         let agent = VolumeAgent(try await context.registry.insert(record), context: context)
         agents[id] = agent
         context.logger.info("volume '\(name)' (\(id)) is created")

@@ -16,6 +16,9 @@ package struct VolumeRecord: Hashable, Sendable {
     package var headNumber: UInt64
     /// The directories of earlier heads, by the reign that they were sealed for.
     package var retainedHeads: [Epoch: UInt64]
+    /// The highest number that a head's directory ever had: none is used twice, for the deletion of an old one
+    /// may still be under way.
+    package var lastHeadNumber: UInt64
     /// Sites that may follow it and take it over.
     package var sharedWith: Set<SiteID>
     /// The catalog position of the owner that this follower has reached; nil: never followed.
@@ -23,8 +26,8 @@ package struct VolumeRecord: Hashable, Sendable {
 
     package init(
         id: VolumeID, name: String, capacity: UInt64, parameters: [String: String], head: HeadRecord,
-        headNumber: UInt64 = 0, retainedHeads: [Epoch: UInt64] = [:], sharedWith: Set<SiteID> = [],
-        followedFrom: SiteID? = nil
+        headNumber: UInt64 = 0, retainedHeads: [Epoch: UInt64] = [:], lastHeadNumber: UInt64 = 0,
+        sharedWith: Set<SiteID> = [], followedFrom: SiteID? = nil
     ) {
         self.id = id
         self.name = name
@@ -33,6 +36,7 @@ package struct VolumeRecord: Hashable, Sendable {
         self.head = head
         self.headNumber = headNumber
         self.retainedHeads = retainedHeads
+        self.lastHeadNumber = max(lastHeadNumber, headNumber, retainedHeads.values.max() ?? 0)
         self.sharedWith = sharedWith
         self.followedFrom = followedFrom
     }

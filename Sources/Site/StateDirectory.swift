@@ -44,12 +44,20 @@ package struct StateDirectory: Sendable {
         return UInt64(status.f_bavail) &* UInt64(status.f_frsize)
     }
 
-    /// Makes a head's directory. May be repeated.
-    func makeHead(_ number: UInt64, of id: VolumeID) throws(SiteError) -> String {
+    /// Makes a directory for a new head.
+    ///
+    /// - Returns: its number, above the given one. What a crash has left under a number is not touched.
+    func makeHead(above last: UInt64, of id: VolumeID) throws(SiteError) -> UInt64 {
         try Self.make(volume(id))
         try Self.make(volume(id) + "/heads")
-        try Self.make(head(number, of: id))
-        return head(number, of: id)
+        var number = last + 1
+        while mkdir(head(number, of: id), 0o700) != 0 {
+            guard errno == EEXIST else {
+                throw .system(call: "mkdir", path: head(number, of: id), Errno(errno))
+            }
+            number += 1
+        }
+        return number
     }
 
     /// Deletes a head's files: known names only, never through a symbolic link or into a mount.

@@ -21,12 +21,14 @@ extension VolumeAgent {
 
     /// Makes the directory and the catalog of a new head, and opens it. The record names it afterwards.
     func makeHead(epoch: Epoch, withRoot: Bool) async throws -> OpenHead {
-        let number = (([record.headNumber] + record.retainedHeads.values).max() ?? 0) + 1
-        let directory = try context.state.makeHead(number, of: id)
+        let number = try context.state.makeHead(above: record.lastHeadNumber, of: id)
         try Catalog.create(
-            in: directory, capacity: record.capacity, epoch: epoch, now: VolumeFileSystem.now(),
+            in: context.state.head(number, of: id), capacity: record.capacity, epoch: epoch, now: VolumeFileSystem.now(),
             withRoot: withRoot)
-        try await change { $0.headNumber = number }
+        try await change { record in
+            record.headNumber = number
+            record.lastHeadNumber = max(record.lastHeadNumber, number)
+        }
         return try openHead(number)
     }
 

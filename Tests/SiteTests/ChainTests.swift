@@ -113,6 +113,22 @@ extension SiteTests {
             }
         }
 
+        /// The deletion of an old head may still be under way when a new one is made.
+        @Test func theDirectoryOfADeletedHeadIsNotUsedAgain() async throws {
+            try await withSites { pair, cleanup in
+                try await pair.london.godwit(["volume", "create", "data", "--capacity", "1Gi"])
+                let london = try await pair.mount("data", at: pair.london, cleanup)
+                _ = try await shell("echo x > f", in: london)
+                try await pair.unmount("data", at: pair.london)
+                let id = try #require(try await pair.london.inspect("data")["id"] as? String)
+                for (source, target) in [(pair.london, pair.sydney), (pair.sydney, pair.london)] {
+                    try await source.godwit(["migrate", "data", "--to", target.name])
+                }
+                let heads = "\(pair.london.stateDirectory)/volumes/\(id)/heads"
+                #expect(try FileManager.default.contentsOfDirectory(atPath: heads) == ["2"])
+            }
+        }
+
         private func bytes(_ path: String) throws -> [UInt8] {
             Array(try Data(contentsOf: URL(fileURLWithPath: path)))
         }

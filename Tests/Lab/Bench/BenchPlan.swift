@@ -11,6 +11,8 @@ struct BenchPlan: Sendable {
     var moveCount: Int { isQuick ? 3 : 5 }
     var manyFileCount: Int { isQuick ? 10_000 : 100_000 }
     let fewFileCount = 1000
+    /// Empty files: it is their number that counts, and their bytes would take hours over the link.
+    var hugeFileCount: Int? { isQuick ? nil : 1_000_000 }
     let sparseByteCount: UInt64 = 100 << 30
     var postgreSQLByteCount: UInt64 { isQuick ? 128 << 20 : 2300 << 20 }
     var mariaDBByteCount: UInt64? { isQuick ? nil : 512 << 20 }
