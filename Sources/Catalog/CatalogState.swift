@@ -318,6 +318,14 @@ package struct CatalogState {
         touch(inode)
     }
 
+    /// What the volume's application read after its last starts; damaged or of another format: nothing.
+    package func startProfile() throws -> StartProfile {
+        guard let bytes = try extendedAttribute(StartProfile.attributeName, of: .root) else {
+            return StartProfile()
+        }
+        return (try? StartProfile(encoded: bytes)) ?? StartProfile()
+    }
+
     // MARK: data files
 
     /// The number that the next data file gets.

@@ -1,16 +1,5 @@
 package import VolumeModel
 
-/// Bytes of a file that are wanted.
-package struct Extent: Hashable, Sendable {
-    package let inode: InodeNumber
-    package let range: ByteRange
-
-    package init(inode: InodeNumber, range: ByteRange) {
-        self.inode = inode
-        self.range = range
-    }
-}
-
 /// Bytes of a file that have come, verified.
 package struct Piece: Hashable, Sendable {
     package enum Content: Hashable, Sendable {

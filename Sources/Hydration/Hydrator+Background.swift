@@ -17,9 +17,11 @@ extension Hydrator {
         var window = StreamWindow()
         var failures = 0
         var start = InodeNumber(0)
+        var profilePosition = 0
         while true {
             try Task.checkCancellation()
             do {
+                try await fetchProfile(from: &profilePosition)
                 let found = try await pass(&window, after: start)
                 note(waitingFor: nil)
                 failures = 0

@@ -22,6 +22,8 @@ package final class Hydrator: Sendable {
     let storage: HeadStorage
     let source: any ByteSource
     let configuration: Configuration
+    /// What to fetch before everything else, in this order.
+    let profile: [Extent]
     let log: @Sendable (String) -> Void
     private let flights = Mutex(Flights())
     let activity = Mutex(Activity())
@@ -47,16 +49,21 @@ package final class Hydrator: Sendable {
         var waitingReason: String?
         var isComplete = false
         var isPaused = false
+        /// What came before it was asked for.
+        var prefetched: [InodeNumber: RangeSet] = [:]
     }
 
-    /// - Parameter log: takes one line for a person: a fault that failed, a source that came back.
+    /// - Parameters:
+    ///   - profile: what the application will probably read first, in that order.
+    ///   - log: takes one line for a person: a fault that failed, a source that came back.
     package init(
         storage: HeadStorage, source: any ByteSource, configuration: Configuration = Configuration(),
-        log: @escaping @Sendable (String) -> Void
+        profile: [Extent] = [], log: @escaping @Sendable (String) -> Void
     ) {
         self.storage = storage
         self.source = source
         self.configuration = configuration
+        self.profile = profile
         self.log = log
     }
 
@@ -207,6 +214,32 @@ package final class Hydrator: Sendable {
         }
     }
 
+    /// Starts one flight for all the parts of these that nobody fetches yet.
+    ///
+    /// - Returns: nil when there are none.
+    func flyTogether(_ extents: [Extent], urgency: Urgency, timeout: Duration) -> Task<Void, any Error>? {
+        flights.withLock { flights in
+            var parts: [Extent] = []
+            for extent in extents {
+                var rest = RangeSet([extent.range])
+                for flight in flights.byInode[extent.inode] ?? [] { rest.remove(flight.range) }
+                parts += rest.ranges.map { Extent(inode: extent.inode, range: $0) }
+            }
+            guard !parts.isEmpty else { return nil }
+            let identity = flights.nextIdentity
+            flights.nextIdentity += 1
+            let task = Task { [parts] in
+                defer { for inode in Set(parts.map(\.inode)) { self.land(identity, of: inode) } }
+                try await self.bring(parts, urgency: urgency, timeout: timeout)
+            }
+            for part in parts {
+                flights.byInode[part.inode, default: []].append(
+                    Flights.Flight(identity: identity, range: part.range, task: task))
+            }
+            return task
+        }
+    }
+
     private func land(_ identity: UInt64, of inode: InodeNumber) {
         flights.withLock { flights in
             flights.byInode[inode]?.removeAll { $0.identity == identity }
@@ -227,7 +260,14 @@ package final class Hydrator: Sendable {
                 // A batch of small files is a long piece of work: whoever waits for a thread goes between.
                 if urgency != .urgent { await Task.yield() }
             }
-            activity.withLock { $0.receivedByteCount += received }
+            activity.withLock { activity in
+                activity.receivedByteCount += received
+                guard urgency == .prefetch else { return }
+                for piece in pieces {
+                    guard case .bytes = piece.content else { continue }
+                    activity.prefetched[piece.inode, default: RangeSet()].insert(piece.range)
+                }
+            }
             rest = left
         }
     }
@@ -280,6 +320,9 @@ package final class Hydrator: Sendable {
                 faultLatency: activity.faultLatency)
         }
     }
+
+    /// What came before it was asked for.
+    package var prefetched: [InodeNumber: RangeSet] { activity.withLock { $0.prefetched } }
 
     /// Stops or goes on asking for bytes in the background. Faults are served in any case.
     package func setPaused(_ isPaused: Bool) { activity.withLock { $0.isPaused = isPaused } }

@@ -1,7 +1,7 @@
 internal import ByteStore
 internal import Catalog
 package import Hydration
-internal import VolumeModel
+package import VolumeModel
 
 /// Reads bytes of a head for the site that it was sealed for.
 ///

@@ -48,8 +48,11 @@ final class OpenHead: Sendable {
         let logger = self.logger
         state.withLock { state in
             guard state.hydrator == nil, !state.isClosed else { return }
+            // Without a profile everything comes all the same, only in another order.
+            let profile = (try? storage.catalog.perform { try $0.startProfile() }) ?? StartProfile()
             let hydrator = Hydrator(
-                storage: storage, source: source, configuration: configuration, log: log)
+                storage: storage, source: source, configuration: configuration, profile: profile.extents,
+                log: log)
             state.hydrator = hydrator
             state.tasks.append(
                 Task {

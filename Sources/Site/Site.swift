@@ -68,7 +68,8 @@ package actor Site {
         // The data first, then the record: a crash in between leaves a directory that nothing names.
         let number = try context.state.makeHead(above: 0, of: id)
         try Catalog.create(
-            in: context.state.head(number, of: id), capacity: capacity, epoch: .first, now: VolumeFileSystem.now(), withRoot: true)
+            in: context.state.head(number, of: id), capacity: capacity, epoch: .first,
+            now: VolumeFileSystem.now(), withRoot: true)
         let record = VolumeRecord(
             id: id, name: name, capacity: capacity, parameters: parameters,
             head: HeadRecord(newAt: context.site), headNumber: number)

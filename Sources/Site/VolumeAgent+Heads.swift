@@ -23,7 +23,8 @@ extension VolumeAgent {
     func makeHead(epoch: Epoch, withRoot: Bool) async throws -> OpenHead {
         let number = try context.state.makeHead(above: record.lastHeadNumber, of: id)
         try Catalog.create(
-            in: context.state.head(number, of: id), capacity: record.capacity, epoch: epoch, now: VolumeFileSystem.now(),
+            in: context.state.head(number, of: id), capacity: record.capacity, epoch: epoch,
+            now: VolumeFileSystem.now(),
             withRoot: withRoot)
         try await change { record in
             record.headNumber = number

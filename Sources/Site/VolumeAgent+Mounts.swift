@@ -70,8 +70,10 @@ extension VolumeAgent {
             let head = try openHead(record.headNumber)
             let logger = self.logger
             let volume = "volume \(record.name)"
+            let recorder = isReadOnly ? nil : StartRecorder(duration: Self.startDuration)
             let fileSystem = VolumeFileSystem(
-                storage: head.storage, hydrator: head.hydrator, access: isReadOnly ? .readOnly : .readWrite
+                storage: head.storage, hydrator: head.hydrator, access: isReadOnly ? .readOnly : .readWrite,
+                recorder: recorder
             ) { line in
                 logger.error("\(volume): \(line)")
             }
@@ -81,8 +83,8 @@ extension VolumeAgent {
             options.isReadOnly = isReadOnly
             let fuse = try FuseMount(fileSystem: fileSystem, at: path, options: options)
             mounts[path] = Mount(
-                fuse: fuse, fileSystem: fileSystem, epoch: epoch, headNumber: head.number,
-                isReadOnly: isReadOnly)
+                fuse: fuse, fileSystem: fileSystem, recorder: recorder, epoch: epoch,
+                headNumber: head.number, isReadOnly: isReadOnly)
             Task { [weak self] in
                 await fuse.waitUntilUnmounted()
                 await self?.noteUnmounted(path, fuse)
@@ -98,6 +100,23 @@ extension VolumeAgent {
     /// sites may share a host.
     nonisolated var mountSource: String { "godwit:\(context.site)/\(id)" }
 
+    /// How long after its first read a start is recorded.
+    private static let startDuration: Duration = .seconds(120)
+
+    /// Takes what was read after a start into the volume's profile, once the time is over.
+    func keepStarts() {
+        for mount in mounts.values { keepStart(of: mount, isOver: false) }
+    }
+
+    private func keepStart(of mount: Mount, isOver: Bool) {
+        guard let start = mount.recorder?.take(isOver: isOver) else { return }
+        do {
+            try mount.fileSystem.keep(start: start)
+        } catch {
+            logger.debug("the start is not recorded: \(error)")
+        }
+    }
+
     /// Unmounts; repeated it is a success.
     func unmount(_ path: String) async throws {
         guard let mount = mounts[path] else { return }
@@ -108,6 +127,7 @@ extension VolumeAgent {
     /// A mount has ended, by us or by somebody's umount: what it changed is made durable, the holder goes.
     private func noteUnmounted(_ path: String, _ fuse: FuseMount) async {
         guard let mount = mounts[path], mount.fuse === fuse else { return }
+        keepStart(of: mount, isOver: true)
         mounts[path] = nil
         let fileSystem = mount.fileSystem
         do {

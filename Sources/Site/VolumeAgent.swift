@@ -41,6 +41,7 @@ actor VolumeAgent {
     struct Mount {
         let fuse: FuseMount
         let fileSystem: VolumeFileSystem
+        let recorder: StartRecorder?
         let epoch: Epoch
         let headNumber: UInt64
         let isReadOnly: Bool
@@ -231,6 +232,7 @@ actor VolumeAgent {
             logger.debug("will try again: \(error)")
         }
         followOn()
+        keepStarts()
     }
 
     // MARK: one operation at a time

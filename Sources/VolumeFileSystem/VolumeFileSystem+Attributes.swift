@@ -71,7 +71,9 @@ extension VolumeFileSystem {
     }
 
     package func extendedAttributeNames(of inode: InodeNumber) throws(FileSystemError) -> [[UInt8]] {
-        try run { try $0.extendedAttributeNames(of: inode) }
+        try run { state in
+            try state.extendedAttributeNames(of: inode).filter { !StartProfile.isInternal(attribute: $0) }
+        }
     }
 
     package func setExtendedAttribute(

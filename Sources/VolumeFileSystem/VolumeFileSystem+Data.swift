@@ -41,6 +41,7 @@ extension VolumeFileSystem {
                     inode, offset, buffer.count, keepsAccessTime: keepsAccessTime, in: &state)
             }
             guard count > 0 else { return 0 }
+            recorder?.note(inode, offset: offset, byteCount: count)
             let part = UnsafeMutableRawBufferPointer(rebasing: buffer[0..<count])
             guard record.data != .none else {
                 part.initializeMemory(as: UInt8.self, repeating: 0)

@@ -31,6 +31,8 @@ package final class VolumeFileSystem: MountableFileSystem {
 
     package let storage: HeadStorage
     let hydrator: Hydrator?
+    /// Notes what is read; nil: nobody wants to know.
+    let recorder: StartRecorder?
     let log: @Sendable (String) -> Void
     private let access: Mutex<Gate>
     private let paths = Mutex<[InodeNumber: String]>([:])
@@ -50,14 +52,16 @@ package final class VolumeFileSystem: MountableFileSystem {
 
     /// - Parameters:
     ///   - hydrator: where missing bytes come from; nil for a head without an origin.
+    ///   - recorder: takes note of what is read.
     ///   - log: takes a line for a person when something failed that the application sees only as EIO.
     package init(
         storage: HeadStorage, hydrator: Hydrator?, access: Access = .readWrite,
-        log: @escaping @Sendable (String) -> Void
+        recorder: StartRecorder? = nil, log: @escaping @Sendable (String) -> Void
     ) {
         self.storage = storage
         self.hydrator = hydrator
         self.access = Mutex(Gate(access: access))
+        self.recorder = recorder
         self.log = log
     }
 

@@ -113,6 +113,38 @@ extension SiteTests {
             }
         }
 
+        /// The last file of a volume is what its application reads first: it is there long before the rest.
+        @Test func whatAStartReadIsFetchedFirst() async throws {
+            try await withSites(slowLink(megabits: 10)) { pair, cleanup in
+                try await pair.london.godwit(["volume", "create", "data", "--capacity", "1Gi"])
+                var london = try await pair.mount("data", at: pair.london, cleanup)
+                try writeRandomFile(london + "/bulk", byteCount: 16 << 20)
+                try writeRandomFile(london + "/hot", byteCount: 256 << 10)
+                let expected = try bytes(london + "/hot")
+                try await pair.unmount("data", at: pair.london)
+                // A start: only now does the kernel's cache know nothing.
+                london = try await pair.mount("data", at: pair.london, cleanup)
+                #expect(try bytes(london + "/hot") == expected)
+                try await pair.unmount("data", at: pair.london)
+
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney", "--detach"])
+                let missing = try await pair.sydney.number("missingBytes", of: "data")
+                let deadline = ContinuousClock.now + .seconds(60)
+                while try await pair.sydney.number("missingBytes", of: "data") > missing - (256 << 10),
+                    .now < deadline
+                {
+                    try await Task.sleep(for: .milliseconds(50))
+                }
+                let sydney = try await pair.mount("data", at: pair.sydney, cleanup)
+                let isSame = try bytes(sydney + "/hot") == expected
+                #expect(isSame)
+                let state = try await pair.sydney.inspect("data")
+                #expect(state["faults"] as? Int == 0, "\(state)")
+                #expect((state["missingBytes"] as? Int ?? 0) > 4 << 20, "\(state)")
+                try await pair.unmount("data", at: pair.sydney)
+            }
+        }
+
         /// The deletion of an old head may still be under way when a new one is made.
         @Test func theDirectoryOfADeletedHeadIsNotUsedAgain() async throws {
             try await withSites { pair, cleanup in

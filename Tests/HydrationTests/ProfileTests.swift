@@ -1,0 +1,101 @@
+import Catalog
+import EngineTestSupport
+@testable import Hydration
+import Testing
+import VolumeFileSystem
+import VolumeModel
+
+/// What the application reads first comes first.
+@Suite struct ProfileTests {
+    private struct Heir {
+        let temporary: TemporaryDirectory
+        let storage: HeadStorage
+        let source: FakeSource
+        let inodes: [InodeNumber]
+        let contents: [InodeNumber: [UInt8]]
+
+        init() async throws {
+            temporary = try TemporaryDirectory()
+            let owner = try TestVolume.make(in: try temporary.make("owner"))
+            var generator = Generator(seed: 21)
+            var contents: [InodeNumber: [UInt8]] = [:]
+            var inodes: [InodeNumber] = []
+            for number in 0..<40 {
+                let inode = try owner.create("f\(number)")
+                let bytes = generator.bytes(200_000)
+                try owner.write(inode, at: 0, bytes)
+                contents[inode] = bytes
+                inodes.append(inode)
+            }
+            let directory = try temporary.make("heir")
+            try await TestVolume.makeHeir(of: owner.storage.catalog, in: directory)
+            try await owner.close()
+            self.inodes = inodes
+            self.contents = contents
+            let all = contents
+            source = FakeSource { all[$0] }
+            storage = try HeadStorage(opening: directory)
+        }
+
+        func hydrator(_ profile: [Extent]) -> Hydrator {
+            Hydrator(storage: storage, source: source, profile: profile) { _ in }
+        }
+    }
+
+    @Test func theProfileComesFirstInItsOrderAndTheRestBehind() async throws {
+        let heir = try await Heir()
+        let profile = [30, 7, 22].map { number in
+            Extent(inode: heir.inodes[number], range: ByteRange(8192, 8192 + 4096 * 3))
+        }
+        let hydrator = heir.hydrator(
+            profile + [
+                // Of a file that is gone, and beyond the end of one: both are passed over.
+                Extent(inode: InodeNumber(999_999), range: ByteRange(0, 4096)),
+                Extent(inode: heir.inodes[2], range: ByteRange(196_608, 1 << 40)),
+            ])
+        try await hydrator.run()
+        let requests = heir.source.requests
+        let first = try #require(requests.first)
+        #expect(first.urgency == .prefetch)
+        #expect(
+            first.extents == profile + [Extent(inode: heir.inodes[2], range: ByteRange(196_608, 200_000))])
+        #expect(requests.dropFirst().allSatisfy { $0.urgency == .background })
+        // Everything came, once.
+        #expect(hydrator.progress().missingByteCount == 0)
+        #expect(heir.source.requestedByteCount == 40 * 200_000)
+        #expect(hydrator.prefetched.values.reduce(0) { $0 + $1.byteCount } == 3 * 12_288 + 3392)
+        try heir.storage.close()
+    }
+
+    @Test func aFaultJoinsWhatIsOnItsWay() async throws {
+        let heir = try await Heir()
+        heir.source.set { $0.delay = .milliseconds(300) }
+        let wanted = Extent(inode: heir.inodes[5], range: ByteRange(0, 4096))
+        let hydrator = heir.hydrator(
+            [wanted, Extent(inode: heir.inodes[6], range: ByteRange(0, 4096))])
+        let running = Task { try await hydrator.run() }
+        while heir.source.requests.isEmpty { try await Task.sleep(for: .milliseconds(2)) }
+        try await hydrator.fetch(wanted.range, of: wanted.inode)
+        let page = heir.source.requests.flatMap(\.extents).filter {
+            $0.inode == wanted.inode && $0.range.overlaps(wanted.range)
+        }
+        #expect(page.count == 1)
+        heir.source.set { $0.delay = .zero }
+        try await running.value
+        try heir.storage.close()
+    }
+
+    @Test func aSourceThatWasAwayIsAskedForTheProfileAgain() async throws {
+        let heir = try await Heir()
+        heir.source.set { $0.behaviour = .fails }
+        let profile = [Extent(inode: heir.inodes[33], range: ByteRange(0, 4096))]
+        let hydrator = heir.hydrator(profile)
+        let running = Task { try await hydrator.run() }
+        while heir.source.requests.count < 3 { try await Task.sleep(for: .milliseconds(2)) }
+        #expect(heir.source.requests.allSatisfy { $0.extents == profile })
+        heir.source.set { $0.behaviour = .answers }
+        try await running.value
+        #expect(hydrator.progress().missingByteCount == 0)
+        try heir.storage.close()
+    }
+}
