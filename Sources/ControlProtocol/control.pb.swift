@@ -205,6 +205,17 @@ package nonisolated struct Godwit_Control_V1_Volume: @unchecked Sendable {
     set {_uniqueStorage()._released = newValue}
   }
 
+  /// Bytes that were fetched before anything asked for them, and those of them that nothing has read yet.
+  package var prefetchedByteCount: UInt64 {
+    get {_storage._prefetchedByteCount}
+    set {_uniqueStorage()._prefetchedByteCount = newValue}
+  }
+
+  package var prefetchedUnreadByteCount: UInt64 {
+    get {_storage._prefetchedUnreadByteCount}
+    set {_uniqueStorage()._prefetchedUnreadByteCount = newValue}
+  }
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -496,7 +507,7 @@ nonisolated extension Godwit_Control_V1_ListVolumesReply: SwiftProtobuf.Message,
 
 nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Volume"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}name\0\u{1}capacity\0\u{1}role\0\u{1}epoch\0\u{1}owner\0\u{1}origin\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}inode_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}mounts\0\u{1}released\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}name\0\u{1}capacity\0\u{1}role\0\u{1}epoch\0\u{1}owner\0\u{1}origin\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}inode_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}mounts\0\u{1}released\0\u{3}prefetched_byte_count\0\u{3}prefetched_unread_byte_count\0")
 
   fileprivate class _StorageClass {
     var _id: String = String()
@@ -516,6 +527,8 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
     var _waitingReason: String = String()
     var _mounts: [String] = []
     var _released: Bool = false
+    var _prefetchedByteCount: UInt64 = 0
+    var _prefetchedUnreadByteCount: UInt64 = 0
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -543,6 +556,8 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
       _waitingReason = source._waitingReason
       _mounts = source._mounts
       _released = source._released
+      _prefetchedByteCount = source._prefetchedByteCount
+      _prefetchedUnreadByteCount = source._prefetchedUnreadByteCount
     }
   }
 
@@ -578,6 +593,8 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
         case 15: try { try decoder.decodeSingularStringField(value: &_storage._waitingReason) }()
         case 16: try { try decoder.decodeRepeatedStringField(value: &_storage._mounts) }()
         case 17: try { try decoder.decodeSingularBoolField(value: &_storage._released) }()
+        case 18: try { try decoder.decodeSingularUInt64Field(value: &_storage._prefetchedByteCount) }()
+        case 19: try { try decoder.decodeSingularUInt64Field(value: &_storage._prefetchedUnreadByteCount) }()
         default: break
         }
       }
@@ -637,6 +654,12 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
       if _storage._released != false {
         try visitor.visitSingularBoolField(value: _storage._released, fieldNumber: 17)
       }
+      if _storage._prefetchedByteCount != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._prefetchedByteCount, fieldNumber: 18)
+      }
+      if _storage._prefetchedUnreadByteCount != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._prefetchedUnreadByteCount, fieldNumber: 19)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -663,6 +686,8 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
         if _storage._waitingReason != rhs_storage._waitingReason {return false}
         if _storage._mounts != rhs_storage._mounts {return false}
         if _storage._released != rhs_storage._released {return false}
+        if _storage._prefetchedByteCount != rhs_storage._prefetchedByteCount {return false}
+        if _storage._prefetchedUnreadByteCount != rhs_storage._prefetchedUnreadByteCount {return false}
         return true
       }
       if !storagesAreEqual {return false}

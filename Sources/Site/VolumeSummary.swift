@@ -12,6 +12,8 @@ struct VolumeSummary: Sendable {
     var inodeCount: UInt64 = 0
     var progress: HydrationProgress?
     var mounts: [String] = []
+    var prefetchedByteCount: UInt64 = 0
+    var prefetchedUnreadByteCount: UInt64 = 0
 
     var roleName: String {
         switch record.head.role {
@@ -68,6 +70,8 @@ struct VolumeSummary: Sendable {
         message.waitingReason = waitingReason
         message.mounts = mounts.sorted()
         message.released = isReleased
+        message.prefetchedByteCount = prefetchedByteCount
+        message.prefetchedUnreadByteCount = prefetchedUnreadByteCount
         return message
     }
 
@@ -105,6 +109,12 @@ extension VolumeAgent {
             summary.inodeCount = counts?.0.inodeCount ?? 0
             summary.missingByteCount = counts?.1 ?? 0
             summary.progress = head.hydrator?.progress()
+            if let prefetched = head.hydrator?.prefetched {
+                let all = prefetched.values.reduce(0) { $0 + $1.byteCount }
+                summary.prefetchedByteCount = all
+                summary.prefetchedUnreadByteCount =
+                    mounts.values.first?.recorder?.unreadByteCount(of: prefetched) ?? all
+            }
         }
         return summary
     }

@@ -163,6 +163,8 @@ enum VolumeText {
         options.add("faultP99Microseconds", volume.faultP99Microseconds)
         options.add("waitingReason", volume.waitingReason)
         options.add("released", volume.released)
+        options.add("prefetchedBytes", volume.prefetchedByteCount)
+        options.add("prefetchedUnreadBytes", volume.prefetchedUnreadByteCount)
         options.add("mounts", volume.mounts)
         return options.text
     }
@@ -190,6 +192,13 @@ enum VolumeText {
                 "faults",
                 "\(volume.faultCount), p50 \(Text.milliseconds(volume.faultP50Microseconds)), "
                     + "p99 \(Text.milliseconds(volume.faultP99Microseconds))",
+            ])
+        }
+        if volume.prefetchedByteCount > 0 {
+            rows.append([
+                "fetched ahead",
+                "\(Text.size(volume.prefetchedByteCount)), "
+                    + "\(Text.size(volume.prefetchedUnreadByteCount)) of it not read yet",
             ])
         }
         if !volume.waitingReason.isEmpty { rows.append(["waits", volume.waitingReason]) }

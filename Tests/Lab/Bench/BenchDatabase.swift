@@ -34,6 +34,13 @@ enum BenchDatabaseKind: String, Sendable {
 
     /// First ever, without a recorded profile.
     var firstRowAim: BenchAim { self == .postgreSQL ? .atMost(2, "2 s") : .atMost(4, "4 s") }
+
+    /// With a recorded profile.
+    ///
+    /// - Parameter cold: seconds of a cold start on ext4.
+    func recordedAim(cold: Double) -> BenchAim {
+        self == .postgreSQL ? .atMost(0.6, "0.6 s") : .atMost(cold + 0.6, "native + 0.6 s")
+    }
 }
 
 private struct BenchPostgreSQL: BenchDatabase {

@@ -14,6 +14,8 @@ struct DatabaseBench: Sendable {
         var atFirstRow = Traffic()
         var afterTransactions = Traffic()
         var transactionSeconds = 0.0
+        var prefetchedByteCount: UInt64 = 0
+        var unusedByteCount: UInt64 = 0
     }
 
     private struct Traffic: Sendable {
@@ -49,6 +51,8 @@ struct DatabaseBench: Sendable {
         try await copy("\(base)/data", into: onDemand, cleanup)
         let streaming = try await SitePair.start(binary: plan.binary, link: plan.link, cleanup)
         try await copy("\(base)/data", into: streaming, cleanup)
+        let recorded = try await SitePair.start(binary: plan.binary, link: plan.link, cleanup)
+        try await copy("\(base)/data", into: recorded, cleanup)
 
         plan.note("\(kind.rawValue): cold start on ext4, full copy")
         var cold: [Double] = []
@@ -63,32 +67,42 @@ struct DatabaseBench: Sendable {
         let copied = try await fullCopy(kind, from: base, onDemand.link, checksum, cleanup)
         let pulled = try await move(kind, onDemand, checksum, cleanup)
         let streamed = try await move(kind, streaming, checksum, cleanup)
+        try await recordStart(kind, recorded, cleanup)
+        let profiled = try await move(kind, recorded, checksum, cleanup)
         let name = "\(kind.rawValue) \(BenchText.size(byteCount))"
         return (
-            firstRows(name, kind, cold: cold, copied: copied, pulled: pulled, streamed: streamed),
+            firstRows(
+                name, cold: cold, copied: copied,
+                [
+                    ("on demand only", pulled, kind.firstRowAim),
+                    ("while hydration streams", streamed, kind.firstRowAim),
+                    ("with a recorded profile", profiled, kind.recordedAim(cold: cold.median)),
+                ]),
             bytesRows(name, pulled)
         )
     }
 
     private func firstRows(
-        _ name: String, _ kind: BenchDatabaseKind, cold: Series, copied: Double, pulled: Moved,
-        streamed: Moved
+        _ name: String, cold: Series, copied: Double, _ moves: [(String, Moved, BenchAim)]
     ) -> [BenchRow] {
         let native = BenchText.seconds(cold.median)
         var rows = [BenchRow("\(name): cold start on ext4", "\(cold.summary()) s", value: cold.median)]
-        for (how, moved) in [("on demand only", pulled), ("while hydration streams", streamed)] {
-            rows.append(
+        for (how, moved, aim) in moves {
+            rows += [
                 BenchRow(
                     "\(name): server start to first row, \(how)", BenchText.seconds(moved.firstRow),
-                    value: moved.firstRow, aim: kind.firstRowAim))
-            rows.append(
+                    value: moved.firstRow, aim: aim),
                 BenchRow(
                     "   the same, over the cold start", BenchText.seconds(moved.firstRow), against: native,
-                    ratio: moved.firstRow / cold.median))
-            rows.append(
+                    ratio: moved.firstRow / cold.median),
                 BenchRow(
                     "   command to first row, over a full copy", BenchText.seconds(moved.fromCommand),
-                    against: BenchText.seconds(copied), ratio: moved.fromCommand / copied))
+                    against: BenchText.seconds(copied), ratio: moved.fromCommand / copied),
+                BenchRow(
+                    "   fetched ahead and not read since", BenchText.size(moved.unusedByteCount),
+                    against: BenchText.size(moved.prefetchedByteCount),
+                    ratio: Double(moved.unusedByteCount) / Double(max(1, moved.prefetchedByteCount))),
+            ]
         }
         return rows
     }
@@ -112,6 +126,16 @@ struct DatabaseBench: Sendable {
         try await pair.london.godwit(["volume", "create", "db", "--capacity", "20Gi"])
         let path = try await pair.mount("db", at: pair.london, cleanup)
         try await ChildProcess.check(Program("cp", ["-a", data, "\(path)/data"]), limit: .seconds(600))
+        try await pair.unmount("db", at: pair.london)
+    }
+
+    /// Starts the server once where the volume is, so that what it reads is known.
+    private func recordStart(_ kind: BenchDatabaseKind, _ pair: SitePair, _ cleanup: Cleanup) async throws {
+        let path = try await pair.mount("db", at: pair.london, cleanup)
+        let server = try kind.server(at: "\(path)/data", sockets: "\(pair.directory)/first-sockets")
+        try cleanup.add("\(kind.rawValue) at london") { await server.kill() }
+        _ = try await server.firstRow()
+        try await server.stop()
         try await pair.unmount("db", at: pair.london)
     }
 
@@ -161,6 +185,8 @@ struct DatabaseBench: Sendable {
         moved.firstRow = try await server.firstRow()
         moved.fromCommand = (ContinuousClock.now - start).seconds
         moved.atFirstRow = try await traffic()
+        moved.prefetchedByteCount = try await pair.sydney.number("prefetchedBytes", of: "db")
+        moved.unusedByteCount = try await pair.sydney.number("prefetchedUnreadBytes", of: "db")
         let begin = ContinuousClock.now
         try await server.transactions()
         moved.transactionSeconds = (ContinuousClock.now - begin).seconds
