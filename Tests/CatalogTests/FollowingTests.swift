@@ -1,4 +1,4 @@
-import Catalog
+@testable import Catalog
 import EngineTestSupport
 import Foundation
 import SQLite
@@ -227,5 +227,26 @@ import VolumeModel
             try FileManager.default.removeItem(atPath: copy)
         }
         try owner.close()
+    }
+
+    /// A hand-over of a million files must not look at all of them.
+    @Test func askingForChangesUsesAnIndexForEach() throws {
+        let temporary = try TemporaryDirectory()
+        let directory = try temporary.make("owner")
+        try Catalog.create(in: directory, capacity: 0, epoch: .first, now: .zero, withRoot: true)
+        let connection = try Connection(path: directory + "/" + Catalog.fileName, mode: .readWrite)
+        let since = SequenceNumber(17)
+        for query in [
+            ChangeQueries.inodes(since: since), ChangeQueries.entries(since: since),
+            ChangeQueries.attributes(since: since), ChangeQueries.removedInodes(since: since),
+            ChangeQueries.removedEntries(since: since), ChangeQueries.removedAttributes(since: since),
+        ] {
+            var plan: [String] = []
+            try connection.prepare("EXPLAIN QUERY PLAN " + query).forEach {
+                plan.append($0.text(3))
+                return true
+            }
+            #expect(!plan.isEmpty && !plan.contains { $0.hasPrefix("SCAN") }, "\(query): \(plan)")
+        }
     }
 }

@@ -42,7 +42,8 @@ struct HandoffBench: Sendable {
     private func measure(_ pair: SitePair, _ cleanup: Cleanup) async throws -> BenchSection {
         var section = BenchSection(5, "Hand-off: command to first write at the target, 100 Mbit/s, 20 ms")
         var contents: [Content] = [
-            .files(plan.fewFileCount), .files(plan.manyFileCount), .empty, .sparse(plan.sparseByteCount),
+            .files(plan.fewFileCount), .emptyFiles(plan.manyFileCount), .empty,
+            .sparse(plan.sparseByteCount),
         ]
         if let count = plan.hugeFileCount { contents.append(.emptyFiles(count)) }
         var results: [Series] = []
