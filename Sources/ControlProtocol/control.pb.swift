@@ -216,6 +216,17 @@ package nonisolated struct Godwit_Control_V1_Volume: @unchecked Sendable {
     set {_uniqueStorage()._prefetchedUnreadByteCount = newValue}
   }
 
+  package var hydrationPaused: Bool {
+    get {_storage._hydrationPaused}
+    set {_uniqueStorage()._hydrationPaused = newValue}
+  }
+
+  /// 0: no limit.
+  package var hydrationBytesPerSecond: UInt64 {
+    get {_storage._hydrationBytesPerSecond}
+    set {_uniqueStorage()._hydrationBytesPerSecond = newValue}
+  }
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -237,6 +248,41 @@ package nonisolated struct Godwit_Control_V1_MountRequest: Sendable {
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
+}
+
+package nonisolated struct Godwit_Control_V1_SetHydrationRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var volume: String = String()
+
+  /// Absent: as it is.
+  package var paused: Bool {
+    get {_paused ?? false}
+    set {_paused = newValue}
+  }
+  /// Returns true if `paused` has been explicitly set.
+  package var hasPaused: Bool {self._paused != nil}
+  /// Clears the value of `paused`. Subsequent reads from it will return its default value.
+  package mutating func clearPaused() {self._paused = nil}
+
+  /// Bytes of the volume a second; 0: no limit; absent: as it is.
+  package var bytesPerSecond: UInt64 {
+    get {_bytesPerSecond ?? 0}
+    set {_bytesPerSecond = newValue}
+  }
+  /// Returns true if `bytesPerSecond` has been explicitly set.
+  package var hasBytesPerSecond: Bool {self._bytesPerSecond != nil}
+  /// Clears the value of `bytesPerSecond`. Subsequent reads from it will return its default value.
+  package mutating func clearBytesPerSecond() {self._bytesPerSecond = nil}
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+
+  fileprivate var _paused: Bool? = nil
+  fileprivate var _bytesPerSecond: UInt64? = nil
 }
 
 package nonisolated struct Godwit_Control_V1_MigrateRequest: Sendable {
@@ -507,7 +553,7 @@ nonisolated extension Godwit_Control_V1_ListVolumesReply: SwiftProtobuf.Message,
 
 nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Volume"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}name\0\u{1}capacity\0\u{1}role\0\u{1}epoch\0\u{1}owner\0\u{1}origin\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}inode_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}mounts\0\u{1}released\0\u{3}prefetched_byte_count\0\u{3}prefetched_unread_byte_count\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}name\0\u{1}capacity\0\u{1}role\0\u{1}epoch\0\u{1}owner\0\u{1}origin\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}inode_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}mounts\0\u{1}released\0\u{3}prefetched_byte_count\0\u{3}prefetched_unread_byte_count\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0")
 
   fileprivate class _StorageClass {
     var _id: String = String()
@@ -529,6 +575,8 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
     var _released: Bool = false
     var _prefetchedByteCount: UInt64 = 0
     var _prefetchedUnreadByteCount: UInt64 = 0
+    var _hydrationPaused: Bool = false
+    var _hydrationBytesPerSecond: UInt64 = 0
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -558,6 +606,8 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
       _released = source._released
       _prefetchedByteCount = source._prefetchedByteCount
       _prefetchedUnreadByteCount = source._prefetchedUnreadByteCount
+      _hydrationPaused = source._hydrationPaused
+      _hydrationBytesPerSecond = source._hydrationBytesPerSecond
     }
   }
 
@@ -595,6 +645,8 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
         case 17: try { try decoder.decodeSingularBoolField(value: &_storage._released) }()
         case 18: try { try decoder.decodeSingularUInt64Field(value: &_storage._prefetchedByteCount) }()
         case 19: try { try decoder.decodeSingularUInt64Field(value: &_storage._prefetchedUnreadByteCount) }()
+        case 20: try { try decoder.decodeSingularBoolField(value: &_storage._hydrationPaused) }()
+        case 21: try { try decoder.decodeSingularUInt64Field(value: &_storage._hydrationBytesPerSecond) }()
         default: break
         }
       }
@@ -660,6 +712,12 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
       if _storage._prefetchedUnreadByteCount != 0 {
         try visitor.visitSingularUInt64Field(value: _storage._prefetchedUnreadByteCount, fieldNumber: 19)
       }
+      if _storage._hydrationPaused != false {
+        try visitor.visitSingularBoolField(value: _storage._hydrationPaused, fieldNumber: 20)
+      }
+      if _storage._hydrationBytesPerSecond != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._hydrationBytesPerSecond, fieldNumber: 21)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -688,6 +746,8 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
         if _storage._released != rhs_storage._released {return false}
         if _storage._prefetchedByteCount != rhs_storage._prefetchedByteCount {return false}
         if _storage._prefetchedUnreadByteCount != rhs_storage._prefetchedUnreadByteCount {return false}
+        if _storage._hydrationPaused != rhs_storage._hydrationPaused {return false}
+        if _storage._hydrationBytesPerSecond != rhs_storage._hydrationBytesPerSecond {return false}
         return true
       }
       if !storagesAreEqual {return false}
@@ -732,6 +792,50 @@ nonisolated extension Godwit_Control_V1_MountRequest: SwiftProtobuf.Message, Swi
     if lhs.volume != rhs.volume {return false}
     if lhs.path != rhs.path {return false}
     if lhs.readOnly != rhs.readOnly {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Control_V1_SetHydrationRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".SetHydrationRequest"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}paused\0\u{3}bytes_per_second\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.volume) }()
+      case 2: try { try decoder.decodeSingularBoolField(value: &self._paused) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self._bytesPerSecond) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    if !self.volume.isEmpty {
+      try visitor.visitSingularStringField(value: self.volume, fieldNumber: 1)
+    }
+    try { if let v = self._paused {
+      try visitor.visitSingularBoolField(value: v, fieldNumber: 2)
+    } }()
+    try { if let v = self._bytesPerSecond {
+      try visitor.visitSingularUInt64Field(value: v, fieldNumber: 3)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Control_V1_SetHydrationRequest, rhs: Godwit_Control_V1_SetHydrationRequest) -> Bool {
+    if lhs.volume != rhs.volume {return false}
+    if lhs._paused != rhs._paused {return false}
+    if lhs._bytesPerSecond != rhs._bytesPerSecond {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

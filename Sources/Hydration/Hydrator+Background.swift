@@ -99,6 +99,7 @@ extension Hydrator {
                 while running < window.requestCount {
                     try await waitForTurn()
                     guard let batch = try cursor.next() else { break }
+                    try await waitForRate(batch)
                     found = true
                     running += 1
                     group.addTask { try await self.bringBatch(batch) }
@@ -137,7 +138,9 @@ extension Hydrator {
     }
 
     /// Background streaming gives way: while a fault is under way nothing new is asked for.
-    private func waitForTurn() async throws {
+    ///
+    /// - Parameter givesWay: false: for what an application is expected to ask for next.
+    func waitForTurn(givesWay: Bool = true) async throws {
         while true {
             try Task.checkCancellation()
             if !storage.hasRoom() {
@@ -145,16 +148,35 @@ extension Hydrator {
                 try await Task.sleep(for: .milliseconds(500))
                 continue
             }
-            let (urgent, paused) = activity.withLock { ($0.urgentCount, $0.isPaused) }
+            let (urgent, paused) = activity.withLock { ($0.urgentCount, $0.policy.isPaused) }
             if paused {
                 note(waitingFor: "paused")
                 try await Task.sleep(for: .milliseconds(200))
-            } else if urgent > 0 {
+            } else if givesWay, urgent > 0 {
                 try await Task.sleep(for: .milliseconds(1))
             } else {
                 note(waitingFor: nil)
                 return
             }
+        }
+    }
+}
+
+extension Hydrator {
+    /// Waits as long as the rate that somebody set for this volume demands, however it changes meanwhile.
+    func waitForRate(_ batch: [Extent]) async throws {
+        let byteCount = batch.reduce(0) { $0 + $1.range.byteCount }
+        let begin = ContinuousClock.now
+        var wait = activity.withLock { activity in
+            activity.policy.bytesPerSecond.map {
+                activity.rate.take(byteCount, bytesPerSecond: $0, at: begin)
+            }
+        }
+        let asked = activity.withLock { $0.policy.bytesPerSecond }
+        while let left = wait, left > .zero {
+            try await Task.sleep(for: min(left, .milliseconds(200)))
+            guard activity.withLock({ $0.policy.bytesPerSecond }) == asked else { return }
+            wait = left - min(left, .milliseconds(200))
         }
     }
 }

@@ -1,4 +1,3 @@
-internal import ByteStore
 internal import VolumeModel
 
 extension Hydrator {
@@ -18,11 +17,9 @@ extension Hydrator {
             var next = position
             while true {
                 while running < Self.profileRequestCount, next < profile.count {
-                    try Task.checkCancellation()
-                    guard storage.hasRoom() else {
-                        throw ByteStoreError(call: "write", path: storage.bytes.directory, errno: .noSpace)
-                    }
+                    try await waitForTurn(givesWay: false)
                     let batch = try profileBatch(from: &next)
+                    try await waitForRate(batch)
                     guard let flight = flyTogether(batch, urgency: .prefetch, timeout: Self.profileTimeout)
                     else { continue }
                     running += 1

@@ -48,7 +48,8 @@ package final class Hydrator: Sendable {
         var faultLatency = LatencyHistogram()
         var waitingReason: String?
         var isComplete = false
-        var isPaused = false
+        var policy = HydrationPolicy()
+        var rate = RateLimiter()
         /// What came before it was asked for.
         var prefetched: [InodeNumber: RangeSet] = [:]
     }
@@ -324,6 +325,6 @@ package final class Hydrator: Sendable {
     /// What came before it was asked for.
     package var prefetched: [InodeNumber: RangeSet] { activity.withLock { $0.prefetched } }
 
-    /// Stops or goes on asking for bytes in the background. Faults are served in any case.
-    package func setPaused(_ isPaused: Bool) { activity.withLock { $0.isPaused = isPaused } }
+    /// From the next request on.
+    package func follow(_ policy: HydrationPolicy) { activity.withLock { $0.policy = policy } }
 }

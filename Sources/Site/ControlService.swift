@@ -62,6 +62,16 @@ package struct ControlService: Sendable {
             let agent = try await agent(request)
             try await agent.unmountExclusively()
             try await send(agent, to: call)
+        case "SetHydration":
+            let message = try Godwit_Control_V1_SetHydrationRequest(serializedBytes: request)
+            let agent = try await site.agent(called: message.volume)
+            var policy = await agent.record.hydration
+            if message.hasPaused { policy.isPaused = message.paused }
+            if message.hasBytesPerSecond {
+                policy.bytesPerSecond = message.bytesPerSecond == 0 ? nil : message.bytesPerSecond
+            }
+            try await agent.setHydration(policy)
+            try await send(agent, to: call)
         case "Migrate": try await migrate(call, try .init(serializedBytes: request))
         default: throw RPCStatus(.unimplemented, "no such method: \(call.method)")
         }

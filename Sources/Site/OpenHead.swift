@@ -42,7 +42,7 @@ final class OpenHead: Sendable {
     ///   - log: takes lines for a person.
     ///   - whenComplete: called once when every byte is here and recorded.
     func startHydration(
-        from source: any ByteSource, configuration: Hydrator.Configuration,
+        from source: any ByteSource, configuration: Hydrator.Configuration, policy: HydrationPolicy,
         log: @escaping @Sendable (String) -> Void, whenComplete: @escaping @Sendable () async -> Void
     ) {
         let logger = self.logger
@@ -53,6 +53,7 @@ final class OpenHead: Sendable {
             let hydrator = Hydrator(
                 storage: storage, source: source, configuration: configuration, profile: profile.extents,
                 log: log)
+            hydrator.follow(policy)
             state.hydrator = hydrator
             state.tasks.append(
                 Task {

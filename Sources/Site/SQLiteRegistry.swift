@@ -1,5 +1,6 @@
 internal import Foundation
 internal import Handoff
+internal import Hydration
 internal import SQLite
 internal import Synchronization
 package import VolumeModel
@@ -160,6 +161,7 @@ private struct StoredVolume: Codable {
     var lastHeadNumber: UInt64
     var sharedWith: [String]
     var followedFrom: String?
+    var hydration: HydrationPolicy
 
     init(_ record: VolumeRecord) {
         name = record.name
@@ -172,6 +174,7 @@ private struct StoredVolume: Codable {
         lastHeadNumber = record.lastHeadNumber
         sharedWith = record.sharedWith.map(\.description).sorted()
         followedFrom = record.followedFrom?.description
+        hydration = record.hydration
     }
 
     func record(id: VolumeID) throws -> VolumeRecord {
@@ -182,10 +185,12 @@ private struct StoredVolume: Codable {
             }
             retained[Epoch(epoch)] = number
         }
-        return VolumeRecord(
+        var record = VolumeRecord(
             id: id, name: name, capacity: capacity, parameters: parameters, head: head,
             headNumber: headNumber, retainedHeads: retained, lastHeadNumber: lastHeadNumber,
             sharedWith: Set(sharedWith.compactMap { SiteID($0) }),
             followedFrom: followedFrom.flatMap { SiteID($0) })
+        record.hydration = hydration
+        return record
     }
 }

@@ -1,4 +1,5 @@
 package import Handoff
+package import Hydration
 package import VolumeModel
 
 /// What a site knows of a volume.
@@ -23,6 +24,8 @@ package struct VolumeRecord: Hashable, Sendable {
     package var sharedWith: Set<SiteID>
     /// The catalog position of the owner that this follower has reached; nil: never followed.
     package var followedFrom: SiteID?
+    /// How missing bytes are fetched here.
+    package var hydration = HydrationPolicy()
 
     package init(
         id: VolumeID, name: String, capacity: UInt64, parameters: [String: String], head: HeadRecord,

@@ -190,11 +190,19 @@ extension VolumeAgent {
         let origin = PeerSource(
             client: try context.client(of: source.site), volume: id, reign: source.reign)
         let logger = self.logger
-        head.startHydration(from: origin, configuration: context.hydration) { line in
+        head.startHydration(
+            from: origin, configuration: context.hydration, policy: record.hydration
+        ) { line in
             logger.warning("\(line)")
         } whenComplete: { [weak self] in
             await self?.noteFlattened(source.reign)
         }
+    }
+
+    /// Pauses or slows what is fetched in the background, from now on and after restarts.
+    func setHydration(_ policy: HydrationPolicy) async throws {
+        try await change { $0.hydration = policy }
+        for head in heads.values { head.hydrator?.follow(policy) }
     }
 
     private func noteFlattened(_ reign: Epoch) async {

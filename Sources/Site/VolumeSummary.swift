@@ -70,6 +70,8 @@ struct VolumeSummary: Sendable {
         message.waitingReason = waitingReason
         message.mounts = mounts.sorted()
         message.released = isReleased
+        message.hydrationPaused = record.hydration.isPaused
+        message.hydrationBytesPerSecond = record.hydration.bytesPerSecond ?? 0
         message.prefetchedByteCount = prefetchedByteCount
         message.prefetchedUnreadByteCount = prefetchedUnreadByteCount
         return message

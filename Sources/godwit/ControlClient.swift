@@ -83,6 +83,21 @@ struct ByteCount: ExpressibleByArgument {
     var defaultValueDescription: String { Text.size(bytes) }
 }
 
+/// A rate as people write it: 10Mi is 10 MiB a second; none is no limit.
+struct RateLimit: ExpressibleByArgument {
+    /// 0: no limit.
+    let bytesPerSecond: UInt64
+
+    init?(argument: String) {
+        if argument == "none" {
+            bytesPerSecond = 0
+        } else {
+            guard let count = ByteCount(argument: argument), count.bytes > 0 else { return nil }
+            bytesPerSecond = count.bytes
+        }
+    }
+}
+
 /// Numbers as people read them.
 enum Text {
     static func size(_ bytes: UInt64) -> String {

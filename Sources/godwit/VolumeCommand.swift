@@ -6,7 +6,9 @@ internal import Foundation
 struct VolumeCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "volume", abstract: "Make, list, mount, unmount, inspect and delete volumes.",
-        subcommands: [Create.self, List.self, Inspect.self, Mount.self, Unmount.self, Delete.self])
+        subcommands: [
+            Create.self, List.self, Inspect.self, Mount.self, Unmount.self, Hydrate.self, Delete.self,
+        ])
 
     struct Create: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
@@ -113,6 +115,41 @@ struct VolumeCommand: AsyncParsableCommand {
         }
     }
 
+    struct Hydrate: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Pause, resume or slow the fetching of a volume's missing bytes.",
+            discussion: """
+                What an application reads is fetched at once in any case. The setting stays until it is changed.
+                Example: godwit volume hydrate data --rate-limit 10Mi
+                """)
+
+        @OptionGroup var site: SiteOptions
+        @Argument(help: "The volume's name or identifier.") var volume: String
+        @Flag(inversion: .prefixedNo, help: "Fetch nothing in the background; --no-pause: go on.")
+        var pause: Bool?
+        @Option(help: "Bytes of the volume a second at most, as 10Mi or 500K; 'none' for no limit.")
+        var rateLimit: RateLimit?
+        @Flag(help: "Print JSON.") var json = false
+
+        func validate() throws {
+            if pause == nil, rateLimit == nil {
+                throw ValidationError("Say --pause, --no-pause or --rate-limit.")
+            }
+        }
+
+        func run() async throws {
+            try await reporting {
+                var request = Godwit_Control_V1_SetHydrationRequest()
+                request.volume = volume
+                if let pause { request.paused = pause }
+                if let rateLimit { request.bytesPerSecond = rateLimit.bytesPerSecond }
+                let reply: Godwit_Control_V1_Volume = try await ControlClient(site).call(
+                    "SetHydration", request)
+                try VolumeText.print(reply, json: json)
+            }
+        }
+    }
+
     struct Delete: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Delete a volume and its bytes at this site.",
@@ -163,6 +200,8 @@ enum VolumeText {
         options.add("faultP99Microseconds", volume.faultP99Microseconds)
         options.add("waitingReason", volume.waitingReason)
         options.add("released", volume.released)
+        options.add("hydrationPaused", volume.hydrationPaused)
+        options.add("hydrationBytesPerSecond", volume.hydrationBytesPerSecond)
         options.add("prefetchedBytes", volume.prefetchedByteCount)
         options.add("prefetchedUnreadBytes", volume.prefetchedUnreadByteCount)
         options.add("mounts", volume.mounts)
@@ -193,6 +232,10 @@ enum VolumeText {
                 "\(volume.faultCount), p50 \(Text.milliseconds(volume.faultP50Microseconds)), "
                     + "p99 \(Text.milliseconds(volume.faultP99Microseconds))",
             ])
+        }
+        if volume.hydrationPaused { rows.append(["hydration", "paused"]) }
+        if volume.hydrationBytesPerSecond > 0 {
+            rows.append(["rate limit", "\(Text.size(volume.hydrationBytesPerSecond)) a second"])
         }
         if volume.prefetchedByteCount > 0 {
             rows.append([

@@ -215,13 +215,13 @@ import VolumeModel
     @Test func hydrationCanBePausedAndFaultsAreServedAllTheSame() async throws {
         let heir = try await Heir()
         let volume = try heir.open()
-        try #require(volume.hydrator).setPaused(true)
+        try #require(volume.hydrator).follow(HydrationPolicy(isPaused: true))
         volume.startHydration()
         try await Task.sleep(for: .milliseconds(100))
         #expect(heir.source.requests.isEmpty)
         let (inode, bytes) = try #require(heir.contents.first)
         #expect(try await volume.read(inode, 0..<bytes.count) == bytes)
-        try #require(volume.hydrator).setPaused(false)
+        try #require(volume.hydrator).follow(HydrationPolicy())
         try await volume.waitForHydration()
         try await volume.close()
     }
@@ -236,5 +236,35 @@ import VolumeModel
         #expect(window.requestCount > StreamWindow.smallest)
         window.noteFailure()
         #expect(window == StreamWindow())
+    }
+
+    @Test func aRateIsKeptAndCanBeLiftedAtAnyTime() async throws {
+        let heir = try await Heir(largest: 300_000)
+        let volume = try heir.open()
+        let hydrator = try #require(volume.hydrator)
+        // At this rate it would take an hour.
+        hydrator.follow(HydrationPolicy(bytesPerSecond: max(1, heir.byteCount / 3600)))
+        volume.startHydration()
+        try await Task.sleep(for: .milliseconds(500))
+        #expect(heir.source.requests.count <= 2)
+        // A fault does not wait for it.
+        let (inode, bytes) = try #require(heir.contents.max { $0.value.count < $1.value.count })
+        #expect(try await volume.read(inode, 0..<4096) == Array(bytes.prefix(4096)))
+        hydrator.follow(HydrationPolicy())
+        try await volume.waitForHydration()
+        #expect(hydrator.progress().missingByteCount == 0)
+        try await volume.close()
+    }
+
+    @Test func aLimiterSpreadsRequestsAndSavesUpLittle() {
+        var limiter = RateLimiter()
+        let now = ContinuousClock.now
+        #expect(limiter.take(1000, bytesPerSecond: 1000, at: now) == .zero)
+        #expect(limiter.take(500, bytesPerSecond: 1000, at: now) == .seconds(1))
+        #expect(limiter.take(1, bytesPerSecond: 1000, at: now) == .milliseconds(1500))
+        // After an hour's rest there is a burst of a tenth of a second, not of an hour.
+        let later = now + .seconds(3600)
+        #expect(limiter.take(200, bytesPerSecond: 1000, at: later) == .zero)
+        #expect(limiter.take(1, bytesPerSecond: 1000, at: later) == .milliseconds(100))
     }
 }

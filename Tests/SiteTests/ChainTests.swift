@@ -145,6 +145,36 @@ extension SiteTests {
             }
         }
 
+        @Test func hydrationIsPausedAndSlowedByCommandAlsoAfterARestart() async throws {
+            try await withSites(slowLink(megabits: 100)) { pair, cleanup in
+                try await pair.london.godwit(["volume", "create", "data", "--capacity", "1Gi"])
+                let london = try await pair.mount("data", at: pair.london, cleanup)
+                try writeRandomFile(london + "/bulk", byteCount: 12 << 20)
+                try await pair.unmount("data", at: pair.london)
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney", "--prepare-only"])
+                try await pair.sydney.godwit(["volume", "hydrate", "data", "--pause"])
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney", "--detach"])
+                let missing = try await pair.sydney.number("missingBytes", of: "data")
+                #expect(missing > 11 << 20)
+                await pair.sydney.stop()
+                try await pair.sydney.start()
+                try await Task.sleep(for: .seconds(1))
+                #expect(try await pair.sydney.number("missingBytes", of: "data") == missing)
+                #expect(try await pair.sydney.inspect("data")["waitingReason"] as? String == "paused")
+                // A reader does not wait.
+                let sydney = try await pair.mount("data", at: pair.sydney, cleanup)
+                let read = try await shell("head -c 4096 bulk | wc -c", in: sydney)
+                #expect(read.output == "4096\n")
+                try await pair.sydney.godwit(
+                    ["volume", "hydrate", "data", "--no-pause", "--rate-limit", "100Ki"])
+                try await Task.sleep(for: .seconds(1))
+                #expect(try await pair.sydney.number("missingBytes", of: "data") > 8 << 20)
+                try await pair.sydney.godwit(["volume", "hydrate", "data", "--rate-limit", "none"])
+                try await pair.waitUntilReleased("data", at: pair.sydney)
+                try await pair.unmount("data", at: pair.sydney)
+            }
+        }
+
         /// The deletion of an old head may still be under way when a new one is made.
         @Test func theDirectoryOfADeletedHeadIsNotUsedAgain() async throws {
             try await withSites { pair, cleanup in
