@@ -827,6 +827,57 @@ package nonisolated struct Csi_V1_ListVolumesResponse: Sendable {
   package init() {}
 }
 
+package nonisolated struct Csi_V1_ControllerExpandVolumeRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var volumeID: String = String()
+
+  package var capacityRange: Csi_V1_CapacityRange {
+    get {_capacityRange ?? Csi_V1_CapacityRange()}
+    set {_capacityRange = newValue}
+  }
+  /// Returns true if `capacityRange` has been explicitly set.
+  package var hasCapacityRange: Bool {self._capacityRange != nil}
+  /// Clears the value of `capacityRange`. Subsequent reads from it will return its default value.
+  package mutating func clearCapacityRange() {self._capacityRange = nil}
+
+  /// Secret.
+  package var secrets: Dictionary<String,String> = [:]
+
+  package var volumeCapability: Csi_V1_VolumeCapability {
+    get {_volumeCapability ?? Csi_V1_VolumeCapability()}
+    set {_volumeCapability = newValue}
+  }
+  /// Returns true if `volumeCapability` has been explicitly set.
+  package var hasVolumeCapability: Bool {self._volumeCapability != nil}
+  /// Clears the value of `volumeCapability`. Subsequent reads from it will return its default value.
+  package mutating func clearVolumeCapability() {self._volumeCapability = nil}
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+
+  fileprivate var _capacityRange: Csi_V1_CapacityRange? = nil
+  fileprivate var _volumeCapability: Csi_V1_VolumeCapability? = nil
+}
+
+package nonisolated struct Csi_V1_ControllerExpandVolumeResponse: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var capacityBytes: Int64 = 0
+
+  /// Whether NodeExpandVolume must follow.
+  package var nodeExpansionRequired: Bool = false
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
 package nonisolated struct Csi_V1_ControllerGetVolumeRequest: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
@@ -2820,6 +2871,90 @@ nonisolated extension Csi_V1_ListVolumesResponse.Entry: SwiftProtobuf.Message, S
   package static func ==(lhs: Csi_V1_ListVolumesResponse.Entry, rhs: Csi_V1_ListVolumesResponse.Entry) -> Bool {
     if lhs._volume != rhs._volume {return false}
     if lhs._status != rhs._status {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Csi_V1_ControllerExpandVolumeRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".ControllerExpandVolumeRequest"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}volume_id\0\u{3}capacity_range\0\u{1}secrets\0\u{3}volume_capability\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.volumeID) }()
+      case 2: try { try decoder.decodeSingularMessageField(value: &self._capacityRange) }()
+      case 3: try { try decoder.decodeMapField(fieldType: SwiftProtobuf._ProtobufMap<SwiftProtobuf.ProtobufString,SwiftProtobuf.ProtobufString>.self, value: &self.secrets) }()
+      case 4: try { try decoder.decodeSingularMessageField(value: &self._volumeCapability) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    if !self.volumeID.isEmpty {
+      try visitor.visitSingularStringField(value: self.volumeID, fieldNumber: 1)
+    }
+    try { if let v = self._capacityRange {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
+    } }()
+    if !self.secrets.isEmpty {
+      try visitor.visitMapField(fieldType: SwiftProtobuf._ProtobufMap<SwiftProtobuf.ProtobufString,SwiftProtobuf.ProtobufString>.self, value: self.secrets, fieldNumber: 3)
+    }
+    try { if let v = self._volumeCapability {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 4)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Csi_V1_ControllerExpandVolumeRequest, rhs: Csi_V1_ControllerExpandVolumeRequest) -> Bool {
+    if lhs.volumeID != rhs.volumeID {return false}
+    if lhs._capacityRange != rhs._capacityRange {return false}
+    if lhs.secrets != rhs.secrets {return false}
+    if lhs._volumeCapability != rhs._volumeCapability {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Csi_V1_ControllerExpandVolumeResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".ControllerExpandVolumeResponse"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}capacity_bytes\0\u{3}node_expansion_required\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularInt64Field(value: &self.capacityBytes) }()
+      case 2: try { try decoder.decodeSingularBoolField(value: &self.nodeExpansionRequired) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.capacityBytes != 0 {
+      try visitor.visitSingularInt64Field(value: self.capacityBytes, fieldNumber: 1)
+    }
+    if self.nodeExpansionRequired != false {
+      try visitor.visitSingularBoolField(value: self.nodeExpansionRequired, fieldNumber: 2)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Csi_V1_ControllerExpandVolumeResponse, rhs: Csi_V1_ControllerExpandVolumeResponse) -> Bool {
+    if lhs.capacityBytes != rhs.capacityBytes {return false}
+    if lhs.nodeExpansionRequired != rhs.nodeExpansionRequired {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

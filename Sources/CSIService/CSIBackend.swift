@@ -57,6 +57,8 @@ package protocol CSIBackend: Sendable {
         name: String, required: UInt64, limit: UInt64, parameters: [String: String]
     ) async throws(CSIBackendError) -> CSIVolume
     func delete(_ id: VolumeID) async throws(CSIBackendError)
+    /// Lets it hold at least so many bytes, also while it is mounted; more already, nothing changes.
+    func expand(_ id: VolumeID, to capacity: UInt64) async throws(CSIBackendError) -> CSIVolume
     func volumes() async throws(CSIBackendError) -> [CSIVolume]
     func volume(_ id: VolumeID) async throws(CSIBackendError) -> CSIVolume
     func freeBytes() async throws(CSIBackendError) -> UInt64

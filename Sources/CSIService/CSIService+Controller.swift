@@ -35,10 +35,13 @@ extension CSIService {
         return response
     }
 
-    /// Kubernetes adds its own under `csi.storage.k8s.io/`; of ours there is none yet.
+    /// How many files and directories a volume may hold.
+    package static let inodesParameter = "inodes"
+
+    /// Kubernetes adds its own under `csi.storage.k8s.io/`.
     private func checkedParameters(_ parameters: [String: String]) throws -> [String: String] {
         let own = parameters.filter { !$0.key.hasPrefix("csi.storage.k8s.io/") }
-        if let unknown = own.keys.sorted().first {
+        if let unknown = own.keys.sorted().first(where: { $0 != Self.inodesParameter }) {
             throw RPCStatus(.invalidArgument, "parameter '\(unknown)' is not known")
         }
         return own
@@ -80,6 +83,29 @@ extension CSIService {
             try await operations.alone(request.volumeID) { try await backend.delete(id) }
         }
         return Csi_V1_DeleteVolumeResponse()
+    }
+
+    func controllerExpand(
+        _ request: Csi_V1_ControllerExpandVolumeRequest
+    ) async throws -> Csi_V1_ControllerExpandVolumeResponse {
+        let id = try CSIChecks.volume(request.volumeID)
+        guard request.hasCapacityRange, request.capacityRange.requiredBytes > 0 else {
+            throw RPCStatus(.invalidArgument, "the capacity to expand to is missing")
+        }
+        if request.hasVolumeCapability { _ = try CSIChecks.capability(request.volumeCapability) }
+        let (required, limit) = try range(request.capacityRange)
+        let present = try await backend.volume(id)
+        guard limit == 0 || present.capacity <= limit else {
+            throw RPCStatus(.outOfRange, "a volume of \(present.capacity) bytes cannot be made smaller")
+        }
+        let volume = try await operations.alone(request.volumeID) {
+            try await backend.expand(id, to: required)
+        }
+        var response = Csi_V1_ControllerExpandVolumeResponse()
+        response.capacityBytes = Int64(clamping: volume.capacity)
+        // The file system knows its new size already.
+        response.nodeExpansionRequired = false
+        return response
     }
 
     func controllerPublish(
@@ -189,7 +215,7 @@ extension CSIService {
     ) -> Csi_V1_ControllerGetCapabilitiesResponse {
         let types: [Csi_V1_ControllerServiceCapability.RPC.TypeEnum] = [
             .createDeleteVolume, .publishUnpublishVolume, .listVolumes, .listVolumesPublishedNodes,
-            .getCapacity, .getVolume, .volumeCondition, .singleNodeMultiWriter,
+            .getCapacity, .getVolume, .volumeCondition, .singleNodeMultiWriter, .expandVolume,
         ]
         var response = Csi_V1_ControllerGetCapabilitiesResponse()
         response.capabilities = types.map { type in

@@ -20,6 +20,9 @@ extension CSIService {
             capability.service.type = type
             return capability
         }
+        var expansion = Csi_V1_PluginCapability()
+        expansion.volumeExpansion.type = .online
+        response.capabilities.append(expansion)
         return response
     }
 

@@ -60,6 +60,8 @@ package struct CSIService: Sendable {
             try await capacity(.init(serializedBytes: request)).serializedBytes()
         case "/csi.v1.Controller/ControllerGetCapabilities":
             try controllerCapabilities(.init(serializedBytes: request)).serializedBytes()
+        case "/csi.v1.Controller/ControllerExpandVolume":
+            try await controllerExpand(.init(serializedBytes: request)).serializedBytes()
         case "/csi.v1.Controller/ControllerGetVolume":
             try await getVolume(.init(serializedBytes: request)).serializedBytes()
         case "/csi.v1.Node/NodeStageVolume":

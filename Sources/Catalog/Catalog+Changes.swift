@@ -13,15 +13,15 @@ extension Catalog {
     /// - Parameters:
     ///   - since: what the follower has applied (acknowledges everything before); nil: nothing, send all.
     ///   - send: takes each batch of encoded rows in order; may be called while the catalog changes.
-    /// - Returns: the sequence number and the counters that the follower reaches with the batches.
+    /// - Returns: the sequence number, the counters and the limits that the follower reaches with the batches.
     /// - Throws: `.unusable` when `since` is none of the states that this catalog gave to the follower: then
     ///   the follower is one of another head and must begin anew, with an empty catalog.
     package func sendChanges(
         to follower: String, since: SequenceNumber?, _ send: ([UInt8]) async throws -> Void
-    ) async throws -> (sequence: SequenceNumber, counters: CatalogCounters) {
+    ) async throws -> CatalogPosition {
         let reader = try openReader()
         // Pin and snapshot under one lock: no change may come between them.
-        let (sequence, counters, removedSince) = try perform { state in
+        let (position, removedSince) = try perform { state in
             guard !state.isApplying else {
                 throw CatalogError.unusable(path: directory, reason: "it is being brought up to date itself")
             }
@@ -36,7 +36,9 @@ extension Catalog {
                 // The reader's trouble is not the catalog's.
                 throw CatalogError.database(error)
             }
-            return (sequence, state.counters, removedSince)
+            let position = CatalogPosition(
+                sequence: sequence, counters: state.counters, limits: state.limits)
+            return (position, removedSince)
         }
         // A power loss must not take back, and give to other changes, numbers that a follower has seen.
         try synchronize()
@@ -46,7 +48,7 @@ extension Catalog {
         } catch let error as SQLiteError {
             throw CatalogError.database(error)
         }
-        return (sequence, counters)
+        return position
     }
 
     private func openReader() throws(CatalogError) -> Connection {
@@ -82,19 +84,22 @@ extension Catalog {
         }
     }
 
-    /// Ends a set of changes: from now on the follower is at `sequence` of its owner.
-    package func finishChanges(at sequence: SequenceNumber, counters: CatalogCounters) throws {
+    /// Ends a set of changes: from now on the follower is at this position of its owner.
+    package func finishChanges(at position: CatalogPosition) throws {
+        let counters = position.counters
         // Numbers from outside that will be counted on from.
         let limit = Int64.max / 2
         guard counters.nextInode.number > 1, counters.nextInode.number <= UInt64(limit),
             (1...limit).contains(counters.nextCookie), counters.byteCount <= UInt64(limit),
-            counters.inodeCount <= UInt64(limit)
+            counters.inodeCount <= UInt64(limit), counters.allocatedByteCount <= UInt64(limit),
+            position.limits.byteCount <= UInt64(limit), position.limits.inodeCount <= UInt64(limit)
         else { throw CatalogError.unusable(path: directory, reason: "the owner's counters are malformed") }
         try perform { state in
             try state.beginApplication()
             state.counters = counters
+            try state.setLimits(position.limits)
             state.missingByteCount = counters.byteCount
-            try state.statements.setMeta(.originSequence, sequence.number)
+            try state.statements.setMeta(.originSequence, position.sequence.number)
             state.isApplying = false
         }
         try synchronize()
@@ -105,6 +110,19 @@ extension Catalog {
         try perform { state in
             try state.statements.meta(.originSequence).map { SequenceNumber($0) }
         }
+    }
+}
+
+/// Where a follower is: its owner's sequence number, with what else it must know at that moment.
+package struct CatalogPosition: Hashable, Sendable {
+    package var sequence: SequenceNumber
+    package var counters: CatalogCounters
+    package var limits: VolumeLimits
+
+    package init(sequence: SequenceNumber, counters: CatalogCounters, limits: VolumeLimits) {
+        self.sequence = sequence
+        self.counters = counters
+        self.limits = limits
     }
 }
 

@@ -31,7 +31,7 @@ package final class Catalog: Sendable {
     ///   - directory: exists and holds no catalog. One that nobody has opened yet is made anew.
     ///   - withRoot: false for a follower, which gets its root, like all else, from its owner.
     package static func create(
-        in directory: String, capacity: UInt64, epoch: Epoch, now: FileTime, withRoot: Bool
+        in directory: String, limits: VolumeLimits, epoch: Epoch, now: FileTime, withRoot: Bool
     ) throws(CatalogError) {
         let lock = try HeadLock(directory: directory)
         defer { lock.release() }
@@ -60,7 +60,8 @@ package final class Catalog: Sendable {
             }
             try statements.setMeta(.sequence, 1)
             try statements.setMeta(.epoch, Int64(bitPattern: epoch.number))
-            try statements.setMeta(.capacity, Int64(bitPattern: capacity))
+            try statements.setMeta(.capacity, Int64(bitPattern: limits.byteCount))
+            try statements.setMeta(.inodeCapacity, Int64(bitPattern: limits.inodeCount))
             try statements.setMeta(.schemaVersion, CatalogSchema.version)
             try connection.execute("COMMIT")
         } catch {
@@ -362,6 +363,7 @@ extension CatalogState {
         try statements.setMeta(.nextData, Int64(bitPattern: nextData))
         try statements.setMeta(.inodeCount, Int64(bitPattern: counters.inodeCount))
         try statements.setMeta(.byteCount, Int64(bitPattern: counters.byteCount))
+        try statements.setMeta(.allocatedByteCount, Int64(bitPattern: counters.allocatedByteCount))
         // What has arrived but is not recorded is missing again after a crash.
         try statements.setMeta(.missingByteCount, Int64(bitPattern: missingByteCount &+ unrecordedByteCount))
     }
@@ -430,8 +432,6 @@ extension CatalogState {
         }
         try statements.setMeta(.epoch, Int64(bitPattern: epoch.number))
     }
-
-    package func capacity() throws -> UInt64 { UInt64(bitPattern: try statements.meta(.capacity) ?? 0) }
 
     /// Live inodes without a name, left by a crash while somebody had them open.
     package func orphans() throws -> [InodeNumber] {

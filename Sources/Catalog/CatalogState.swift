@@ -30,6 +30,9 @@ package struct CatalogState {
     var sequence: SequenceNumber
     var newestPin: SequenceNumber?
     package internal(set) var counters: CatalogCounters
+    package internal(set) var limits: VolumeLimits
+    /// Bytes that writes on their way may come to take.
+    private var reservedByteCount: UInt64 = 0
     package internal(set) var missingByteCount: UInt64
     var nextData: UInt64
     /// Data files with lower numbers have durable names: one that is missing is lost. Others may never have
@@ -58,6 +61,7 @@ package struct CatalogState {
         self.statements = statements
         sequence = SequenceNumber(try statements.meta(.sequence) ?? 0).next
         counters = try Self.storedCounters(statements)
+        limits = try Self.storedLimits(statements)
         isFollower = try statements.meta(.isFollower) == 1
         missingByteCount = UInt64(bitPattern: try statements.meta(.missingByteCount) ?? 0)
         nextData = UInt64(bitPattern: try statements.meta(.nextData) ?? 1)
@@ -75,7 +79,45 @@ package struct CatalogState {
             nextInode: InodeNumber(UInt64(bitPattern: try statements.meta(.nextInode) ?? 2)),
             nextCookie: try statements.meta(.nextCookie) ?? 1,
             inodeCount: UInt64(bitPattern: try statements.meta(.inodeCount) ?? 0),
-            byteCount: UInt64(bitPattern: try statements.meta(.byteCount) ?? 0))
+            byteCount: UInt64(bitPattern: try statements.meta(.byteCount) ?? 0),
+            allocatedByteCount: UInt64(bitPattern: try statements.meta(.allocatedByteCount) ?? 0))
+    }
+
+    private static func storedLimits(_ statements: CatalogStatements) throws(SQLiteError) -> VolumeLimits {
+        VolumeLimits(
+            byteCount: UInt64(bitPattern: try statements.meta(.capacity) ?? 0),
+            inodeCount: UInt64(bitPattern: try statements.meta(.inodeCapacity) ?? 0))
+    }
+
+    // MARK: capacity
+
+    /// Changes what the volume may hold; what it holds already stays.
+    package mutating func setLimits(_ limits: VolumeLimits) throws {
+        try beginIfNeeded()
+        try statements.setMeta(.capacity, Int64(bitPattern: limits.byteCount))
+        try statements.setMeta(.inodeCapacity, Int64(bitPattern: limits.inodeCount))
+        self.limits = limits
+    }
+
+    /// Bytes that may still be taken; nil: no limit.
+    private var freeByteCount: UInt64? {
+        guard limits.byteCount > 0 else { return nil }
+        let taken = counters.allocatedByteCount &+ reservedByteCount
+        return limits.byteCount - min(limits.byteCount, taken)
+    }
+
+    /// Sets capacity aside for a write, so that writes at the same time cannot exceed it together.
+    ///
+    /// - Returns: how much there was, `byteCount` at most; to be given back with `unreserve`, whatever became of
+    ///   the write.
+    package mutating func reserve(_ byteCount: UInt64) -> UInt64 {
+        let granted = min(byteCount, freeByteCount ?? byteCount)
+        reservedByteCount += granted
+        return granted
+    }
+
+    package mutating func unreserve(_ byteCount: UInt64) {
+        reservedByteCount -= min(byteCount, reservedByteCount)
     }
 
     // MARK: inodes
@@ -128,7 +170,10 @@ package struct CatalogState {
     }
 
     /// Makes a new inode with the next number.
+    ///
+    /// - Throws: ENOSPC when the volume may have no more.
     package mutating func addInode(_ make: (InodeNumber) -> InodeRecord) throws -> InodeRecord {
+        guard limits.inodeCount == 0 || counters.inodeCount < limits.inodeCount else { throw Errno.noSpace }
         try beginIfNeeded()
         let number = counters.nextInode
         counters.nextInode = InodeNumber(number.number + 1)
@@ -179,6 +224,8 @@ package struct CatalogState {
         let oldCount = old?.countedByteCount ?? 0
         let newCount = new?.countedByteCount ?? 0
         counters.byteCount = counters.byteCount &- oldCount &+ newCount
+        counters.allocatedByteCount =
+            counters.allocatedByteCount &- (old?.allocatedByteCount ?? 0) &+ (new?.allocatedByteCount ?? 0)
     }
 
     func endInode(_ number: InodeNumber, born: SequenceNumber) throws(SQLiteError) {
@@ -390,6 +437,7 @@ package struct CatalogState {
         unrecordedInodes.removeAll()
         unrecordedByteCount = 0
         counters = try Self.storedCounters(statements)
+        limits = try Self.storedLimits(statements)
         missingByteCount = UInt64(bitPattern: try statements.meta(.missingByteCount) ?? 0)
     }
 }

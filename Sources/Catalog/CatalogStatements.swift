@@ -133,6 +133,8 @@ enum CatalogKey: String {
     case isClean = "is_clean"
     case isFollower = "is_follower"
     case capacity
+    case inodeCapacity = "inode_capacity"
+    case allocatedByteCount = "allocated_byte_count"
 }
 
 extension FileTime {

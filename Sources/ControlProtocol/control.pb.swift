@@ -72,6 +72,9 @@ package nonisolated struct Godwit_Control_V1_CreateVolumeRequest: Sendable {
 
   package var capacity: UInt64 = 0
 
+  /// 0: as many as there is room for.
+  package var inodeLimit: UInt64 = 0
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -227,6 +230,17 @@ package nonisolated struct Godwit_Control_V1_Volume: @unchecked Sendable {
     set {_uniqueStorage()._hydrationBytesPerSecond = newValue}
   }
 
+  /// What its files take of the capacity.
+  package var allocatedByteCount: UInt64 {
+    get {_storage._allocatedByteCount}
+    set {_uniqueStorage()._allocatedByteCount = newValue}
+  }
+
+  package var inodeLimit: UInt64 {
+    get {_storage._inodeLimit}
+    set {_uniqueStorage()._inodeLimit = newValue}
+  }
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -248,6 +262,40 @@ package nonisolated struct Godwit_Control_V1_MountRequest: Sendable {
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
+}
+
+package nonisolated struct Godwit_Control_V1_ExpandVolumeRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var volume: String = String()
+
+  /// Absent: as it is.
+  package var capacity: UInt64 {
+    get {_capacity ?? 0}
+    set {_capacity = newValue}
+  }
+  /// Returns true if `capacity` has been explicitly set.
+  package var hasCapacity: Bool {self._capacity != nil}
+  /// Clears the value of `capacity`. Subsequent reads from it will return its default value.
+  package mutating func clearCapacity() {self._capacity = nil}
+
+  package var inodeLimit: UInt64 {
+    get {_inodeLimit ?? 0}
+    set {_inodeLimit = newValue}
+  }
+  /// Returns true if `inodeLimit` has been explicitly set.
+  package var hasInodeLimit: Bool {self._inodeLimit != nil}
+  /// Clears the value of `inodeLimit`. Subsequent reads from it will return its default value.
+  package mutating func clearInodeLimit() {self._inodeLimit = nil}
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+
+  fileprivate var _capacity: UInt64? = nil
+  fileprivate var _inodeLimit: UInt64? = nil
 }
 
 package nonisolated struct Godwit_Control_V1_SetHydrationRequest: Sendable {
@@ -439,7 +487,7 @@ nonisolated extension Godwit_Control_V1_InfoReply: SwiftProtobuf.Message, SwiftP
 
 nonisolated extension Godwit_Control_V1_CreateVolumeRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".CreateVolumeRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}name\0\u{1}capacity\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}name\0\u{1}capacity\0\u{3}inode_limit\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -449,6 +497,7 @@ nonisolated extension Godwit_Control_V1_CreateVolumeRequest: SwiftProtobuf.Messa
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularStringField(value: &self.name) }()
       case 2: try { try decoder.decodeSingularUInt64Field(value: &self.capacity) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.inodeLimit) }()
       default: break
       }
     }
@@ -461,12 +510,16 @@ nonisolated extension Godwit_Control_V1_CreateVolumeRequest: SwiftProtobuf.Messa
     if self.capacity != 0 {
       try visitor.visitSingularUInt64Field(value: self.capacity, fieldNumber: 2)
     }
+    if self.inodeLimit != 0 {
+      try visitor.visitSingularUInt64Field(value: self.inodeLimit, fieldNumber: 3)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   package static func ==(lhs: Godwit_Control_V1_CreateVolumeRequest, rhs: Godwit_Control_V1_CreateVolumeRequest) -> Bool {
     if lhs.name != rhs.name {return false}
     if lhs.capacity != rhs.capacity {return false}
+    if lhs.inodeLimit != rhs.inodeLimit {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -553,7 +606,7 @@ nonisolated extension Godwit_Control_V1_ListVolumesReply: SwiftProtobuf.Message,
 
 nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Volume"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}name\0\u{1}capacity\0\u{1}role\0\u{1}epoch\0\u{1}owner\0\u{1}origin\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}inode_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}mounts\0\u{1}released\0\u{3}prefetched_byte_count\0\u{3}prefetched_unread_byte_count\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}name\0\u{1}capacity\0\u{1}role\0\u{1}epoch\0\u{1}owner\0\u{1}origin\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}inode_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}mounts\0\u{1}released\0\u{3}prefetched_byte_count\0\u{3}prefetched_unread_byte_count\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0\u{3}allocated_byte_count\0\u{3}inode_limit\0")
 
   fileprivate class _StorageClass {
     var _id: String = String()
@@ -577,6 +630,8 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
     var _prefetchedUnreadByteCount: UInt64 = 0
     var _hydrationPaused: Bool = false
     var _hydrationBytesPerSecond: UInt64 = 0
+    var _allocatedByteCount: UInt64 = 0
+    var _inodeLimit: UInt64 = 0
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -608,6 +663,8 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
       _prefetchedUnreadByteCount = source._prefetchedUnreadByteCount
       _hydrationPaused = source._hydrationPaused
       _hydrationBytesPerSecond = source._hydrationBytesPerSecond
+      _allocatedByteCount = source._allocatedByteCount
+      _inodeLimit = source._inodeLimit
     }
   }
 
@@ -647,6 +704,8 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
         case 19: try { try decoder.decodeSingularUInt64Field(value: &_storage._prefetchedUnreadByteCount) }()
         case 20: try { try decoder.decodeSingularBoolField(value: &_storage._hydrationPaused) }()
         case 21: try { try decoder.decodeSingularUInt64Field(value: &_storage._hydrationBytesPerSecond) }()
+        case 22: try { try decoder.decodeSingularUInt64Field(value: &_storage._allocatedByteCount) }()
+        case 23: try { try decoder.decodeSingularUInt64Field(value: &_storage._inodeLimit) }()
         default: break
         }
       }
@@ -718,6 +777,12 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
       if _storage._hydrationBytesPerSecond != 0 {
         try visitor.visitSingularUInt64Field(value: _storage._hydrationBytesPerSecond, fieldNumber: 21)
       }
+      if _storage._allocatedByteCount != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._allocatedByteCount, fieldNumber: 22)
+      }
+      if _storage._inodeLimit != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._inodeLimit, fieldNumber: 23)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -748,6 +813,8 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
         if _storage._prefetchedUnreadByteCount != rhs_storage._prefetchedUnreadByteCount {return false}
         if _storage._hydrationPaused != rhs_storage._hydrationPaused {return false}
         if _storage._hydrationBytesPerSecond != rhs_storage._hydrationBytesPerSecond {return false}
+        if _storage._allocatedByteCount != rhs_storage._allocatedByteCount {return false}
+        if _storage._inodeLimit != rhs_storage._inodeLimit {return false}
         return true
       }
       if !storagesAreEqual {return false}
@@ -792,6 +859,50 @@ nonisolated extension Godwit_Control_V1_MountRequest: SwiftProtobuf.Message, Swi
     if lhs.volume != rhs.volume {return false}
     if lhs.path != rhs.path {return false}
     if lhs.readOnly != rhs.readOnly {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Control_V1_ExpandVolumeRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".ExpandVolumeRequest"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}capacity\0\u{3}inode_limit\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.volume) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self._capacity) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self._inodeLimit) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    if !self.volume.isEmpty {
+      try visitor.visitSingularStringField(value: self.volume, fieldNumber: 1)
+    }
+    try { if let v = self._capacity {
+      try visitor.visitSingularUInt64Field(value: v, fieldNumber: 2)
+    } }()
+    try { if let v = self._inodeLimit {
+      try visitor.visitSingularUInt64Field(value: v, fieldNumber: 3)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Control_V1_ExpandVolumeRequest, rhs: Godwit_Control_V1_ExpandVolumeRequest) -> Bool {
+    if lhs.volume != rhs.volume {return false}
+    if lhs._capacity != rhs._capacity {return false}
+    if lhs._inodeLimit != rhs._inodeLimit {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -104,6 +104,8 @@ package nonisolated struct Godwit_Peer_V1_OfferRequest: Sendable {
 
   package var parameters: Dictionary<String,String> = [:]
 
+  package var inodeLimit: UInt64 = 0
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -180,6 +182,13 @@ package nonisolated struct Godwit_Peer_V1_CatalogPosition: Sendable {
   package var inodeCount: UInt64 = 0
 
   package var byteCount: UInt64 = 0
+
+  package var allocatedByteCount: UInt64 = 0
+
+  /// What the volume may hold; 0: no limit.
+  package var byteLimit: UInt64 = 0
+
+  package var inodeLimit: UInt64 = 0
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -748,7 +757,7 @@ nonisolated extension Godwit_Peer_V1_HelloReply: SwiftProtobuf.Message, SwiftPro
 
 nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".OfferRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}name\0\u{1}capacity\0\u{1}epoch\0\u{1}parameters\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}name\0\u{1}capacity\0\u{1}epoch\0\u{1}parameters\0\u{3}inode_limit\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -761,6 +770,7 @@ nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftP
       case 3: try { try decoder.decodeSingularUInt64Field(value: &self.capacity) }()
       case 4: try { try decoder.decodeSingularUInt64Field(value: &self.epoch) }()
       case 5: try { try decoder.decodeMapField(fieldType: SwiftProtobuf._ProtobufMap<SwiftProtobuf.ProtobufString,SwiftProtobuf.ProtobufString>.self, value: &self.parameters) }()
+      case 6: try { try decoder.decodeSingularUInt64Field(value: &self.inodeLimit) }()
       default: break
       }
     }
@@ -782,6 +792,9 @@ nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftP
     if !self.parameters.isEmpty {
       try visitor.visitMapField(fieldType: SwiftProtobuf._ProtobufMap<SwiftProtobuf.ProtobufString,SwiftProtobuf.ProtobufString>.self, value: self.parameters, fieldNumber: 5)
     }
+    if self.inodeLimit != 0 {
+      try visitor.visitSingularUInt64Field(value: self.inodeLimit, fieldNumber: 6)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -791,6 +804,7 @@ nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftP
     if lhs.capacity != rhs.capacity {return false}
     if lhs.epoch != rhs.epoch {return false}
     if lhs.parameters != rhs.parameters {return false}
+    if lhs.inodeLimit != rhs.inodeLimit {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -912,7 +926,7 @@ nonisolated extension Godwit_Peer_V1_FollowReply: SwiftProtobuf.Message, SwiftPr
 
 nonisolated extension Godwit_Peer_V1_CatalogPosition: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".CatalogPosition"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}sequence\0\u{3}next_inode\0\u{3}next_cookie\0\u{3}inode_count\0\u{3}byte_count\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}sequence\0\u{3}next_inode\0\u{3}next_cookie\0\u{3}inode_count\0\u{3}byte_count\0\u{3}allocated_byte_count\0\u{3}byte_limit\0\u{3}inode_limit\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -925,6 +939,9 @@ nonisolated extension Godwit_Peer_V1_CatalogPosition: SwiftProtobuf.Message, Swi
       case 3: try { try decoder.decodeSingularInt64Field(value: &self.nextCookie) }()
       case 4: try { try decoder.decodeSingularUInt64Field(value: &self.inodeCount) }()
       case 5: try { try decoder.decodeSingularUInt64Field(value: &self.byteCount) }()
+      case 6: try { try decoder.decodeSingularUInt64Field(value: &self.allocatedByteCount) }()
+      case 7: try { try decoder.decodeSingularUInt64Field(value: &self.byteLimit) }()
+      case 8: try { try decoder.decodeSingularUInt64Field(value: &self.inodeLimit) }()
       default: break
       }
     }
@@ -946,6 +963,15 @@ nonisolated extension Godwit_Peer_V1_CatalogPosition: SwiftProtobuf.Message, Swi
     if self.byteCount != 0 {
       try visitor.visitSingularUInt64Field(value: self.byteCount, fieldNumber: 5)
     }
+    if self.allocatedByteCount != 0 {
+      try visitor.visitSingularUInt64Field(value: self.allocatedByteCount, fieldNumber: 6)
+    }
+    if self.byteLimit != 0 {
+      try visitor.visitSingularUInt64Field(value: self.byteLimit, fieldNumber: 7)
+    }
+    if self.inodeLimit != 0 {
+      try visitor.visitSingularUInt64Field(value: self.inodeLimit, fieldNumber: 8)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -955,6 +981,9 @@ nonisolated extension Godwit_Peer_V1_CatalogPosition: SwiftProtobuf.Message, Swi
     if lhs.nextCookie != rhs.nextCookie {return false}
     if lhs.inodeCount != rhs.inodeCount {return false}
     if lhs.byteCount != rhs.byteCount {return false}
+    if lhs.allocatedByteCount != rhs.allocatedByteCount {return false}
+    if lhs.byteLimit != rhs.byteLimit {return false}
+    if lhs.inodeLimit != rhs.inodeLimit {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -42,29 +42,36 @@ package enum FollowCoding {
         of catalog: Catalog, for follower: SiteID, since: SequenceNumber
     ) async throws -> Reply? {
         var batches: [[UInt8]] = []
-        let (sequence, counters) = try await catalog.sendChanges(to: follower.description, since: since) {
+        let position = try await catalog.sendChanges(to: follower.description, since: since) {
             if batches.count < 2 { batches.append($0) }
         }
         guard batches.count <= 1 else { return nil }
         var reply = batches.first.map { encode($0) } ?? Reply()
-        reply.position = Godwit_Peer_V1_CatalogPosition(sequence, counters)
+        reply.position = Godwit_Peer_V1_CatalogPosition(position)
         return reply
     }
 }
 
 extension Godwit_Peer_V1_CatalogPosition {
-    init(_ sequence: SequenceNumber, _ counters: CatalogCounters) {
+    init(_ position: CatalogPosition) {
         self.init()
-        self.sequence = sequence.number
+        let counters = position.counters
+        sequence = position.sequence.number
         nextInode = counters.nextInode.number
         nextCookie = counters.nextCookie
         inodeCount = counters.inodeCount
         byteCount = counters.byteCount
+        allocatedByteCount = counters.allocatedByteCount
+        byteLimit = position.limits.byteCount
+        inodeLimit = position.limits.inodeCount
     }
 
-    package var counters: CatalogCounters {
-        CatalogCounters(
-            nextInode: InodeNumber(nextInode), nextCookie: nextCookie, inodeCount: inodeCount,
-            byteCount: byteCount)
+    package var value: CatalogPosition {
+        CatalogPosition(
+            sequence: SequenceNumber(sequence),
+            counters: CatalogCounters(
+                nextInode: InodeNumber(nextInode), nextCookie: nextCookie, inodeCount: inodeCount,
+                byteCount: byteCount, allocatedByteCount: allocatedByteCount),
+            limits: VolumeLimits(byteCount: byteLimit, inodeCount: inodeLimit))
     }
 }

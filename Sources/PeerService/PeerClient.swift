@@ -1,3 +1,4 @@
+package import Catalog
 package import Hydration
 package import PeerProtocol
 package import RPC
@@ -66,7 +67,7 @@ package final class PeerClient: Sendable {
     ///   be asked again from the same `since`.
     package func follow(
         _ volume: VolumeID, since: SequenceNumber?, apply: ([CatalogRow]) throws -> Void
-    ) async throws -> (SequenceNumber, CatalogCounters) {
+    ) async throws -> CatalogPosition {
         var request = Godwit_Peer_V1_FollowRequest()
         request.volume = volume.description
         request.since = since?.number ?? 0
@@ -81,9 +82,7 @@ package final class PeerClient: Sendable {
             while let message = try await stream.receive() {
                 let reply: Godwit_Peer_V1_FollowReply = try parse(message)
                 if reply.byteCount > 0 { try apply(try FollowCoding.rows(of: reply, from: site)) }
-                if reply.hasPosition {
-                    return (SequenceNumber(reply.position.sequence), reply.position.counters)
-                }
+                if reply.hasPosition { return reply.position.value }
             }
         } catch let error as RPCStatus {
             throw PeerError.call(site: site, method: "Follow", error)

@@ -102,11 +102,11 @@ package struct PeerServer: Sendable {
     ) async throws {
         let catalog = try await backend.catalog(of: try Self.volume(request.volume), for: site)
         let since = request.since > 0 ? SequenceNumber(request.since) : nil
-        let (sequence, counters) = try await catalog.sendChanges(to: site.description, since: since) { rows in
+        let position = try await catalog.sendChanges(to: site.description, since: since) { rows in
             try await call.send(try FollowCoding.encode(rows).serializedBytes())
         }
         var last = Godwit_Peer_V1_FollowReply()
-        last.position = Godwit_Peer_V1_CatalogPosition(sequence, counters)
+        last.position = Godwit_Peer_V1_CatalogPosition(position)
         try await call.send(try last.serializedBytes())
     }
 

@@ -39,7 +39,8 @@ package struct ControlService: Sendable {
             try await call.send(try info().serializedBytes())
         case "CreateVolume":
             let message = try Godwit_Control_V1_CreateVolumeRequest(serializedBytes: request)
-            let agent = try await site.create(name: message.name, capacity: message.capacity, parameters: [:])
+            let limits = VolumeLimits(byteCount: message.capacity, inodeCount: message.inodeLimit)
+            let agent = try await site.create(name: message.name, limits: limits, parameters: [:])
             try await send(agent, to: call)
         case "DeleteVolume":
             try await site.delete(try await agent(request).id)
@@ -61,6 +62,14 @@ package struct ControlService: Sendable {
         case "Unmount":
             let agent = try await agent(request)
             try await agent.unmountExclusively()
+            try await send(agent, to: call)
+        case "ExpandVolume":
+            let message = try Godwit_Control_V1_ExpandVolumeRequest(serializedBytes: request)
+            let agent = try await site.agent(called: message.volume)
+            var limits = await agent.record.limits
+            if message.hasCapacity { limits.byteCount = message.capacity }
+            if message.hasInodeLimit { limits.inodeCount = message.inodeLimit }
+            try await agent.expand(to: limits)
             try await send(agent, to: call)
         case "SetHydration":
             let message = try Godwit_Control_V1_SetHydrationRequest(serializedBytes: request)

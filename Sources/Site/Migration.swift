@@ -112,7 +112,8 @@ extension VolumeAgent {
         var offer = Godwit_Peer_V1_OfferRequest()
         offer.volume = id.description
         offer.name = record.name
-        offer.capacity = record.capacity
+        offer.capacity = record.limits.byteCount
+        offer.inodeLimit = record.limits.inodeCount
         offer.parameters = record.parameters
         if case .owning(let epoch, _) = record.head.role { offer.epoch = epoch.number }
         if case .sealing(let epoch, _) = record.head.role { offer.epoch = epoch.number }

@@ -154,6 +154,7 @@ package final class SQLiteRegistry: SiteRegistry {
 private struct StoredVolume: Codable {
     var name: String
     var capacity: UInt64
+    var inodeLimit: UInt64
     var parameters: [String: String]
     var head: HeadRecord
     var headNumber: UInt64
@@ -165,7 +166,8 @@ private struct StoredVolume: Codable {
 
     init(_ record: VolumeRecord) {
         name = record.name
-        capacity = record.capacity
+        capacity = record.limits.byteCount
+        inodeLimit = record.limits.inodeCount
         parameters = record.parameters
         head = record.head
         headNumber = record.headNumber
@@ -186,7 +188,8 @@ private struct StoredVolume: Codable {
             retained[Epoch(epoch)] = number
         }
         var record = VolumeRecord(
-            id: id, name: name, capacity: capacity, parameters: parameters, head: head,
+            id: id, name: name, limits: VolumeLimits(byteCount: capacity, inodeCount: inodeLimit),
+            parameters: parameters, head: head,
             headNumber: headNumber, retainedHeads: retained, lastHeadNumber: lastHeadNumber,
             sharedWith: Set(sharedWith.compactMap { SiteID($0) }),
             followedFrom: followedFrom.flatMap { SiteID($0) })

@@ -50,7 +50,7 @@ package actor Site {
     ///
     /// - Throws: `.nameTaken` when a volume of that name has another capacity or other parameters.
     func create(
-        name: String, capacity: UInt64, parameters: [String: String]
+        name: String, limits: VolumeLimits, parameters: [String: String]
     ) async throws -> VolumeAgent {
         try Self.check(name: name)
         guard isCreating.insert(name).inserted else {
@@ -58,7 +58,7 @@ package actor Site {
         }
         defer { isCreating.remove(name) }
         if let existing = try await context.registry.volume(named: name) {
-            guard existing.value.capacity == capacity, existing.value.parameters == parameters else {
+            guard existing.value.limits == limits, existing.value.parameters == parameters else {
                 throw SiteError.nameTaken(name)
             }
             return try agent(existing.value.id)
@@ -68,10 +68,10 @@ package actor Site {
         // The data first, then the record: a crash in between leaves a directory that nothing names.
         let number = try context.state.makeHead(above: 0, of: id)
         try Catalog.create(
-            in: context.state.head(number, of: id), capacity: capacity, epoch: .first,
+            in: context.state.head(number, of: id), limits: limits, epoch: .first,
             now: VolumeFileSystem.now(), withRoot: true)
         let record = VolumeRecord(
-            id: id, name: name, capacity: capacity, parameters: parameters,
+            id: id, name: name, limits: limits, parameters: parameters,
             head: HeadRecord(newAt: context.site), headNumber: number)
         let agent = VolumeAgent(try await context.registry.insert(record), context: context)
         agents[id] = agent

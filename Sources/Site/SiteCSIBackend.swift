@@ -25,12 +25,38 @@ package struct SiteCSIBackend: CSIBackend {
                 return try await describe(try await owner.agent(known.id))
             }
             return try await describe(
-                try await owner.create(name: name, capacity: required, parameters: parameters))
+                try await owner.create(
+                    name: name, limits: try Self.limits(required, parameters), parameters: parameters))
         }
+    }
+
+    private static func limits(_ byteCount: UInt64, _ parameters: [String: String]) throws -> VolumeLimits {
+        guard let text = parameters[CSIService.inodesParameter] else {
+            return VolumeLimits(byteCount: byteCount)
+        }
+        guard let inodes = UInt64(text), inodes > 0 else {
+            throw SiteError.invalid(
+                "parameter '\(CSIService.inodesParameter)' is a number of files, not '\(text)'")
+        }
+        return VolumeLimits(byteCount: byteCount, inodeCount: inodes)
     }
 
     package func delete(_ id: VolumeID) async throws(CSIBackendError) {
         try await translating { try await owner.delete(id) }
+    }
+
+    package func expand(
+        _ id: VolumeID, to capacity: UInt64
+    ) async throws(CSIBackendError) -> CSIVolume {
+        try await translating {
+            let agent = try await owner.agent(id)
+            var limits = await agent.record.limits
+            if limits.byteCount != 0, capacity > limits.byteCount {
+                limits.byteCount = capacity
+                try await agent.expand(to: limits)
+            }
+            return try await describe(agent)
+        }
     }
 
     package func volumes() async throws(CSIBackendError) -> [CSIVolume] {
@@ -78,9 +104,12 @@ package struct SiteCSIBackend: CSIBackend {
     package func usage(of id: VolumeID) async throws(CSIBackendError) -> CSIUsage {
         try await translating {
             let summary = await (try owner.agent(id)).summary()
+            let limits = summary.record.limits
+            // As statfs tells in the pod.
             return CSIUsage(
-                totalBytes: summary.record.capacity, usedBytes: summary.totalByteCount,
-                totalInodes: max(summary.inodeCount, summary.record.capacity / 1024),
+                totalBytes: limits.byteCount, usedBytes: min(limits.byteCount, summary.allocatedByteCount),
+                totalInodes: max(
+                    summary.inodeCount, limits.inodeCount > 0 ? limits.inodeCount : limits.byteCount / 1024),
                 usedInodes: summary.inodeCount)
         }
     }

@@ -31,7 +31,9 @@ package struct SitePeerBackend: PeerBackend {
         }
         let reign = Reign(owner, Epoch(request.epoch))
         let offered = VolumeRecord(
-            id: id, name: request.name, capacity: request.capacity, parameters: request.parameters,
+            id: id, name: request.name,
+            limits: VolumeLimits(byteCount: request.capacity, inodeCount: request.inodeLimit),
+            parameters: request.parameters,
             head: try HeadRecord(followerAt: context.site, of: reign), sharedWith: [owner])
         let agent = try await site.adopt(offered)
         let sequence = try await agent.prepare(reign)

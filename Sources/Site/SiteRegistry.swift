@@ -7,8 +7,10 @@ package struct VolumeRecord: Hashable, Sendable {
     package let id: VolumeID
     /// What the user named it; unique at the site.
     package var name: String
+    /// What it may hold.
+    package var limits: VolumeLimits
     /// In bytes; 0: as much as the disk has.
-    package var capacity: UInt64
+    package var capacity: UInt64 { limits.byteCount }
     /// The parameters it was created with: a repeated request must bring the same.
     package var parameters: [String: String]
     /// Who owns it, who keeps bytes for whom: the state machine's own record.
@@ -28,13 +30,13 @@ package struct VolumeRecord: Hashable, Sendable {
     package var hydration = HydrationPolicy()
 
     package init(
-        id: VolumeID, name: String, capacity: UInt64, parameters: [String: String], head: HeadRecord,
+        id: VolumeID, name: String, limits: VolumeLimits, parameters: [String: String], head: HeadRecord,
         headNumber: UInt64 = 0, retainedHeads: [Epoch: UInt64] = [:], lastHeadNumber: UInt64 = 0,
         sharedWith: Set<SiteID> = [], followedFrom: SiteID? = nil
     ) {
         self.id = id
         self.name = name
-        self.capacity = capacity
+        self.limits = limits
         self.parameters = parameters
         self.head = head
         self.headNumber = headNumber

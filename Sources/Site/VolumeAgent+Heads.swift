@@ -23,7 +23,7 @@ extension VolumeAgent {
     func makeHead(epoch: Epoch, withRoot: Bool) async throws -> OpenHead {
         let number = try context.state.makeHead(above: record.lastHeadNumber, of: id)
         try Catalog.create(
-            in: context.state.head(number, of: id), capacity: record.capacity, epoch: epoch,
+            in: context.state.head(number, of: id), limits: record.limits, epoch: epoch,
             now: VolumeFileSystem.now(),
             withRoot: withRoot)
         try await change { record in
@@ -95,11 +95,12 @@ extension VolumeAgent {
         guard tail.hasPosition else { return }
         let rows = try FollowCoding.rows(of: tail, from: owner)
         _ = try await followAlone { agent in
-            let reached = SequenceNumber(tail.position.sequence)
+            let position = tail.position.value
+            let reached = position.sequence
             guard try agent.followedSequence(of: owner) == since, reached > since else { return since }
             let catalog = try agent.openHead(agent.record.headNumber).storage.catalog
             try catalog.apply(rows)
-            try catalog.finishChanges(at: reached, counters: tail.position.counters)
+            try catalog.finishChanges(at: position)
             return reached
         }
     }
@@ -145,12 +146,12 @@ extension VolumeAgent {
         }
         let catalog = head.storage.catalog
         let since = try catalog.originSequence()
-        let (sequence, counters) = try await context.client(of: owner).follow(id, since: since) { rows in
+        let position = try await context.client(of: owner).follow(id, since: since) { rows in
             try catalog.apply(rows)
         }
-        if sequence != since { try catalog.finishChanges(at: sequence, counters: counters) }
+        if position.sequence != since { try catalog.finishChanges(at: position) }
         lastFollowed = .now
-        return sequence
+        return position.sequence
     }
 
     // MARK: owning
@@ -169,7 +170,42 @@ extension VolumeAgent {
             try catalog.perform { try $0.setEpoch(epoch) }
             try catalog.synchronize()
         }
+        try await agreeOnLimits(catalog)
         try await startHydrationIfNeeded()
+    }
+
+    /// Limits only grow: the larger is the newer, whether it came with the head from its last owner or from the
+    /// record of an expansion that a crash cut off.
+    private func agreeOnLimits(_ catalog: Catalog) async throws {
+        let (own, theirs) = (record.limits, try catalog.perform { $0.limits })
+        let agreed = VolumeLimits(
+            byteCount: own.byteCount == 0 || theirs.byteCount == 0
+                ? 0 : max(own.byteCount, theirs.byteCount),
+            inodeCount: own.inodeCount == 0 || theirs.inodeCount == 0
+                ? 0 : max(own.inodeCount, theirs.inodeCount))
+        if agreed != own { try await change { $0.limits = agreed } }
+        guard agreed != theirs else { return }
+        try catalog.perform { try $0.setLimits(agreed) }
+        try catalog.synchronize()
+    }
+
+    /// Lets the volume hold more. Repeated it is a success; less than now is refused.
+    func expand(to limits: VolumeLimits) async throws {
+        guard case .owning = record.head.role else {
+            throw SiteError.precondition("volume '\(record.name)' is not owned here: expand it at its owner")
+        }
+        func shrinks(_ new: UInt64, _ old: UInt64) -> Bool { new != 0 && (old == 0 || new < old) }
+        guard !shrinks(limits.byteCount, record.capacity) else {
+            throw SiteError.invalid(
+                "volume '\(record.name)' has \(record.capacity) bytes and cannot be made smaller")
+        }
+        guard !shrinks(limits.inodeCount, record.limits.inodeCount) else {
+            let present = record.limits.inodeCount == 0 ? "any number of" : "\(record.limits.inodeCount)"
+            throw SiteError.invalid(
+                "volume '\(record.name)' may hold \(present) inodes, and this cannot be made less")
+        }
+        try await change { $0.limits = limits }
+        try await agreeOnLimits(try openHead(record.headNumber).storage.catalog)
     }
 
     /// Starts fetching what our heads lack, each from the source of its own reign: the present one, and those

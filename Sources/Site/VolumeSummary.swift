@@ -10,6 +10,7 @@ struct VolumeSummary: Sendable {
     var totalByteCount: UInt64 = 0
     var missingByteCount: UInt64 = 0
     var inodeCount: UInt64 = 0
+    var allocatedByteCount: UInt64 = 0
     var progress: HydrationProgress?
     var mounts: [String] = []
     var prefetchedByteCount: UInt64 = 0
@@ -70,6 +71,8 @@ struct VolumeSummary: Sendable {
         message.waitingReason = waitingReason
         message.mounts = mounts.sorted()
         message.released = isReleased
+        message.allocatedByteCount = allocatedByteCount
+        message.inodeLimit = record.limits.inodeCount
         message.hydrationPaused = record.hydration.isPaused
         message.hydrationBytesPerSecond = record.hydration.bytesPerSecond ?? 0
         message.prefetchedByteCount = prefetchedByteCount
@@ -109,6 +112,7 @@ extension VolumeAgent {
             let counts = try? head.storage.catalog.perform { ($0.counters, $0.missingByteCount) }
             summary.totalByteCount = counts?.0.byteCount ?? 0
             summary.inodeCount = counts?.0.inodeCount ?? 0
+            summary.allocatedByteCount = counts?.0.allocatedByteCount ?? 0
             summary.missingByteCount = counts?.1 ?? 0
             summary.progress = head.hydrator?.progress()
             if let prefetched = head.hydrator?.prefetched {

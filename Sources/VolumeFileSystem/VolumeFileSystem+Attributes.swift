@@ -47,13 +47,14 @@ extension VolumeFileSystem {
     }
 
     package func statistics() throws(FileSystemError) -> FileSystemStatistics {
-        let (capacity, counters) = try run { (try $0.capacity(), $0.counters) }
+        let (limits, counters) = try run { ($0.limits, $0.counters) }
         let blockSize: UInt64 = 4096
-        var total = capacity / blockSize
+        var total = limits.byteCount / blockSize
         if total == 0 { total = ((try? storage.bytes.diskSpace().total) ?? 0) / blockSize }
-        let used = min(total, (counters.byteCount &+ blockSize - 1) / blockSize)
-        // Inodes are rows: what bounds them is the disk, at less than 256 bytes each.
-        let inodes = max(counters.inodeCount, total &* blockSize / 1024)
+        let used = min(total, (counters.allocatedByteCount &+ blockSize - 1) / blockSize)
+        // Without a limit: inodes are rows, and what bounds them is the disk, at less than 256 bytes each.
+        let wanted = limits.inodeCount > 0 ? limits.inodeCount : total &* blockSize / 1024
+        let inodes = max(counters.inodeCount, wanted)
         return FileSystemStatistics(
             blockSize: UInt32(blockSize), totalBlocks: total, freeBlocks: total - used, totalInodes: inodes,
             freeInodes: inodes - counters.inodeCount)

@@ -93,55 +93,6 @@ extension VolumeFileSystem {
         try state.update(changed, kind: .metadata)
     }
 
-    // MARK: writing
-
-    package func write(
-        _ inode: InodeNumber, handle: FileHandle, offset: UInt64, bytes: UnsafeRawBufferPointer
-    ) throws(FileSystemError) -> Int {
-        guard let range = ByteRange(checkedOffset: offset, byteCount: UInt64(bytes.count)),
-            range.end <= Self.maximumFileSize
-        else { throw .errno(.fileTooBig) }
-        return try changing {
-            guard !range.isEmpty else { return 0 }
-            return try storage.withDataLock(of: inode) {
-                let file = try storage.dataFile(of: try fileForWriting(inode))
-                let (count, failure) = file.writeSome(bytes, at: range.start)
-                // What was written before the disk was full is there, and POSIX wants it counted.
-                if let failure, count == 0 { throw failure }
-                try noteWritten(ByteRange(range.start, range.start + UInt64(count)), inode: inode)
-                return count
-            }
-        }
-    }
-
-    /// The inode, with a data file. Called under its data lock.
-    private func fileForWriting(_ inode: InodeNumber) throws -> InodeRecord {
-        try storage.catalog.perform { state in
-            var record = try state.regularFile(inode)
-            if record.data == .none {
-                _ = try self.storage.makeDataFile(for: &record, in: &state)
-                try state.update(record, kind: .structural)
-            }
-            return record
-        }
-    }
-
-    private func noteWritten(_ range: ByteRange, inode: InodeNumber) throws {
-        try storage.catalog.perform { state in
-            guard var record = try state.inode(inode) else { return }
-            try state.markValid(range, of: inode)
-            let grows = range.end > record.attributes.size
-            if grows {
-                let grownFrom = max(record.attributes.size, range.start)
-                record.attributes.blockCount += (range.end - grownFrom + 511) / 512
-                record.attributes.size = range.end
-            }
-            record.attributes.modificationTime = Self.now()
-            record.attributes.changeTime = record.attributes.modificationTime
-            try state.update(record, kind: grows ? .structural : .metadata)
-        }
-    }
-
     // MARK: size
 
     /// Cuts or extends a file.
@@ -160,6 +111,7 @@ extension VolumeFileSystem {
                 guard cutsData, let file else { return }
                 try storage.catalog.synchronize()
                 try file.truncate(to: size)
+                try noteBlocks(of: file, inode)
             }
         }
     }
@@ -193,8 +145,8 @@ extension VolumeFileSystem {
             range.end <= Self.maximumFileSize
         else { throw .errno(.fileTooBig) }
         guard !range.isEmpty else { throw .errno(.invalidArgument) }
-        let takesRoom = mode == .allocate || mode == .allocateKeepingSize
-        try changing(frees: mode == .punchHole) {
+        let takesRoom = mode != .punchHole
+        try changing(frees: !takesRoom) {
             if takesRoom {
                 let free = try storage.bytes.diskSpace().free
                 guard free > HeadStorage.reservedByteCount,
@@ -202,7 +154,13 @@ extension VolumeFileSystem {
                 else { throw Errno.noSpace }
             }
             try storage.withDataLock(of: inode) {
-                let file = try storage.dataFile(of: try fileForWriting(inode))
+                let room = try roomForWriting(inode, range)
+                defer { giveBack(room) }
+                let file = try storage.dataFile(of: room.record)
+                let fitting = takesRoom ? try fits(range, room, file) : range
+                guard fitting == range else {
+                    throw Errno.noSpace
+                }
                 switch mode {
                 case .allocate, .allocateKeepingSize: try file.allocate(range)
                 case .punchHole: try file.punchHole(range)

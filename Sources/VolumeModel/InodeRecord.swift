@@ -43,6 +43,26 @@ package struct InodeRecord: Hashable, Sendable {
     }
 }
 
+extension InodeRecord {
+    /// What the file takes of the volume's capacity, in bytes.
+    package var allocatedByteCount: UInt64 {
+        attributes.kind == .regular ? attributes.blockCount &* 512 : 0
+    }
+}
+
+/// How much a volume may hold. What its names and attributes take counts only as inodes.
+package struct VolumeLimits: Hashable, Sendable {
+    /// Bytes of disk that its files may take; 0: as many as there are.
+    package var byteCount: UInt64
+    /// 0: as many as there is room for.
+    package var inodeCount: UInt64
+
+    package init(byteCount: UInt64, inodeCount: UInt64 = 0) {
+        self.byteCount = byteCount
+        self.inodeCount = inodeCount
+    }
+}
+
 /// One name in a directory.
 package struct DirectoryEntryRecord: Hashable, Sendable {
     package var parent: InodeNumber
@@ -80,8 +100,14 @@ package struct CatalogCounters: Hashable, Sendable {
     package var inodeCount: UInt64
     /// The sizes of all files that may hold data, in bytes.
     package var byteCount: UInt64
+    /// What all files take of the capacity, in bytes.
+    package var allocatedByteCount: UInt64
 
-    package init(nextInode: InodeNumber, nextCookie: Int64, inodeCount: UInt64, byteCount: UInt64) {
+    package init(
+        nextInode: InodeNumber, nextCookie: Int64, inodeCount: UInt64, byteCount: UInt64,
+        allocatedByteCount: UInt64
+    ) {
+        self.allocatedByteCount = allocatedByteCount
         self.nextInode = nextInode
         self.nextCookie = nextCookie
         self.inodeCount = inodeCount

@@ -200,6 +200,28 @@ extension CSICommand {
         }
     }
 
+    struct ExpandVolume: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Let a volume hold more (ControllerExpandVolume).",
+            discussion: "Example: godwit csi expand-volume ID --required-bytes 20Gi")
+        @OptionGroup var connection: Connection
+        @Argument(help: "The volume's id.") var id: String
+        @Option(help: "What it is to hold at least: 20Gi, 500M ….") var requiredBytes: ByteCount
+        @Option(help: "What it is to hold at most.") var limitBytes: ByteCount?
+
+        func run() async throws {
+            try await reporting {
+                var request = Csi_V1_ControllerExpandVolumeRequest()
+                request.volumeID = id
+                request.capacityRange.requiredBytes = Int64(clamping: requiredBytes.bytes)
+                request.capacityRange.limitBytes = Int64(clamping: limitBytes?.bytes ?? 0)
+                try await connection.call(
+                    "Controller/ControllerExpandVolume", request,
+                    as: Csi_V1_ControllerExpandVolumeResponse.self)
+            }
+        }
+    }
+
     struct GetCapacity: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "How much room there is for volumes.", discussion: "Example: godwit csi get-capacity")

@@ -18,8 +18,9 @@ struct CSICommand: AsyncParsableCommand {
             """,
         subcommands: [
             Info.self, Capabilities.self, Probe.self, CreateVolume.self, DeleteVolume.self, Publish.self,
-            Unpublish.self, Validate.self, ListVolumes.self, GetVolume.self, GetCapacity.self, Stage.self,
-            Unstage.self, NodePublish.self, NodeUnpublish.self, NodeStats.self, NodeInfo.self, Call.self,
+            Unpublish.self, Validate.self, ListVolumes.self, GetVolume.self, ExpandVolume.self,
+            GetCapacity.self, Stage.self, Unstage.self, NodePublish.self, NodeUnpublish.self, NodeStats.self,
+            NodeInfo.self, Call.self,
         ])
 
     struct Connection: ParsableArguments {

@@ -7,7 +7,8 @@ struct VolumeCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "volume", abstract: "Make, list, mount, unmount, inspect and delete volumes.",
         subcommands: [
-            Create.self, List.self, Inspect.self, Mount.self, Unmount.self, Hydrate.self, Delete.self,
+            Create.self, List.self, Inspect.self, Mount.self, Unmount.self, Expand.self, Hydrate.self,
+            Delete.self,
         ])
 
     struct Create: AsyncParsableCommand {
@@ -18,6 +19,8 @@ struct VolumeCommand: AsyncParsableCommand {
         @OptionGroup var site: SiteOptions
         @Argument(help: "The volume's name: 1 to 128 bytes, unique at the site.") var name: String
         @Option(help: "Its capacity, which df shows: 10Gi, 500M …") var capacity: ByteCount
+        @Option(help: "Files and directories that it may hold. Default: as many as there is room for.")
+        var inodes: UInt64?
         @Flag(help: "Print JSON.") var json = false
 
         func run() async throws {
@@ -25,6 +28,7 @@ struct VolumeCommand: AsyncParsableCommand {
                 var request = Godwit_Control_V1_CreateVolumeRequest()
                 request.name = name
                 request.capacity = capacity.bytes
+                request.inodeLimit = inodes ?? 0
                 let volume: Godwit_Control_V1_Volume = try await ControlClient(site).call(
                     "CreateVolume", request)
                 try VolumeText.print(volume, json: json)
@@ -115,6 +119,38 @@ struct VolumeCommand: AsyncParsableCommand {
         }
     }
 
+    struct Expand: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Let a volume hold more, also while it is mounted.",
+            discussion: """
+                A volume cannot be made smaller. Only its owner can expand it.
+                Example: godwit volume expand data 20Gi
+                """)
+
+        @OptionGroup var site: SiteOptions
+        @Argument(help: "The volume's name or identifier.") var volume: String
+        @Argument(help: "Its new capacity: 20Gi, 500M ….") var capacity: ByteCount?
+        @Option(help: "Files and directories that it may hold; 0: as many as there is room for.")
+        var inodes: UInt64?
+        @Flag(help: "Print JSON.") var json = false
+
+        func validate() throws {
+            if capacity == nil, inodes == nil { throw ValidationError("Say a capacity, or --inodes.") }
+        }
+
+        func run() async throws {
+            try await reporting {
+                var request = Godwit_Control_V1_ExpandVolumeRequest()
+                request.volume = volume
+                if let capacity { request.capacity = capacity.bytes }
+                if let inodes { request.inodeLimit = inodes }
+                let reply: Godwit_Control_V1_Volume = try await ControlClient(site).call(
+                    "ExpandVolume", request)
+                try VolumeText.print(reply, json: json)
+            }
+        }
+    }
+
     struct Hydrate: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Pause, resume or slow the fetching of a volume's missing bytes.",
@@ -191,6 +227,8 @@ enum VolumeText {
         options.add("owner", volume.owner)
         options.add("epoch", volume.epoch)
         options.add("origin", volume.origin)
+        options.add("allocatedBytes", volume.allocatedByteCount)
+        options.add("inodeLimit", volume.inodeLimit)
         options.add("inodes", volume.inodeCount)
         options.add("totalBytes", volume.totalByteCount)
         options.add("missingBytes", volume.missingByteCount)
@@ -222,7 +260,11 @@ enum VolumeText {
         var rows = [
             ["name", volume.name], ["id", volume.id], ["capacity", Text.size(volume.capacity)],
             ["role here", volume.role], ["owner", "\(volume.owner) at epoch \(volume.epoch)"],
-            ["inodes", String(volume.inodeCount)],
+            ["used", "\(Text.size(volume.allocatedByteCount)) of the capacity"],
+            [
+                "inodes",
+                String(volume.inodeCount) + (volume.inodeLimit > 0 ? " of \(volume.inodeLimit)" : ""),
+            ],
             ["bytes", "\(Text.size(volume.totalByteCount)), \(residentPercent(volume)) resident"],
         ]
         if !volume.origin.isEmpty { rows.append(["origin", "site \(volume.origin)"]) }

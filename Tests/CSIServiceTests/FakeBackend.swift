@@ -41,6 +41,16 @@ final class FakeBackend: CSIBackend {
         }
     }
 
+    func expand(_ id: VolumeID, to capacity: UInt64) async throws(CSIBackendError) -> CSIVolume {
+        try state.withLock { state throws(CSIBackendError) in
+            state.callCount += 1
+            guard var volume = state.volumes[id] else { throw .notFound("no volume \(id)") }
+            volume.capacity = max(volume.capacity, capacity)
+            state.volumes[id] = volume
+            return volume
+        }
+    }
+
     func delete(_ id: VolumeID) async throws(CSIBackendError) {
         state.withLock {
             $0.callCount += 1

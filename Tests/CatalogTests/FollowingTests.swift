@@ -74,7 +74,8 @@ import VolumeModel
         init(_ name: String, in directory: String) throws {
             self.name = name
             self.directory = directory
-            try Catalog.create(in: directory, capacity: 0, epoch: .first, now: .zero, withRoot: false)
+            try Catalog.create(
+                in: directory, limits: VolumeLimits(byteCount: 0), epoch: .first, now: .zero, withRoot: false)
             catalog = try Catalog(opening: directory)
         }
 
@@ -83,13 +84,13 @@ import VolumeModel
             let catalog = self.catalog
             let since = try catalog.originSequence()
             var left = limit ?? .max
-            let (sequence, counters) = try await owner.sendChanges(to: name, since: since) { batch in
+            let position = try await owner.sendChanges(to: name, since: since) { batch in
                 let rows = try CatalogRowCoder.rows(of: batch)
                 try catalog.apply(Array(rows.prefix(left)))
                 if rows.count >= left { throw Cut() }
                 left -= rows.count
             }
-            try catalog.finishChanges(at: sequence, counters: counters)
+            try catalog.finishChanges(at: position)
         }
 
         func crash() throws {
@@ -102,7 +103,8 @@ import VolumeModel
     func aFollowerIsWhatItsOwnerIs(_ seed: UInt64) async throws {
         let temporary = try TemporaryDirectory()
         let directory = try temporary.make("owner")
-        try Catalog.create(in: directory, capacity: 0, epoch: .first, now: .zero, withRoot: true)
+        try Catalog.create(
+            in: directory, limits: VolumeLimits(byteCount: 0), epoch: .first, now: .zero, withRoot: true)
         let owner = try Catalog(opening: directory)
         var changer = Changer(catalog: owner, generator: Generator(seed: seed))
         let followers = [
@@ -160,14 +162,15 @@ import VolumeModel
 
     @Test func changesSinceAStateThatWasNeverGivenAreRefused() async throws {
         let temporary = try TemporaryDirectory()
-        try Catalog.create(in: temporary.path, capacity: 0, epoch: .first, now: .zero, withRoot: true)
+        try Catalog.create(
+            in: temporary.path, limits: VolumeLimits(byteCount: 0), epoch: .first, now: .zero, withRoot: true)
         let owner = try Catalog(opening: temporary.path)
         await #expect(throws: CatalogError.self) {
             _ = try await owner.sendChanges(to: "stranger", since: SequenceNumber(1)) { _ in }
         }
-        let (first, _) = try await owner.sendChanges(to: "friend", since: nil) { _ in }
+        let first = try await owner.sendChanges(to: "friend", since: nil) { _ in }.sequence
         try owner.perform { try $0.setExtendedAttribute([1], of: .root, value: [2]) }
-        let (second, _) = try await owner.sendChanges(to: "friend", since: first) { _ in }
+        let second = try await owner.sendChanges(to: "friend", since: first) { _ in }.sequence
         _ = try await owner.sendChanges(to: "friend", since: second) { _ in }
         // Acknowledged and gone by, or from the future.
         for since in [first, SequenceNumber(second.number + 1000), SequenceNumber(-1)] {
@@ -184,16 +187,17 @@ import VolumeModel
     @Test func whatAFollowerWasGivenSurvivesThePowerLossOfItsOwner() async throws {
         let temporary = try TemporaryDirectory()
         let directory = try temporary.make("owner")
-        try Catalog.create(in: directory, capacity: 0, epoch: .first, now: .zero, withRoot: true)
+        try Catalog.create(
+            in: directory, limits: VolumeLimits(byteCount: 0), epoch: .first, now: .zero, withRoot: true)
         let owner = try Catalog(opening: directory)
         try owner.perform { try $0.setExtendedAttribute([7], of: .root, value: [8]) }
-        let (sequence, _) = try await owner.sendChanges(to: "friend", since: nil) { _ in
+        let position = try await owner.sendChanges(to: "friend", since: nil) { _ in
             #expect(!owner.hasUnsynchronizedCommits)
         }
         let copy = temporary.path + "/copy"
         try TemporaryDirectory.copyHead(from: directory, to: copy)
         let crashed = try Catalog(opening: copy)
-        #expect(try crashed.perform { $0.committedSequence } >= sequence)
+        #expect(try crashed.perform { $0.committedSequence } >= position.sequence)
         #expect(try crashed.perform { try $0.extendedAttribute([7], of: .root) } == [8])
         try crashed.close()
         try owner.close()
@@ -202,7 +206,8 @@ import VolumeModel
     @Test func aCrashLosesNothingThatWasSynchronizedAndHalvesNoOperation() async throws {
         let temporary = try TemporaryDirectory()
         let directory = try temporary.make("owner")
-        try Catalog.create(in: directory, capacity: 0, epoch: .first, now: .zero, withRoot: true)
+        try Catalog.create(
+            in: directory, limits: VolumeLimits(byteCount: 0), epoch: .first, now: .zero, withRoot: true)
         let owner = try Catalog(opening: directory)
         var changer = Changer(catalog: owner, generator: Generator(seed: 77))
         var draw = Generator(seed: 78)
@@ -233,7 +238,8 @@ import VolumeModel
     @Test func askingForChangesUsesAnIndexForEach() throws {
         let temporary = try TemporaryDirectory()
         let directory = try temporary.make("owner")
-        try Catalog.create(in: directory, capacity: 0, epoch: .first, now: .zero, withRoot: true)
+        try Catalog.create(
+            in: directory, limits: VolumeLimits(byteCount: 0), epoch: .first, now: .zero, withRoot: true)
         let connection = try Connection(path: directory + "/" + Catalog.fileName, mode: .readWrite)
         let since = SequenceNumber(17)
         for query in [

@@ -9,7 +9,8 @@ import VolumeModel
     private func make(withRoot: Bool = true) throws -> TemporaryDirectory {
         let temporary = try TemporaryDirectory()
         try Catalog.create(
-            in: temporary.path, capacity: 1 << 30, epoch: .first, now: .zero, withRoot: withRoot)
+            in: temporary.path, limits: VolumeLimits(byteCount: 1 << 30), epoch: .first, now: .zero,
+            withRoot: withRoot)
         return temporary
     }
 
@@ -50,11 +51,14 @@ import VolumeModel
     @Test func aCatalogInUseIsNotMadeAnew() throws {
         let temporary = try make()
         // Made but never opened: what a crash left. It may be made again.
-        try Catalog.create(in: temporary.path, capacity: 1, epoch: .first, now: .zero, withRoot: true)
+        try Catalog.create(
+            in: temporary.path, limits: VolumeLimits(byteCount: 1), epoch: .first, now: .zero, withRoot: true)
         try Catalog(opening: temporary.path).close()
         #expect(
             reason {
-                try Catalog.create(in: temporary.path, capacity: 1, epoch: .first, now: .zero, withRoot: true)
+                try Catalog.create(
+                    in: temporary.path, limits: VolumeLimits(byteCount: 1), epoch: .first, now: .zero,
+                    withRoot: true)
             } == "there is a catalog already")
     }
 
@@ -119,9 +123,7 @@ import VolumeModel
         #expect(try second.perform { try $0.entry([65], in: .root) } == nil)
         #expect(try second.originSequence() == nil)
         try second.apply([.entry(entry)])
-        try second.finishChanges(
-            at: SequenceNumber(4),
-            counters: CatalogCounters(nextInode: InodeNumber(3), nextCookie: 2, inodeCount: 1, byteCount: 0))
+        try second.finishChanges(at: position(4, nextInode: 3, nextCookie: 2))
         second.abandon()
         let third = try Catalog(opening: temporary.path)
         #expect(try third.perform { try $0.entry([65], in: .root) } == entry)
@@ -129,22 +131,30 @@ import VolumeModel
         try third.close()
     }
 
+    private func position(_ sequence: Int64, nextInode: UInt64, nextCookie: Int64) -> CatalogPosition {
+        CatalogPosition(
+            sequence: SequenceNumber(sequence),
+            counters: CatalogCounters(
+                nextInode: InodeNumber(nextInode), nextCookie: nextCookie, inodeCount: 1, byteCount: 0,
+                allocatedByteCount: 0), limits: VolumeLimits(byteCount: 1 << 30))
+    }
+
     @Test func countersThatCannotBeCountedOnFromAreRefused() throws {
         let temporary = try make(withRoot: false)
         let catalog = try Catalog(opening: temporary.path)
-        let good = CatalogCounters(nextInode: InodeNumber(2), nextCookie: 1, inodeCount: 1, byteCount: 0)
+        let good = position(5, nextInode: 2, nextCookie: 1)
         for change in [
-            { (counters: inout CatalogCounters) in counters.nextInode = InodeNumber(.max) },
-            { $0.nextInode = InodeNumber(0) }, { $0.nextCookie = .max }, { $0.nextCookie = -1 },
-            { $0.byteCount = .max }, { $0.inodeCount = .max },
+            { (position: inout CatalogPosition) in position.counters.nextInode = InodeNumber(.max) },
+            { $0.counters.nextInode = InodeNumber(0) }, { $0.counters.nextCookie = .max },
+            { $0.counters.nextCookie = -1 }, { $0.counters.byteCount = .max },
+            { $0.counters.inodeCount = .max }, { $0.counters.allocatedByteCount = .max },
+            { $0.limits.byteCount = .max }, { $0.limits.inodeCount = .max },
         ] {
             var bad = good
             change(&bad)
-            #expect(throws: CatalogError.self) {
-                try catalog.finishChanges(at: SequenceNumber(5), counters: bad)
-            }
+            #expect(throws: CatalogError.self) { try catalog.finishChanges(at: bad) }
         }
-        try catalog.finishChanges(at: SequenceNumber(5), counters: good)
+        try catalog.finishChanges(at: good)
         #expect(try catalog.originSequence() == SequenceNumber(5))
         try catalog.close()
     }

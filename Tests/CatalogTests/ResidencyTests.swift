@@ -8,7 +8,8 @@ import VolumeModel
 
     /// A follower's head with one file that has all its bytes elsewhere.
     private func make(_ directory: String) throws -> (Catalog, InodeNumber) {
-        try Catalog.create(in: directory, capacity: 0, epoch: .first, now: .zero, withRoot: false)
+        try Catalog.create(
+            in: directory, limits: VolumeLimits(byteCount: 0), epoch: .first, now: .zero, withRoot: false)
         let catalog = try Catalog(opening: directory)
         let inode = InodeNumber(2)
         func attributes(_ number: InodeNumber, _ kind: FileKind, _ links: UInt32) -> FileAttributes {
@@ -23,9 +24,11 @@ import VolumeModel
             .entry(DirectoryEntryRecord(parent: .root, cookie: 1, name: [65], inode: inode, kind: .regular)),
         ])
         try catalog.finishChanges(
-            at: SequenceNumber(3),
-            counters: CatalogCounters(
-                nextInode: InodeNumber(3), nextCookie: 2, inodeCount: 2, byteCount: Self.size))
+            at: CatalogPosition(
+                sequence: SequenceNumber(3),
+                counters: CatalogCounters(
+                    nextInode: InodeNumber(3), nextCookie: 2, inodeCount: 2, byteCount: Self.size,
+                    allocatedByteCount: 0), limits: VolumeLimits(byteCount: 0)))
         try catalog.perform { try $0.setEpoch(Epoch(2)) }
         return (catalog, inode)
     }
@@ -131,7 +134,8 @@ import VolumeModel
 
     @Test func garbageThatComesWhileGarbageIsCollectedIsNotForgotten() throws {
         let temporary = try TemporaryDirectory()
-        try Catalog.create(in: temporary.path, capacity: 0, epoch: .first, now: .zero, withRoot: true)
+        try Catalog.create(
+            in: temporary.path, limits: VolumeLimits(byteCount: 0), epoch: .first, now: .zero, withRoot: true)
         let catalog = try Catalog(opening: temporary.path)
         try catalog.perform { state in
             for _ in 0..<10 { _ = try state.takeDataFile() }

@@ -66,6 +66,7 @@ package struct CatalogImage: Equatable {
             }
         }
         var byteCount: UInt64 = 0
+        var allocatedByteCount: UInt64 = 0
         for (number, node) in nodes {
             let attributes = node.attributes
             let expected =
@@ -77,6 +78,10 @@ package struct CatalogImage: Equatable {
             }
             if number >= counters.nextInode { faults.append("inode \(number) is from the future") }
             if attributes.kind == .regular, node.mayHoldData { byteCount += attributes.size }
+            if attributes.kind == .regular { allocatedByteCount += attributes.blockCount * 512 }
+        }
+        if allocatedByteCount != counters.allocatedByteCount {
+            faults.append("\(allocatedByteCount) bytes taken, counted \(counters.allocatedByteCount)")
         }
         if byteCount != counters.byteCount {
             faults.append("\(byteCount) bytes, counted \(counters.byteCount)")

@@ -38,9 +38,12 @@ package final class TestVolume: Sendable {
     }
 
     /// Makes an empty volume and opens it.
-    package static func make(in directory: String, openFileLimit: Int = 512) throws -> TestVolume {
+    package static func make(
+        in directory: String, limits: VolumeLimits = VolumeLimits(byteCount: 1 << 40),
+        openFileLimit: Int = 512
+    ) throws -> TestVolume {
         try Catalog.create(
-            in: directory, capacity: 1 << 40, epoch: .first, now: VolumeFileSystem.now(), withRoot: true)
+            in: directory, limits: limits, epoch: .first, now: VolumeFileSystem.now(), withRoot: true)
         return try TestVolume(opening: directory, openFileLimit: openFileLimit)
     }
 
@@ -51,14 +54,14 @@ package final class TestVolume: Sendable {
         of owner: Catalog, in directory: String, epoch: Epoch = Epoch(2), countsBytes: Bool = true
     ) async throws {
         try Catalog.create(
-            in: directory, capacity: 1 << 40, epoch: .first, now: VolumeFileSystem.now(), withRoot: false)
+            in: directory, limits: VolumeLimits(byteCount: 1 << 40), epoch: .first,
+            now: VolumeFileSystem.now(), withRoot: false)
         let catalog = try Catalog(opening: directory)
-        let (sequence, counted) = try await owner.sendChanges(to: "heir", since: nil) { batch in
+        var position = try await owner.sendChanges(to: "heir", since: nil) { batch in
             try catalog.apply(try CatalogRowCoder.rows(of: batch))
         }
-        var counters = counted
-        if !countsBytes { counters.byteCount = 0 }
-        try catalog.finishChanges(at: sequence, counters: counters)
+        if !countsBytes { position.counters.byteCount = 0 }
+        try catalog.finishChanges(at: position)
         try catalog.perform { try $0.setEpoch(epoch) }
         try catalog.close()
     }

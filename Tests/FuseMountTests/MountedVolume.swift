@@ -23,7 +23,8 @@ final class MountedVolume: Sendable {
         let head = directory + "/head"
         try FileManager.default.createDirectory(atPath: head, withIntermediateDirectories: true)
         try Catalog.create(
-            in: head, capacity: 10 << 30, epoch: .first, now: VolumeFileSystem.now(), withRoot: true)
+            in: head, limits: VolumeLimits(byteCount: 10 << 30), epoch: .first, now: VolumeFileSystem.now(),
+            withRoot: true)
         let storage = try HeadStorage(opening: head)
         self.storage = storage
         try prepare(storage)

@@ -237,7 +237,8 @@ import VolumeModel
     @Test func statisticsTellTheVolumesCapacityAndWhatIsUsed() async throws {
         let temporary = try TemporaryDirectory()
         let head = try temporary.make("head")
-        try Catalog.create(in: head, capacity: 1 << 30, epoch: .first, now: .zero, withRoot: true)
+        try Catalog.create(
+            in: head, limits: VolumeLimits(byteCount: 1 << 30), epoch: .first, now: .zero, withRoot: true)
         let volume = try TestVolume(opening: head)
         let empty = try volume.fileSystem.statistics()
         #expect(

@@ -1,0 +1,64 @@
+import Foundation
+import Testing
+
+@testable import TestBed
+
+extension SiteTests {
+    @Suite struct CapacityTests {
+        private func freeBlocks(_ path: String) async throws -> (total: Int, free: Int) {
+            let output = try await shell("stat -f -c '%b %f' .", in: path).output
+            let numbers = output.split(whereSeparator: \.isWhitespace).compactMap { Int($0) }
+            try #require(numbers.count == 2, "\(output)")
+            return (numbers[0], numbers[1])
+        }
+
+        @Test func aFullVolumeIsExpandedWhileItIsMountedAndKeepsItsSizeElsewhere() async throws {
+            try await withSites { pair, cleanup in
+                let made = try await pair.london.csi(
+                    ["create-volume", "data", "--required-bytes", "16Mi", "--parameter", "inodes=4"])
+                let id = try #require(
+                    (try JSONSerialization.jsonObject(with: Data(made.utf8)) as? [String: Any])
+                        .flatMap { $0["volume"] as? [String: Any] }?["volume_id"] as? String, "\(made)")
+                let london = try await pair.mount("data", at: pair.london, cleanup)
+                let full = try await shell(
+                    "dd if=/dev/zero of=f bs=100k count=200 2>&1 | grep -o 'No space left'; stat -c %s f",
+                    in: london)
+                #expect(full.output == "No space left\n16777216\n")
+                #expect(try await freeBlocks(london) == (4096, 0))
+                #expect(try await pair.london.number("allocatedBytes", of: "data") == 16 << 20)
+
+                let expanded = try await pair.london.csi(["expand-volume", id, "--required-bytes", "32Mi"])
+                #expect(expanded.contains("33554432"), "\(expanded)")
+                #expect(try await freeBlocks(london) == (8192, 4096))
+                let more = try await shell("dd if=/dev/zero of=g bs=1M count=8 status=none; ls", in: london)
+                #expect(more.output == "f\ng\n")
+                // Again, and to less than there is: both are done already. A limit below is refused.
+                try await pair.london.csi(["expand-volume", id, "--required-bytes", "20Mi"])
+                await #expect(throws: LabError.self) {
+                    try await pair.london.csi(
+                        ["expand-volume", id, "--required-bytes", "20Mi", "--limit-bytes", "24Mi"])
+                }
+                let shrunk = try await pair.london.run(["volume", "expand", "data", "20Mi"])
+                #expect(!shrunk.exit.isSuccess && shrunk.output.contains("smaller"), "\(shrunk.output)")
+
+                try await pair.unmount("data", at: pair.london)
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney"])
+                let sydney = try await pair.mount("data", at: pair.sydney, cleanup)
+                #expect(try await freeBlocks(sydney) == (8192, 2048))
+                let there = try await shell(
+                    "dd if=/dev/zero of=h bs=1M count=20 2>&1 | grep -o 'No space left'; stat -c %s h",
+                    in: sydney)
+                #expect(there.output == "No space left\n8388608\n")
+                let elsewhere = try await pair.london.run(["volume", "expand", "data", "40Mi"])
+                #expect(!elsewhere.exit.isSuccess && elsewhere.output.contains("owner"))
+                // The root, f, g and h: then one more.
+                let crowded = try await shell("touch i 2>&1 | grep -o 'No space left'", in: sydney)
+                #expect(crowded.output == "No space left\n")
+                try await pair.sydney.godwit(["volume", "expand", "data", "40Mi", "--inodes", "5"])
+                let named = try await shell("touch i; touch j 2>&1 | grep -o 'No space left'; ls", in: sydney)
+                #expect(named.output == "No space left\nf\ng\nh\ni\n")
+                try await pair.unmount("data", at: pair.sydney)
+            }
+        }
+    }
+}
