@@ -160,6 +160,9 @@ package final class Catalog: Sendable {
                 throw CatalogError.unusable(path: directory, reason: "it is closed")
             }
             let changeCount = state.changeCount
+            // Between operations, for each may rely on what it has read. Also when nothing is committed for long,
+            // as while somebody searches a million files.
+            if state.inodes.count >= state.nextEviction { state.evictInodes() }
             do {
                 return try body(&state)
             } catch let error as SQLiteError {
@@ -206,7 +209,10 @@ package final class Catalog: Sendable {
             state.withLock { $0.syncFailure = $0.syncFailure ?? error }
             throw error
         }
-        state.withLock { $0.durableGeneration = max($0.durableGeneration, committed) }
+        state.withLock { state in
+            state.durableGeneration = max(state.durableGeneration, committed)
+            state.nextEviction = CatalogState.cleanInodeLimit
+        }
     }
 
     /// Whether a power loss now would take back a commit.
@@ -319,8 +325,8 @@ package final class Catalog: Sendable {
 }
 
 extension CatalogState {
-    /// Inodes kept in memory though nobody has changed them, at most.
-    static let cleanInodeLimit = 50_000
+    /// Inodes kept in memory though the database has them, about. 500 bytes each.
+    static let cleanInodeLimit = 100_000
 
     mutating func commit() throws -> UInt64 {
         if let failure { throw CatalogError.failedBefore(failure) }
@@ -338,7 +344,6 @@ extension CatalogState {
         hasChanges = false
         sequence = sequence.next
         openGeneration += 1
-        evictCleanInodes()
         return openGeneration - 1
     }
 
@@ -368,14 +373,15 @@ extension CatalogState {
         try statements.setMeta(.missingByteCount, Int64(bitPattern: missingByteCount &+ unrecordedByteCount))
     }
 
-    /// Forgets what the database knows as well. Called after a commit, when nothing is dirty.
-    private mutating func evictCleanInodes() {
-        guard inodes.count > Self.cleanInodeLimit else { return }
-        // What is not durable yet must stay, for an fsync to find out.
+    /// Forgets what the database knows as well. Not in the midst of an operation.
+    mutating func evictInodes() {
         inodes = inodes.filter { number, cached in
-            unrecordedInodes.contains(number)
+            // What is not durable yet must stay, for an fsync to find out.
+            dirtyInodes.contains(number) || unrecordedInodes.contains(number)
                 || max(cached.metadataGeneration, cached.structuralGeneration) > durableGeneration
         }
+        // Not again at once when there was little to forget; a sync changes that.
+        nextEviction = max(Self.cleanInodeLimit, inodes.count + Self.cleanInodeLimit / 4)
     }
 
     mutating func markInUse() throws {

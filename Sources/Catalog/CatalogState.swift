@@ -24,6 +24,8 @@ package struct CatalogState {
     let statements: CatalogStatements
     var inodes: [InodeNumber: CachedInode] = [:]
     var dirtyInodes: Set<InodeNumber> = []
+    /// How many inodes in memory are so many that some should go.
+    var nextEviction = CatalogState.cleanInodeLimit
     /// Inodes with valid ranges that are not recorded yet, and how many bytes these are.
     var unrecordedInodes: Set<InodeNumber> = []
     var unrecordedByteCount: UInt64 = 0

@@ -1,4 +1,4 @@
-import Catalog
+@testable import Catalog
 import EngineTestSupport
 import Foundation
 import SQLite
@@ -156,6 +156,33 @@ import VolumeModel
         }
         try catalog.finishChanges(at: good)
         #expect(try catalog.originSequence() == SequenceNumber(5))
+        try catalog.close()
+    }
+
+    /// Also while nothing is changed: memory is bounded however many inodes are looked at.
+    @Test func inodesThatAreOnlyReadDoNotPileUpInMemory() throws {
+        let temporary = try make(withRoot: true)
+        let catalog = try Catalog(opening: temporary.path)
+        let count = CatalogState.cleanInodeLimit + 5000
+        for _ in 0..<count {
+            try catalog.perform { state in
+                _ = try state.addInode { number in
+                    InodeRecord(
+                        attributes: FileAttributes(
+                            inode: number, kind: .regular, permissions: 0o644, linkCount: 1, uid: 0, gid: 0,
+                            accessTime: .zero, modificationTime: .zero, changeTime: .zero))
+                }
+            }
+        }
+        // What is not durable stays in memory, whatever its number.
+        #expect(try catalog.perform { $0.inodes.count } >= count)
+        try catalog.synchronize()
+        for round in 0..<2 {
+            for number in 2..<UInt64(count + 2) {
+                #expect(try catalog.perform { try $0.inode(InodeNumber(number)) } != nil)
+            }
+            #expect(try catalog.perform { $0.inodes.count } <= CatalogState.cleanInodeLimit, "round \(round)")
+        }
         try catalog.close()
     }
 }
