@@ -32,7 +32,7 @@ let package = Package(
             name: "Hydration", dependencies: ["ByteStore", "Catalog", "VolumeModel"], swiftSettings: strict),
         .target(
             name: "VolumeFileSystem", dependencies: ["ByteStore", "Catalog", "Hydration", "VolumeModel"],
-            swiftSettings: strict),
+            exclude: ["Semantics.md"], swiftSettings: strict),
         .systemLibrary(name: "CFuse"),
         .target(
             name: "FuseMount", dependencies: ["CFuse", "HostMounts", "VolumeFileSystem", "VolumeModel"],
@@ -145,7 +145,8 @@ let package = Package(
         .testTarget(
             name: "FuseMountTests",
             dependencies: ["Catalog", "FuseMount", "Hydration", "VolumeFileSystem", "VolumeModel"],
-            swiftSettings: strict),
+            // Compiled by the tests that use it.
+            exclude: ["probe.c"], swiftSettings: strict),
     ],
     swiftLanguageModes: [.v6],
     cxxLanguageStandard: .cxx17

@@ -8,21 +8,78 @@
 
 #define FUSE_USE_VERSION 312
 
+#include <errno.h>
 #include <fuse3/fuse_lowlevel.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdlib.h>
+#include <string.h>
 
 _Static_assert(sizeof(off_t) == 8, "files are larger than 32 bits can tell");
 
-// Serves a session with up to `thread_count` threads until it ends. A macro in libfuse.
+// O_TMPFILE has an opcode of its own (51) that this libfuse does not know. Request and answer are those of
+// FUSE_CREATE (35), and the name is "/", which no file has: so it is handed on as that.
+static inline void gw_fuse_translate(struct fuse_buf *buffer) {
+    uint32_t opcode;
+    if (buffer->flags & FUSE_BUF_IS_FD || buffer->size < 8) return;
+    memcpy(&opcode, (char *)buffer->mem + 4, sizeof opcode);
+    if (opcode != 51) return;
+    opcode = 35;
+    memcpy((char *)buffer->mem + 4, &opcode, sizeof opcode);
+}
+
+// One thread that takes requests. `buffer` is the caller's, and outlives the thread.
+struct gw_fuse_worker {
+    struct fuse_session *session;
+    struct fuse_buf buffer;
+    sem_t *ended;
+    pthread_t thread;
+};
+
+static inline void *gw_fuse_work(void *data) {
+    struct gw_fuse_worker *worker = (struct gw_fuse_worker *)data;
+    int ignored;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &ignored);
+    while (!fuse_session_exited(worker->session)) {
+        // Only while it waits may it be ended from outside: never with a request in its hands.
+        pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, &ignored);
+        int count = fuse_session_receive_buf(worker->session, &worker->buffer);
+        pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &ignored);
+        if (count == -EINTR || count == -EAGAIN) continue;
+        if (count <= 0) break;
+        gw_fuse_translate(&worker->buffer);
+        fuse_session_process_buf(worker->session, &worker->buffer);
+    }
+    fuse_session_exit(worker->session);
+    sem_post(worker->ended);
+    return NULL;
+}
+
+// Serves a session with `thread_count` threads until it ends; then none of them is left.
+// clone_fd gains nothing on two cores, and would prevent handing the session to another process.
 static inline int gw_fuse_session_loop(struct fuse_session *session, unsigned int thread_count) {
-    struct fuse_loop_config *config = fuse_loop_cfg_create();
-    if (!config) return -1;
-    // clone_fd gains nothing on two cores, and would prevent handing the session to another process.
-    fuse_loop_cfg_set_clone_fd(config, 0);
-    fuse_loop_cfg_set_max_threads(config, thread_count);
-    fuse_loop_cfg_set_idle_threads(config, thread_count);
-    int result = fuse_session_loop_mt(session, config);
-    fuse_loop_cfg_destroy(config);
-    return result;
+    sem_t ended;
+    unsigned int started = 0;
+    struct gw_fuse_worker *workers =
+        (struct gw_fuse_worker *)calloc(thread_count, sizeof(struct gw_fuse_worker));
+    if (!workers || sem_init(&ended, 0, 0) != 0) {
+        free(workers);
+        return -1;
+    }
+    for (; started < thread_count; started++) {
+        workers[started].session = session;
+        workers[started].ended = &ended;
+        if (pthread_create(&workers[started].thread, NULL, gw_fuse_work, &workers[started]) != 0) break;
+    }
+    if (started > 0) {
+        while (sem_wait(&ended) != 0) {}
+    }
+    for (unsigned int index = 0; index < started; index++) pthread_cancel(workers[index].thread);
+    for (unsigned int index = 0; index < started; index++) pthread_join(workers[index].thread, NULL);
+    for (unsigned int index = 0; index < started; index++) free(workers[index].buffer.mem);
+    free(workers);
+    sem_destroy(&ended);
+    return started > 0 ? 0 : -1;
 }
 
 #endif

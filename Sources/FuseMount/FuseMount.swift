@@ -61,7 +61,7 @@ package final class FuseMount: Sendable {
     private static func makeSession(
         _ server: FuseServer, _ options: FuseMountOptions, _ path: String
     ) throws(FuseMountError) -> Session {
-        var words = ["godwit", "-ofsname=\(options.fsName),subtype=godwit,default_permissions"]
+        var words = ["godwit", "-ofsname=\(options.fsName),subtype=godwit,default_permissions,dev,suid"]
         if options.allowsOthers { words[1] += ",allow_other" }
         if options.isReadOnly { words[1] += ",ro" }
         var arguments = fuse_args()

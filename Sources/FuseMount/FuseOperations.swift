@@ -10,6 +10,8 @@ enum FuseOperations {
     // setxattr(2); enumerators that C gives no type.
     private static let XATTR_CREATE: Int32 = 1
     private static let XATTR_REPLACE: Int32 = 2
+    /// What O_TMPFILE comes as (see shim.h): the kernel gives it the one name that no file can have.
+    private static let unnamed = [UInt8(ascii: "/")]
 
     static func table() -> fuse_lowlevel_ops {
         var table = fuse_lowlevel_ops()
@@ -38,7 +40,10 @@ enum FuseOperations {
             guard let connection else { return }
             let wanted = UInt32(
                 FUSE_CAP_ASYNC_READ | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS
-                    | FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_ASYNC_DIO | FUSE_CAP_CACHE_SYMLINKS)
+                    | FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_ASYNC_DIO | FUSE_CAP_CACHE_SYMLINKS
+                    // The kernel checks access control lists, we keep them; and a default list, if there
+                    // is one, comes instead of the umask: so the umask is ours to apply.
+                    | FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK)
             // Splicing costs more than a copy at every size measured. A writeback cache would read the rest
             // of a page before a small write: a write must never fetch. The kernel's own handling of
             // set-ID bits is right, and O_TRUNC comes as a setattr.
@@ -236,9 +241,15 @@ enum FuseOperations {
             guard let (server, request) = FuseOperations.server(request), let info else { return }
             var opened = info.pointee
             do throws(FileSystemError) {
-                let (attributes, handle) = try server.fileSystem.create(
-                    FuseOperations.bytes(name), in: InodeNumber(parent), permissions: mode & 0o7777,
-                    openFlags: opened.flags, caller: request.caller)
+                let name = FuseOperations.bytes(name)
+                let (attributes, handle) =
+                    name == FuseOperations.unnamed
+                    ? try server.fileSystem.createUnnamed(
+                        in: InodeNumber(parent), permissions: mode & 0o7777, openFlags: opened.flags,
+                        caller: request.caller)
+                    : try server.fileSystem.create(
+                        name, in: InodeNumber(parent), permissions: mode & 0o7777, openFlags: opened.flags,
+                        caller: request.caller)
                 opened.fh = handle.number
                 opened.keep_cache = 1
                 request.reply(created: attributes, &opened, cacheSeconds: server.options.cacheSeconds)
@@ -367,13 +378,18 @@ enum FuseOperations {
         table.listxattr = { request, inode, size in
             guard let (server, request) = FuseOperations.server(request) else { return }
             let fileSystem = server.fileSystem
+            // xattr(7): trusted attributes exist only for those who may use them.
+            let seesTrusted = request.caller.uid == 0
             server.serve(request) { () throws(FileSystemError) in
-                try fileSystem.extendedAttributeNames(of: InodeNumber(inode)).flatMap { $0 + [0] }
+                try fileSystem.extendedAttributeNames(of: InodeNumber(inode))
+                    .filter { seesTrusted || !$0.starts(with: "trusted.".utf8) }
+                    .flatMap { $0 + [0] }
             } reply: {
                 FuseOperations.answer($0, $1, room: size)
             }
         }
         table.setxattr = { request, inode, name, value, size, flags in
+            let caller = FuseOperations.callerOfSettingAttribute(request, name)
             FuseOperations.change(request) { fileSystem in
                 let name = FuseOperations.bytes(name)
                 let value = Array(UnsafeRawBufferPointer(start: value, count: size))
@@ -381,7 +397,7 @@ enum FuseOperations {
                     try fileSystem.setExtendedAttribute(
                         name, of: InodeNumber(inode), value: value,
                         mustCreate: flags & FuseOperations.XATTR_CREATE != 0,
-                        mustReplace: flags & FuseOperations.XATTR_REPLACE != 0)
+                        mustReplace: flags & FuseOperations.XATTR_REPLACE != 0, caller: caller)
                 }
             }
         }
@@ -393,6 +409,14 @@ enum FuseOperations {
                 }
             }
         }
+    }
+
+    /// Whether the caller is in the file's group matters to access control lists only.
+    private static func callerOfSettingAttribute(
+        _ request: fuse_req_t?, _ name: UnsafePointer<CChar>?
+    ) -> Caller {
+        guard let (_, request) = server(request) else { return .root }
+        return bytes(name).starts(with: "system.".utf8) ? request.callerWithGroups : request.caller
     }
 
     /// getxattr(2): with no room, how much is needed; with too little, ERANGE.

@@ -15,6 +15,19 @@ struct FuseRequest: @unchecked Sendable {
         return Caller(uid: context.uid, gid: context.gid, pid: context.pid, umask: UInt32(context.umask))
     }
 
+    /// Looks into /proc; a caller that cannot be found there has no other groups.
+    var callerWithGroups: Caller {
+        let caller = self.caller
+        // NGROUPS_MAX of Linux.
+        let groups = [gid_t](unsafeUninitializedCapacity: 65_536) { buffer, count in
+            let found = fuse_req_getgroups(pointer, Int32(buffer.count), buffer.baseAddress)
+            count = min(buffer.count, max(0, Int(found)))
+        }
+        return Caller(
+            uid: caller.uid, gid: caller.gid, pid: caller.pid, umask: caller.umask,
+            supplementaryGroups: groups)
+    }
+
     // The kernel may have given up on a request meanwhile: a failed reply needs nothing more from us.
 
     func fail(_ errno: Errno) { _ = fuse_reply_err(pointer, errno.number) }

@@ -33,12 +33,17 @@ package struct Caller: Hashable, Sendable {
     package let gid: UInt32
     package let pid: Int32
     package let umask: UInt32
+    /// Other groups of the caller. Known only to operations that say so: they cost a look into /proc.
+    package let supplementaryGroups: [UInt32]
 
-    package init(uid: UInt32, gid: UInt32, pid: Int32 = 0, umask: UInt32 = 0) {
+    package init(
+        uid: UInt32, gid: UInt32, pid: Int32 = 0, umask: UInt32 = 0, supplementaryGroups: [UInt32] = []
+    ) {
         self.uid = uid
         self.gid = gid
         self.pid = pid
         self.umask = umask
+        self.supplementaryGroups = supplementaryGroups
     }
 
     package static let root = Caller(uid: 0, gid: 0)
@@ -118,8 +123,8 @@ package protocol MountableFileSystem: AnyObject, Sendable {
     ) throws(FileSystemError) -> FileAttributes
 
     /// Each of the makers takes one reference to the new inode, like `lookup`.
-    /// `permissions` already has the caller's umask applied. In a set-group-ID directory the group is
-    /// the directory's (inode(7)).
+    /// Of `permissions` the caller's umask is taken away, unless the directory has a default access control
+    /// list: then that decides. In a set-group-ID directory the group is the directory's (inode(7)).
     func makeNode(
         _ name: [UInt8], in parent: InodeNumber, kind: FileKind, permissions: UInt32, device: UInt32,
         caller: Caller
@@ -187,8 +192,11 @@ package protocol MountableFileSystem: AnyObject, Sendable {
 
     func extendedAttribute(_ name: [UInt8], of inode: InodeNumber) throws(FileSystemError) -> [UInt8]
     func extendedAttributeNames(of inode: InodeNumber) throws(FileSystemError) -> [[UInt8]]
+    /// POSIX access control lists are the attributes `system.posix_acl_access` and `…_default`; for these
+    /// `caller` comes with its supplementary groups.
     func setExtendedAttribute(
-        _ name: [UInt8], of inode: InodeNumber, value: [UInt8], mustCreate: Bool, mustReplace: Bool
+        _ name: [UInt8], of inode: InodeNumber, value: [UInt8], mustCreate: Bool, mustReplace: Bool,
+        caller: Caller
     ) throws(FileSystemError)
     func removeExtendedAttribute(_ name: [UInt8], of inode: InodeNumber) throws(FileSystemError)
 

@@ -2,7 +2,7 @@ internal import ByteStore
 internal import Catalog
 package import VolumeModel
 
-/// Attributes, extended attributes, and what statvfs tells.
+/// Attributes, and what statvfs tells.
 extension VolumeFileSystem {
     package func attributes(of inode: InodeNumber) throws(FileSystemError) -> FileAttributes {
         try run { try $0.existing(inode).attributes }
@@ -15,6 +15,9 @@ extension VolumeFileSystem {
         return try change(frees: true) { state in
             var record = try state.existing(inode)
             Self.apply(changes, to: &record.attributes)
+            if let permissions = changes.permissions, record.attributes.kind != .symbolicLink {
+                try Self.noteModeChanged(of: inode, to: permissions, in: &state)
+            }
             try state.update(record, kind: .metadata)
             return record.attributes
         }
@@ -58,51 +61,5 @@ extension VolumeFileSystem {
         return FileSystemStatistics(
             blockSize: UInt32(blockSize), totalBlocks: total, freeBlocks: total - used, totalInodes: inodes,
             freeInodes: inodes - counters.inodeCount)
-    }
-
-    // MARK: extended attributes
-
-    package func extendedAttribute(
-        _ name: [UInt8], of inode: InodeNumber
-    ) throws(FileSystemError) -> [UInt8] {
-        try run { state in
-            guard let value = try state.extendedAttribute(name, of: inode) else { throw Errno.noData }
-            return value
-        }
-    }
-
-    package func extendedAttributeNames(of inode: InodeNumber) throws(FileSystemError) -> [[UInt8]] {
-        try run { state in
-            try state.extendedAttributeNames(of: inode).filter { !StartProfile.isInternal(attribute: $0) }
-        }
-    }
-
-    package func setExtendedAttribute(
-        _ name: [UInt8], of inode: InodeNumber, value: [UInt8], mustCreate: Bool, mustReplace: Bool
-    ) throws(FileSystemError) {
-        // POSIX ACLs would have to change the mode as well. Refused until they do: cp(1) then uses chmod(2).
-        guard !name.starts(with: "system.".utf8) else { throw .errno(.notSupported) }
-        try change { state in
-            guard name.count <= 255, value.count <= 65_536 else { throw Errno.outOfRange }
-            var record = try state.existing(inode)
-            let current = try state.extendedAttribute(name, of: inode)
-            if mustCreate, current != nil { throw Errno.exists }
-            if mustReplace, current == nil { throw Errno.noData }
-            try state.setExtendedAttribute(name, of: inode, value: value)
-            record.attributes.changeTime = Self.now()
-            try state.update(record, kind: .metadata)
-        }
-    }
-
-    package func removeExtendedAttribute(
-        _ name: [UInt8], of inode: InodeNumber
-    ) throws(FileSystemError) {
-        try change(frees: true) { state in
-            var record = try state.existing(inode)
-            guard try state.extendedAttribute(name, of: inode) != nil else { throw Errno.noData }
-            try state.removeExtendedAttribute(name, of: inode)
-            record.attributes.changeTime = Self.now()
-            try state.update(record, kind: .metadata)
-        }
     }
 }

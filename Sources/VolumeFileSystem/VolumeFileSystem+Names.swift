@@ -91,11 +91,14 @@ extension VolumeFileSystem {
         let attributes = try change { state in
             let directory = try state.directory(parent)
             guard directory.attributes.linkCount > 0 else { throw Errno.noSuchEntry }
+            let inherited = try self.inheritance(
+                .regular, permissions: permissions, from: parent, caller, in: &state)
             let record = try state.addInode { number in
                 Self.newInode(
-                    number, kind: .regular, permissions: permissions, linkCount: 0, in: directory,
+                    number, kind: .regular, permissions: inherited.permissions, linkCount: 0, in: directory,
                     caller: caller)
             }
+            try Self.store(inherited, of: record.attributes.inode, in: &state)
             return record.attributes
         }
         opens.withLock { _ = $0.orphans.insert(attributes.inode) }
@@ -110,19 +113,19 @@ extension VolumeFileSystem {
         var directory = try state.directory(parent)
         guard directory.attributes.linkCount > 0 else { throw Errno.noSuchEntry }
         guard try state.entry(name, in: parent) == nil else { throw Errno.exists }
-        if kind == .directory, directory.attributes.linkCount >= Self.maximumLinkCount {
-            throw Errno.tooManyLinks
-        }
+        let inherited = try inheritance(
+            kind, permissions: permissions, from: parent, caller, in: &state)
         let record = try state.addInode { number in
             var record = Self.newInode(
-                number, kind: kind, permissions: permissions, linkCount: kind == .directory ? 2 : 1,
-                in: directory, caller: caller)
+                number, kind: kind, permissions: inherited.permissions,
+                linkCount: kind == .directory ? 2 : 1, in: directory, caller: caller)
             record.attributes.device = device
             record.attributes.size = UInt64(target.count)
             record.target = target
             record.parent = kind == .directory ? parent : .root
             return record
         }
+        try Self.store(inherited, of: record.attributes.inode, in: &state)
         try state.addEntry(name, in: parent, inode: record.attributes.inode, kind: kind)
         if kind == .directory { directory.attributes.linkCount += 1 }
         try Self.noteNamesChanged(&directory, in: &state)
@@ -252,9 +255,7 @@ extension VolumeFileSystem {
                 try Self.exchange(source, target, in: &state)
                 return nil
             }
-            let bringsDirectory = source.kind == .directory && newParent != parent
             guard let target else {
-                if bringsDirectory { try Self.checkLinksLeft(in: newParent, &state) }
                 try Self.move(source, to: newName, in: newParent, state: &state)
                 return nil
             }
@@ -268,12 +269,6 @@ extension VolumeFileSystem {
             return orphan
         }
         noteOrphan(orphan)
-    }
-
-    private static func checkLinksLeft(in directory: InodeNumber, _ state: inout CatalogState) throws {
-        guard try state.directory(directory).attributes.linkCount < maximumLinkCount else {
-            throw Errno.tooManyLinks
-        }
     }
 
     private static func checkReplaceable(

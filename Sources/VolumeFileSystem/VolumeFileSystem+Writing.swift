@@ -20,9 +20,10 @@ extension VolumeFileSystem {
     package func write(
         _ inode: InodeNumber, handle: FileHandle, offset: UInt64, bytes: UnsafeRawBufferPointer
     ) throws(FileSystemError) -> Int {
-        guard let range = ByteRange(checkedOffset: offset, byteCount: UInt64(bytes.count)),
-            range.end <= Self.maximumFileSize
-        else { throw .errno(.fileTooBig) }
+        guard offset < Self.maximumFileSize || bytes.isEmpty else { throw .errno(.fileTooBig) }
+        // write(2): as much as fits below the largest size is written.
+        let below = Self.maximumFileSize - min(offset, Self.maximumFileSize)
+        let range = ByteRange(offset, offset + min(UInt64(bytes.count), below))
         return try changing {
             guard !range.isEmpty else { return 0 }
             return try storage.withDataLock(of: inode) {

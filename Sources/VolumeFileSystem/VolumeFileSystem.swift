@@ -37,6 +37,8 @@ package final class VolumeFileSystem: MountableFileSystem {
     private let access: Mutex<Gate>
     private let paths = Mutex<[InodeNumber: String]>([:])
     let opens = Mutex(OpenFiles())
+    /// Default access control lists of directories, as far as they were asked for; nil: there is none.
+    let defaultLists = Mutex<[InodeNumber: AccessControlList?]>([:])
 
     struct OpenFiles {
         /// Handles open for each inode.

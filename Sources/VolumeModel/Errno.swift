@@ -11,6 +11,7 @@ package struct Errno: Error, Hashable, Sendable, CustomStringConvertible {
     package static let interrupted = Errno(4)  // EINTR
     package static let inputOutput = Errno(5)  // EIO
     package static let noSuchDevice = Errno(6)  // ENXIO
+    package static let tooBig = Errno(7)  // E2BIG
     package static let badDescriptor = Errno(9)  // EBADF
     package static let tryAgain = Errno(11)  // EAGAIN
     package static let noMemory = Errno(12)  // ENOMEM

@@ -318,7 +318,8 @@ final class ModelRun {
         let value = generator.bytes(generator.next(below: 50))
         try expect(nil, "setxattr \(node.inode) \(name)") { () throws(FileSystemError) in
             try volume.fileSystem.setExtendedAttribute(
-                Array(name.utf8), of: node.inode, value: value, mustCreate: false, mustReplace: false)
+                Array(name.utf8), of: node.inode, value: value, mustCreate: false, mustReplace: false,
+                caller: .root)
         }
         node.xattrs[name] = value
     }

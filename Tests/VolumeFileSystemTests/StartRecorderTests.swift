@@ -54,7 +54,7 @@ import VolumeModel
         let start = [extent(5, 0, 4096), extent(3, 8192, 12_288)]
         try volume.fileSystem.keep(start: start)
         try volume.fileSystem.setExtendedAttribute(
-            Array("user.a".utf8), of: .root, value: [1], mustCreate: false, mustReplace: false)
+            Array("user.a".utf8), of: .root, value: [1], mustCreate: false, mustReplace: false, caller: .root)
         #expect(try volume.fileSystem.extendedAttributeNames(of: .root) == [Array("user.a".utf8)])
         try await volume.close()
         let storage = try HeadStorage(opening: directory)
