@@ -146,7 +146,7 @@ let package = Package(
             name: "FuseMountTests",
             dependencies: ["Catalog", "FuseMount", "Hydration", "VolumeFileSystem", "VolumeModel"],
             // Compiled by the tests that use it.
-            exclude: ["probe.c"], swiftSettings: strict),
+            exclude: ["probe.c", "replay.c"], swiftSettings: strict),
     ],
     swiftLanguageModes: [.v6],
     cxxLanguageStandard: .cxx17

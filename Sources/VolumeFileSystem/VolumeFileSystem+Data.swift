@@ -186,10 +186,9 @@ extension VolumeFileSystem {
         let mayGrow = mode == .allocate || mode == .zeroRange
         if mayGrow { record.attributes.size = max(record.attributes.size, range.end) }
         if record.backedByteCount == 0 { record.attributes.blockCount = blockCount }
+        // As ext4, also when bytes and size stay as they are.
         record.attributes.changeTime = now()
-        if mode != .allocate && mode != .allocateKeepingSize {
-            record.attributes.modificationTime = record.attributes.changeTime
-        }
+        record.attributes.modificationTime = record.attributes.changeTime
         try state.update(record, kind: .structural)
     }
 

@@ -9,11 +9,11 @@ enum Probe {
     static func directory() throws -> String { try built.get() }
 
     private static func build() throws -> String {
-        let source = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
-            .appendingPathComponent("probe.c")
+        let sources = URL(fileURLWithPath: #filePath).deletingLastPathComponent().path
         let directory = NSTemporaryDirectory() + "godwit-probe-\(getpid())"
         try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
-        let result = try Shell.run("gcc -O1 -Wall -Werror -o probe '\(source.path)'", in: directory)
+        let result = try Shell.run(
+            "gcc -O1 -Wall -Werror -o probe '\(sources)'/probe.c '\(sources)'/replay.c", in: directory)
         guard result.code == 0 else { throw Failure(description: result.output) }
         atexit {
             try? FileManager.default.removeItem(atPath: NSTemporaryDirectory() + "godwit-probe-\(getpid())")

@@ -1,0 +1,113 @@
+import Foundation
+import Testing
+
+/// The same operations on a mounted volume and in a directory on ext4 give the same answers.
+///
+/// `GODWIT_DIFFERENTIAL_SECONDS` says for how long random ones are tried (30), `GODWIT_DIFFERENTIAL_SEED` repeats one
+/// run. A difference that was found and mended stays here as a test with its operations.
+@Suite struct DifferentialTests {
+    /// What each place answered, line by line; nil where there is no ext4.
+    private func answers(to lines: [String]) async throws -> (volume: [Substring], ext4: [Substring])? {
+        guard let ext4 = try Ext4Directory() else { return nil }
+        defer { ext4.remove() }
+        let volume = try MountedVolume()
+        do {
+            let both = (
+                volume: try replay(lines, in: volume.mountPoint), ext4: try replay(lines, in: ext4.path)
+            )
+            await volume.end()
+            return both
+        } catch {
+            await volume.end()
+            throw error
+        }
+    }
+
+    private func replay(_ lines: [String], in directory: String) throws -> [Substring] {
+        let file = NSTemporaryDirectory() + "godwit-operations-" + UUID().uuidString.lowercased()
+        try lines.joined(separator: "\n").write(toFile: file, atomically: true, encoding: .utf8)
+        defer { try? FileManager.default.removeItem(atPath: file) }
+        let probe = try Probe.directory()
+        let result = try Shell.run(
+            "mkdir work; cd work; exec '\(probe)/probe' replay < '\(file)'", in: directory)
+        guard result.code == 0 else {
+            throw Probe.Failure(description: "replay ended with \(result.code): \(result.output.suffix(500))")
+        }
+        return result.output.split(separator: "\n")
+    }
+
+    /// - Returns: the first difference in words; nil: there is none.
+    private func difference(_ lines: [String]) async throws -> String? {
+        guard let (volume, ext4) = try await answers(to: lines) else { return nil }
+        guard volume != ext4 else { return nil }
+        let place = zip(volume, ext4).prefix { $0 == $1 }.count
+        // What a tree prints is indented: the others are one line for each operation.
+        let operation = ext4.prefix(place + 1).count { !$0.hasPrefix(" ") }
+        let wanted = place < ext4.count ? ext4[place] : "nothing"
+        let found = place < volume.count ? volume[place] : "nothing"
+        return
+            "operation \(operation) '\(lines[max(0, operation - 1)])'\n  ext4:  \(wanted)\n  here:  \(found)"
+    }
+
+    /// Leaves out what the difference does not need, as far as that is found in a few hundred tries.
+    private func shrink(_ lines: [String]) async throws -> [String] {
+        var lines = lines
+        var size = lines.count / 2
+        var triesLeft = 400
+        while size > 0 {
+            var start = 0
+            while start < lines.count, triesLeft > 0 {
+                triesLeft -= 1
+                var fewer = lines
+                fewer.removeSubrange(start..<min(lines.count, start + size))
+                if try await difference(fewer) != nil { lines = fewer } else { start += size }
+            }
+            size /= 2
+        }
+        return lines
+    }
+
+    @Test func randomOperationsAnswerAsOnExt4() async throws {
+        let environment = ProcessInfo.processInfo.environment
+        let seconds = environment["GODWIT_DIFFERENTIAL_SECONDS"].flatMap { Double($0) } ?? 30
+        let given = environment["GODWIT_DIFFERENTIAL_SEED"].flatMap { UInt64($0) }
+        let end = ContinuousClock.now + .seconds(seconds)
+        var runCount = 0
+        repeat {
+            let seed = given ?? .random(in: 0..<1 << 32)
+            var operations = RandomOperations(seed: seed)
+            let lines = operations.lines(count: 1500)
+            if let found = try await difference(lines) {
+                let least = try await shrink(lines)
+                let shrunk = try await difference(least) ?? "(not seen again)"
+                Issue.record(
+                    """
+                    seed \(seed): \(found)
+                    the same, shrunk: \(shrunk)
+                    \(least.joined(separator: "\n"))
+                    """)
+                return
+            }
+            runCount += 1
+        } while ContinuousClock.now < end && given == nil
+        print("\(runCount) runs of 1500 random operations answered as on ext4")
+    }
+
+    @Test func allocatingMovesTheModificationTime() async throws {
+        for mode in [0, 1] {
+            let lines = [
+                "mknod c 0100755", "times c 543104 5", "open 0 c 1 0600", "fallocate 0 \(mode) 12332 65130",
+                "tree",
+            ]
+            #expect(try await difference(lines) == nil)
+        }
+    }
+
+    @Test func aDifferenceIsSeen() async throws {
+        // O_DIRECT is the one word of replay's that the two are known to answer differently.
+        let lines = ["open 0 a 040102 0666", "write 0 0 7 1", "fstat 0"]
+        guard try Ext4Directory().map({ $0.remove() }) != nil else { return }
+        #expect(try await difference(lines) != nil)
+        #expect(try await difference(["open 0 a 0102 0666", "write 0 0 7 1", "tree"]) == nil)
+    }
+}
