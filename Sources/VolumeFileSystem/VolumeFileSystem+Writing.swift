@@ -22,8 +22,8 @@ extension VolumeFileSystem {
     ) throws(FileSystemError) -> Int {
         guard offset < Self.maximumFileSize || bytes.isEmpty else { throw .errno(.fileTooBig) }
         // write(2): as much as fits below the largest size is written.
-        let below = Self.maximumFileSize - min(offset, Self.maximumFileSize)
-        let range = ByteRange(offset, offset + min(UInt64(bytes.count), below))
+        let start = min(offset, Self.maximumFileSize)
+        let range = ByteRange(start, start + min(UInt64(bytes.count), Self.maximumFileSize - start))
         return try changing {
             guard !range.isEmpty else { return 0 }
             return try storage.withDataLock(of: inode) {

@@ -135,6 +135,7 @@ import VolumeModel
         let far = largestFile - 1
         #expect(errno { try volume.write(inode, at: far + 1, [1]) } == .fileTooBig)
         #expect(errno { try volume.write(inode, at: .max, [1]) } == .fileTooBig)
+        #expect(errno { try volume.write(inode, at: .max, []) } == nil)
         try volume.write(inode, at: far, [1])
         #expect(try await volume.read(inode, far..<far + 100) == [1])
         try await volume.close()
