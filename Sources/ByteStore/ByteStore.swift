@@ -113,6 +113,24 @@ package final class ByteStore: Sendable {
     package var openFileCount: Int { openFiles.withLock { $0.files.count } }
 
     /// `xx/xxxxxxxxxxxxxxxx`: 256 directories, so that none grows beyond what ext4 handles quickly.
+    /// Calls with the number of each data file that is there and how many blocks of 512 bytes it takes; for
+    /// anything else that is there, with its name.
+    package func forEach(
+        _ visit: (DataFileNumber, _ blockCount: UInt64) -> Void, other: (String) -> Void
+    ) throws(ByteStoreError) {
+        try root.forEach { name, blockCount in
+            guard let number = UInt64(name.dropFirst(3), radix: 16),
+                Self.name(of: DataFileNumber(number)) == name
+            else { return other(name) }
+            visit(DataFileNumber(number), blockCount)
+        }
+    }
+
+    /// Moves a data file that nothing names out of the way, into `lost` beside the store. Nothing is deleted.
+    package func setAside(_ number: DataFileNumber) throws(ByteStoreError) {
+        try root.setAside(Self.name(of: number))
+    }
+
     private static func name(of number: DataFileNumber) -> String {
         let digits = String(number.number, radix: 16)
         let padded = String(repeating: "0", count: 16 - digits.count) + digits

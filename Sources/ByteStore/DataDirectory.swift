@@ -64,6 +64,45 @@ final class DataDirectory: Sendable {
         }
     }
 
+    /// Calls with the name of everything in it, of the form that `open` takes, and how much it takes.
+    func forEach(_ visit: (_ name: String, _ blockCount: UInt64) -> Void) throws(ByteStoreError) {
+        for parent in try Self.names(in: ".", at: descriptor, path: path) where parent.utf8.count == 2 {
+            for name in try Self.names(in: parent, at: descriptor, path: path + "/" + parent) {
+                var status = stat()
+                guard fstatat(descriptor, parent + "/" + name, &status, AT_SYMLINK_NOFOLLOW) == 0 else {
+                    continue
+                }
+                visit(parent + "/" + name, UInt64(clamping: status.st_blocks))
+            }
+        }
+    }
+
+    private static func names(
+        in name: String, at root: Int32, path: String
+    ) throws(ByteStoreError) -> [String] {
+        let opened = openat(root, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)
+        guard opened >= 0, let stream = fdopendir(opened) else { throw failure("openat", path) }
+        defer { closedir(stream) }
+        var names: [String] = []
+        while let entry = readdir(stream) {
+            let name = withUnsafePointer(to: &entry.pointee.d_name) {
+                $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+            }
+            if name != ".", name != ".." { names.append(name) }
+        }
+        return names
+    }
+
+    /// Moves a data file to `lost` beside this directory, where nobody uses it.
+    func setAside(_ name: String) throws(ByteStoreError) {
+        if mkdirat(descriptor, "../lost", 0o700) != 0, errno != EEXIST {
+            throw Self.failure("mkdirat", path + "/../lost")
+        }
+        guard renameat(descriptor, name, descriptor, "../lost/" + String(name.dropFirst(3))) == 0 else {
+            throw Self.failure("renameat", path + "/" + name)
+        }
+    }
+
     /// Makes the name of a new data file durable: its directory's entry, and that directory's own.
     func synchronizeName(_ name: String) throws(ByteStoreError) {
         let parent = String(name.prefix(2))

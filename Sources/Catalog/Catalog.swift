@@ -127,7 +127,7 @@ package final class Catalog: Sendable {
         lock.release()
     }
 
-    private static func checkVersion(of connection: Connection, path: String) throws {
+    static func checkVersion(of connection: Connection, path: String) throws {
         let statement = try? connection.prepare("SELECT value FROM meta WHERE key = 'schema_version'")
         guard let version = try statement?.first({ $0.integer(0) }) else {
             throw CatalogError.unusable(path: path, reason: "it holds no catalog")
@@ -326,7 +326,7 @@ package final class Catalog: Sendable {
 
 extension CatalogState {
     /// Inodes kept in memory though the database has them, about. 500 bytes each.
-    static let cleanInodeLimit = 100_000
+    static let cleanInodeLimit = 50_000
 
     mutating func commit() throws -> UInt64 {
         if let failure { throw CatalogError.failedBefore(failure) }

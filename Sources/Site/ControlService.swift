@@ -63,6 +63,8 @@ package struct ControlService: Sendable {
             let agent = try await agent(request)
             try await agent.unmountExclusively()
             try await send(agent, to: call)
+        case "CheckVolume":
+            try await call.send(try await agent(request).check().serializedBytes())
         case "ExpandVolume":
             let message = try Godwit_Control_V1_ExpandVolumeRequest(serializedBytes: request)
             let agent = try await site.agent(called: message.volume)

@@ -30,12 +30,34 @@ package struct StateDirectory: Sendable {
         try Self.make(path + "/volumes")
     }
 
+    /// A state directory that a site has used, whoever asks.
+    package init(existing path: String) throws(SiteError) {
+        self.path = path
+        guard access(path + "/site.db", R_OK) == 0 else {
+            throw .unusable("\(path) is no state directory of a site: it has no site.db")
+        }
+    }
+
     package var registry: String { path + "/site.db" }
     package var keys: String { path + "/pki" }
     package var controlSocket: String { path + "/control.sock" }
 
     func volume(_ id: VolumeID) -> String { "\(path)/volumes/\(id)" }
     func head(_ number: UInt64, of id: VolumeID) -> String { "\(volume(id))/heads/\(number)" }
+
+    /// The numbers of all heads of a volume that have a directory.
+    func heads(of id: VolumeID) -> [UInt64] {
+        guard let stream = opendir(volume(id) + "/heads") else { return [] }
+        defer { closedir(stream) }
+        var numbers: [UInt64] = []
+        while let entry = readdir(stream) {
+            let name = withUnsafePointer(to: &entry.pointee.d_name) {
+                $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+            }
+            if let number = UInt64(name) { numbers.append(number) }
+        }
+        return numbers.sorted()
+    }
 
     /// Bytes that the disk has room for.
     func freeBytes() throws(SiteError) -> UInt64 {

@@ -8,7 +8,7 @@ struct VolumeCommand: AsyncParsableCommand {
         commandName: "volume", abstract: "Make, list, mount, unmount, inspect and delete volumes.",
         subcommands: [
             Create.self, List.self, Inspect.self, Mount.self, Unmount.self, Expand.self, Hydrate.self,
-            Delete.self,
+            Check.self, Delete.self,
         ])
 
     struct Create: AsyncParsableCommand {

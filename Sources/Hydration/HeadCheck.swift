@@ -1,0 +1,96 @@
+internal import ByteStore
+package import Catalog
+internal import Glibc
+internal import VolumeModel
+
+/// Verifies a head: its catalog, and its data files against the catalog.
+///
+/// The bytes themselves carry no hashes yet: what can be told of a data file is that it is there and takes as
+/// many blocks as when it was synced.
+package enum HeadCheck {
+    /// - Parameters:
+    ///   - directory: the head's. Nothing in it is changed.
+    ///   - isInUse: whether the volume is served meanwhile: then files come and go while this looks.
+    /// - Throws: when there is no catalog that can be read, or a directory cannot be.
+    package static func run(_ directory: String, isInUse: Bool) throws -> [HeadFinding] {
+        let findings = try look(directory, isInUse: isInUse)
+        guard isInUse, !findings.isEmpty else { return findings }
+        // Files that came or went between two steps of the first look do so no more.
+        let again = Set(try look(directory, isInUse: isInUse))
+        return findings.filter { again.contains($0) }
+    }
+
+    private static func look(_ directory: String, isInUse: Bool) throws -> [HeadFinding] {
+        var files: [DataFileNumber: UInt64] = [:]
+        var findings: [HeadFinding] = []
+        let store = directory + "/data"
+        if access(store, F_OK) == 0 {
+            try ByteStore(directory: store).forEach {
+                files[$0] = $1
+            } other: {
+                findings.append(HeadFinding(.leftover, "\(store)/\($0) is none of the volume's files"))
+            }
+        }
+        let catalog = try CatalogCheck(of: directory)
+        findings += catalog.findings
+        guard !catalog.findings.contains(where: { $0.kind == .damage && $0.text.hasPrefix(directory) }) else {
+            return findings
+        }
+        for (number, data) in catalog.data.sorted(by: { $0.key < $1.key }) {
+            if let finding = finding(number, data, files[number], isInUse: isInUse, catalog) {
+                findings.append(finding)
+            }
+        }
+        let unknown = files.filter { catalog.data[$0.key] == nil }
+        if !isInUse, !unknown.isEmpty {
+            let taken = unknown.values.reduce(0, +) * 512
+            findings.append(
+                HeadFinding(
+                    .leftover, "\(unknown.count) data files of \(taken) bytes that nothing names",
+                    isRepairable: true))
+        }
+        return findings
+    }
+
+    private static func finding(
+        _ number: DataFileNumber, _ data: CheckedData, _ blockCount: UInt64?, isInUse: Bool,
+        _ catalog: CatalogCheck
+    ) -> HeadFinding? {
+        guard data.inode != InodeNumber(0) else { return nil }
+        guard let blockCount else {
+            // Never synced, it may have gone with a power loss; made since we looked, it is simply newer.
+            guard number.number < catalog.durableData else { return nil }
+            return HeadFinding(
+                .damage, "data file \(number) of inode \(data.inode) is gone: its bytes are lost here")
+        }
+        // What is not synced may be less than the catalog has heard of, after a crash.
+        guard !isInUse, data.isComplete, number.number < catalog.durableData, blockCount < data.blockCount
+        else {
+            return nil
+        }
+        return HeadFinding(
+            .damage,
+            "data file \(number) of inode \(data.inode) takes \(blockCount) blocks and had \(data.blockCount): "
+                + "part of it may be lost")
+    }
+
+    /// Puts right what can be put right without losing anything, and looks again.
+    ///
+    /// - Returns: what is left.
+    /// - Throws: when another process has the head open.
+    package static func repair(_ directory: String) throws -> [HeadFinding] {
+        try CatalogCheck.repair(directory)
+        let catalog = try CatalogCheck(of: directory)
+        let store = directory + "/data"
+        if catalog.findings.isEmpty, access(store, F_OK) == 0 {
+            let bytes = try ByteStore(directory: store)
+            var unknown: [DataFileNumber] = []
+            try bytes.forEach { number, _ in
+                if catalog.data[number] == nil { unknown.append(number) }
+            } other: { _ in
+            }
+            for number in unknown { try bytes.setAside(number) }
+        }
+        return try run(directory, isInUse: false)
+    }
+}

@@ -1,0 +1,99 @@
+internal import Catalog
+package import ControlProtocol
+internal import Hydration
+internal import VolumeModel
+
+/// `godwit volume check`: every head of a volume, while its site runs or does not.
+package enum VolumeCheck {
+    /// Checks volumes whose site does not run.
+    ///
+    /// - Parameters:
+    ///   - stateDirectory: the site's; must exist.
+    ///   - called: a volume's name or identifier; nil: all of them.
+    ///   - repairs: whether to put right what can be without losing anything.
+    /// - Returns: what was found, and what is left of it after the repair.
+    /// - Throws: when another process has a head open, or there is no such volume.
+    package static func run(
+        _ stateDirectory: String, called: String?, repairs: Bool
+    ) async throws -> (found: Godwit_Control_V1_CheckReply, left: Godwit_Control_V1_CheckReply) {
+        let state = try StateDirectory(existing: stateDirectory)
+        let registry = try SQLiteRegistry(path: state.registry)
+        let records = try await registry.volumes().map(\.value).filter { record in
+            called.map { $0 == record.name || $0 == record.id.description } ?? true
+        }
+        if let called, records.isEmpty { throw SiteError.unknownVolume(called) }
+        var found = Godwit_Control_V1_CheckReply()
+        var left = Godwit_Control_V1_CheckReply()
+        for record in records {
+            for number in record.headNumbers {
+                let directory = state.head(number, of: record.id)
+                let findings = Self.findings(directory) { try HeadCheck.run($0, isInUse: false) }
+                found.add(findings, record.name, directory)
+                let isRepairable = findings.contains(where: \.isRepairable)
+                let rest = Self.findings(directory) {
+                    repairs && isRepairable ? try HeadCheck.repair($0) : findings
+                }
+                left.add(rest, record.name, directory)
+            }
+            let unknown = unknownHeads(of: record, in: state)
+            found.add(unknown, record.name, state.volume(record.id))
+            left.add(unknown, record.name, state.volume(record.id))
+        }
+        return (found, left)
+    }
+
+    /// A head that cannot even be looked at is a finding, not the end of the look.
+    static func findings(_ directory: String, _ look: (String) throws -> [HeadFinding]) -> [HeadFinding] {
+        do {
+            return try look(directory)
+        } catch {
+            return [HeadFinding(.damage, "\(error)")]
+        }
+    }
+
+    private static func unknownHeads(of record: VolumeRecord, in state: StateDirectory) -> [HeadFinding] {
+        let known = Set(record.headNumbers)
+        return state.heads(of: record.id).filter { !known.contains($0) }.map { number in
+            HeadFinding(
+                .leftover,
+                "\(state.head(number, of: record.id)) is a head that the registry does not name: a crash left it, "
+                    + "or the registry is from a backup. Look before you delete it")
+        }
+    }
+}
+
+extension VolumeRecord {
+    /// The numbers of all heads that are here.
+    var headNumbers: [UInt64] {
+        Set([headNumber] + retainedHeads.values).filter { $0 != 0 }.sorted()
+    }
+}
+
+extension Godwit_Control_V1_CheckReply {
+    mutating func add(_ new: [HeadFinding], _ volume: String, _ directory: String) {
+        findings += new.map { finding in
+            var message = Godwit_Control_V1_Finding()
+            message.volume = volume
+            message.head = directory
+            message.kind = finding.kind.rawValue
+            message.text = finding.text
+            message.repairable = finding.isRepairable
+            return message
+        }
+    }
+}
+
+extension VolumeAgent {
+    /// Verifies what is stored, beside whoever uses it.
+    func check() async throws -> Godwit_Control_V1_CheckReply {
+        var reply = Godwit_Control_V1_CheckReply()
+        for number in record.headNumbers {
+            let directory = context.state.head(number, of: id)
+            let findings = try await onBlockingThread {
+                VolumeCheck.findings(directory) { try HeadCheck.run($0, isInUse: true) }
+            }
+            reply.add(findings, record.name, directory)
+        }
+        return reply
+    }
+}

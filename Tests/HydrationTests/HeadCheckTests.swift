@@ -1,0 +1,178 @@
+import Catalog
+import EngineTestSupport
+import Foundation
+@testable import Hydration
+import SQLite
+import Testing
+import VolumeFileSystem
+import VolumeModel
+
+/// What a check tells of a head that somebody has damaged.
+@Suite struct HeadCheckTests {
+    private struct Head {
+        let temporary: TemporaryDirectory
+        let directory: String
+        let inode: InodeNumber
+
+        /// A closed head with directories, a large file and small ones, hard links and attributes.
+        init() async throws {
+            temporary = try TemporaryDirectory()
+            directory = try temporary.make("head")
+            let volume = try TestVolume.make(in: directory)
+            let made = try volume.fileSystem.makeDirectory(
+                Array("d".utf8), in: .root, permissions: 0o755, caller: .root)
+            inode = try volume.create("large")
+            try volume.write(inode, at: 0, [UInt8](repeating: 5, count: 300_000))
+            for number in 0..<30 {
+                let file = try volume.create("f\(number)", in: made.inode)
+                try volume.write(file, at: 0, [UInt8(number)])
+            }
+            _ = try volume.fileSystem.link(inode, as: Array("second".utf8), in: made.inode)
+            try volume.fileSystem.setExtendedAttribute(
+                Array("user.a".utf8), of: inode, value: [1], mustCreate: false, mustReplace: false)
+            try await volume.close()
+        }
+
+        func execute(_ sql: String) throws {
+            let connection = try Connection(path: directory + "/" + Catalog.fileName, mode: .readWrite)
+            try connection.execute(sql)
+        }
+
+        func dataFiles() throws -> [String] {
+            try FileManager.default.subpathsOfDirectory(atPath: directory + "/data")
+                .filter { $0.contains("/") }.sorted().map { directory + "/data/" + $0 }
+        }
+
+        func check() throws -> [HeadFinding] { try HeadCheck.run(directory, isInUse: false) }
+    }
+
+    @Test func aSoundHeadHasNoFindingsAlsoWhileItIsInUse() async throws {
+        let head = try await Head()
+        #expect(try head.check() == [])
+        let volume = try TestVolume(opening: head.directory)
+        #expect(try HeadCheck.run(head.directory, isInUse: true) == [])
+        // Names without inodes, or the reverse, must never be seen from beside.
+        let changing = Task.detached {
+            for round in 0..<400 {
+                let file = try volume.create("r\(round)")
+                try volume.write(file, at: 0, [1, 2, 3])
+                if round % 3 == 0 {
+                    try volume.fileSystem.unlink(Array("r\(round)".utf8), in: .root)
+                    volume.fileSystem.forget(file, count: 1)
+                }
+                if round % 20 == 0 { try volume.storage.settle() }
+            }
+        }
+        for _ in 0..<10 {
+            let findings = try HeadCheck.run(head.directory, isInUse: true)
+            #expect(findings == [], "\(findings)")
+        }
+        try await changing.value
+        // Nothing is repaired that somebody uses.
+        #expect(throws: CatalogError.self) { try HeadCheck.repair(head.directory) }
+        try await volume.close()
+        #expect(try head.check() == [])
+    }
+
+    /// Each damage, and whether it can be repaired.
+    @Test(arguments: [
+        ("DELETE FROM inode WHERE ino = 7", "names inode 7", HeadFinding.Kind.damage, false),
+        ("UPDATE inode SET links = 7 WHERE ino = 3", "7 links", .contradiction, true),
+        ("UPDATE inode SET links = 9 WHERE ino = 2", "9 links", .contradiction, true),
+        ("DELETE FROM entry WHERE parent = 2 AND name = CAST('f3' AS BLOB)", "no name leads", .damage, false),
+        ("UPDATE entry SET kind = 16384 WHERE ino = 7", "another kind", .contradiction, false),
+        ("UPDATE entry SET name = x'2e2e' WHERE ino = 7", "no file can have", .damage, false),
+        ("UPDATE inode SET parent = 2 WHERE ino = 2", "says that it is in", .contradiction, false),
+        ("UPDATE meta SET value = 3 WHERE key = 'inode_count'", "inodes", .contradiction, true),
+        ("UPDATE meta SET value = 3 WHERE key = 'byte_count'", "bytes", .contradiction, true),
+        ("UPDATE meta SET value = 3 WHERE key = 'allocated_byte_count'", "taken", .contradiction, true),
+        ("UPDATE meta SET value = 3 WHERE key = 'next_inode'", "the next", .contradiction, true),
+        ("UPDATE meta SET value = 1 WHERE key = 'next_data'", "the next", .contradiction, true),
+        ("INSERT INTO resident VALUES (3, 0, 4096)", "beyond", .contradiction, false),
+        ("UPDATE inode SET data = 1 WHERE ino = 5", "belongs to 2", .contradiction, false),
+        (
+            "INSERT INTO xattr(ino, name, died, born, value) VALUES (99, x'41', 0, 1, x'42')",
+            "attributes of inode 99", .leftover, true
+        ),
+        (
+            "INSERT INTO inode SELECT 77, 5, 2, mode, links, uid, gid, device, size, blocks, atime, mtime, ctime, "
+                + "parent, target, data, backed FROM inode WHERE ino = 3",
+            "nobody will ask", .leftover, true
+        ),
+    ])
+    func whatContradictsIsNamedAndRepairedWhereNothingIsLost(
+        _ sql: String, _ text: String, _ kind: HeadFinding.Kind, _ isRepairable: Bool
+    ) async throws {
+        let head = try await Head()
+        try head.execute(sql)
+        let findings = try head.check()
+        let found = findings.filter { $0.kind == kind && $0.text.contains(text) }
+        #expect(found.count == 1 && found[0].isRepairable == isRepairable, "\(findings)")
+        guard isRepairable else { return }
+        #expect(try HeadCheck.repair(head.directory) == [])
+        #expect(try head.check() == [])
+        let volume = try TestVolume(opening: head.directory)
+        #expect(try CatalogImage(volume.storage.catalog).faults() == [])
+        #expect(try await volume.read(head.inode, 0..<300_000) == [UInt8](repeating: 5, count: 300_000))
+        try await volume.close()
+    }
+
+    @Test func dataFilesAreHeldAgainstTheCatalog() async throws {
+        let head = try await Head()
+        let files = try head.dataFiles()
+        let large = try #require(
+            files.max {
+                let sizes = [$0, $1].map {
+                    (try? FileManager.default.attributesOfItem(atPath: $0)[.size] as? Int) ?? 0
+                }
+                return sizes[0] < sizes[1]
+            })
+        #expect(truncate(large, 100_000) == 0)
+        let cut = try head.check()
+        #expect(cut.count == 1 && cut[0].kind == .damage && cut[0].text.contains("part of it may be lost"))
+        try FileManager.default.removeItem(atPath: large)
+        let gone = try head.check()
+        #expect(gone.count == 1 && gone[0].text.contains("inode \(head.inode)") && !gone[0].isRepairable)
+    }
+
+    @Test func filesThatNothingNamesAreMovedAsideAndNotDeleted() async throws {
+        let head = try await Head()
+        let stray = head.directory + "/data/ff/00000000000000ff"
+        try FileManager.default.createDirectory(
+            atPath: head.directory + "/data/ff", withIntermediateDirectories: true)
+        try Data([1, 2, 3]).write(to: URL(fileURLWithPath: stray))
+        let findings = try head.check()
+        #expect(findings.count == 1 && findings[0].kind == .leftover && findings[0].isRepairable)
+        #expect(try HeadCheck.repair(head.directory) == [])
+        #expect(FileManager.default.contents(atPath: head.directory + "/lost/00000000000000ff")?.count == 3)
+        // What is no data file at all is only named.
+        try Data([1]).write(to: URL(fileURLWithPath: head.directory + "/data/ff/readme"))
+        let other = try HeadCheck.repair(head.directory)
+        #expect(other.count == 1 && other[0].text.hasSuffix("ff/readme is none of the volume's files"))
+    }
+
+    @Test func damagedPagesAreNamedAndNothingTraps() async throws {
+        let head = try await Head()
+        let path = head.directory + "/" + Catalog.fileName
+        let whole = try Data(contentsOf: URL(fileURLWithPath: path))
+        var generator = Generator(seed: 5)
+        var named = 0
+        for _ in 0..<60 {
+            var damaged = whole
+            var start = 0
+            // Where something is: a small catalog's pages are mostly empty.
+            repeat {
+                start = 4096 + generator.next(below: whole.count - 4096 - 600)
+            } while whole[start..<start + 500].count(where: { $0 != 0 }) < 300
+            for index in start..<start + 500 { damaged[index] = UInt8(generator.next(below: 256)) }
+            try damaged.write(to: URL(fileURLWithPath: path))
+            do {
+                if try !head.check().isEmpty { named += 1 }
+            } catch is CatalogError {
+                named += 1
+            }
+        }
+        // What falls on times or owners alone leaves a catalog that is another one, and as good.
+        #expect(named > 40, "\(named)")
+    }
+}

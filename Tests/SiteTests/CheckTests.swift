@@ -1,0 +1,50 @@
+import Foundation
+import Testing
+
+@testable import TestBed
+
+extension SiteTests {
+    @Suite struct CheckTests {
+        @Test func aVolumeIsCheckedInUseAndOutOfUseAndRepairedOutOfUse() async throws {
+            try await withSites { pair, cleanup in
+                let site = pair.london
+                try await site.godwit(["volume", "create", "data", "--capacity", "1Gi"])
+                let path = try await pair.mount("data", at: site, cleanup)
+                _ = try await shell("mkdir d; for i in $(seq 50); do echo $i > d/$i; done", in: path)
+                let inUse = try await site.run(["volume", "check", "data"])
+                #expect(inUse.exit == .exited(0) && inUse.output == "nothing is wrong\n", "\(inUse.output)")
+                let refused = try await site.run(["volume", "check", "data", "--repair"])
+                #expect(refused.exit == .exited(19) && refused.output.contains("stop"), "\(refused.output)")
+                try await pair.unmount("data", at: site)
+                let id = try #require(try await site.inspect("data")["id"] as? String)
+                await site.stop()
+
+                let sound = try await site.run(["volume", "check"])
+                #expect(sound.exit == .exited(0), "\(sound.output)")
+                let head = "\(site.stateDirectory)/volumes/\(id)/heads/1"
+                _ = try await shell(
+                    "sqlite3 catalog.db \"UPDATE inode SET links = 5 WHERE ino = 3\"", in: head)
+                let found = try await site.run(["volume", "check", "data", "--json"])
+                #expect(found.exit == .exited(4), "\(found.output)")
+                #expect(found.output.contains("\"repairable\": true"), "\(found.output)")
+                let repaired = try await site.run(["volume", "check", "data", "--repair"])
+                #expect(repaired.exit == .exited(1) && repaired.output.contains("(repaired)"))
+                #expect(try await site.run(["volume", "check"]).exit == .exited(0))
+
+                // A data file that is gone can only be named; the rest of the volume is as good as it was.
+                _ = try await shell("rm $(find data -type f | sort | head -1)", in: head)
+                let damaged = try await site.run(["volume", "check", "--repair"])
+                #expect(damaged.exit == .exited(4) && damaged.output.contains("damage"), "\(damaged.output)")
+                let unknown = try await site.run(["volume", "check", "nothing"])
+                #expect(!unknown.exit.isSuccess && unknown.output.contains("no volume 'nothing'"))
+                try await site.start()
+                _ = try await pair.mount("data", at: site, cleanup)
+                let read = try await shell(
+                    "for i in $(seq 50); do cat d/$i || true; done 2>/dev/null | wc -l; cat d/* 2>&1 | grep -c 'Input/output'",
+                    in: path)
+                #expect(read.output == "49\n1\n", "\(read.output)")
+                try await pair.unmount("data", at: site)
+            }
+        }
+    }
+}
