@@ -29,7 +29,8 @@ import VolumeModel
             }
             _ = try volume.fileSystem.link(inode, as: Array("second".utf8), in: made.inode)
             try volume.fileSystem.setExtendedAttribute(
-                Array("user.a".utf8), of: inode, value: [1], mustCreate: false, mustReplace: false)
+                Array("user.a".utf8), of: inode, value: [1], mustCreate: false, mustReplace: false,
+                caller: .root)
             try await volume.close()
         }
 
