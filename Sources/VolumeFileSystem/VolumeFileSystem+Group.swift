@@ -12,6 +12,7 @@ extension VolumeFileSystem {
             root.attributes.gid = group
             root.attributes.permissions = permissions
             root.attributes.changeTime = Self.now()
+            try Self.noteModeChanged(of: .root, to: permissions, in: &state)
             try state.update(root, kind: .metadata)
         }
     }

@@ -91,15 +91,34 @@ import VolumeModel
         try await owner.close()
     }
 
+    /// user::rwx, user:10:rwx, group::r-x, a mask, other::---
+    private func list(mask: UInt8) -> [UInt8] {
+        let entries: [(UInt8, UInt8, UInt8)] = [
+            (1, 7, 255), (2, 7, 10), (4, 5, 255), (16, mask, 255), (32, 0, 255),
+        ]
+        return entries.reduce(into: [2, 0, 0, 0]) { list, entry in
+            let rest: UInt8 = entry.2 == 255 ? 255 : 0
+            list += [entry.0, 0, entry.1, 0, entry.2, rest, rest, rest]
+        }
+    }
+
+    @Test func givingTheRootToAGroupKeepsItsListAndModeInStep() async throws {
+        let temporary = try TemporaryDirectory()
+        let volume = try TestVolume.make(in: try temporary.make("head"))
+        let name = bytes("system.posix_acl_access")
+        try volume.fileSystem.setExtendedAttribute(
+            name, of: .root, value: list(mask: 1), mustCreate: false, mustReplace: false, caller: .root)
+        #expect(try volume.fileSystem.attributes(of: .root).permissions == 0o710)
+        try volume.fileSystem.giveToGroup(7)
+        #expect(try volume.fileSystem.attributes(of: .root).permissions == 0o2770)
+        #expect(try volume.fileSystem.extendedAttribute(name, of: .root) == list(mask: 7))
+        try await volume.close()
+    }
+
     @Test func listsComeWithTheVolumeToItsNextSite() async throws {
         let temporary = try TemporaryDirectory()
         let owner = try TestVolume.make(in: try temporary.make("owner"))
-        // user::rwx, user:10:rwx, group::r-x, mask::rwx, other::---
-        var list: [UInt8] = [2, 0, 0, 0]
-        for (tag, permissions, id) in [(1, 7, 255), (2, 7, 10), (4, 5, 255), (16, 7, 255), (32, 0, 255)] {
-            let rest: UInt8 = id == 255 ? 255 : 0
-            list += [UInt8(tag), 0, UInt8(permissions), 0, UInt8(id), rest, rest, rest]
-        }
+        let list = list(mask: 7)
         try owner.fileSystem.setExtendedAttribute(
             bytes("system.posix_acl_default"), of: .root, value: list, mustCreate: false, mustReplace: false,
             caller: .root)
