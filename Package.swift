@@ -144,7 +144,9 @@ let package = Package(
         .testTarget(name: "RPCTests", dependencies: ["RPC"], swiftSettings: strict),
         .testTarget(
             name: "FuseMountTests",
-            dependencies: ["Catalog", "FuseMount", "Hydration", "VolumeFileSystem", "VolumeModel"],
+            dependencies: [
+                "Catalog", "EngineTestSupport", "FuseMount", "Hydration", "VolumeFileSystem", "VolumeModel",
+            ],
             // Compiled by the tests that use it.
             exclude: ["probe.c", "replay.c"], swiftSettings: strict),
     ],

@@ -22,6 +22,8 @@ final class FuseServer: Sendable {
 
     private struct Waiting {
         var tasks: [UInt: Task<Void, Never>] = [:]
+        /// Those whose task is about to be started; a signal takes one out.
+        var starting: Set<UInt> = []
         /// Tasks and syncs that have not ended yet.
         var runningCount = 0
         var idle: [CheckedContinuation<Void, Never>] = []
@@ -54,7 +56,8 @@ final class FuseServer: Sendable {
         _ operation: @escaping @Sendable () throws(FileSystemError) -> Result,
         _ reply: @escaping @Sendable (FuseRequest, Result) -> Void
     ) {
-        start(request) {
+        watchForSignal(request)
+        let isStarted = start(request) {
             var missing = fault
             while true {
                 do throws(FileSystemError) {
@@ -72,6 +75,13 @@ final class FuseServer: Sendable {
                 }
             }
         }
+        if !isStarted { request.fail(.interrupted) }
+    }
+
+    /// Asks to be told when the process that waits is sent a signal. Done before the task is started: from
+    /// then on the request may be answered, and so be gone, at any moment.
+    private func watchForSignal(_ request: FuseRequest) {
+        waiting.withLock { _ = $0.starting.insert(UInt(bitPattern: request.pointer)) }
         fuse_req_interrupt_func(
             request.pointer,
             { pointer, context in
@@ -81,13 +91,17 @@ final class FuseServer: Sendable {
             }, Unmanaged.passUnretained(self).toOpaque())
     }
 
-    private func start(_ request: FuseRequest, _ body: @escaping @Sendable () async -> Void) {
+    /// - Returns: false when the signal came first: then nothing was started, and the caller answers.
+    private func start(_ request: FuseRequest, _ body: @escaping @Sendable () async -> Void) -> Bool {
         waiting.withLock { waiting in
+            let key = UInt(bitPattern: request.pointer)
+            guard waiting.starting.remove(key) != nil else { return false }
             waiting.runningCount += 1
-            waiting.tasks[UInt(bitPattern: request.pointer)] = Task {
+            waiting.tasks[key] = Task {
                 await body()
                 self.ended()
             }
+            return true
         }
     }
 
@@ -98,7 +112,11 @@ final class FuseServer: Sendable {
 
     /// The process that waits was sent a signal: it gets EINTR now, what was on its way arrives anyway.
     private func interrupt(_ request: FuseRequest) {
-        let task = waiting.withLock { $0.tasks.removeValue(forKey: UInt(bitPattern: request.pointer)) }
+        let task = waiting.withLock { waiting in
+            let key = UInt(bitPattern: request.pointer)
+            waiting.starting.remove(key)
+            return waiting.tasks.removeValue(forKey: key)
+        }
         guard let task else { return }
         task.cancel()
         // Not here: libfuse holds the request's lock while it tells us.
