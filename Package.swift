@@ -141,6 +141,14 @@ let package = Package(
         .testTarget(
             name: "SiteTests", dependencies: ["TestBed", "godwit"], path: "Tests/SiteTests",
             swiftSettings: strict),
+        .testTarget(
+            name: "DurabilityTests",
+            dependencies: [
+                "Catalog", "EngineTestSupport", "Hydration", "TestBed", "VolumeFileSystem", "VolumeModel",
+                "godwit",
+            ],
+            // Compiled by the tests that use it.
+            exclude: ["recorder.c"], swiftSettings: strict),
         .testTarget(name: "RPCTests", dependencies: ["RPC"], swiftSettings: strict),
         .testTarget(
             name: "FuseMountTests",

@@ -100,7 +100,7 @@ package final class Catalog: Sendable {
             try Self.checkVersion(of: connection, path: path)
             var state = try CatalogState(connection: connection)
             wasClosedCleanly = try state.statements.meta(.isClean) ?? 1 == 1
-            try state.markInUse()
+            try state.markInUse(wasClean: wasClosedCleanly)
             self.state = Mutex(state)
             let second = try Connection(path: path, mode: .readWrite)
             try second.execute("PRAGMA synchronous = FULL")
@@ -384,8 +384,10 @@ extension CatalogState {
         nextEviction = max(Self.cleanInodeLimit, inodes.count + Self.cleanInodeLimit / 4)
     }
 
-    mutating func markInUse() throws {
+    mutating func markInUse(wasClean: Bool) throws {
         try beginIfNeeded()
+        // What these files had taken and was not synced is gone: their counts say too much.
+        if !wasClean { try statements.setMeta(.uncertainData, Int64(bitPattern: nextData)) }
         try statements.setMeta(.isClean, 0)
         _ = try commit()
     }
@@ -448,6 +450,18 @@ extension CatalogState {
             return true
         }
         return orphans
+    }
+
+    /// Live inodes whose data files have this number or a higher one. Looks at all inodes.
+    package mutating func inodes(withDataFrom first: DataFileNumber) throws -> [InodeRecord] {
+        var numbers: [InodeNumber] = []
+        let statement = try connection.prepare("SELECT ino FROM inode WHERE died = 0 AND data >= ?1")
+        statement.bind(1, first.number)
+        try statement.forEach {
+            numbers.append(InodeNumber($0.unsigned(0)))
+            return true
+        }
+        return try numbers.compactMap { try peekInode($0) }.filter { $0.data >= first }
     }
 
     /// Up to `limit` inodes above `inode` whose bytes may still be at the origin, ascending.

@@ -44,7 +44,8 @@ package struct CatalogCheck {
     package private(set) var data: [DataFileNumber: CheckedData] = [:]
     /// Data files with lower numbers have durable names.
     package private(set) var durableData: UInt64 = 1
-    package private(set) var nextData: UInt64 = 1
+    /// Data files from this number on take what is counted: there was no crash since they were made.
+    package private(set) var certainData: UInt64 = .max
     private let path: String
     private let connection: Connection
 
@@ -267,7 +268,9 @@ package struct CatalogCheck {
                     isRepairable: true))
         }
         durableData = UInt64(bitPattern: try statements.meta(.durableData) ?? 1)
-        nextData = UInt64(bitPattern: try statements.meta(.nextData) ?? 1)
+        if try statements.meta(.isClean) == 1 {
+            certainData = UInt64(bitPattern: try statements.meta(.uncertainData) ?? 1)
+        }
     }
 
     private mutating func readData() throws(SQLiteError) {

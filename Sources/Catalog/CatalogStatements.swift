@@ -125,6 +125,7 @@ enum CatalogKey: String {
     case nextCookie = "next_cookie"
     case nextData = "next_data"
     case durableData = "durable_data"
+    case uncertainData = "uncertain_data"
     case inodeCount = "inode_count"
     case byteCount = "byte_count"
     case missingByteCount = "missing_byte_count"

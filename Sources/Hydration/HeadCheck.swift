@@ -63,8 +63,7 @@ package enum HeadCheck {
             return HeadFinding(
                 .damage, "data file \(number) of inode \(data.inode) is gone: its bytes are lost here")
         }
-        // What is not synced may be less than the catalog has heard of, after a crash.
-        guard !isInUse, data.isComplete, number.number < catalog.durableData, blockCount < data.blockCount
+        guard !isInUse, data.isComplete, number.number >= catalog.certainData, blockCount < data.blockCount
         else {
             return nil
         }

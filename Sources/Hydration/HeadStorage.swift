@@ -44,6 +44,18 @@ package final class HeadStorage: Sendable {
             }
             return DataFileNumber(state.durableData)
         }
+        try makeLostFiles()
+    }
+
+    /// After a power loss: files that were never synced may be gone, and are empty ones from now on. Before
+    /// anything says that all files are durable, for then one that is gone would be a loss.
+    private func makeLostFiles() throws {
+        guard recovered != nil else { return }
+        let first = firstUncertain
+        let records = try catalog.perform { state in
+            state.isFollower ? [] : try state.inodes(withDataFrom: first)
+        }
+        for record in records { _ = try dataFile(of: record) }
     }
 
     /// Serializes changes to the bytes of one inode: an arriving block must not overwrite what an application

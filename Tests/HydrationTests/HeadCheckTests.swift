@@ -176,4 +176,30 @@ import VolumeModel
         // What falls on times or owners alone leaves a catalog that is another one, and as good.
         #expect(named > 40, "\(named)")
     }
+
+    /// What was never synced may go with the power; it is then empty, and stays so after the next start.
+    @Test func aFileThatAPowerLossTookIsEmptyAndNoError() async throws {
+        let temporary = try TemporaryDirectory()
+        let directory = try temporary.make("head")
+        let volume = try TestVolume.make(in: directory)
+        let file = try volume.create("f")
+        try volume.write(file, at: 0, [UInt8](repeating: 9, count: 5000))
+        // The names are synced by somebody else's sync, the bytes are not.
+        try volume.storage.catalog.synchronize()
+        let after = temporary.path + "/after"
+        try TemporaryDirectory.copyHead(from: directory, to: after)
+        try await volume.close()
+        for path in try FileManager.default.subpathsOfDirectory(atPath: after + "/data")
+        where path.contains("/") {
+            try FileManager.default.removeItem(atPath: after + "/data/" + path)
+        }
+        for _ in 0..<2 {
+            let again = try TestVolume(opening: after)
+            try await again.close()
+            #expect(try HeadCheck.run(after, isInUse: false) == [])
+        }
+        let last = try TestVolume(opening: after)
+        #expect(try await last.read(file, 0..<5000) == [UInt8](repeating: 0, count: 5000))
+        try await last.close()
+    }
 }

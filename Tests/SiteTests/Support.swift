@@ -9,19 +9,6 @@ import Testing
 @Suite(.serialized, .enabled(if: geteuid() == 0, "mounts and network namespaces need root"))
 enum SiteTests {}
 
-/// The program `godwit` beside the test bundle.
-let godwitBinary: String = {
-    let bundle = CommandLine.arguments.first.map { URL(fileURLWithPath: $0) } ?? URL(fileURLWithPath: ".")
-    var directory = bundle.deletingLastPathComponent()
-    // The runner may be started from the toolchain: then the build folder is the working directory's.
-    for _ in 0..<6 {
-        let candidate = directory.appendingPathComponent("godwit").path
-        if FileManager.default.isExecutableFile(atPath: candidate) { return candidate }
-        directory.deleteLastPathComponent()
-    }
-    return FileManager.default.currentDirectoryPath + "/.build/debug/godwit"
-}()
-
 /// Runs a test with two sites and takes everything back, however it ends.
 func withSites(
     _ link: LinkSettings = LinkSettings(LineSettings(bitsPerSecond: 1_000_000_000, delay: .milliseconds(1))),

@@ -8,6 +8,7 @@ package actor SiteProcess {
     package nonisolated let binary: String
     private nonisolated let network: NetworkNamespace?
     private nonisolated let options: [String]
+    private nonisolated let environment: [String: String]
     private var process: ChildProcess?
 
     /// - Parameters:
@@ -16,8 +17,7 @@ package actor SiteProcess {
     ///   - stateDirectory: made if it is missing.
     package init(
         name: String, binary: String, stateDirectory: String, address: String,
-        network: NetworkNamespace? = nil,
-        options: [String] = []
+        network: NetworkNamespace? = nil, options: [String] = [], environment: [String: String] = [:]
     ) {
         self.name = name
         self.binary = binary
@@ -25,6 +25,7 @@ package actor SiteProcess {
         self.address = address
         self.network = network
         self.options = options
+        self.environment = environment
     }
 
     package nonisolated var csiEndpoint: String { "unix://\(stateDirectory)/csi.sock" }
@@ -110,6 +111,7 @@ package actor SiteProcess {
                 "--node", "\(name)-node",
             ] + options)
         program.network = network
+        program.environment = environment
         program.output = .file(logPath)
         let started = try await ChildProcess.start(program)
         process = started
