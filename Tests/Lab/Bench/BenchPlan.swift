@@ -21,6 +21,12 @@ struct BenchPlan: Sendable {
     var hydrationFileByteCount: Int { isQuick ? 64 << 20 : 256 << 20 }
     var hydrationFileCount: Int { isQuick ? 1000 : 10_000 }
 
+    var fileRoundCount: Int { isQuick ? 3 : 5 }
+    var dataByteCount: Int { isQuick ? 256 << 20 : 1 << 30 }
+    var randomOperationCount: Int { isQuick ? 3000 : 20_000 }
+    var metadataFileCount: Int { isQuick ? 3000 : 10_000 }
+    var treeFileCount: Int { isQuick ? 2000 : 9400 }
+
     /// 100 Mbit/s, 20 ms round trip.
     let link = LinkSettings(LineSettings(bitsPerSecond: 100_000_000, delay: .milliseconds(10)))
 
