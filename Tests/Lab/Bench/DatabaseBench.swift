@@ -24,7 +24,8 @@ struct DatabaseBench: Sendable {
     }
 
     func run() async throws -> [BenchSection] {
-        var first = BenchSection(6, "First query after a move (clean stop, no profile), 100 Mbit/s, 20 ms")
+        var first = BenchSection(
+            6, "First query after a move; clean stop, 100 Mbit/s, 20 ms if nothing else is said")
         var bytes = BenchSection(7, "Bytes on the link over bytes received by the volume")
         var kinds: [(BenchDatabaseKind, UInt64)] = [(.postgreSQL, plan.postgreSQLByteCount)]
         if let size = plan.mariaDBByteCount { kinds.append((.mariaDB, size)) }
@@ -46,15 +47,7 @@ struct DatabaseBench: Sendable {
         let native = try kind.server(at: "\(base)/data", sockets: "\(base)/sockets")
         try cleanup.add("\(kind.rawValue) on ext4") { await native.kill() }
         try await native.build(byteCount: byteCount)
-        let onDemand = try await SitePair.start(
-            binary: plan.binary, link: plan.link, options: ["--no-background-hydration"], cleanup)
-        try await copy("\(base)/data", into: onDemand, cleanup)
-        let streaming = try await SitePair.start(binary: plan.binary, link: plan.link, cleanup)
-        try await copy("\(base)/data", into: streaming, cleanup)
-        let recorded = try await SitePair.start(binary: plan.binary, link: plan.link, cleanup)
-        try await copy("\(base)/data", into: recorded, cleanup)
-
-        plan.note("\(kind.rawValue): cold start on ext4, full copy")
+        plan.note("\(kind.rawValue): cold start on ext4")
         var cold: [Double] = []
         var checksum = ""
         for _ in 0..<3 {
@@ -64,47 +57,83 @@ struct DatabaseBench: Sendable {
             try await native.stop()
         }
         guard let cold = Series(cold) else { throw LabError.invalid("no cold start was measured") }
-        let copied = try await fullCopy(kind, from: base, onDemand.link, checksum, cleanup)
-        let pulled = try await move(kind, onDemand, checksum, cleanup)
-        let streamed = try await move(kind, streaming, checksum, cleanup)
-        try await recordStart(kind, recorded, cleanup)
-        let profiled = try await move(kind, recorded, checksum, cleanup)
         let name = "\(kind.rawValue) \(BenchText.size(byteCount))"
-        return (
-            firstRows(
-                name, cold: cold, copied: copied,
-                [
-                    ("on demand only", pulled, kind.firstRowAim),
-                    ("while hydration streams", streamed, kind.firstRowAim),
-                    ("with a recorded profile", profiled, kind.recordedAim(cold: cold.median)),
-                ]),
-            bytesRows(name, pulled)
-        )
+        plan.note("\(kind.rawValue): full copy")
+        let expected = checksum
+        // Scopes of their own, within the one that catches signals: nothing is left to disturb the next move.
+        let copied = try await Cleanup.scope(catchingSignals: false) { cleanup in
+            let link = try await WANLink.open(plan.link)
+            try cleanup.add(link)
+            return try await fullCopy(kind, from: base, link, expected, cleanup)
+        }
+        var rows = [BenchRow("\(name): cold start on ext4", "\(cold.summary()) s", value: cold.median)]
+        var traffic: [BenchRow] = []
+        for way in ways(kind, cold: cold.median) {
+            plan.note("\(kind.rawValue): move, \(way.title)")
+            let moved = try await Cleanup.scope(catchingSignals: false) { cleanup in
+                try await move(kind, from: base, way, expected, cleanup)
+            }
+            rows += firstRows(
+                "\(name): server start to first row, \(way.title)", moved, cold, copied, way.aim)
+            if way.options.contains(Self.onDemand) { traffic = bytesRows(name, moved) }
+        }
+        return (rows, traffic)
+    }
+
+    private static let onDemand = "--no-background-hydration"
+
+    /// In what state the database moves.
+    private enum State: Sendable {
+        case stopped
+        /// Its start was seen once where it was.
+        case recorded
+        /// kill -9 amid transactions.
+        case killed
+    }
+
+    private struct Way: Sendable {
+        let title: String
+        var state = State.stopped
+        var options: [String] = []
+        var link: LinkSettings
+        /// What has arrived before the server is started.
+        var presentPercent: UInt64 = 0
+        var aim: BenchAim?
+    }
+
+    private func ways(_ kind: BenchDatabaseKind, cold: Double) -> [Way] {
+        let fast = LinkSettings(LineSettings(bitsPerSecond: 1_000_000_000, delay: .milliseconds(10)))
+        let recorded = kind.recordedAim(cold: cold)
+        let ways = [
+            Way(title: "on demand only", options: [Self.onDemand], link: plan.link, aim: kind.firstRowAim),
+            Way(title: "while hydration streams", link: plan.link, aim: kind.firstRowAim),
+            Way(title: "with a recorded start", state: .recorded, link: plan.link, aim: recorded),
+            Way(title: "10 % present", link: plan.link, presentPercent: 10),
+            Way(title: "after kill -9", state: .killed, link: plan.link),
+            Way(title: "1 Gbit/s", link: fast, aim: kind.firstRowAim),
+            Way(title: "1 Gbit/s, with a recorded start", state: .recorded, link: fast, aim: recorded),
+            Way(title: "1 Gbit/s, after kill -9", state: .killed, link: fast),
+        ]
+        return plan.isQuick ? Array(ways.prefix(5)) : ways
     }
 
     private func firstRows(
-        _ name: String, cold: Series, copied: Double, _ moves: [(String, Moved, BenchAim)]
+        _ title: String, _ moved: Moved, _ cold: Series, _ copied: Double, _ aim: BenchAim?
     ) -> [BenchRow] {
-        let native = BenchText.seconds(cold.median)
-        var rows = [BenchRow("\(name): cold start on ext4", "\(cold.summary()) s", value: cold.median)]
-        for (how, moved, aim) in moves {
-            rows += [
-                BenchRow(
-                    "\(name): server start to first row, \(how)", BenchText.seconds(moved.firstRow),
-                    value: moved.firstRow, aim: aim),
-                BenchRow(
-                    "   the same, over the cold start", BenchText.seconds(moved.firstRow), against: native,
-                    ratio: moved.firstRow / cold.median),
-                BenchRow(
-                    "   command to first row, over a full copy", BenchText.seconds(moved.fromCommand),
-                    against: BenchText.seconds(copied), ratio: moved.fromCommand / copied),
-                BenchRow(
-                    "   fetched ahead and not read since", BenchText.size(moved.unusedByteCount),
-                    against: BenchText.size(moved.prefetchedByteCount),
-                    ratio: Double(moved.unusedByteCount) / Double(max(1, moved.prefetchedByteCount))),
-            ]
-        }
-        return rows
+        [
+            BenchRow(title, BenchText.seconds(moved.firstRow), value: moved.firstRow, aim: aim),
+            BenchRow(
+                "   the same, over the cold start", BenchText.seconds(moved.firstRow),
+                against: BenchText.seconds(cold.median), ratio: moved.firstRow / cold.median),
+            BenchRow(
+                "   command to first row, over a full copy (100 Mbit/s)",
+                BenchText.seconds(moved.fromCommand), against: BenchText.seconds(copied),
+                ratio: moved.fromCommand / copied),
+            BenchRow(
+                "   fetched ahead and not read since", BenchText.size(moved.unusedByteCount),
+                against: BenchText.size(moved.prefetchedByteCount),
+                ratio: Double(moved.unusedByteCount) / Double(max(1, moved.prefetchedByteCount))),
+        ]
     }
 
     private func bytesRows(_ name: String, _ moved: Moved) -> [BenchRow] {
@@ -129,13 +158,23 @@ struct DatabaseBench: Sendable {
         try await pair.unmount("db", at: pair.london)
     }
 
-    /// Starts the server once where the volume is, so that what it reads is known.
-    private func recordStart(_ kind: BenchDatabaseKind, _ pair: SitePair, _ cleanup: Cleanup) async throws {
+    /// Starts the server where the volume is: once, so that what it reads is known, or to kill it.
+    private func start(
+        _ kind: BenchDatabaseKind, at pair: SitePair, thenKill: Bool, _ cleanup: Cleanup
+    ) async throws {
         let path = try await pair.mount("db", at: pair.london, cleanup)
         let server = try kind.server(at: "\(path)/data", sockets: "\(pair.directory)/first-sockets")
         try cleanup.add("\(kind.rawValue) at london") { await server.kill() }
         _ = try await server.firstRow()
-        try await server.stop()
+        if thenKill {
+            // They end with the server: that is what is wanted.
+            let load = Task { try? await server.transactions() }
+            try await Task.sleep(for: .seconds(1))
+            await server.kill()
+            await load.value
+        } else {
+            try await server.stop()
+        }
         try await pair.unmount("db", at: pair.london)
     }
 
@@ -155,19 +194,27 @@ struct DatabaseBench: Sendable {
         return elapsed
     }
 
-    private func move(_ kind: BenchDatabaseKind, _ pair: SitePair, _ checksum: String, _ cleanup: Cleanup)
-        async throws -> Moved
-    {
-        plan.note("\(kind.rawValue): move")
+    private func move(
+        _ kind: BenchDatabaseKind, from base: String, _ way: Way, _ checksum: String, _ cleanup: Cleanup
+    ) async throws -> Moved {
+        let pair = try await SitePair.start(
+            binary: plan.binary, link: way.link, options: way.options, cleanup)
         do {
-            return try await measuredMove(kind, pair, checksum, cleanup)
+            try await copy("\(base)/data", into: pair, cleanup)
+            switch way.state {
+            case .stopped: break
+            case .recorded: try await start(kind, at: pair, thenKill: false, cleanup)
+            case .killed: try await start(kind, at: pair, thenKill: true, cleanup)
+            }
+            return try await measuredMove(kind, pair, way.presentPercent, checksum, cleanup)
         } catch {
             throw LabError.invalid("\(error)\n\(pair.logs)")
         }
     }
 
     private func measuredMove(
-        _ kind: BenchDatabaseKind, _ pair: SitePair, _ checksum: String, _ cleanup: Cleanup
+        _ kind: BenchDatabaseKind, _ pair: SitePair, _ presentPercent: UInt64, _ checksum: String,
+        _ cleanup: Cleanup
     ) async throws -> Moved {
         try await pair.london.godwit(["migrate", "db", "--to", "sydney", "--prepare-only"])
         try await BenchMachine.dropCaches()
@@ -179,6 +226,14 @@ struct DatabaseBench: Sendable {
         }
         let start = ContinuousClock.now
         _ = try await pair.move("db", from: pair.london, writing: "moved", cleanup)
+        if presentPercent > 0 {
+            let total = try await pair.sydney.number("totalBytes", of: "db")
+            while try await pair.sydney.number("missingBytes", of: "db") > total * (100 - presentPercent)
+                / 100
+            {
+                try await Task.sleep(for: .milliseconds(50))
+            }
+        }
         let sockets = "\(pair.directory)/sockets"
         let server = try kind.server(at: "\(pair.mountPoint(of: pair.sydney))/data", sockets: sockets)
         try cleanup.add("\(kind.rawValue) at sydney") { await server.kill() }
