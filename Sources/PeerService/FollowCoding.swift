@@ -41,14 +41,20 @@ package enum FollowCoding {
     package static func tail(
         of catalog: Catalog, for follower: SiteID, since: SequenceNumber
     ) async throws -> Reply? {
-        var batches: [[UInt8]] = []
-        let position = try await catalog.sendChanges(to: follower.description, since: since) {
-            if batches.count < 2 { batches.append($0) }
+        struct TooMuch: Error {}
+        var reply: Reply?
+        do {
+            let position = try await catalog.sendChanges(to: follower.description, since: since) { rows in
+                // The heir waits: nothing is read that will not be sent.
+                guard reply == nil else { throw TooMuch() }
+                reply = encode(rows)
+            }
+            reply = reply ?? Reply()
+            reply?.position = Godwit_Peer_V1_CatalogPosition(position)
+            return reply
+        } catch is TooMuch {
+            return nil
         }
-        guard batches.count <= 1 else { return nil }
-        var reply = batches.first.map { encode($0) } ?? Reply()
-        reply.position = Godwit_Peer_V1_CatalogPosition(position)
-        return reply
     }
 }
 

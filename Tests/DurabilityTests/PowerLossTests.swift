@@ -95,7 +95,7 @@ struct PowerLossTests {
             try disk.write(
                 to: head, below: below, leavingOut: { $0 == "lock" || $0.hasSuffix("-shm") }, &generator)
             let faults = await faults(of: head, at: moment, promises)
-            #expect(faults == [], "seed \(seed), moment \(moment): the disk is in \(head)")
+            #expect(faults == [], "seed \(seed), moment \(moment) of \(moments.last ?? 0)")
             if !faults.isEmpty { return }
         }
     }

@@ -113,6 +113,23 @@ extension SiteTests {
             }
         }
 
+        /// The seal's answer holds a batch of changes at most; the rest is asked for.
+        @Test func manyLateChangesComeAfterTheSeal() async throws {
+            try await withSites { pair, cleanup in
+                try await pair.london.godwit(["volume", "create", "data", "--capacity", "1Gi"])
+                let london = try await pair.mount("data", at: pair.london, cleanup)
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney", "--prepare-only"])
+                _ = try await shell(
+                    "mkdir d; cd d; seq -f 'a-file-with-a-rather-long-name-%.0f' 12000 | xargs touch",
+                    in: london)
+                try await pair.unmount("data", at: pair.london)
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney"])
+                let sydney = try await pair.mount("data", at: pair.sydney, cleanup)
+                #expect(try await shell("ls d | wc -l", in: sydney).output == "12000\n")
+                try await pair.unmount("data", at: pair.sydney)
+            }
+        }
+
         /// The last file of a volume is what its application reads first: it is there long before the rest.
         @Test func whatAStartReadIsFetchedFirst() async throws {
             try await withSites(slowLink(megabits: 10)) { pair, cleanup in
