@@ -14,7 +14,7 @@ extension Catalog {
     ///   - since: what the follower has applied (acknowledges everything before); nil: nothing, send all.
     ///   - send: takes each batch of encoded rows in order; may be called while the catalog changes.
     /// - Returns: the sequence number, the counters and the limits that the follower reaches with the batches.
-    /// - Throws: `.unusable` when `since` is none of the states that this catalog gave to the follower: then
+    /// - Throws: `.unknownPosition` when `since` is none of the states that this catalog gave to the follower: then
     ///   the follower is one of another head and must begin anew, with an empty catalog.
     package func sendChanges(
         to follower: String, since: SequenceNumber?, _ send: ([UInt8]) async throws -> Void
@@ -141,10 +141,7 @@ extension CatalogState {
         let known = try find.first { (SequenceNumber($0.integer(0)), SequenceNumber($0.integer(1))) }
         if let since {
             guard let known, known.0 <= since, since <= known.1 else {
-                throw CatalogError.unusable(
-                    path: connection.path,
-                    reason: "'\(name)' asks for changes since \(since), which it did not get from here: "
-                        + "it must begin anew")
+                throw CatalogError.unknownPosition(follower: name, since)
             }
         }
         try beginIfNeeded()

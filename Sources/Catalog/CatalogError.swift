@@ -7,6 +7,8 @@ package enum CatalogError: Error, Sendable, CustomStringConvertible {
     case database(SQLiteError)
     /// The file is there but is not what it should be; nothing was changed.
     case unusable(path: String, reason: String)
+    /// A follower asks from where it was never brought: it must begin anew. Its trouble, not the catalog's.
+    case unknownPosition(follower: String, SequenceNumber)
     /// An earlier failure left changes that may not be on disk: every later change is refused.
     case failedBefore(SQLiteError)
     /// A system call on one of the catalog's files failed.
@@ -16,6 +18,8 @@ package enum CatalogError: Error, Sendable, CustomStringConvertible {
         switch self {
         case .database(let error): "catalog: \(error)"
         case .unusable(let path, let reason): "catalog \(path): \(reason)"
+        case .unknownPosition(let follower, let since):
+            "'\(follower)' asks for changes since \(since), which it did not get from here: it must begin anew"
         case .failedBefore(let error): "catalog refuses changes since an earlier failure: \(error)"
         case .system(let call, let path, let errno): "catalog: \(call) \(path): \(errno)"
         }

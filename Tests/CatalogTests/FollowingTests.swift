@@ -174,6 +174,8 @@ import VolumeModel
         _ = try await owner.sendChanges(to: "friend", since: second) { _ in }
         // Acknowledged and gone by, or from the future.
         for since in [first, SequenceNumber(second.number + 1000), SequenceNumber(-1)] {
+            // Also while changes wait for a commit: whoever asks wrongly must not stop the owner.
+            try owner.perform { try $0.setExtendedAttribute([4], of: .root, value: [5]) }
             await #expect(throws: CatalogError.self) {
                 _ = try await owner.sendChanges(to: "friend", since: since) { _ in }
             }
