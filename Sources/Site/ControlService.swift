@@ -1,3 +1,4 @@
+internal import Catalog
 internal import ControlProtocol
 internal import Handoff
 internal import PeerProtocol
@@ -128,6 +129,7 @@ package enum SiteStatus {
         case let error as SiteError: status(of: error)
         case let error as HandoffError: RPCStatus(.failedPrecondition, error.description)
         case let error as RegistryError: status(of: error)
+        case CatalogError.unknownPosition: RPCStatus(.outOfRange, "\(error)")
         case is BinaryDecodingError: RPCStatus(.invalidArgument, "the request is no message of this call")
         case is CancellationError: RPCStatus(.cancelled, "cancelled")
         default: RPCStatus(.internalError, "\(error)")

@@ -137,14 +137,27 @@ extension VolumeAgent {
     }
 
     private func takeChanges(of owner: SiteID) async throws -> SequenceNumber {
-        let head: OpenHead
-        if record.headNumber == 0 || record.followedFrom != owner {
-            head = try await makeHead(epoch: .first, withRoot: false)
-            try await change { $0.followedFrom = owner }
-        } else {
-            head = try openHead(record.headNumber)
+        if record.headNumber == 0 || record.followedFrom != owner { try await beginFollowing(owner) }
+        do {
+            return try await takeChanges(of: owner, into: try openHead(record.headNumber).storage.catalog)
+        } catch PeerError.call(_, _, let status) where status.code == .outOfRange {
+            // It owns another head than the one that was followed: it was elsewhere in between.
+            try await beginFollowing(owner)
+            return try await takeChanges(of: owner, into: try openHead(record.headNumber).storage.catalog)
         }
-        let catalog = head.storage.catalog
+    }
+
+    /// A new, empty replica; the one before it is of no use any more.
+    private func beginFollowing(_ owner: SiteID) async throws {
+        let old = record.headNumber
+        _ = try await makeHead(epoch: .first, withRoot: false)
+        try await change { $0.followedFrom = owner }
+        guard old != 0, !record.retainedHeads.values.contains(old) else { return }
+        if let open = heads.removeValue(forKey: old) { try await open.close() }
+        try context.state.deleteHead(old, of: id)
+    }
+
+    private func takeChanges(of owner: SiteID, into catalog: Catalog) async throws -> SequenceNumber {
         let since = try catalog.originSequence()
         let position = try await context.client(of: owner).follow(id, since: since) { rows in
             try catalog.apply(rows)

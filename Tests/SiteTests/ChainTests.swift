@@ -113,6 +113,27 @@ extension SiteTests {
             }
         }
 
+        /// Sydney follows london, whose head goes to tokyo and comes back as another one.
+        @Test func aFollowerOfAHeadThatIsGoneBeginsAnew() async throws {
+            try await withSites(withTokyo: true) { pair, cleanup in
+                let tokyo = try #require(pair.tokyo)
+                try await pair.london.godwit(["volume", "create", "data", "--capacity", "1Gi"])
+                let london = try await pair.mount("data", at: pair.london, cleanup)
+                _ = try await shell("echo old > f; echo gone > g", in: london)
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney", "--prepare-only"])
+                try await pair.unmount("data", at: pair.london)
+                try await pair.london.godwit(["migrate", "data", "--to", "tokyo"])
+                let there = try await pair.mount("data", at: tokyo, cleanup)
+                _ = try await shell("echo new > f; rm g", in: there)
+                try await pair.unmount("data", at: tokyo)
+                try await tokyo.godwit(["migrate", "data", "--to", "london"])
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney"])
+                let sydney = try await pair.mount("data", at: pair.sydney, cleanup)
+                #expect(try await shell("cat f; ls", in: sydney).output == "new\nf\n")
+                try await pair.unmount("data", at: pair.sydney)
+            }
+        }
+
         /// The seal's answer holds a batch of changes at most; the rest is asked for.
         @Test func manyLateChangesComeAfterTheSeal() async throws {
             try await withSites { pair, cleanup in
