@@ -147,7 +147,17 @@ struct DatabaseBench: Sendable {
             BenchRow(
                 "\(name): \(when)", BenchText.size(traffic.link), against: BenchText.size(traffic.received),
                 ratio: Double(traffic.link) / Double(max(1, traffic.received)), aim: .atMost(0.5, "0.5"))
-        }
+        } + [overFetched(name, moved)]
+    }
+
+    /// Of what was fetched ahead of a read, the site knows whether it was read since.
+    private func overFetched(_ name: String, _ moved: Moved) -> BenchRow {
+        let received = moved.atFirstRow.received
+        let used = received - min(received, moved.unusedByteCount)
+        return BenchRow(
+            "\(name): received by the first row, over what was read of it", BenchText.size(received),
+            against: BenchText.size(used), ratio: Double(received) / Double(max(1, used)),
+            aim: .atMost(1.3, "1.3"))
     }
 
     /// Copies a stopped database into a volume at london, and unmounts it.

@@ -87,7 +87,50 @@ struct HydrationBench: Sendable {
                         value: seconds / gibibytes))
             }
         }
+        plan.note("hydration beside a database")
+        section.rows.append(try await foreground(pair, cleanup))
         return section
+    }
+
+    /// What a resident database loses while another volume of the site fills the link. The link's emulator and
+    /// both sites share its processors, as two clusters would not.
+    private func foreground(_ pair: SitePair, _ cleanup: Cleanup) async throws -> BenchRow {
+        let path = "\(pair.directory)/foreground"
+        try BenchFiles.makeDirectory(path)
+        try await pair.sydney.godwit(["volume", "create", "foreground", "--capacity", "4Gi"])
+        try await pair.sydney.godwit(["volume", "mount", "foreground", path])
+        try cleanup.add(mountAt: path)
+        let server = try PostgreSQLServer(
+            dataDirectory: "\(path)/data", socketDirectory: "\(pair.directory)/foreground-sockets")
+        try cleanup.add("PostgreSQL in the foreground") { await server.kill() }
+        try await server.initialise()
+        try await server.start()
+        try await server.load(byteCount: 64 << 20)
+        let idle = try await transactionRate(server)
+        try await pair.london.godwit(["volume", "create", "beside", "--capacity", "4Gi"])
+        let source = try await pair.mount("beside", at: pair.london, cleanup)
+        try await fill(source, .large(128 << 20))
+        try await pair.unmount("beside", at: pair.london)
+        try await pair.london.godwit(["migrate", "beside", "--to", "sydney", "--detach"])
+        let busy = try await transactionRate(server)
+        guard try await pair.sydney.number("missingBytes", of: "beside") > 0 else {
+            throw LabError.invalid("the hydration was over before the transactions were")
+        }
+        try await server.stop()
+        return BenchRow(
+            "pgbench in the foreground, over pgbench alone", "\(fixed(busy, 0)) tps",
+            against: "\(fixed(idle, 0)) tps", ratio: busy / idle, aim: .atLeast(0.95, "0.95"))
+    }
+
+    /// Transactions a second, over five seconds.
+    private func transactionRate(_ server: PostgreSQLServer) async throws -> Double {
+        let output = try await server.pgbench(["-n", "-c", "2", "-T", "5"])
+        let line = output.split(separator: "\n").first { $0.hasPrefix("tps = ") }
+        guard let text = line?.dropFirst(6).split(separator: " ").first, let rate = Double(text), rate > 0
+        else {
+            throw LabError.invalid("pgbench told no rate: \(output)")
+        }
+        return rate
     }
 
     private func fill(_ path: String, _ content: Content) async throws {
