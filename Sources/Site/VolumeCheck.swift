@@ -12,7 +12,7 @@ package enum VolumeCheck {
     ///   - called: a volume's name or identifier; nil: all of them.
     ///   - repairs: whether to put right what can be without losing anything.
     /// - Returns: what was found, and what is left of it after the repair.
-    /// - Throws: when another process has a head open, or there is no such volume.
+    /// - Throws: when there is no such volume, or when it is to be repaired and another process has a head open.
     package static func run(
         _ stateDirectory: String, called: String?, repairs: Bool
     ) async throws -> (found: Godwit_Control_V1_CheckReply, left: Godwit_Control_V1_CheckReply) {
