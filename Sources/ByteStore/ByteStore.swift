@@ -24,10 +24,10 @@ package final class ByteStore: Sendable {
         /// The table is searched for files to let go when it has grown to this.
         var evictionCount: Int
         let limit: Int
-        /// Whether a file was let go with changes that are not synced.
-        var hasUnsyncedBeyond = false
-        /// Stays: after it failed nobody knows which file's bytes are gone.
-        var failure: ByteStoreError?
+        /// Files that were let go with changes that are not synced.
+        var unsyncedBeyond: Set<DataFileNumber> = []
+        /// Files that were let go and whose changes may be gone: each says so when it is opened.
+        var failedBeyond: [DataFileNumber: ByteStoreError] = [:]
     }
 
     /// Opens the store, making its directory if it is missing.
@@ -69,32 +69,62 @@ package final class ByteStore: Sendable {
 
     /// Deletes a data file. May be repeated.
     package func delete(_ number: DataFileNumber) throws(ByteStoreError) {
-        openFiles.withLock { _ = $0.files.removeValue(forKey: number) }
+        openFiles.withLock { open in
+            open.files[number] = nil
+            open.unsyncedBeyond.remove(number)
+            open.failedBeyond[number] = nil
+        }
         try root.delete(Self.name(of: number))
     }
 
     /// Makes everything durable that was written to any data file, and the names of new ones.
     ///
-    /// - Throws: for good once it has failed, like `DataFile.synchronize`.
-    package func synchronizeAll() throws(ByteStoreError) {
-        let (changed, isBeyond, failure) = openFiles.withLock { open in
-            defer { open.hasUnsyncedBeyond = false }
-            let changed = open.files.values.map(\.file).filter(\.isChanged)
-            return (changed, open.hasUnsyncedBeyond, open.failure)
+    /// - Returns: the files of which that cannot be said, each with the reason: like `DataFile.synchronize`, for
+    ///   good once it has failed. All others are durable.
+    package func synchronizeAll() -> [DataFileNumber: ByteStoreError] {
+        let (changed, beyond) = openFiles.withLock { open in
+            defer { open.unsyncedBeyond = [] }
+            return (
+                open.files.values.map(\.file).filter { $0.isChanged || $0.hasFailed }, open.unsyncedBeyond
+            )
         }
-        if let failure { throw failure }
-        if !isBeyond && changed.count <= Self.fewFiles {
-            for file in changed { try file.synchronize() }
-            return
-        }
+        var failures: [DataFileNumber: ByteStoreError] = [:]
         let covered = changed.map { ($0, $0.currentChange) }
-        do {
-            try root.synchronizeFileSystem()
-        } catch {
-            openFiles.withLock { $0.failure = $0.failure ?? error }
-            throw error
+        var failure: ByteStoreError?
+        if !beyond.isEmpty || changed.count > Self.fewFiles {
+            do {
+                try root.synchronizeFileSystem()
+            } catch {
+                failure = error
+                noteFailedBeyond(beyond, error)
+            }
         }
-        for (file, change) in covered { try file.noteSynchronized(upTo: change) }
+        for (file, change) in covered {
+            do {
+                // The disk does not say which file's bytes it has lost; each file's own sync does.
+                if failure == nil, changed.count > Self.fewFiles || !beyond.isEmpty {
+                    try file.noteSynchronized(upTo: change)
+                } else {
+                    try file.synchronize()
+                }
+            } catch {
+                failures[file.number] = error
+            }
+        }
+        let failedBeyond = openFiles.withLock { $0.failedBeyond }
+        return failures.merging(failedBeyond) { first, _ in first }
+    }
+
+    private func noteFailedBeyond(_ beyond: Set<DataFileNumber>, _ failure: ByteStoreError) {
+        openFiles.withLock { open in
+            for number in beyond {
+                if let file = open.files[number]?.file {
+                    file.fail(failure)
+                } else {
+                    open.failedBeyond[number] = failure
+                }
+            }
+        }
     }
 
     /// Bytes free on the disk for us, and its size.
@@ -103,8 +133,9 @@ package final class ByteStore: Sendable {
     /// Lets go of every open file: for the end, and for tests.
     package func closeAll() {
         openFiles.withLock { open in
-            open.hasUnsyncedBeyond =
-                open.hasUnsyncedBeyond || open.files.values.contains { $0.file.isChanged }
+            for (file, _) in open.files.values where file.isChanged {
+                open.unsyncedBeyond.insert(file.number)
+            }
             open.files.removeAll()
         }
     }
@@ -112,7 +143,6 @@ package final class ByteStore: Sendable {
     /// Data files that are open now.
     package var openFileCount: Int { openFiles.withLock { $0.files.count } }
 
-    /// `xx/xxxxxxxxxxxxxxxx`: 256 directories, so that none grows beyond what ext4 handles quickly.
     /// Calls with the number of each data file that is there and how many blocks of 512 bytes it takes; for
     /// anything else that is there, with its name.
     package func forEach(
@@ -131,6 +161,7 @@ package final class ByteStore: Sendable {
         try root.setAside(Self.name(of: number))
     }
 
+    /// `xx/xxxxxxxxxxxxxxxx`: 256 directories, so that none grows beyond what ext4 handles quickly.
     private static func name(of number: DataFileNumber) -> String {
         let digits = String(number.number, radix: 16)
         let padded = String(repeating: "0", count: 16 - digits.count) + digits
@@ -143,6 +174,7 @@ package final class ByteStore: Sendable {
             if let other = open.files[file.number] { return other.file }
             open.clock += 1
             open.files[file.number] = (file, open.clock)
+            if let failure = open.failedBeyond.removeValue(forKey: file.number) { file.fail(failure) }
             if open.files.count > open.evictionCount { Self.evict(&open) }
             return file
         }
@@ -160,7 +192,8 @@ package final class ByteStore: Sendable {
                 isKnownUniquelyReferenced(&open.files.values[index].file),
                 !open.files.values[index].file.hasFailed
             {
-                if open.files.values[index].file.isChanged { open.hasUnsyncedBeyond = true }
+                let file = open.files.values[index].file
+                if file.isChanged { open.unsyncedBeyond.insert(file.number) }
                 gone.append(open.files.keys[index])
             }
             open.files.formIndex(after: &index)

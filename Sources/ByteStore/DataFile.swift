@@ -102,6 +102,15 @@ package final class DataFile: Sendable {
         }
     }
 
+    /// From now on every sync fails, until `forgetFailure`: what was written through an earlier descriptor of the
+    /// file may be gone.
+    func fail(_ failure: ByteStoreError) {
+        syncing.withLock { failed in
+            failed = failed ?? failure
+            hasFailedSync.store(true, ordering: .releasing)
+        }
+    }
+
     /// Allows syncs again. What was written before the failure may be gone: for bytes that nobody was told
     /// are safe, and that an application which has opened the file anew will write again.
     package func forgetFailure() {

@@ -14,4 +14,9 @@ static inline int gw_sqlite_bind_text(sqlite3_stmt *statement, int index, const 
     return sqlite3_bind_text(statement, index, text, byte_count, SQLITE_TRANSIENT);
 }
 
+// Swift cannot call functions with a variable number of arguments.
+static inline int gw_sqlite_no_checkpoint_on_close(sqlite3 *database) {
+    return sqlite3_db_config(database, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, (int *)0);
+}
+
 #endif

@@ -101,6 +101,7 @@ extension Catalog {
             state.missingByteCount = counters.byteCount
             try state.statements.setMeta(.originSequence, position.sequence.number)
             state.isApplying = false
+            _ = try state.commit()
         }
         try synchronize()
     }

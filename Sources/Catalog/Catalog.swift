@@ -22,7 +22,10 @@ package final class Catalog: Sendable {
     private let state: Mutex<CatalogState>
     /// A second connection, so that moving the log into the database stops nobody.
     private let checkpointer: Mutex<Connection>
-    private let logDescriptor: Int32
+    private let log: WriteAheadLog
+    /// Held while the log is synced: whoever waits is covered by the next one, and nobody takes for a success
+    /// what comes after a failure that another was told of.
+    private let syncing = Mutex(())
     private let lock: HeadLock
 
     /// Makes the catalog of an empty volume: a root directory and nothing else.
@@ -95,6 +98,7 @@ package final class Catalog: Sendable {
             let connection = try Connection(path: path, mode: .readWrite)
             try connection.execute(CatalogSchema.pragmas)
             connection.keepWriteAheadLog()
+            connection.watchLog()
             // Nobody else writes; but someone may look at it with SQLite's own shell.
             connection.setBusyTimeout(milliseconds: 5000)
             try Self.checkVersion(of: connection, path: path)
@@ -106,6 +110,7 @@ package final class Catalog: Sendable {
             try second.execute("PRAGMA synchronous = FULL")
             second.keepWriteAheadLog()
             checkpointer = Mutex(second)
+            log = try WriteAheadLog(path: path + "-wal")
         } catch let error as SQLiteError {
             lock.release()
             throw error.isCorruption || error.isMissingFile
@@ -114,18 +119,14 @@ package final class Catalog: Sendable {
             lock.release()
             throw (error as? CatalogError) ?? .unusable(path: path, reason: "\(error)")
         }
-        logDescriptor = Glibc.open(path + "-wal", O_RDONLY | O_CLOEXEC)
-        guard logDescriptor >= 0 else { throw .system(call: "open", path: path + "-wal", Errno(errno)) }
+        log.reserveSpace()
         // The names of the database and its log must be as durable as what they hold.
         for name in [directory, directory + "/.."] { try Self.synchronizeDirectory(name) }
         // That it is in use must be durable before the first byte of a data file changes.
         try synchronize()
     }
 
-    deinit {
-        if logDescriptor >= 0 { Glibc.close(logDescriptor) }
-        lock.release()
-    }
+    deinit { lock.release() }
 
     static func checkVersion(of connection: Connection, path: String) throws {
         let statement = try? connection.prepare("SELECT value FROM meta WHERE key = 'schema_version'")
@@ -160,14 +161,14 @@ package final class Catalog: Sendable {
                 throw CatalogError.unusable(path: directory, reason: "it is closed")
             }
             let changeCount = state.changeCount
-            // Between operations, for each may rely on what it has read. Also when nothing is committed for long,
-            // as while somebody searches a million files.
-            if state.inodes.count >= state.nextEviction { state.evictInodes() }
             do {
+                try state.prepareOperation()
                 return try body(&state)
             } catch let error as SQLiteError {
-                // The operation may be half done in the open transaction: no commit may follow.
-                state.failure = state.failure ?? error
+                if state.changeCount != changeCount {
+                    // The operation may be half done in the open transaction: no commit may follow.
+                    state.failure = state.failure ?? error
+                }
                 throw CatalogError.database(error)
             } catch CatalogError.unusable(let path, let reason) {
                 // Damage that was found in the midst of an operation: the same.
@@ -197,21 +198,46 @@ package final class Catalog: Sendable {
 
     /// Waits until everything up to a generation is on disk; nil: everything there is now.
     ///
-    /// A failed sync is remembered: pages may be gone although a later sync succeeds, so every
-    /// later call fails too.
+    /// - Throws: when the disk refuses. Nothing is lost by that: changes are refused until a later call, which may
+    ///   come at any time, has brought to the disk what this one could not.
     package func synchronize(upTo generation: UInt64? = nil) throws(CatalogError) {
-        if let generation, try isDurable(generation) { return }
-        let committed = try commit()
-        if try isDurable(committed) { return }
-        if fdatasync(logDescriptor) != 0 {
-            let error = CatalogError.system(
-                call: "fdatasync", path: directory + "/catalog.db-wal", Errno(errno))
-            state.withLock { $0.syncFailure = $0.syncFailure ?? error }
-            throw error
+        if let generation, isDurable(generation) { return }
+        let wanted = try commit()
+        if isDurable(wanted) { return }
+        try syncing.withLock { _ throws(CatalogError) in
+            let (durable, committed) = state.withLock { ($0.durableGeneration, $0.openGeneration - 1) }
+            if durable >= wanted { return }
+            do throws(CatalogError) {
+                try log.synchronize()
+            } catch {
+                noteFailedSync(error)
+                throw error
+            }
+            state.withLock { state in
+                state.durableGeneration = max(state.durableGeneration, committed)
+                state.nextEviction = CatalogState.cleanInodeLimit
+                state.syncFailure = nil
+            }
         }
+    }
+
+    private func noteFailedSync(_ error: CatalogError) {
         state.withLock { state in
-            state.durableGeneration = max(state.durableGeneration, committed)
-            state.nextEviction = CatalogState.cleanInodeLimit
+            state.syncFailure = error
+            do throws(CatalogError) {
+                try log.rewrite(frameCount: state.connection.logFrameCount)
+            } catch {
+                // SQLITE_IOERR_FSYNC: nothing that came since the last sync can be trusted any more.
+                state.failure = state.failure ?? SQLiteError(code: 1034, message: "\(error)")
+            }
+        }
+    }
+
+    /// Why changes are refused at the moment; nil: they are not.
+    package var trouble: CatalogError? {
+        state.withLock { state in
+            state.failure.map { .failedBefore($0) } ?? state.syncFailure
+                ?? state.commitFailure.map { .database($0) }
         }
     }
 
@@ -220,10 +246,8 @@ package final class Catalog: Sendable {
         state.withLock { $0.durableGeneration < $0.openGeneration - 1 }
     }
 
-    private func isDurable(_ generation: UInt64) throws(CatalogError) -> Bool {
-        let (durable, failure) = state.withLock { ($0.durableGeneration, $0.syncFailure) }
-        if let failure { throw failure }
-        return durable >= generation
+    private func isDurable(_ generation: UInt64) -> Bool {
+        state.withLock { $0.durableGeneration >= generation }
     }
 
     /// Moves the log into the database, so that the log stays small. Stops no operation but when the log has
@@ -231,8 +255,8 @@ package final class Catalog: Sendable {
     package func checkpoint() throws(CatalogError) {
         do {
             try checkpointer.withLock { connection throws(SQLiteError) in try connection.checkpoint() }
-            var status = stat()
-            guard fstat(logDescriptor, &status) == 0, status.st_size > Self.logByteCount else { return }
+            defer { log.reserveSpace() }
+            guard try log.byteCount() > Self.logByteCount else { return }
             try state.withLock { state in
                 _ = try state.commit()
                 guard !state.connection.isInTransaction else { return }
@@ -294,6 +318,7 @@ package final class Catalog: Sendable {
     package func abandon() {
         state.withLock { state in
             state.isClosed = true
+            state.recorder.forget()
             // An open transaction would keep the next opener waiting for as long as this object lives.
             if state.connection.isInTransaction { try? state.connection.execute("ROLLBACK") }
         }
@@ -321,160 +346,5 @@ package final class Catalog: Sendable {
         }
         try synchronize()
         try checkpoint()
-    }
-}
-
-extension CatalogState {
-    /// Inodes kept in memory though the database has them, about. 500 bytes each.
-    static let cleanInodeLimit = 50_000
-
-    mutating func commit() throws -> UInt64 {
-        if let failure { throw CatalogError.failedBefore(failure) }
-        // An owner's changes are one change: what has been applied so far is not to be seen alone.
-        guard hasChanges, !isApplying else { return openGeneration - 1 }
-        do {
-            try beginIfNeeded()
-            try writeDirtyInodes()
-            try writeCounters()
-            try statements.commit.run()
-        } catch let error as SQLiteError {
-            failure = error
-            throw CatalogError.database(error)
-        }
-        hasChanges = false
-        sequence = sequence.next
-        openGeneration += 1
-        return openGeneration - 1
-    }
-
-    private mutating func writeDirtyInodes() throws {
-        // In the order of the table: neighbours are on the same page.
-        for number in dirtyInodes.sorted() {
-            guard var cached = inodes[number] else { continue }
-            if let born = cached.born, isPinned(born) { try endInode(number, born: born) }
-            let stays = cached.born.map { !isPinned($0) } ?? false
-            let born = stays ? (cached.born ?? sequence) : sequence
-            try statements.put(cached.record, born: born)
-            cached.born = born
-            inodes[number] = cached
-        }
-        dirtyInodes.removeAll(keepingCapacity: true)
-    }
-
-    private func writeCounters() throws(SQLiteError) {
-        try statements.setMeta(.sequence, sequence.number)
-        try statements.setMeta(.nextInode, Int64(bitPattern: counters.nextInode.number))
-        try statements.setMeta(.nextCookie, counters.nextCookie)
-        try statements.setMeta(.nextData, Int64(bitPattern: nextData))
-        try statements.setMeta(.inodeCount, Int64(bitPattern: counters.inodeCount))
-        try statements.setMeta(.byteCount, Int64(bitPattern: counters.byteCount))
-        try statements.setMeta(.allocatedByteCount, Int64(bitPattern: counters.allocatedByteCount))
-        // What has arrived but is not recorded is missing again after a crash.
-        try statements.setMeta(.missingByteCount, Int64(bitPattern: missingByteCount &+ unrecordedByteCount))
-    }
-
-    /// Forgets what the database knows as well. Not in the midst of an operation.
-    mutating func evictInodes() {
-        inodes = inodes.filter { number, cached in
-            // What is not durable yet must stay, for an fsync to find out.
-            dirtyInodes.contains(number) || unrecordedInodes.contains(number)
-                || max(cached.metadataGeneration, cached.structuralGeneration) > durableGeneration
-        }
-        // Not again at once when there was little to forget; a sync changes that.
-        nextEviction = max(Self.cleanInodeLimit, inodes.count + Self.cleanInodeLimit / 4)
-    }
-
-    mutating func markInUse(wasClean: Bool) throws {
-        try beginIfNeeded()
-        // What these files had taken and was not synced is gone: their counts say too much.
-        if !wasClean { try statements.setMeta(.uncertainData, Int64(bitPattern: nextData)) }
-        try statements.setMeta(.isClean, 0)
-        _ = try commit()
-    }
-
-    mutating func markClean() throws {
-        try beginIfNeeded()
-        try statements.setMeta(.isClean, 1)
-    }
-
-    /// The generation that a fsync (or fdatasync, with `dataOnly`) of an inode must see durable; nil: none.
-    package func generationToSync(_ number: InodeNumber, dataOnly: Bool) -> UInt64? {
-        guard let cached = inodes[number] else { return nil }
-        let generation = dataOnly ? cached.structuralGeneration : cached.metadataGeneration
-        return generation == 0 ? nil : generation
-    }
-
-    func garbage() throws(SQLiteError) -> [DataFileNumber] {
-        var batch: [DataFileNumber] = []
-        try statements.listGarbage.forEach {
-            batch.append(DataFileNumber($0.unsigned(0)))
-            return true
-        }
-        return batch
-    }
-
-    mutating func forgetGarbage(_ batch: [DataFileNumber]) throws {
-        try beginIfNeeded()
-        for data in batch {
-            statements.deleteGarbage.bind(1, data.number)
-            try statements.deleteGarbage.run()
-        }
-    }
-
-    package mutating func epoch() throws -> Epoch {
-        Epoch(UInt64(bitPattern: try statements.meta(.epoch) ?? 0))
-    }
-
-    /// Raises the epoch's high-water mark, which is kept with the data as well as in the registry.
-    ///
-    /// A follower's head ceases to be one with it: what of its owner's changes was not finished is gone,
-    /// and no more are taken.
-    package mutating func setEpoch(_ epoch: Epoch) throws {
-        try abandonApplication()
-        try beginIfNeeded()
-        if isFollower {
-            // Whoever had them open had so elsewhere.
-            for orphan in try orphans() { try removeInode(orphan) }
-            try statements.setMeta(.isFollower, 0)
-            isFollower = false
-        }
-        try statements.setMeta(.epoch, Int64(bitPattern: epoch.number))
-    }
-
-    /// Live inodes without a name, left by a crash while somebody had them open.
-    package func orphans() throws -> [InodeNumber] {
-        var orphans: [InodeNumber] = []
-        let statement = try connection.prepare("SELECT ino FROM inode WHERE died = 0 AND links = 0")
-        try statement.forEach {
-            orphans.append(InodeNumber($0.unsigned(0)))
-            return true
-        }
-        return orphans
-    }
-
-    /// Live inodes whose data files have this number or a higher one. Looks at all inodes.
-    package mutating func inodes(withDataFrom first: DataFileNumber) throws -> [InodeRecord] {
-        var numbers: [InodeNumber] = []
-        let statement = try connection.prepare("SELECT ino FROM inode WHERE died = 0 AND data >= ?1")
-        statement.bind(1, first.number)
-        try statement.forEach {
-            numbers.append(InodeNumber($0.unsigned(0)))
-            return true
-        }
-        return try numbers.compactMap { try peekInode($0) }.filter { $0.data >= first }
-    }
-
-    /// Up to `limit` inodes above `inode` whose bytes may still be at the origin, ascending.
-    package func backedInodes(after inode: InodeNumber, limit: Int) throws -> [InodeNumber] {
-        let statement = try connection.prepare(
-            "SELECT ino FROM inode WHERE died = 0 AND backed > 0 AND ino > ?1 ORDER BY ino LIMIT ?2")
-        statement.bind(1, inode.number)
-        statement.bind(2, Int64(limit))
-        var found: [InodeNumber] = []
-        try statement.forEach {
-            found.append(InodeNumber($0.unsigned(0)))
-            return true
-        }
-        return found
     }
 }

@@ -58,6 +58,7 @@ package struct CatalogCheck {
             connection = try Connection(path: path, mode: .readWrite)
             connection.setBusyTimeout(milliseconds: 5000)
             connection.keepWriteAheadLog()
+            connection.leaveLogOnClose()
             try connection.execute("PRAGMA query_only = ON")
             try Catalog.checkVersion(of: connection, path: path)
             try connection.execute("BEGIN")

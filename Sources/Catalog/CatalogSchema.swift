@@ -42,11 +42,14 @@ enum CatalogSchema {
 
     /// NORMAL: a commit writes the log but does not sync it. `Catalog.synchronize` syncs the log's file
     /// itself, outside the lock, so that an fsync never stops other operations.
+    /// Pages of an open transaction stay in memory up to 256 MiB, which is more than changes between two commits
+    /// can take: so the disk can refuse a commit, after which all is done again, but not half an operation.
     static let pragmas = """
         PRAGMA journal_mode = WAL;
         PRAGMA synchronous = NORMAL;
         PRAGMA wal_autocheckpoint = 0;
         PRAGMA cache_size = -16384;
+        PRAGMA cache_spill = 65536;
         PRAGMA temp_store = MEMORY;
         PRAGMA trusted_schema = OFF;
         """

@@ -44,7 +44,15 @@ package struct CatalogState {
     var openGeneration: UInt64 = 1
     /// The last commit that is known to be on disk.
     var durableGeneration: UInt64 = 0
+    /// Why the log is not on disk, although it should be. Nothing new is accepted until it is.
     var syncFailure: CatalogError?
+    /// Why what has been accepted is in no commit. Nothing new is accepted until it is.
+    var commitFailure: SQLiteError?
+    /// Whether SQLite has taken back the open transaction, because its commit failed.
+    var isTakenBack = false
+    /// The changes in the open transaction, but for what `commit` itself writes. Off for an owner's: these can be
+    /// had again.
+    let recorder = ChangeRecorder()
     /// Whether anything has changed since the last commit.
     var hasChanges = false
     /// Counts changes, to tell whether an operation that failed had begun to change something.
@@ -55,10 +63,12 @@ package struct CatalogState {
     var isApplying = false
     var isClosed = false
     var hasGarbage = true
+    /// Stays until the head is opened anew: an operation failed half-way, or part of the log is lost.
     var failure: SQLiteError?
 
     init(connection: Connection) throws(SQLiteError) {
         self.connection = connection
+        connection.recorder = recorder
         let statements = try CatalogStatements(connection)
         self.statements = statements
         sequence = SequenceNumber(try statements.meta(.sequence) ?? 0).next
@@ -410,11 +420,25 @@ package struct CatalogState {
         if let failure { throw CatalogError.failedBefore(failure) }
         // What can no longer be made durable is not accepted.
         if let syncFailure { throw syncFailure }
+        if let commitFailure { throw CatalogError.database(commitFailure) }
+        try begin()
+    }
+
+    mutating func begin() throws {
+        if !connection.isInTransaction { try beginTransaction() }
         hasChanges = true
         changeCount &+= 1
-        guard !connection.isInTransaction else { return }
+    }
+
+    func beginTransaction() throws(SQLiteError) {
+        let isOn = recorder.isOn
+        recorder.isOn = false
+        defer { recorder.isOn = isOn }
         try statements.begin.run()
     }
+
+    /// Whether nothing may be changed at the moment, because of what the disk did not take.
+    package var refusesChanges: Bool { failure != nil || syncFailure != nil || commitFailure != nil }
 
     /// Begins, or goes on with, applying an owner's changes.
     mutating func beginApplication() throws {
@@ -426,12 +450,14 @@ package struct CatalogState {
         _ = try commit()
         try beginIfNeeded()
         isApplying = true
+        recorder.isOn = false
     }
 
     /// Takes back an owner's changes that were not finished.
     mutating func abandonApplication() throws {
         guard isApplying else { return }
         isApplying = false
+        recorder.isOn = true
         if connection.isInTransaction { try connection.execute("ROLLBACK") }
         hasChanges = false
         inodes.removeAll()

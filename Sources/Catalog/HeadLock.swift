@@ -3,10 +3,11 @@ internal import Synchronization
 internal import VolumeModel
 
 /// The lock of a head's directory: one process at a time. Released by the kernel when the process ends.
-final class HeadLock: Sendable {
+package final class HeadLock: Sendable {
     private let descriptor: Mutex<Int32>
 
-    init(directory: String) throws(CatalogError) {
+    /// - Throws: `.unusable` when another process has the head open.
+    package init(directory: String) throws(CatalogError) {
         let path = directory + "/lock"
         let opened = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o600)
         guard opened >= 0 else { throw .system(call: "open", path: path, Errno(errno)) }
@@ -25,7 +26,7 @@ final class HeadLock: Sendable {
     deinit { release() }
 
     /// May be called again.
-    func release() {
+    package func release() {
         descriptor.withLock { descriptor in
             if descriptor >= 0 { close(descriptor) }
             descriptor = -1

@@ -241,6 +241,12 @@ package nonisolated struct Godwit_Control_V1_Volume: @unchecked Sendable {
     set {_uniqueStorage()._inodeLimit = newValue}
   }
 
+  /// What is wrong with the disk or the head here; empty: nothing is.
+  package var trouble: String {
+    get {_storage._trouble}
+    set {_uniqueStorage()._trouble = newValue}
+  }
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -641,7 +647,7 @@ nonisolated extension Godwit_Control_V1_ListVolumesReply: SwiftProtobuf.Message,
 
 nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Volume"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}name\0\u{1}capacity\0\u{1}role\0\u{1}epoch\0\u{1}owner\0\u{1}origin\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}inode_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}mounts\0\u{1}released\0\u{3}prefetched_byte_count\0\u{3}prefetched_unread_byte_count\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0\u{3}allocated_byte_count\0\u{3}inode_limit\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}name\0\u{1}capacity\0\u{1}role\0\u{1}epoch\0\u{1}owner\0\u{1}origin\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}inode_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}mounts\0\u{1}released\0\u{3}prefetched_byte_count\0\u{3}prefetched_unread_byte_count\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0\u{3}allocated_byte_count\0\u{3}inode_limit\0\u{1}trouble\0")
 
   fileprivate class _StorageClass {
     var _id: String = String()
@@ -667,6 +673,7 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
     var _hydrationBytesPerSecond: UInt64 = 0
     var _allocatedByteCount: UInt64 = 0
     var _inodeLimit: UInt64 = 0
+    var _trouble: String = String()
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -700,6 +707,7 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
       _hydrationBytesPerSecond = source._hydrationBytesPerSecond
       _allocatedByteCount = source._allocatedByteCount
       _inodeLimit = source._inodeLimit
+      _trouble = source._trouble
     }
   }
 
@@ -741,6 +749,7 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
         case 21: try { try decoder.decodeSingularUInt64Field(value: &_storage._hydrationBytesPerSecond) }()
         case 22: try { try decoder.decodeSingularUInt64Field(value: &_storage._allocatedByteCount) }()
         case 23: try { try decoder.decodeSingularUInt64Field(value: &_storage._inodeLimit) }()
+        case 24: try { try decoder.decodeSingularStringField(value: &_storage._trouble) }()
         default: break
         }
       }
@@ -818,6 +827,9 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
       if _storage._inodeLimit != 0 {
         try visitor.visitSingularUInt64Field(value: _storage._inodeLimit, fieldNumber: 23)
       }
+      if !_storage._trouble.isEmpty {
+        try visitor.visitSingularStringField(value: _storage._trouble, fieldNumber: 24)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -850,6 +862,7 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
         if _storage._hydrationBytesPerSecond != rhs_storage._hydrationBytesPerSecond {return false}
         if _storage._allocatedByteCount != rhs_storage._allocatedByteCount {return false}
         if _storage._inodeLimit != rhs_storage._inodeLimit {return false}
+        if _storage._trouble != rhs_storage._trouble {return false}
         return true
       }
       if !storagesAreEqual {return false}

@@ -11,8 +11,11 @@ package enum HeadCheck {
     /// - Parameters:
     ///   - directory: the head's. Nothing in it is changed.
     ///   - isInUse: whether the volume is served meanwhile: then files come and go while this looks.
-    /// - Throws: when there is no catalog that can be read, or a directory cannot be.
+    /// - Throws: when there is no catalog that can be read, or a directory cannot be; unless `isInUse`, also when
+    ///   another process has the head open.
     package static func run(_ directory: String, isInUse: Bool) throws -> [HeadFinding] {
+        let lock = isInUse ? nil : try HeadLock(directory: directory)
+        defer { lock?.release() }
         let findings = try look(directory, isInUse: isInUse)
         guard isInUse, !findings.isEmpty else { return findings }
         // Files that came or went between two steps of the first look do so no more.
@@ -79,6 +82,13 @@ package enum HeadCheck {
     /// - Throws: when another process has the head open.
     package static func repair(_ directory: String) throws -> [HeadFinding] {
         try CatalogCheck.repair(directory)
+        try setUnknownFilesAside(directory)
+        return try run(directory, isInUse: false)
+    }
+
+    private static func setUnknownFilesAside(_ directory: String) throws {
+        let lock = try HeadLock(directory: directory)
+        defer { lock.release() }
         let catalog = try CatalogCheck(of: directory)
         let store = directory + "/data"
         if catalog.findings.isEmpty, access(store, F_OK) == 0 {
@@ -90,6 +100,5 @@ package enum HeadCheck {
             }
             for number in unknown { try bytes.setAside(number) }
         }
-        return try run(directory, isInUse: false)
     }
 }

@@ -10,7 +10,8 @@ package import VolumeModel
 /// - a data file is deleted or cut only after the catalog that no longer needs it is synced.
 /// So a crash may forget an arrival, but never invents one.
 package final class HeadStorage: Sendable {
-    /// Free disk space below which nothing new is written, so that the catalog can always commit.
+    /// Free disk space below which nothing new is written, so that the catalog can always commit. What frees space
+    /// is accepted in any case.
     package static let reservedByteCount: UInt64 = 64 << 20
 
     package let catalog: Catalog
@@ -21,6 +22,8 @@ package final class HeadStorage: Sendable {
     /// Data files from this number on may be missing after a power loss.
     private let firstUncertain: DataFileNumber
     private let measureFreeSpace: @Sendable () -> UInt64
+    /// Why the last `settle` did not do everything.
+    private let failedSettle = Mutex<String?>(nil)
     private let space = Mutex((checked: ContinuousClock.now - .seconds(60), free: UInt64(0)))
 
     /// Opens a head: `directory/catalog.db` and `directory/data`.
@@ -208,18 +211,47 @@ package final class HeadStorage: Sendable {
 
     /// The periodic chore: makes arrivals and changes durable, records what has arrived, deletes what nobody
     /// needs, and keeps the log short. Called every few seconds by one task, and at the end.
+    ///
+    /// - Throws: when the disk refuses some of it; all that can be done is done even so, and the next call tries
+    ///   the rest again. `trouble` tells of it until then.
     package func settle() throws {
+        do {
+            try settleAll()
+            failedSettle.withLock { $0 = nil }
+        } catch {
+            failedSettle.withLock { $0 = "\(error)" }
+            throw error
+        }
+    }
+
+    private func settleAll() throws {
+        // What the disk refused before must be there before anything new is accepted.
+        if catalog.trouble != nil { try catalog.synchronize() }
         let (unrecorded, nextData) = try catalog.perform { ($0.unrecordedResidency(), $0.nextDataFile) }
         // All bytes first, also those of files without an origin: a size or a name that is durable before the
-        // bytes would show zeros after a power loss.
-        try bytes.synchronizeAll()
+        // bytes would show zeros after a power loss. One file that fails holds up no other.
+        let failures = bytes.synchronizeAll()
         try catalog.perform { state in
-            for item in unrecorded { try state.record(item.ranges, of: item.inode, data: item.data) }
-            try state.noteDurable(below: nextData)
+            for item in unrecorded where failures[item.data] == nil {
+                try state.record(item.ranges, of: item.inode, data: item.data)
+            }
+            try state.noteDurable(below: min(nextData, failures.keys.min() ?? nextData))
         }
         try catalog.synchronize()
         try catalog.collectGarbage { try bytes.delete($0) }
         try catalog.checkpoint()
+        if let first = failures.min(by: { $0.key < $1.key }) { throw first.value }
+    }
+
+    /// What is wrong with the disk below, for people; nil: nothing is.
+    package var trouble: String? {
+        if let failure = catalog.trouble {
+            return "changes are refused until the disk takes them: \(failure)"
+        }
+        if let failure = failedSettle.withLock({ $0 }) {
+            return "not everything could be made durable: \(failure)"
+        }
+        return hasRoom() ? nil : "the disk is full but for a reserve: writes are refused until there is room"
     }
 
     /// Ends the use of this head in order. Whatever still uses it gets errors.
@@ -238,9 +270,6 @@ package final class HeadStorage: Sendable {
 
     /// Whether there is disk space for more data. Looks at the disk five times a second at most.
     package func hasRoom() -> Bool { freeByteCount() > Self.reservedByteCount }
-
-    /// Whether there is disk space for changes that free more than they take: removing, cutting.
-    package func hasRoomToFree() -> Bool { freeByteCount() > Self.reservedByteCount / 8 }
 
     private func freeByteCount() -> UInt64 {
         let now = ContinuousClock.now

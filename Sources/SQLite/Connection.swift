@@ -14,6 +14,9 @@ package final class Connection: @unchecked Sendable {
 
     package let path: String
     private let handle: OpaquePointer
+    /// Where changes are noted, so that they can be made once more; nil: nowhere.
+    package var recorder: ChangeRecorder?
+    private let log = LogLength()
 
     /// Opens the file and checks that it is a database.
     package init(path: String, mode: Mode) throws(SQLiteError) {
@@ -70,6 +73,25 @@ package final class Connection: @unchecked Sendable {
         let code = sqlite3_wal_checkpoint_v2(handle, nil, mode, nil, nil)
         guard code == SQLITE_OK || code & 0xff == SQLITE_BUSY else { throw lastError(code) }
     }
+
+    /// Leaves the log and the database as they are when this connection is the last to close.
+    package func leaveLogOnClose() { _ = gw_sqlite_no_checkpoint_on_close(handle) }
+
+    /// From now on `logFrameCount` tells how long the write-ahead log is.
+    package func watchLog() {
+        _ = sqlite3_wal_hook(
+            handle,
+            { context, _, _, frameCount in
+                guard let context else { return SQLITE_OK }
+                Unmanaged<LogLength>.fromOpaque(context).takeUnretainedValue().frameCount = Int(frameCount)
+                return SQLITE_OK
+            }, Unmanaged.passUnretained(log).toOpaque())
+    }
+
+    /// Frames in the write-ahead log as of the last commit through this connection.
+    package var logFrameCount: Int { log.frameCount }
+
+    private final class LogLength { var frameCount = 0 }
 
     /// How long a statement waits for another process's lock.
     package func setBusyTimeout(milliseconds: Int32) { sqlite3_busy_timeout(handle, milliseconds) }

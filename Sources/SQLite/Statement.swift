@@ -10,30 +10,48 @@ package final class Statement: @unchecked Sendable {
     private let connection: Connection
     /// A parameter that could not be bound (too big, no memory): the next step says so.
     private var bindFailure: SQLiteError?
+    private let changesRows: Bool
+    /// What is bound, for a recorder: parameter 1 first.
+    private var values: [SQLiteValue] = []
 
     init(handle: OpaquePointer, connection: Connection) {
         self.handle = handle
         self.connection = connection
+        changesRows = sqlite3_stmt_readonly(handle) == 0
     }
 
     deinit { sqlite3_finalize(handle) }
 
-    package func bind(_ index: Int32, _ value: Int64) { check(sqlite3_bind_int64(handle, index, value)) }
+    package func bind(_ index: Int32, _ value: Int64) {
+        note(index, .integer(value))
+        check(sqlite3_bind_int64(handle, index, value))
+    }
     package func bind(_ index: Int32, _ value: UInt64) { bind(index, Int64(bitPattern: value)) }
     package func bind(_ index: Int32, _ value: UInt32) { bind(index, Int64(value)) }
-    package func bindNull(_ index: Int32) { check(sqlite3_bind_null(handle, index)) }
+    package func bindNull(_ index: Int32) {
+        note(index, .null)
+        check(sqlite3_bind_null(handle, index))
+    }
+
+    private func note(_ index: Int32, _ value: SQLiteValue) {
+        guard changesRows, connection.recorder != nil else { return }
+        while values.count < index { values.append(.null) }
+        values[Int(index) - 1] = value
+    }
 
     private func check(_ code: Int32) {
         if code != SQLITE_OK { bindFailure = bindFailure ?? connection.lastError(code) }
     }
 
     package func bind(_ index: Int32, _ bytes: [UInt8]) {
+        note(index, .bytes(bytes))
         bytes.withUnsafeBytes { buffer in
             check(gw_sqlite_bind_blob(handle, index, buffer.baseAddress, UInt64(buffer.count)))
         }
     }
 
     package func bind(_ index: Int32, _ text: String) {
+        note(index, .text(text))
         var copy = text
         copy.withUTF8 { buffer in
             buffer.withMemoryRebound(to: CChar.self) { characters in
@@ -65,6 +83,21 @@ package final class Statement: @unchecked Sendable {
 
     /// Runs a statement that gives no rows.
     package func run() throws(SQLiteError) {
+        defer { sqlite3_reset(handle) }
+        while try step() {}
+        if changesRows, let recorder = connection.recorder { recorder.note(self, values) }
+    }
+
+    /// Runs it once more with what was bound then.
+    func run(with values: [SQLiteValue]) throws(SQLiteError) {
+        for (index, value) in zip(Int32(1)..., values) {
+            switch value {
+            case .integer(let value): bind(index, value)
+            case .bytes(let bytes): bind(index, bytes)
+            case .text(let text): bind(index, text)
+            case .null: bindNull(index)
+            }
+        }
         defer { sqlite3_reset(handle) }
         while try step() {}
     }

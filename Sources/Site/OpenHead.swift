@@ -70,14 +70,19 @@ final class OpenHead: Sendable {
     }
 
     private static func settleForEver(_ storage: HeadStorage, _ logger: Logger) async {
+        var lastFailure: String?
         while !Task.isCancelled {
             try? await Task.sleep(for: settleInterval)
             if Task.isCancelled { return }
             do {
                 // Off the cooperative threads: it waits for the disk.
                 try await onBlockingThread { try storage.settle() }
+                if lastFailure != nil { logger.notice("the disk takes changes again") }
+                lastFailure = nil
             } catch {
-                logger.error("changes could not be made durable: \(error)")
+                // Once, not every two seconds for as long as a disk is bad.
+                if "\(error)" != lastFailure { logger.error("changes could not be made durable: \(error)") }
+                lastFailure = "\(error)"
             }
         }
     }

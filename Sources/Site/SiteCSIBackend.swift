@@ -119,9 +119,10 @@ package struct SiteCSIBackend: CSIBackend {
         var nodes: [String] = []
         if case .owning(_, let holder?) = summary.record.head.role { nodes = [holder.node] }
         let waits = summary.waitingReason
+        let late = waits.isEmpty ? nil : "bytes that are still elsewhere do not arrive: \(waits)"
         return CSIVolume(
             id: summary.record.id, capacity: summary.record.capacity, publishedNodes: nodes,
-            trouble: waits.isEmpty ? nil : "bytes that are still elsewhere do not arrive: \(waits)")
+            trouble: summary.trouble ?? late)
     }
 
     /// The one table from the site's errors to what Kubernetes is told.

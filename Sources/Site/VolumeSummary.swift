@@ -2,6 +2,7 @@ internal import ControlProtocol
 internal import Handoff
 internal import Hydration
 internal import PeerProtocol
+internal import VolumeFileSystem
 internal import VolumeModel
 
 /// What people and programs are told of a volume.
@@ -15,6 +16,8 @@ struct VolumeSummary: Sendable {
     var mounts: [String] = []
     var prefetchedByteCount: UInt64 = 0
     var prefetchedUnreadByteCount: UInt64 = 0
+    /// What is wrong with the disk or the head here; nil: nothing is.
+    var trouble: String?
 
     var roleName: String {
         switch record.head.role {
@@ -77,6 +80,7 @@ struct VolumeSummary: Sendable {
         message.hydrationBytesPerSecond = record.hydration.bytesPerSecond ?? 0
         message.prefetchedByteCount = prefetchedByteCount
         message.prefetchedUnreadByteCount = prefetchedUnreadByteCount
+        message.trouble = trouble ?? ""
         return message
     }
 
@@ -108,20 +112,28 @@ extension VolumeAgent {
     func summary() -> VolumeSummary {
         var summary = VolumeSummary(record: record)
         summary.mounts = Array(mounts.keys)
-        if record.headNumber != 0, let head = try? openHead(record.headNumber) {
-            let counts = try? head.storage.catalog.perform { ($0.counters, $0.missingByteCount) }
-            summary.totalByteCount = counts?.0.byteCount ?? 0
-            summary.inodeCount = counts?.0.inodeCount ?? 0
-            summary.allocatedByteCount = counts?.0.allocatedByteCount ?? 0
-            summary.missingByteCount = counts?.1 ?? 0
-            summary.progress = head.hydrator?.progress()
-            if let prefetched = head.hydrator?.prefetched {
-                let all = prefetched.values.reduce(0) { $0 + $1.byteCount }
-                summary.prefetchedByteCount = all
-                summary.prefetchedUnreadByteCount =
-                    mounts.values.first?.recorder?.unreadByteCount(of: prefetched) ?? all
-            }
+        guard record.headNumber != 0 else { return summary }
+        do {
+            summary.add(try openHead(record.headNumber), mounts.values.first?.recorder)
+        } catch {
+            summary.trouble = "\(error)"
         }
         return summary
+    }
+}
+
+extension VolumeSummary {
+    fileprivate mutating func add(_ head: OpenHead, _ recorder: StartRecorder?) {
+        trouble = head.storage.trouble
+        let counts = try? head.storage.catalog.perform { ($0.counters, $0.missingByteCount) }
+        totalByteCount = counts?.0.byteCount ?? 0
+        inodeCount = counts?.0.inodeCount ?? 0
+        allocatedByteCount = counts?.0.allocatedByteCount ?? 0
+        missingByteCount = counts?.1 ?? 0
+        progress = head.hydrator?.progress()
+        guard let prefetched = head.hydrator?.prefetched else { return }
+        let all = prefetched.values.reduce(0) { $0 + $1.byteCount }
+        prefetchedByteCount = all
+        prefetchedUnreadByteCount = recorder?.unreadByteCount(of: prefetched) ?? all
     }
 }

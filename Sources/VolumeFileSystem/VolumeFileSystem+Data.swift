@@ -76,7 +76,8 @@ extension VolumeFileSystem {
                 throw FileSystemError.fault(Fault(inode: inode, range: ByteRange(first.start, last.end)))
             }
         }
-        if !keepsAccessTime { try noteAccess(record, in: &state) }
+        // A read succeeds also while the disk takes no changes.
+        if !keepsAccessTime, !state.refusesChanges { try noteAccess(record, in: &state) }
         return (record, count)
     }
 

@@ -120,7 +120,7 @@ package final class VolumeFileSystem: MountableFileSystem {
         }
         guard isAllowed else { throw .errno(refusal ?? .readOnly) }
         defer { access.withLock { $0.changing -= 1 } }
-        guard frees ? storage.hasRoomToFree() : storage.hasRoom() else { throw .errno(.noSpace) }
+        guard frees || storage.hasRoom() else { throw .errno(.noSpace) }
         do {
             return try body()
         } catch {
@@ -150,8 +150,11 @@ package final class VolumeFileSystem: MountableFileSystem {
             return .errno(.inputOutput)
         case let error as CatalogError:
             log("\(error)")
-            if case .database(let cause) = error, cause.isDiskFull { return .errno(.noSpace) }
-            return .errno(.inputOutput)
+            switch error {
+            case .database(let cause) where cause.isDiskFull: return .errno(.noSpace)
+            case .system(_, _, .noSpace), .system(_, _, .quotaExceeded): return .errno(.noSpace)
+            default: return .errno(.inputOutput)
+            }
         default:
             log("\(error)")
             return .errno(.inputOutput)

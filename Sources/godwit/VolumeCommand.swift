@@ -237,6 +237,7 @@ enum VolumeText {
         options.add("faultP50Microseconds", volume.faultP50Microseconds)
         options.add("faultP99Microseconds", volume.faultP99Microseconds)
         options.add("waitingReason", volume.waitingReason)
+        options.add("trouble", volume.trouble)
         options.add("released", volume.released)
         options.add("hydrationPaused", volume.hydrationPaused)
         options.add("hydrationBytesPerSecond", volume.hydrationBytesPerSecond)
@@ -287,6 +288,7 @@ enum VolumeText {
             ])
         }
         if !volume.waitingReason.isEmpty { rows.append(["waits", volume.waitingReason]) }
+        if !volume.trouble.isEmpty { rows.append(["trouble", volume.trouble]) }
         for mount in volume.mounts { rows.append(["mounted at", mount]) }
         Swift.print(Text.table(rows))
     }

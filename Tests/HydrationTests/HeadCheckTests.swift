@@ -70,6 +70,8 @@ import VolumeModel
         }
         try await changing.value
         // Nothing is repaired that somebody uses.
+        // A look from outside would tell of changes on their way as contradictions.
+        #expect(throws: CatalogError.self) { try HeadCheck.run(head.directory, isInUse: false) }
         #expect(throws: CatalogError.self) { try HeadCheck.repair(head.directory) }
         try await volume.close()
         #expect(try head.check() == [])
@@ -178,6 +180,25 @@ import VolumeModel
     }
 
     /// What was never synced may go with the power; it is then empty, and stays so after the next start.
+    @Test func aLookChangesNothingNotEvenTheLogThatACrashLeft() async throws {
+        let temporary = try TemporaryDirectory()
+        let volume = try TestVolume.make(in: try temporary.make("head"))
+        for number in 0..<50 { _ = try volume.create("f\(number)") }
+        try volume.storage.catalog.synchronize()
+        let after = temporary.path + "/after"
+        try TemporaryDirectory.copyHead(from: volume.directory, to: after)
+        try await volume.close()
+        func contents() throws -> [Data] {
+            try ["/catalog.db", "/catalog.db-wal"].map {
+                try Data(contentsOf: URL(fileURLWithPath: after + $0))
+            }
+        }
+        let before = try contents()
+        try #require(before[1].count > 4096, "the log holds what is not in the database")
+        #expect(try HeadCheck.run(after, isInUse: false) == [])
+        #expect(try contents() == before)
+    }
+
     @Test func aFileThatAPowerLossTookIsEmptyAndNoError() async throws {
         let temporary = try TemporaryDirectory()
         let directory = try temporary.make("head")

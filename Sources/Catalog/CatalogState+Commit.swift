@@ -1,0 +1,200 @@
+internal import SQLite
+package import VolumeModel
+
+extension CatalogState {
+    /// Inodes kept in memory though the database has them, about. 500 bytes each.
+    static let cleanInodeLimit = 50_000
+
+    /// Changes that may wait for the next commit. They are kept in memory twice: in SQLite's pages and for `redo`.
+    private static let pendingChangeLimit = 20_000
+
+    /// What is to be done between operations, for each may rely on what it has read. Also when nothing is
+    /// committed for long, as while somebody searches a million files.
+    mutating func prepareOperation() throws {
+        try redoIfTakenBack()
+        if inodes.count >= nextEviction { evictInodes() }
+        // A failure is for who changes something next, or waits for a commit.
+        if recorder.count >= Self.pendingChangeLimit, commitFailure == nil { _ = try? commit() }
+    }
+
+    /// Gives everything to SQLite's log. After a failure all changes are still there, in memory, and the next
+    /// call tries again; until then nothing new is accepted.
+    mutating func commit() throws -> UInt64 {
+        if let failure { throw CatalogError.failedBefore(failure) }
+        // An owner's changes are one change: what has been applied so far is not to be seen alone.
+        guard hasChanges, !isApplying else { return openGeneration - 1 }
+        try redoIfTakenBack()
+        let canRedo = recorder.isOn
+        recorder.isOn = false
+        defer { recorder.isOn = true }
+        var lives: [(inode: InodeNumber, born: SequenceNumber?)] = []
+        do {
+            try begin()
+            try writeDirtyInodes(&lives)
+            try writeCounters()
+            try statements.commit.run()
+        } catch let error as SQLiteError {
+            for life in lives { inodes[life.inode]?.born = life.born }
+            if canRedo {
+                isTakenBack = true
+                commitFailure = error
+            } else {
+                isApplying = true
+                try abandonApplication()
+            }
+            throw CatalogError.database(error)
+        }
+        dirtyInodes.removeAll(keepingCapacity: true)
+        recorder.forget()
+        commitFailure = nil
+        hasChanges = false
+        sequence = sequence.next
+        openGeneration += 1
+        return openGeneration - 1
+    }
+
+    /// A failed commit makes SQLite take back the whole transaction: what had been accepted is put in again.
+    mutating func redoIfTakenBack() throws {
+        guard isTakenBack else { return }
+        recorder.isOn = false
+        defer { recorder.isOn = true }
+        if connection.isInTransaction { try connection.execute("ROLLBACK") }
+        try beginTransaction()
+        try recorder.replay()
+        isTakenBack = false
+    }
+
+    /// - Parameter lives: takes which inode's row was born when, before this.
+    private mutating func writeDirtyInodes(
+        _ lives: inout [(inode: InodeNumber, born: SequenceNumber?)]
+    ) throws {
+        // In the order of the table: neighbours are on the same page.
+        for number in dirtyInodes.sorted() {
+            guard var cached = inodes[number] else { continue }
+            lives.append((number, cached.born))
+            if let born = cached.born, isPinned(born) { try endInode(number, born: born) }
+            let stays = cached.born.map { !isPinned($0) } ?? false
+            let born = stays ? (cached.born ?? sequence) : sequence
+            try statements.put(cached.record, born: born)
+            cached.born = born
+            inodes[number] = cached
+        }
+    }
+
+    private func writeCounters() throws(SQLiteError) {
+        try statements.setMeta(.sequence, sequence.number)
+        try statements.setMeta(.nextInode, Int64(bitPattern: counters.nextInode.number))
+        try statements.setMeta(.nextCookie, counters.nextCookie)
+        try statements.setMeta(.nextData, Int64(bitPattern: nextData))
+        try statements.setMeta(.inodeCount, Int64(bitPattern: counters.inodeCount))
+        try statements.setMeta(.byteCount, Int64(bitPattern: counters.byteCount))
+        try statements.setMeta(.allocatedByteCount, Int64(bitPattern: counters.allocatedByteCount))
+        // What has arrived but is not recorded is missing again after a crash.
+        try statements.setMeta(.missingByteCount, Int64(bitPattern: missingByteCount &+ unrecordedByteCount))
+    }
+
+    /// Forgets what the database knows as well. Not in the midst of an operation.
+    mutating func evictInodes() {
+        inodes = inodes.filter { number, cached in
+            // What is not durable yet must stay, for an fsync to find out.
+            dirtyInodes.contains(number) || unrecordedInodes.contains(number)
+                || max(cached.metadataGeneration, cached.structuralGeneration) > durableGeneration
+        }
+        // Not again at once when there was little to forget; a sync changes that.
+        nextEviction = max(Self.cleanInodeLimit, inodes.count + Self.cleanInodeLimit / 4)
+    }
+
+    mutating func markInUse(wasClean: Bool) throws {
+        try beginIfNeeded()
+        // What these files had taken and was not synced is gone: their counts say too much.
+        if !wasClean { try statements.setMeta(.uncertainData, Int64(bitPattern: nextData)) }
+        try statements.setMeta(.isClean, 0)
+        _ = try commit()
+    }
+
+    mutating func markClean() throws {
+        try beginIfNeeded()
+        try statements.setMeta(.isClean, 1)
+    }
+
+    /// The generation that a fsync (or fdatasync, with `dataOnly`) of an inode must see durable; nil: none.
+    package func generationToSync(_ number: InodeNumber, dataOnly: Bool) -> UInt64? {
+        guard let cached = inodes[number] else { return nil }
+        let generation = dataOnly ? cached.structuralGeneration : cached.metadataGeneration
+        return generation == 0 ? nil : generation
+    }
+
+    func garbage() throws(SQLiteError) -> [DataFileNumber] {
+        var batch: [DataFileNumber] = []
+        try statements.listGarbage.forEach {
+            batch.append(DataFileNumber($0.unsigned(0)))
+            return true
+        }
+        return batch
+    }
+
+    mutating func forgetGarbage(_ batch: [DataFileNumber]) throws {
+        try beginIfNeeded()
+        for data in batch {
+            statements.deleteGarbage.bind(1, data.number)
+            try statements.deleteGarbage.run()
+        }
+    }
+
+    package mutating func epoch() throws -> Epoch {
+        Epoch(UInt64(bitPattern: try statements.meta(.epoch) ?? 0))
+    }
+
+    /// Raises the epoch's high-water mark, which is kept with the data as well as in the registry.
+    ///
+    /// A follower's head ceases to be one with it: what of its owner's changes was not finished is gone,
+    /// and no more are taken.
+    package mutating func setEpoch(_ epoch: Epoch) throws {
+        try abandonApplication()
+        try beginIfNeeded()
+        if isFollower {
+            // Whoever had them open had so elsewhere.
+            for orphan in try orphans() { try removeInode(orphan) }
+            try statements.setMeta(.isFollower, 0)
+            isFollower = false
+        }
+        try statements.setMeta(.epoch, Int64(bitPattern: epoch.number))
+    }
+
+    /// Live inodes without a name, left by a crash while somebody had them open.
+    package func orphans() throws -> [InodeNumber] {
+        var orphans: [InodeNumber] = []
+        let statement = try connection.prepare("SELECT ino FROM inode WHERE died = 0 AND links = 0")
+        try statement.forEach {
+            orphans.append(InodeNumber($0.unsigned(0)))
+            return true
+        }
+        return orphans
+    }
+
+    /// Live inodes whose data files have this number or a higher one. Looks at all inodes.
+    package mutating func inodes(withDataFrom first: DataFileNumber) throws -> [InodeRecord] {
+        var numbers: [InodeNumber] = []
+        let statement = try connection.prepare("SELECT ino FROM inode WHERE died = 0 AND data >= ?1")
+        statement.bind(1, first.number)
+        try statement.forEach {
+            numbers.append(InodeNumber($0.unsigned(0)))
+            return true
+        }
+        return try numbers.compactMap { try peekInode($0) }.filter { $0.data >= first }
+    }
+
+    /// Up to `limit` inodes above `inode` whose bytes may still be at the origin, ascending.
+    package func backedInodes(after inode: InodeNumber, limit: Int) throws -> [InodeNumber] {
+        let statement = try connection.prepare(
+            "SELECT ino FROM inode WHERE died = 0 AND backed > 0 AND ino > ?1 ORDER BY ino LIMIT ?2")
+        statement.bind(1, inode.number)
+        statement.bind(2, Int64(limit))
+        var found: [InodeNumber] = []
+        try statement.forEach {
+            found.append(InodeNumber($0.unsigned(0)))
+            return true
+        }
+        return found
+    }
+}

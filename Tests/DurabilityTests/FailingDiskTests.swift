@@ -1,0 +1,254 @@
+import Foundation
+import Glibc
+import Testing
+import VolumeModel
+
+@testable import TestBed
+
+/// A real site and a real mount on a disk that fails for a while: what was said to be safe is, what cannot be made
+/// safe is refused, everything can be read, and it goes on by itself when the disk does.
+@Suite(.serialized, .enabled(if: geteuid() == 0, "mounts need root"))
+struct FailingDiskTests {
+    @Test func aLogThatCannotBeSyncedRefusesChangesUntilItCan() async throws {
+        try await withFailingDisk { volume in
+            try volume.write("before", "safe", syncs: true)
+            try volume.fail(["fdatasync 5 catalog.db-wal"])
+            #expect(throws: Errno.inputOutput) { try volume.write("during", "not yet", syncs: true) }
+            #expect(throws: Errno.inputOutput) { try volume.write("more", "no", syncs: false) }
+            // What was accepted is there for everybody, and what was there before of course.
+            #expect(try volume.read("during") == "not yet" && volume.read("before") == "safe")
+            #expect(try await volume.trouble().contains("until the disk takes them"))
+            let condition = try await volume.condition()
+            #expect(condition.contains("\"abnormal\":true"), "\(condition)")
+            try volume.fail([])
+            try await volume.waitUntilWell()
+            try volume.write("after", "safe too", syncs: true)
+            try await volume.crash()
+            #expect(try ["before", "during", "after"].map(volume.read) == ["safe", "not yet", "safe too"])
+            #expect(throws: Errno.noSuchEntry) { try volume.read("more") }
+        }
+    }
+
+    @Test func aCommitThatTheDiskRefusesIsDoneAgainWithAllThatItHeld() async throws {
+        try await withFailingDisk { volume in
+            try volume.write("old", "old", syncs: true)
+            try volume.write("gone", "gone", syncs: true)
+            // No space: 28. The log cannot even be written.
+            try volume.fail(["pwrite 28 catalog.db-wal"])
+            // As many as there is patience for: names, removals, attributes, in one group that is taken back.
+            for index in 0..<200 { _ = try? volume.write("new\(index)", "\(index)", syncs: false) }
+            _ = rename(volume.path("old"), volume.path("renamed"))
+            #expect(throws: Errno.noSpace) { try volume.write("last", "", syncs: true) }
+            let names = try volume.names()
+            #expect(try await volume.trouble().contains("until the disk takes them"))
+            #expect(throws: Errno.noSpace) { try volume.write("refused", "", syncs: false) }
+            #expect(try volume.names() == names)
+            try volume.fail([])
+            try await volume.waitUntilWell()
+            #expect(try volume.names() == names && names.contains("new0"))
+            try volume.write("last", "", syncs: true)
+            try await volume.crash()
+            #expect(try volume.names() == names.union(["last"]))
+            #expect(try volume.read("gone") == "gone" && volume.read("new0") == "0")
+            #expect(try await volume.check() == "nothing is wrong\n")
+        }
+    }
+
+    @Test func oneFileThatCannotBeSyncedHoldsUpNoOther() async throws {
+        try await withFailingDisk { volume in
+            try volume.write("good", "1", syncs: true)
+            try volume.write("bad", "1", syncs: true)
+            let data = try volume.dataFile(holding: "1", other: "good")
+            try volume.fail(["fdatasync 5 \(data)"])
+            #expect(throws: Errno.inputOutput) { try volume.write("bad", "2", syncs: true) }
+            try volume.write("good", "2", syncs: true)
+            try volume.write("unsynced", "3", syncs: false)
+            // The chore goes on with all others, and says what it could not do.
+            try await volume.wait("the failed file to be told of") {
+                try await volume.trouble().contains(data)
+            }
+            try volume.fail([])
+            // The chore has failed as well, which one sync must be told; who opens the file after that begins anew.
+            #expect(throws: Errno.inputOutput) { try volume.write("bad", "3", syncs: true) }
+            try await volume.wait("the file to be synced") {
+                (try? volume.write("bad", "4", syncs: true)) != nil
+            }
+            try await volume.waitUntilWell()
+            try await volume.crash()
+            #expect(try ["good", "bad", "unsynced"].map(volume.read) == ["2", "4", "3"])
+        }
+    }
+
+    @Test func afterAFailedSyncOfManyFilesEachOneIsSyncedByItself() async throws {
+        try await withFailingDisk { volume in
+            try volume.fail(["syncfs 5 /"])
+            for index in 0..<40 { try volume.write("f\(index)", "\(index)", syncs: false) }
+            // Nothing is wrong with the files themselves.
+            try await Task.sleep(for: .seconds(5))
+            #expect(try await volume.trouble() == "")
+            try await volume.crash()
+            #expect(try (0..<40).map { try volume.read("f\($0)") } == (0..<40).map { "\($0)" })
+        }
+    }
+
+    @Test func onAFullDiskFilesCanBeReadAndRemovedAndWritingGoesOnWhenThereIsRoom() async throws {
+        try await withFailingDisk(onSmallDisk: true) { volume in
+            try volume.write("kept", "kept", syncs: true)
+            try volume.write("large", String(repeating: "x", count: 20 << 20), syncs: true)
+            // Somebody else takes all that is left of the disk.
+            let filler = volume.directory + "/disk/filler"
+            _ = try await ChildProcess.run(
+                Program("dd", ["if=/dev/zero", "of=\(filler)", "bs=1M", "status=none"]), limit: .seconds(60))
+            try await volume.wait("writes to be refused") {
+                do {
+                    try volume.write("new", "new", syncs: false)
+                    return false
+                } catch let error as Errno where error == .noSpace {
+                    return true
+                }
+            }
+            #expect(try volume.read("kept") == "kept")
+            #expect(try await volume.trouble().contains("full"))
+            let condition = try await volume.condition()
+            #expect(condition.contains("\"abnormal\":true"), "\(condition)")
+            #expect(unlink(volume.path("large")) == 0)
+            #expect(unlink(filler) == 0)
+            try await volume.waitUntilWell()
+            try volume.write("new", "new", syncs: true)
+            try await volume.crash()
+            #expect(try volume.names().isSuperset(of: ["kept", "new"]) && !volume.names().contains("large"))
+            #expect(try volume.read("kept") == "kept" && volume.read("new") == "new")
+            #expect(try await volume.check() == "nothing is wrong\n")
+        }
+    }
+}
+
+/// A volume on a disk that fails as it is told.
+private struct FailingVolume: Sendable {
+    let directory: String
+    let mountPoint: String
+    let site: SiteProcess
+
+    private var faultFile: String { directory + "/faults" }
+
+    /// - Parameter faults: lines of `faults.c`; none: the disk works.
+    func fail(_ faults: [String]) throws {
+        let text = faults.map { $0 + "\n" }.joined()
+        try Data(text.utf8).write(to: URL(fileURLWithPath: faultFile), options: .atomic)
+    }
+
+    func path(_ name: String) -> String { mountPoint + "/" + name }
+
+    /// Writes from the start of a file, making it if it is missing.
+    func write(_ name: String, _ text: String, syncs: Bool) throws {
+        let descriptor = open(path(name), O_WRONLY | O_CREAT, 0o644)
+        guard descriptor >= 0 else { throw Errno(errno) }
+        var bytes = Array(text.utf8)[...]
+        var failure: Errno?
+        while !bytes.isEmpty, failure == nil {
+            let count = bytes.withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress, $0.count) }
+            if count > 0 { bytes = bytes.dropFirst(count) } else { failure = Errno(errno) }
+        }
+        if failure == nil, syncs, fsync(descriptor) != 0 { failure = Errno(errno) }
+        if close(descriptor) != 0 { failure = failure ?? Errno(errno) }
+        if let failure { throw failure }
+    }
+
+    func read(_ name: String) throws -> String {
+        let descriptor = open(path(name), O_RDONLY)
+        guard descriptor >= 0 else { throw Errno(errno) }
+        defer { close(descriptor) }
+        var buffer = [UInt8](repeating: 0, count: 1 << 16)
+        let count = Glibc.read(descriptor, &buffer, buffer.count)
+        guard count >= 0 else { throw Errno(errno) }
+        return String(decoding: buffer[0..<count], as: UTF8.self)
+    }
+
+    func names() throws -> Set<String> {
+        Set(try FileManager.default.contentsOfDirectory(atPath: mountPoint))
+    }
+
+    /// Where the bytes of the younger of two files with the same content are, relative to the store.
+    func dataFile(holding text: String, other: String) throws -> String {
+        let store = site.stateDirectory + "/volumes"
+        let files = FileManager.default.enumerator(atPath: store)?.compactMap { $0 as? String } ?? []
+        let found = files.filter {
+            $0.contains("/data/") && FileManager.default.contents(atPath: store + "/" + $0) == Data(text.utf8)
+        }
+        guard let last = found.max(by: { $0.suffix(16) < $1.suffix(16) }) else {
+            throw LabError.invalid("no data file holds '\(text)'")
+        }
+        return String(last.suffix(16))
+    }
+
+    func trouble() async throws -> String { try await site.inspect("data")["trouble"] as? String ?? "" }
+    func check() async throws -> String { try await site.run(["volume", "check", "data"]).output }
+
+    func condition() async throws -> String {
+        let id = try await site.inspect("data")["id"] as? String ?? ""
+        return try await site.csi(["get-volume", id])
+    }
+
+    func wait(_ what: String, until holds: () async throws -> Bool) async throws {
+        let deadline = ContinuousClock.now + .seconds(60)
+        while try await !holds() {
+            guard ContinuousClock.now < deadline else { throw LabError.invalid("waited in vain for \(what)") }
+            try await Task.sleep(for: .milliseconds(100))
+        }
+    }
+
+    func waitUntilWell() async throws {
+        try await wait("the trouble to end") { try await trouble().isEmpty }
+    }
+
+    /// kill -9, and what comes after it.
+    func crash() async throws {
+        await site.kill()
+        _ = try await ChildProcess.run(Program("umount", ["-l", mountPoint]), limit: .seconds(20))
+        try await site.start()
+        try await site.godwit(["volume", "mount", "data", mountPoint])
+    }
+}
+
+private func withFailingDisk(
+    onSmallDisk: Bool = false, _ body: @escaping @Sendable (FailingVolume) async throws -> Void
+) async throws {
+    try await Cleanup.scope(catchingSignals: false) { cleanup in
+        let directory = try cleanup.makeTemporaryDirectory()
+        let source = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
+            .appendingPathComponent("faults.c").path
+        let library = directory + "/faults.so"
+        try await ChildProcess.check(
+            Program("gcc", ["-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, source]),
+            limit: .seconds(60))
+        let mountPoint = directory + "/mnt"
+        for path in [mountPoint, directory + "/disk"] {
+            try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+        }
+        if onSmallDisk {
+            try await ChildProcess.check(
+                Program("mount", ["-t", "tmpfs", "-o", "size=160m", "tmpfs", directory + "/disk"]),
+                limit: .seconds(20))
+            try cleanup.add(mountAt: directory + "/disk")
+        }
+        let state = directory + "/disk/state"
+        let site = SiteProcess(
+            name: "solo", binary: godwitBinary, stateDirectory: state, address: "127.0.0.1:0",
+            environment: [
+                "LD_PRELOAD": library, "FAULT_ROOT": state, "FAULT_FILE": directory + "/faults",
+            ])
+        try await site.initialise()
+        try cleanup.add("site") { await site.stop() }
+        try await site.start()
+        try await site.godwit(["volume", "create", "data", "--capacity", "1Gi"])
+        try await site.godwit(["volume", "mount", "data", mountPoint])
+        try cleanup.add(mountAt: mountPoint)
+        do {
+            try await body(FailingVolume(directory: directory, mountPoint: mountPoint, site: site))
+        } catch {
+            let log = (try? String(contentsOfFile: site.logPath, encoding: .utf8)) ?? ""
+            Issue.record("log: \(log.suffix(3000))")
+            throw error
+        }
+    }
+}
