@@ -29,6 +29,8 @@ package enum Action: Hashable, Sendable {
     case requestDecline(heir: Reign, after: Epoch)
     case tellDeclined(Epoch, to: SiteID)
     case announce(Reign, to: SiteID)
+    case claim(from: SiteID, heir: Reign, after: Epoch, through: SequenceNumber)
+    case answerClaim(of: Reign, isKept: Bool)
     case requestRelease(of: SiteID, reign: Epoch)
     case confirmRelease(to: Reign)
 }
@@ -45,6 +47,10 @@ extension Action {
             (heir.owner, .declineRequested(reign: Reign(site, epoch), wanted: heir.epoch))
         case .tellDeclined(let epoch, let peer): (peer, .declined(by: site, wanted: epoch))
         case .announce(let reign, let peer): (peer, .ownerAnnounced(reign))
+        case .claim(let peer, let heir, let after, let sequence):
+            (peer, .claimed(heir: heir, after: after, through: sequence))
+        case .answerClaim(let heir, let isKept):
+            (heir.owner, .claimAnswered(by: site, reign: heir.epoch, isKept: isKept))
         case .requestRelease(let peer, let reign): (peer, .releaseRequested(heir: Reign(site, reign)))
         case .confirmRelease(let heir): (heir.owner, .released(by: site, reign: heir.epoch))
         case .serve, .readTail, .fetchTail, .stopServing, .keepDivergence, .mayDiscard: nil

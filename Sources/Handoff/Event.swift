@@ -11,6 +11,9 @@ package enum Event: Hashable, Sendable {
     case prepare(Reign)
     /// A pod arrives, or the user asks: this site is to own the head. A sealed site takes it back.
     case takeOver
+    /// This site is to own the head without the seal of the reign that is overruled, whose site is gone. What that
+    /// site has written and this one has not seen stays there, for whoever finds it again.
+    case overrule(Epoch, wanted: Epoch, base: TakeoverBase)
     /// The head is no longer wanted here.
     case abort
     /// No replica is wanted here any more.
@@ -49,10 +52,23 @@ package enum Event: Hashable, Sendable {
     case declined(by: SiteID, wanted: Epoch)
     /// This reign has begun.
     case ownerAnnounced(Reign)
+    /// The heir began by force. It knows of the head that this site owned at `after` everything up to a sequence
+    /// number, and asks to keep the bytes of that.
+    case claimed(heir: Reign, after: Epoch, through: SequenceNumber)
+    /// `by` keeps what our reign claimed, or has nothing of it.
+    case claimAnswered(by: SiteID, reign: Epoch, isKept: Bool)
     /// The heir needs nothing more of what was kept for it.
     case releaseRequested(heir: Reign)
     /// `by` will not be needed for what it kept for our reign, and knows it.
     case released(by: SiteID, reign: Epoch)
+}
+
+/// What a takeover by force begins with.
+package enum TakeoverBase: Hashable, Sendable {
+    /// The replica of the overruled owner's head, which is complete up to this sequence number of the owner.
+    case followed(through: SequenceNumber)
+    /// The head that this site owned itself, as it was when it was sealed.
+    case kept(headReign: Epoch)
 }
 
 /// Why an owner did not seal. It changed nothing.

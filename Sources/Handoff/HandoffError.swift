@@ -12,6 +12,10 @@ package enum HandoffError: Error, Hashable, Sendable, CustomStringConvertible {
     case promised(to: Reign)
     /// A higher reign overruled this site: prepare the volume here again once its state is kept.
     case overruled(under: Epoch, by: Epoch)
+    /// Another reign than the one that is to be overruled is the present one, as far as known here.
+    case notReigning(Epoch, known: Reign?)
+    /// There is nothing here to begin with.
+    case nothingToBeginWith
     /// Only a replica can be given up: this site owns the head, or is giving or taking it.
     case needed
     /// The state is not here up to the grant, or there is no grant for this epoch.
@@ -32,6 +36,11 @@ package enum HandoffError: Error, Hashable, Sendable, CustomStringConvertible {
         case .promised(let heir): "the volume is being handed to \(heir): wait, or take it back"
         case .overruled(let epoch, let by):
             "this site owned the volume at epoch \(epoch) and was overruled by epoch \(by)"
+        case .notReigning(let epoch, let known?):
+            "epoch \(epoch) is not the one to be overruled: the last that this site knows of is \(known)"
+        case .notReigning(let epoch, nil): "epoch \(epoch) is not the one to be overruled"
+        case .nothingToBeginWith:
+            "nothing of the volume is here that a takeover could begin with"
         case .needed: "this site owns the volume, or is giving or taking it: hand it over or abort first"
         case .notCaughtUp(let wanted, let needed?):
             "cannot own the volume at epoch \(wanted): changes up to \(needed) must be here first"

@@ -18,6 +18,10 @@ extension HeadRecord {
         switch event {
         case .prepare(let reign): return try prepare(reign)
         case .takeOver: return try takeOver()
+        case .overrule(let epoch, let wanted, let base):
+            try check(epochs: epoch)
+            try check(epochs: wanted)
+            return try overrule(epoch, wanted: wanted, base: base)
         case .abort: return abort()
         case .leave: return try leave()
         case .attach(let holder): return try attach(holder)
@@ -45,6 +49,12 @@ extension HeadRecord {
         case .ownerAnnounced(let reign):
             try check(epochs: reign.epoch)
             return try learn(reign)
+        case .claimed(let heir, let after, let sequence):
+            try check(peer: heir.owner, epochs: heir.epoch, after)
+            return try claimed(heir: heir, after: after, through: sequence)
+        case .claimAnswered(let by, let reign, let isKept):
+            try check(peer: by, epochs: reign)
+            return claimAnswered(by: by, reign: reign, isKept: isKept)
         case .releaseRequested(let heir):
             try check(peer: heir.owner, epochs: heir.epoch)
             return try releaseRequested(heir: heir)

@@ -39,7 +39,7 @@ extension HeadRecord {
     /// A source serves one head. When that is neither the present one nor kept for anybody, nobody needs what it
     /// lacks: should this site own the volume again, that is another head, whose source leads to everything.
     mutating func releaseSourcesNobodyNeeds() -> [Action] {
-        var needed = Set(retentions.map(\.headReign))
+        var needed = Set(retentions.map(\.headReign) + divergences.map(\.headReign))
         if hasOwnHead { needed.insert(headReign) }
         return releaseSources { !needed.contains($0.reign) }
     }

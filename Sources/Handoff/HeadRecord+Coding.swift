@@ -6,7 +6,7 @@ extension HeadRecord: Codable {
     package static let storedVersion = 1
 
     private enum Key: String, CodingKey {
-        case version, site, spent, headReign, sources, retentions
+        case version, site, spent, headReign, sources, retentions, divergences
         case role, owner, epoch, wanted, declined, heir, heirEpoch, finalSequence, overruledBy, node, pod
     }
 
@@ -49,6 +49,9 @@ extension HeadRecord: Codable {
         try encodeRole(&fields)
         try fields.encode(sources.map(StoredSource.init), forKey: .sources)
         try fields.encode(retentions.map(StoredRetention.init), forKey: .retentions)
+        if !divergences.isEmpty {
+            try fields.encode(divergences.map(StoredDivergence.init), forKey: .divergences)
+        }
     }
 
     private func encodeRole(_ fields: inout KeyedEncodingContainer<Key>) throws {
@@ -111,7 +114,9 @@ extension HeadRecord: Codable {
                 sources: try container.decode([StoredSource].self, forKey: .sources).map { try $0.source },
                 retentions: try container.decode([StoredRetention].self, forKey: .retentions).map {
                     try $0.retention
-                }
+                },
+                divergences: try container.decodeIfPresent([StoredDivergence].self, forKey: .divergences)?
+                    .map(\.divergence) ?? []
             )
         }
 
@@ -188,11 +193,15 @@ private struct StoredSource: Codable {
     let site: String
     let reign: UInt64
     let phase: String
+    let claimAfter: UInt64?
+    let claimThrough: Int64?
 
     init(_ source: Source) {
         site = source.site.description
         reign = source.reign.number
         phase = source.phase.rawValue
+        claimAfter = source.claim?.after.number
+        claimThrough = source.claim?.through.number
     }
 
     var source: Source {
@@ -200,7 +209,12 @@ private struct StoredSource: Codable {
             guard let site = SiteID(site), let phase = Source.Phase(rawValue: phase) else {
                 throw HandoffError.unreadableRecord("a source is malformed")
             }
-            return Source(site: site, reign: Epoch(reign), phase: phase)
+            var source = Source(site: site, reign: Epoch(reign), phase: phase)
+            if let claimAfter, let claimThrough {
+                source.claim = Source.Claim(
+                    after: Epoch(claimAfter), through: SequenceNumber(claimThrough))
+            }
+            return source
         }
     }
 }
@@ -210,12 +224,16 @@ private struct StoredRetention: Codable {
     let heirEpoch: UInt64
     let finalSequence: Int64
     let headReign: UInt64
+    let mayHaveChanged: Bool?
+    let unknownAfter: UInt64?
 
     init(_ retention: Retention) {
         heir = retention.grant.heir.owner.description
         heirEpoch = retention.grant.heir.epoch.number
         finalSequence = retention.grant.finalSequence.number
         headReign = retention.headReign.number
+        mayHaveChanged = retention.mayHaveChanged ? true : nil
+        unknownAfter = retention.unknownAfter?.number
     }
 
     var retention: Retention {
@@ -225,7 +243,21 @@ private struct StoredRetention: Codable {
             }
             let grant = Grant(
                 heir: Reign(heir, Epoch(heirEpoch)), finalSequence: SequenceNumber(finalSequence))
-            return Retention(grant: grant, headReign: Epoch(headReign))
+            return Retention(
+                grant: grant, headReign: Epoch(headReign), mayHaveChanged: mayHaveChanged ?? false,
+                unknownAfter: unknownAfter.map { Epoch($0) })
         }
     }
+}
+
+private struct StoredDivergence: Codable {
+    let epoch: UInt64
+    let headReign: UInt64
+
+    init(_ divergence: Divergence) {
+        epoch = divergence.epoch.number
+        headReign = divergence.headReign.number
+    }
+
+    var divergence: Divergence { Divergence(epoch: Epoch(epoch), headReign: Epoch(headReign)) }
 }

@@ -70,10 +70,23 @@ extension HeadRecord {
         case .owning:
             // Its request, should it still arrive, is now refused as spent.
             spent = max(spent, wanted)
-            return announceKnown(to: by)
+            return forget(decliner) + announceKnown(to: by)
         case .following, .retired, .acquiring, .receiving, .declining, .fenced:
-            return announceKnown(to: by)
+            return forget(decliner) + announceKnown(to: by)
         }
+    }
+
+    /// An heir that will never begin needs nothing: it was passed over by force. What was sealed for it, and went
+    /// nowhere, is nowhere else.
+    private mutating func forget(_ heir: Reign) -> [Action] {
+        guard let index = retentions.firstIndex(where: { $0.grant.heir == heir }),
+            let sealed = retentions[index].unknownAfter
+        else { return [] }
+        let retention = retentions.remove(at: index)
+        if !retention.mayHaveChanged {
+            divergences.append(Divergence(epoch: sealed, headReign: retention.headReign))
+        }
+        return mayDiscard ? [.mayDiscard] : []
     }
 
     func announceKnown(to peer: SiteID) -> [Action] {
@@ -95,6 +108,7 @@ extension HeadRecord {
         // It is asked for again once the owner is known.
         guard let owner else { throw .overruled(under: epoch, by: by) }
         role = .retired(Reign(owner, by))
+        divergences.append(Divergence(epoch: epoch, headReign: headReign))
         return []
     }
 }

@@ -45,10 +45,20 @@ extension HeadRecord {
         try demand(sources.count <= limit && retentions.count <= limit, "more than \(limit) dependencies")
         try demand(Set(sources.map(\.reign)).count == sources.count, "two sources of one reign")
         try demand(Set(retentions.map(\.grant.heir)).count == retentions.count, "a retention twice")
+        try demand(Set(divergences.map(\.epoch)).count == divergences.count, "a divergence twice")
+        for divergence in divergences {
+            try demand(
+                Epoch.first <= divergence.headReign && divergence.headReign <= divergence.epoch
+                    && divergence.epoch < spent, "a divergence of epoch \(divergence.epoch)")
+        }
         for source in sources {
             try demand(source.site != site, "it is its own source")
             try demand(Epoch.first < source.reign, "a source of epoch \(source.reign)")
             try demand(source.reign <= spent, "a source of epoch \(source.reign), which is not spent")
+            guard let claim = source.claim else { continue }
+            try demand(
+                Epoch.first <= claim.after && claim.after < source.reign && claim.through >= .zero,
+                "a claim after epoch \(claim.after)")
         }
         try demand(Epoch.first <= headReign && headReign <= spent, "a head of epoch \(headReign)")
         for retention in retentions {
@@ -60,6 +70,9 @@ extension HeadRecord {
             try demand(Epoch.first < grant.heir.epoch, "a retention for \(grant.heir)")
             try demand(grant.heir.epoch <= spent, "a retention for \(grant.heir), which is not spent")
             try demand(grant.finalSequence >= .zero, "sequence number \(grant.finalSequence)")
+            try demand(
+                retention.unknownAfter.map { Epoch.first <= $0 && $0 < grant.heir.epoch } ?? true,
+                "a retention after epoch \(retention.unknownAfter ?? .first)")
         }
     }
 }

@@ -43,7 +43,10 @@ extension HeadRecord {
     private mutating func answer(
         _ owner: SiteID, reign: Epoch, wanted: Epoch
     ) throws(HandoffError) -> [Action] {
-        if knownEpoch >= wanted { return announceKnown(to: owner) }
+        if knownEpoch >= wanted {
+            return announceKnown(to: owner)
+                + (wasPassedOver(wanted) ? [.tellDeclined(wanted, to: owner)] : [])
+        }
         switch role {
         case .owning(let epoch, _) where reign >= epoch, .sealing(let epoch, _) where reign >= epoch:
             guard reign > epoch else { throw .contradiction("\(owner) and this site own epoch \(epoch)") }
@@ -59,6 +62,15 @@ extension HeadRecord {
             spent = max(spent, wanted)
             return [.tellDeclined(wanted, to: owner)]
         }
+    }
+
+    /// Whether a takeover by force came before this site could begin under an epoch that was promised to it.
+    ///
+    /// What began here has a source until the giver has confirmed that it is needed no more, and then the giver
+    /// does not ask.
+    private func wasPassedOver(_ wanted: Epoch) -> Bool {
+        if case .fenced = role { return false }
+        return knownEpoch.line > wanted.line && !sources.contains { $0.reign == wanted }
     }
 
     mutating func sealRefused(
@@ -158,6 +170,7 @@ extension HeadRecord {
     }
 
     private mutating func heirAnnounced(_ reign: Reign, grant: Grant) throws(HandoffError) -> [Action] {
+        let sealed = knownEpoch
         guard reign.owner != site else { return [] }
         guard reign == grant.heir || reign.epoch > grant.heir.epoch else {
             throw .contradiction("\(reign) began, but \(grant.heir) was granted")
@@ -165,7 +178,9 @@ extension HeadRecord {
         let isWanted = if case .reclaiming = role { true } else { false }
         spent = max(spent, reign.epoch)
         role = .retired(reign)
-        retentions.append(Retention(grant: grant, headReign: headReign))
+        retentions.append(
+            Retention(
+                grant: grant, headReign: headReign, unknownAfter: reign == grant.heir ? nil : sealed))
         guard isWanted else { return [] }
         // That the heir began must be kept even if nothing more can be asked for.
         return (try? acquire(from: reign)) ?? []

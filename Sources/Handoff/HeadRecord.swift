@@ -33,6 +33,8 @@ package struct HeadRecord: Hashable, Sendable {
     /// What this site keeps for others. A pin or a head that is not named here, nor by a sealed role, and is not
     /// the present one, may be dropped.
     package internal(set) var retentions: [Retention]
+    /// What was written here and is in no later state. Never dropped but by `forgetDivergence`.
+    package internal(set) var divergences: [Divergence]
 
     /// How many retentions, and how many sources, a record may hold.
     package static let dependencyLimit = 64
@@ -52,7 +54,7 @@ package struct HeadRecord: Hashable, Sendable {
 
     init(
         site: SiteID, role: Role, spent: Epoch, headReign: Epoch, sources: [Source] = [],
-        retentions: [Retention] = []
+        retentions: [Retention] = [], divergences: [Divergence] = []
     ) {
         self.site = site
         self.role = role
@@ -60,6 +62,7 @@ package struct HeadRecord: Hashable, Sendable {
         self.headReign = headReign
         self.sources = sources
         self.retentions = retentions
+        self.divergences = divergences
     }
 
     // MARK: what it says
@@ -93,6 +96,12 @@ package struct HeadRecord: Hashable, Sendable {
         case .owning, .sealing, .sealed, .reclaiming, .fenced: true
         case .following, .acquiring, .receiving, .declining, .retired: false
         }
+    }
+
+    /// Whether some site may own an older state without knowing that it was overruled: then the owner announces
+    /// itself, to all who may know the volume and from time to time.
+    package var mayBeUnheardOf: Bool {
+        if case .owning(let epoch, _) = role { epoch.line > 0 } else { false }
     }
 
     /// Who keeps the bytes that the head of this reign of ours lacks; nil when it lacks nothing.
@@ -153,8 +162,18 @@ package struct HeadRecord: Hashable, Sendable {
             case .retired: mayDiscard ? [.mayDiscard] : []
             case .fenced(let epoch, _, _): [.stopServing(epoch), .keepDivergence(under: epoch)]
             }
-        actions += sources.filter { $0.phase == .releasing }.map {
-            .requestRelease(of: $0.site, reign: $0.reign)
+        for source in sources {
+            if source.phase == .releasing {
+                actions.append(.requestRelease(of: source.site, reign: source.reign))
+            } else if let claim = source.claim {
+                let heir = Reign(site, source.reign)
+                actions.append(
+                    .claim(from: source.site, heir: heir, after: claim.after, through: claim.through))
+            }
+        }
+        for retention in retentions {
+            guard let epoch = retention.unknownAfter else { continue }
+            actions.append(.requestDecline(heir: retention.grant.heir, after: epoch))
         }
         return actions
     }

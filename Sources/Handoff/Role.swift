@@ -13,7 +13,8 @@ package import VolumeModel
 ///                            owning ◀──declined── reclaiming
 /// ```
 ///
-/// Any role that writes becomes `fenced` when it hears of a reign above its own.
+/// Any role that writes becomes `fenced` when it hears of a reign above its own. By force (`overrule`) any role that
+/// does not write becomes `owning`.
 package enum Role: Hashable, Sendable {
     /// A replica: takes the owner's catalog changes and never writes.
     case following(Reign)
@@ -68,9 +69,31 @@ package struct Retention: Hashable, Sendable {
     /// The reign of this site under which the kept head began. The source of that reign, if there is one,
     /// has what the kept head lacks.
     package let headReign: Epoch
+    /// Whether the head may have been written to after the grant's final sequence: then only what has not changed
+    /// since is given.
+    package let mayHaveChanged: Bool
+    /// The epoch under which it was sealed, if nobody knows whether the heir began: it is asked to decline.
+    package let unknownAfter: Epoch?
 
-    package init(grant: Grant, headReign: Epoch) {
+    package init(
+        grant: Grant, headReign: Epoch, mayHaveChanged: Bool = false, unknownAfter: Epoch? = nil
+    ) {
         self.grant = grant
+        self.headReign = headReign
+        self.mayHaveChanged = mayHaveChanged
+        self.unknownAfter = unknownAfter
+    }
+}
+
+/// What a site wrote while it was overruled and did not know it: kept as it is until a person deletes it.
+package struct Divergence: Hashable, Sendable {
+    /// The epoch under which it was written, after which it is named.
+    package let epoch: Epoch
+    /// The reign under which the head began.
+    package let headReign: Epoch
+
+    package init(epoch: Epoch, headReign: Epoch) {
+        self.epoch = epoch
         self.headReign = headReign
     }
 }
@@ -103,11 +126,25 @@ package struct Source: Hashable, Sendable {
     /// and into no other.
     package let reign: Epoch
     package var phase: Phase
+    /// Until the source has promised to keep them, after a takeover by force: what it is asked for.
+    package var claim: Claim?
 
-    package init(site: SiteID, reign: Epoch, phase: Phase) {
+    /// What this site has seen of the head that the source owned at `after`.
+    package struct Claim: Hashable, Sendable {
+        package let after: Epoch
+        package let through: SequenceNumber
+
+        package init(after: Epoch, through: SequenceNumber) {
+            self.after = after
+            self.through = through
+        }
+    }
+
+    package init(site: SiteID, reign: Epoch, phase: Phase, claim: Claim? = nil) {
         self.site = site
         self.reign = reign
         self.phase = phase
+        self.claim = claim
     }
 }
 
@@ -115,4 +152,21 @@ extension Epoch {
     /// The highest epoch that is believed. Far from the end of the number line, so that a peer's
     /// rubbish cannot use up the epochs, and so that every store can hold it.
     package static let highest = Epoch(1 << 62)
+
+    /// How far a takeover by force jumps. The overruled site may hand the head around for as long as it does not
+    /// know: its epochs, which grow by one, must never reach the new one.
+    static let takeoverStride: UInt64 = 1 << 40
+
+    /// The line of reigns that a takeover by force began, or the first one. Within a line epochs grow by one.
+    package var line: UInt64 { number >> 16 }
+
+    /// An epoch for a takeover by force: of a line of its own.
+    ///
+    /// - Parameter salt: random, so that two sites that overrule the same reign do not choose the same line; 24 bits
+    ///   of it are used.
+    /// - Returns: nil when there is none left.
+    package static func takeover(after overruled: Epoch, salt: UInt32) -> Epoch? {
+        let next = (overruled.number / takeoverStride + 1) * takeoverStride + UInt64(salt & 0xff_ffff) << 16
+        return next <= highest.number ? Epoch(next) : nil
+    }
 }

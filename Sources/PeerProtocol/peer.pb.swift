@@ -345,6 +345,22 @@ package nonisolated struct Godwit_Peer_V1_HandoffMessage: Sendable {
     set {message = .released(newValue)}
   }
 
+  package var claim: Godwit_Peer_V1_Claim {
+    get {
+      if case .claim(let v)? = message {return v}
+      return Godwit_Peer_V1_Claim()
+    }
+    set {message = .claim(newValue)}
+  }
+
+  package var claimAnswer: Godwit_Peer_V1_ClaimAnswer {
+    get {
+      if case .claimAnswer(let v)? = message {return v}
+      return Godwit_Peer_V1_ClaimAnswer()
+    }
+    set {message = .claimAnswer(newValue)}
+  }
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package nonisolated enum OneOf_Message: Equatable, Sendable {
@@ -356,6 +372,8 @@ package nonisolated struct Godwit_Peer_V1_HandoffMessage: Sendable {
     case announcement(Godwit_Peer_V1_Announcement)
     case releaseRequest(Godwit_Peer_V1_ReleaseRequest)
     case released(Godwit_Peer_V1_Released)
+    case claim(Godwit_Peer_V1_Claim)
+    case claimAnswer(Godwit_Peer_V1_ClaimAnswer)
 
   }
 
@@ -370,6 +388,39 @@ package nonisolated struct Godwit_Peer_V1_Reign: Sendable {
   package var owner: String = String()
 
   package var epoch: UInt64 = 0
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+/// The sender took the volume over by force. Of the head that the receiver owned at `after` it knows everything up to
+/// `through`, and asks for the bytes of that, as far as they have not changed since.
+package nonisolated struct Godwit_Peer_V1_Claim: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var epoch: UInt64 = 0
+
+  package var after: UInt64 = 0
+
+  package var through: Int64 = 0
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+package nonisolated struct Godwit_Peer_V1_ClaimAnswer: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var epoch: UInt64 = 0
+
+  /// false: there is nothing of it any more.
+  package var kept: Bool = false
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1171,7 +1222,7 @@ nonisolated extension Godwit_Peer_V1_ReadReply: SwiftProtobuf.Message, SwiftProt
 
 nonisolated extension Godwit_Peer_V1_HandoffMessage: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".HandoffMessage"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{3}seal_request\0\u{3}seal_grant\0\u{3}seal_refusal\0\u{3}decline_request\0\u{1}declined\0\u{1}announcement\0\u{3}release_request\0\u{1}released\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{3}seal_request\0\u{3}seal_grant\0\u{3}seal_refusal\0\u{3}decline_request\0\u{1}declined\0\u{1}announcement\0\u{3}release_request\0\u{1}released\0\u{1}claim\0\u{3}claim_answer\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1284,6 +1335,32 @@ nonisolated extension Godwit_Peer_V1_HandoffMessage: SwiftProtobuf.Message, Swif
           self.message = .released(v)
         }
       }()
+      case 10: try {
+        var v: Godwit_Peer_V1_Claim?
+        var hadOneofValue = false
+        if let current = self.message {
+          hadOneofValue = true
+          if case .claim(let m) = current {v = m}
+        }
+        try decoder.decodeSingularMessageField(value: &v)
+        if let v = v {
+          if hadOneofValue {try decoder.handleConflictingOneOf()}
+          self.message = .claim(v)
+        }
+      }()
+      case 11: try {
+        var v: Godwit_Peer_V1_ClaimAnswer?
+        var hadOneofValue = false
+        if let current = self.message {
+          hadOneofValue = true
+          if case .claimAnswer(let m) = current {v = m}
+        }
+        try decoder.decodeSingularMessageField(value: &v)
+        if let v = v {
+          if hadOneofValue {try decoder.handleConflictingOneOf()}
+          self.message = .claimAnswer(v)
+        }
+      }()
       default: break
       }
     }
@@ -1330,6 +1407,14 @@ nonisolated extension Godwit_Peer_V1_HandoffMessage: SwiftProtobuf.Message, Swif
       guard case .released(let v)? = self.message else { preconditionFailure() }
       try visitor.visitSingularMessageField(value: v, fieldNumber: 9)
     }()
+    case .claim?: try {
+      guard case .claim(let v)? = self.message else { preconditionFailure() }
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 10)
+    }()
+    case .claimAnswer?: try {
+      guard case .claimAnswer(let v)? = self.message else { preconditionFailure() }
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 11)
+    }()
     case nil: break
     }
     try unknownFields.traverse(visitor: &visitor)
@@ -1373,6 +1458,81 @@ nonisolated extension Godwit_Peer_V1_Reign: SwiftProtobuf.Message, SwiftProtobuf
   package static func ==(lhs: Godwit_Peer_V1_Reign, rhs: Godwit_Peer_V1_Reign) -> Bool {
     if lhs.owner != rhs.owner {return false}
     if lhs.epoch != rhs.epoch {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Peer_V1_Claim: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".Claim"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}epoch\0\u{1}after\0\u{1}through\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.epoch) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.after) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self.through) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.epoch != 0 {
+      try visitor.visitSingularUInt64Field(value: self.epoch, fieldNumber: 1)
+    }
+    if self.after != 0 {
+      try visitor.visitSingularUInt64Field(value: self.after, fieldNumber: 2)
+    }
+    if self.through != 0 {
+      try visitor.visitSingularInt64Field(value: self.through, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Peer_V1_Claim, rhs: Godwit_Peer_V1_Claim) -> Bool {
+    if lhs.epoch != rhs.epoch {return false}
+    if lhs.after != rhs.after {return false}
+    if lhs.through != rhs.through {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Peer_V1_ClaimAnswer: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".ClaimAnswer"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}epoch\0\u{1}kept\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.epoch) }()
+      case 2: try { try decoder.decodeSingularBoolField(value: &self.kept) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.epoch != 0 {
+      try visitor.visitSingularUInt64Field(value: self.epoch, fieldNumber: 1)
+    }
+    if self.kept != false {
+      try visitor.visitSingularBoolField(value: self.kept, fieldNumber: 2)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Peer_V1_ClaimAnswer, rhs: Godwit_Peer_V1_ClaimAnswer) -> Bool {
+    if lhs.epoch != rhs.epoch {return false}
+    if lhs.kept != rhs.kept {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

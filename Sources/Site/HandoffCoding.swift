@@ -32,6 +32,15 @@ enum HandoffCoding {
         case .announce(let reign, let site):
             message.announcement.reign = encode(reign)
             return (site, message)
+        case .claim(let site, let heir, let after, let sequence):
+            message.claim.epoch = heir.epoch.number
+            message.claim.after = after.number
+            message.claim.through = sequence.number
+            return (site, message)
+        case .answerClaim(let reign, let isKept):
+            message.claimAnswer.epoch = reign.epoch.number
+            message.claimAnswer.kept = isKept
+            return (reign.owner, message)
         case .requestRelease(let site, let reign):
             message.releaseRequest.heir.epoch = reign.number
             return (site, message)
@@ -82,6 +91,12 @@ enum HandoffCoding {
         case .declined(let body): return .declined(by: site, wanted: Epoch(body.wanted))
         // A site that passed the head on names its present owner.
         case .announcement(let body): return .ownerAnnounced(try decode(body.reign, from: site))
+        case .claim(let body):
+            return .claimed(
+                heir: Reign(site, Epoch(body.epoch)), after: Epoch(body.after),
+                through: SequenceNumber(body.through))
+        case .claimAnswer(let body):
+            return .claimAnswered(by: site, reign: Epoch(body.epoch), isKept: body.kept)
         case .releaseRequest(let body): return .releaseRequested(heir: Reign(site, Epoch(body.heir.epoch)))
         case .released(let body): return .released(by: site, reign: Epoch(body.reign))
         }

@@ -141,7 +141,7 @@ actor VolumeAgent {
                 try await apply(.divergenceKept(under: epoch))
             case .mayDiscard: try await discardUnneeded()
             case .requestSeal, .grantSeal, .requestDecline, .tellDeclined, .announce, .requestRelease,
-                .confirmRelease:
+                .confirmRelease, .claim, .answerClaim:
                 guard let (site, message) = HandoffCoding.message(of: action, volume: id) else { continue }
                 if site == peer {
                     answer = message

@@ -46,6 +46,13 @@ extension HandoffSimulation {
             next.role = .owning(next.spent, holder: nil)
         case (.sourcesDroppedOnReturn, .receiving, .owning):
             for source in next.sources.indices.dropLast() { next.sources[source].phase = .releasing }
+        case (.divergenceDropped, .fenced, .retired):
+            next.divergences = before.divergences
+        case (.sealedStateDropped, _, _):
+            if case .declined = event { next.divergences = before.divergences }
+        case (.claimForgotten, _, .owning):
+            for source in next.sources.indices { next.sources[source].claim = nil }
+            actions.removeAll { if case .claim = $0 { true } else { false } }
         case (.discardedEarly, .sealing, .sealed):
             sites[index].present.resident = 0
         default: break

@@ -11,6 +11,10 @@ extension HandoffSimulation {
         var next = record
         do {
             var actions = try next.apply(event)
+            if case .claimAnswered(_, let reign, false) = event, next != record {
+                // Its owner has handed the head on and deleted it, or it never was there.
+                lost |= sites[index].head(of: reign)?.missing ?? 0
+            }
             trace?.note("\(sites[index].id): \(event) → \(next.role) (spent: \(next.spent))")
             try checkRepetition(of: event, on: next)
             coverage.count(record.role, event, next: next.role)
@@ -38,7 +42,9 @@ extension HandoffSimulation {
             send(.event(answer), from: index, to: asker)
         case .contradiction, .implausible, .unreadableRecord:
             throw Violation("\(sites[index].id): \(event): \(error)")
-        case .inUse, .notOwner, .promised, .overruled, .needed, .notCaughtUp: break
+        case .inUse, .notOwner, .promised, .overruled, .needed, .notCaughtUp, .notReigning,
+            .nothingToBeginWith:
+            break
         }
     }
 
@@ -92,6 +98,8 @@ extension HandoffSimulation {
             sites[index].results.append(.tailRead(heir: heir, finalSequence: SequenceNumber(count)))
         case .fetchTail(let from, let grant):
             if let source = position(of: from) { send(.tailRequest(grant), from: index, to: source) }
+        case .keepDivergence(let epoch):
+            sites[index].results.append(.divergenceKept(under: epoch))
         case .mayDiscard:
             guard random.chance(50) else { return }
             trace?.note("\(sites[index].id) discards")
@@ -109,7 +117,7 @@ extension HandoffSimulation {
         case .event(let event): try apply(event, at: index)
         case .changes(let reign, let log):
             guard case .following(reign)? = sites[index].memory?.role else { return }
-            try extend(index, with: log)
+            try extend(index, with: log, of: reign.epoch)
         case .tailRequest(let grant):
             // Only what was promised is given, and only up to where it was promised.
             guard let record = sites[index].memory, record.grants.contains(grant),
@@ -122,7 +130,7 @@ extension HandoffSimulation {
             send(.tail(grant, log: Array(head.log.prefix(count))), from: index, to: message.from)
         case .tail(let grant, let log):
             guard case .receiving(_, grant)? = sites[index].memory?.role else { return }
-            try extend(index, with: log)
+            try extend(index, with: log, of: grant.heir.epoch)
             let sequence = SequenceNumber(Int64(sites[index].present.log.count))
             sites[index].results.append(.caughtUp(wanted: grant.heir.epoch, sequence: sequence))
         case .bytesRequest(let heir, let wanted):
@@ -136,7 +144,12 @@ extension HandoffSimulation {
         }
     }
 
-    private mutating func extend(_ index: Int, with log: [UInt8]) throws {
+    private mutating func extend(_ index: Int, with log: [UInt8], of epoch: Epoch) throws {
+        let world = Self.world(of: epoch)
+        if sites[index].present.world != world {
+            // Another owner's head: it is followed in a new one.
+            sites[index].present = SimulatedSite.Head(world: world)
+        }
         let own = sites[index].present.log
         guard log.starts(with: own) || own.starts(with: log) else {
             throw Violation("\(sites[index].id) has \(own), and is to follow \(log)")
@@ -152,12 +165,16 @@ extension HandoffSimulation {
         if case .sealing(_, let heir) = record.role { promises[heir.epoch] = heir.owner }
         guard case .owning(let epoch, _) = record.role else { return }
         let reign = Reign(sites[index].id, epoch)
-        guard reign != lastReign else { return }
+        let world = Self.world(of: epoch)
+        if worlds[world] == nil { beginWorld(reign, at: index) }
+        guard let lastReign = worlds[world]?.lastReign, let history = worlds[world]?.history,
+            let acknowledged = worlds[world]?.acknowledged, reign != lastReign
+        else { return }
         guard epoch > lastReign.epoch else { throw Violation("\(reign) began after \(lastReign)") }
         if let heir = promises[epoch], heir != reign.owner {
             throw Violation("\(reign) began, but the epoch was promised to \(heir)")
         }
-        lastReign = reign
+        worlds[world]?.lastReign = reign
         reignCount += 1
         let lost = acknowledged & ~mask(sites[index].present.log)
         guard lost == 0 else { throw Violation("\(reign) began without acknowledged writes: \(lost)") }
@@ -166,10 +183,29 @@ extension HandoffSimulation {
         }
     }
 
+    private mutating func beginWorld(_ reign: Reign, at index: Int) {
+        let world = Self.world(of: reign.epoch)
+        let log = sites[index].present.log
+        let acknowledged = worlds.values.reduce(0) { $0 | $1.acknowledged }
+        worlds[world] = World(
+            history: log, acknowledged: acknowledged & mask(log), lastReign: reign)
+        sites[index].present.world = world
+        reignCount += 1
+        forceCount += 1
+    }
+
+    /// At most one owner in each world.
     func checkOwners() throws {
-        let owners = sites.filter { owns($0.durable) || ($0.memory.map(owns) ?? false) }
-        guard owners.count <= 1 else {
-            throw Violation("\(owners.count) owners: \(owners.map { "\($0.id) \($0.durable.role)" })")
+        var owners: [UInt64: SiteID] = [:]
+        for site in sites {
+            for record in [site.durable, site.memory].compactMap({ $0 }) {
+                guard case .owning(let epoch, _) = record.role else { continue }
+                let world = Self.world(of: epoch)
+                guard owners[world, default: site.id] == site.id else {
+                    throw Violation("two owners: \(sites.map { "\($0.id) \($0.durable.role)" })")
+                }
+                owners[world] = site.id
+            }
         }
     }
 
@@ -178,7 +214,9 @@ extension HandoffSimulation {
         for index in sites.indices {
             switch sites[index].durable.role {
             case .owning, .sealing, .sealed, .reclaiming:
-                if sites[index].durable.knownReign == lastReign { try checkBytes(of: index) }
+                let reign = sites[index].durable.knownReign
+                let last = reign.flatMap { worlds[Self.world(of: $0.epoch)]?.lastReign }
+                if reign == last { try checkBytes(of: index) }
             case .following, .acquiring, .receiving, .declining, .retired, .fenced: break
             }
         }
@@ -187,7 +225,7 @@ extension HandoffSimulation {
     private func checkBytes(of index: Int) throws {
         var visited: Set<Reign> = []
         let reign = sites[index].durable.headReign
-        let missing = mask(sites[index].present.log) & ~reachable(index, headOf: reign, &visited)
+        let missing = mask(sites[index].present.log) & ~reachable(index, headOf: reign, &visited) & ~lost
         guard missing == 0 else { throw Violation("\(sites[index].id) can never get bytes \(missing)") }
     }
 
@@ -195,7 +233,10 @@ extension HandoffSimulation {
     private func reachable(_ index: Int, headOf reign: Epoch, _ visited: inout Set<Reign>) -> UInt64 {
         let heir = Reign(sites[index].id, reign)
         guard visited.insert(heir).inserted, let head = sites[index].head(of: reign) else { return 0 }
-        guard let source = sites[index].durable.source(ofHead: reign), let other = position(of: source.site),
+        let source = sites[index].durable.source(ofHead: reign)
+        // What a takeover by force claims may be lost: nobody can tell yet.
+        if source?.claim != nil { return .max }
+        guard let source, let other = position(of: source.site),
             let kept = sites[other].durable.keptHead(for: heir)
         else { return head.resident }
         return head.resident | reachable(other, headOf: kept, &visited)
@@ -220,15 +261,26 @@ extension HandoffSimulation {
                 try drain(index)
                 tick(index)
                 hydrate(index)
+                announceForced(index)
             }
             for message in network where sites[message.to].memory != nil {
                 try drain(message.to)
                 try receive(message)
                 network.removeFirst()
             }
-            if isAtRest { return }
+            if isAtRest { return try checkNothingIsDeleted() }
         }
         throw Violation("no rest: \(sites.map { "\($0.id) \($0.durable)" }.joined(separator: "\n"))")
+    }
+
+    /// Who took over by force says so to everybody, from time to time.
+    private mutating func announceForced(_ index: Int) {
+        guard let record = sites[index].memory, record.mayBeUnheardOf, let reign = record.knownReign,
+            !isAtRest
+        else { return }
+        for other in sites.indices where other != index {
+            send(.event(.ownerAnnounced(reign)), from: index, to: other)
+        }
     }
 
     mutating func drain(_ index: Int) throws {
@@ -246,6 +298,22 @@ extension HandoffSimulation {
             }
         }
         return ownerCount == 1 && network.isEmpty
-            && sites.allSatisfy { $0.staged == nil && (!$0.durable.hasOwnHead || $0.present.missing == 0) }
+            && sites.allSatisfy { site in
+                site.staged == nil && (!site.durable.hasOwnHead || site.present.missing & ~lost == 0)
+            }
+    }
+
+    /// Nothing that was acknowledged is deleted by a takeover: it is in the volume or in a divergence.
+    private func checkNothingIsDeleted() throws {
+        let kept = sites.reduce(UInt64(0)) { kept, site in
+            let heads = site.durable.divergences.compactMap { site.kept[$0.headReign] }
+            return heads.reduce(kept | (site.durable.hasOwnHead ? mask(site.present.log) : 0)) {
+                $0 | mask($1.log)
+            }
+        }
+        let acknowledged = worlds.values.reduce(0) { $0 | $1.acknowledged }
+        guard acknowledged & ~kept == 0 else {
+            throw Violation("acknowledged writes \(acknowledged & ~kept) are nowhere")
+        }
     }
 }

@@ -48,6 +48,8 @@ struct HandoffSimulation {
         var partition = 0
         var staleMount = 0
         var tick = 0
+        /// Percent of the wishes: how often somebody takes over by force.
+        var force = 0
         /// Percent: how often a site does all its work at once.
         var haste = 0
         /// Percent: how eagerly bytes are fetched.
@@ -65,13 +67,22 @@ struct HandoffSimulation {
     /// nil unless the schedule is being replayed.
     let trace: Trace?
 
-    // What the world knows.
-    var history: [UInt8] = []
-    var acknowledged: UInt64 = 0
+    /// What is true of one line of reigns. A takeover by force begins a new one; the one before it ends when its
+    /// last owner hears of that.
+    struct World {
+        var history: [UInt8] = []
+        var acknowledged: UInt64 = 0
+        var lastReign: Reign
+    }
+
+    // What the worlds know, by `world(of:)`.
+    var worlds = [UInt64(0): World(lastReign: Reign(SiteID("london")!, .first))]
+    /// Bytes that were lost with an overruled owner's copy.
+    var lost: UInt64 = 0
     var writeCount: UInt8 = 0
-    var lastReign = Reign(SiteID("london")!, .first)
     var promises: [Epoch: SiteID] = [:]
     var reignCount = 0
+    var forceCount = 0
     var coverage = Coverage()
 
     init(seed: UInt64, bug: PlantedBug? = nil, isTracing: Bool = false) {
@@ -79,6 +90,7 @@ struct HandoffSimulation {
         self.bug = bug
         trace = isTracing ? Trace() : nil
         random = SeededGenerator(seed: seed)
+        let lastReign = Reign(SiteID("london")!, .first)
         let names = ["london", "sydney", "tokyo"].compactMap { SiteID($0) }.prefix(random.chance(50) ? 2 : 3)
         for name in names {
             let record =
@@ -93,6 +105,7 @@ struct HandoffSimulation {
         weather.crash = random.chance(70) ? random.below(5) : 0
         weather.partition = random.chance(50) ? random.below(4) : 0
         weather.staleMount = random.chance(50) ? 50 : 0
+        weather.force = random.chance(40) ? random.below(20) : 0
         weather.tick = 1 + random.below(8)
         weather.haste = [0, 50, 90][random.below(3)]
         weather.hydration = [0, 20, 100][random.below(3)]
@@ -174,8 +187,37 @@ struct HandoffSimulation {
         sites[index].actions += record.actionsAfterRestart()
     }
 
+    static func world(of epoch: Epoch) -> UInt64 { epoch.line }
+
+    /// The reign that began last in the world that wins.
+    var lastReign: Reign {
+        worlds.max { $0.key < $1.key }?.value.lastReign ?? Reign(sites[0].id, .first)
+    }
+
+    private mutating func overrule(_ index: Int) throws {
+        guard let record = sites[index].memory,
+            let wanted = Epoch.takeover(after: record.spent, salt: UInt32(index + 1))
+        else { return }
+        var base = TakeoverBase.followed(through: SequenceNumber(Int64(sites[index].present.log.count)))
+        var overruled = record.knownReign
+        switch record.role {
+        case .sealed(_, let grant), .reclaiming(_, let grant):
+            overruled = grant.heir
+            base = .kept(headReign: record.headReign)
+        default:
+            let isOther = overruled.map { Self.world(of: $0.epoch) } != sites[index].present.world
+            if isOther || random.chance(50) {
+                guard let kept = record.retentions.last else { return }
+                base = .kept(headReign: kept.headReign)
+            }
+        }
+        guard let overruled else { return }
+        try apply(.overrule(overruled.epoch, wanted: wanted, base: base), at: index)
+    }
+
     private mutating func wish(_ index: Int) throws {
         guard sites[index].isIdle, let record = sites[index].memory else { return }
+        if random.chance(weather.force) { return try overrule(index) }
         let node = random.chance(50) ? "n1" : "n2"
         let event: Event
         switch random.below(20) {
@@ -216,15 +258,17 @@ struct HandoffSimulation {
             sites[index].present.resident |= 1 << UInt64(write.number)
             sites[index].committed.append(write)
             trace?.note("\(sites[index].id) commits \(write.number) at \(position) under \(write.epoch)")
-            guard position == history.count else {
-                throw Violation("write \(write.number) took position \(position) of \(history.count)")
+            let world = Self.world(of: write.epoch)
+            let count = worlds[world]?.history.count
+            guard position == count else {
+                throw Violation("write \(write.number) took position \(position) of \(count ?? -1)")
             }
-            history.append(write.number)
+            worlds[world]?.history.append(write.number)
         default:
             guard !sites[index].committed.isEmpty else { return }
             let write = sites[index].committed.removeFirst()
             guard record.mayWrite(under: write.epoch) || bug == .writeWhenSealed else { return }
-            acknowledged |= 1 << UInt64(write.number)
+            worlds[Self.world(of: write.epoch)]?.acknowledged |= 1 << UInt64(write.number)
             trace?.note("\(sites[index].id) acknowledges \(write.number)")
         }
     }
@@ -247,7 +291,7 @@ struct HandoffSimulation {
         for source in record.sources where source.phase == .fetching {
             guard let target = position(of: source.site), let head = sites[index].head(of: source.reign)
             else { continue }
-            if head.missing == 0 || bug == .releasedEarly {
+            if head.missing & ~lost == 0 || bug == .releasedEarly {
                 sites[index].results.append(.flattened(reign: source.reign))
             } else {
                 let heir = Reign(sites[index].id, source.reign)

@@ -37,6 +37,9 @@ let tokyo = SiteID("tokyo")!
         switch kind {
         case .prepare: .prepare(theirs)
         case .takeOver: .takeOver
+        case .overrule:
+            .overrule(
+                Epoch(4), wanted: Epoch(1 << 40 + 7), base: .followed(through: SequenceNumber(9)))
         case .abort: .abort
         case .leave: .leave
         case .attach: .attach(Holder(node: "n1", pod: nil))
@@ -52,6 +55,9 @@ let tokyo = SiteID("tokyo")!
         case .declineRequested: .declineRequested(reign: theirs, wanted: Epoch(5))
         case .declined: .declined(by: sydney, wanted: Epoch(5))
         case .ownerAnnounced: .ownerAnnounced(heir)
+        case .claimed:
+            .claimed(heir: Reign(tokyo, Epoch(1 << 40 + 9)), after: Epoch(4), through: SequenceNumber(3))
+        case .claimAnswered: .claimAnswered(by: sydney, reign: Epoch(4), isKept: true)
         case .releaseRequested: .releaseRequested(heir: heir)
         case .released: .released(by: sydney, reign: Epoch(4))
         }
@@ -70,6 +76,8 @@ let tokyo = SiteID("tokyo")!
             case .promised: "!heir"
             case .overruled: "!fenced"
             case .needed: "!needed"
+            case .notReigning: "!reign"
+            case .nothingToBeginWith: "!nothing"
             case .notCaughtUp: "!behind"
             case .contradiction: "!conflict"
             case .implausible: "!implausible"
@@ -135,6 +143,7 @@ private let handoffTable = """
     event            following acquiring receiving declining owning    sealing   sealed     reclaiming retired   fenced
     prepare          .         .         .         following !conflict !conflict !conflict  !conflict  following !fenced
     takeOver         acquiring .         .         acquiring .         owning    reclaiming .          acquiring !fenced
+    overrule         owning    owning    owning    owning    !needed   !needed   !reign     !reign     owning    !fenced
     abort            .         declining declining .         .         .         .          sealed     .         .
     leave            retired   !needed   !needed   !needed   !needed   !needed   !needed    !needed    .         !needed
     attach           !owner    !owner    !owner    !owner    +         !heir     !heir      !heir      !owner    !fenced
@@ -150,6 +159,8 @@ private let handoffTable = """
     declineRequested +         following following .         !conflict !conflict .          .          +         +
     declined         .         .         .         .         +         owning    owning     owning     .         .
     ownerAnnounced   +         +         !conflict following fenced    fenced    retired    acquiring  +         +
+    claimed          +         +         acquiring following fenced    fenced    retired    acquiring  +         +
+    claimAnswered    .         .         .         .         .         .         .          .          .         .
     releaseRequested .         .         .         .         .         !conflict retired    acquiring  .         .
     released         .         .         .         .         .         .         .          .          .         .
     """

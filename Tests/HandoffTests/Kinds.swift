@@ -23,16 +23,17 @@ enum RoleKind: Int, CaseIterable {
 
 /// The cases of `Event`, without what is in them.
 enum EventKind: Int, CaseIterable {
-    case prepare, takeOver, abort, leave, attach, seize, detach
+    case prepare, takeOver, overrule, abort, leave, attach, seize, detach
     case tailRead, caughtUp, flattened, divergenceKept
     case sealRequested, sealGranted, sealRefused, declineRequested, declined, ownerAnnounced
-    case releaseRequested, released
+    case claimed, claimAnswered, releaseRequested, released
 
     init(_ event: Event) {
         self =
             switch event {
             case .prepare: .prepare
             case .takeOver: .takeOver
+            case .overrule: .overrule
             case .abort: .abort
             case .leave: .leave
             case .attach: .attach
@@ -48,6 +49,8 @@ enum EventKind: Int, CaseIterable {
             case .declineRequested: .declineRequested
             case .declined: .declined
             case .ownerAnnounced: .ownerAnnounced
+            case .claimed: .claimed
+            case .claimAnswered: .claimAnswered
             case .releaseRequested: .releaseRequested
             case .released: .released
             }

@@ -26,4 +26,10 @@ enum PlantedBug: String, CaseIterable, Sendable {
     case sourcesDroppedOnReturn
     /// The source deletes its bytes when it has sealed.
     case discardedEarly
+    /// An overruled owner drops what nobody else has seen.
+    case divergenceDropped
+    /// What was sealed for an heir that was passed over is taken for seen.
+    case sealedStateDropped
+    /// A takeover by force does not say what it needs of the overruled owner's bytes.
+    case claimForgotten
 }

@@ -11,6 +11,8 @@ struct SimulatedSite {
     struct Head {
         var log: [UInt8] = []
         var resident: UInt64 = 0
+        /// Whose log it is: `HandoffSimulation.world(of:)`.
+        var world: UInt64 = 0
 
         var missing: UInt64 { mask(log) & ~resident }
     }
@@ -70,8 +72,12 @@ struct SimulatedSite {
             kept[durable.headReign] = present
             present = Head()
         }
+        if !durable.hasOwnHead, record.hasOwnHead, let head = kept[record.headReign] {
+            // By force: a head of ours goes on where it was sealed.
+            present = head
+        }
         durable = record
-        let named = Set(record.retentions.map(\.headReign))
+        let named = Set(record.retentions.map(\.headReign) + record.divergences.map(\.headReign))
         kept = kept.filter { named.contains($0.key) }
     }
 
