@@ -157,6 +157,23 @@ extension CatalogState {
         return since ?? known?.0
     }
 
+    /// Whether everything that has changed since a follower was at this position can still be told.
+    package func isPinned(for follower: String, at position: SequenceNumber) throws -> Bool {
+        let find = try connection.prepare(
+            "SELECT 1 FROM pin WHERE name = ?1 AND acknowledged <= ?2 AND newest >= ?2")
+        find.bind(1, follower)
+        find.bind(2, position.number)
+        return try find.first { _ in true } ?? false
+    }
+
+    /// Whether an inode, its bytes included, is as it was at a position that is pinned.
+    package func isUnchanged(_ inode: InodeNumber, since position: SequenceNumber) throws -> Bool {
+        guard !dirtyInodes.contains(inode) else { return false }
+        statements.getInode.bind(1, inode.number)
+        let born = try statements.getInode.first { CatalogStatements.record(of: $0)?.born } ?? nil
+        return born.map { $0 <= position } ?? false
+    }
+
     mutating func unpin(_ name: String) throws {
         try beginIfNeeded()
         let statement = try connection.prepare("DELETE FROM pin WHERE name = ?1")

@@ -11,6 +11,11 @@
 /// What the command line asks of the site that runs on the same host, over a Unix socket that only root can
 /// open.
 
+#if canImport(FoundationEssentials)
+import FoundationEssentials
+#else
+import Foundation
+#endif
 import SwiftProtobuf
 
 // If the compiler emits an error on this type, it is because this file
@@ -241,6 +246,12 @@ package nonisolated struct Godwit_Control_V1_Volume: @unchecked Sendable {
     set {_uniqueStorage()._inodeLimit = newValue}
   }
 
+  /// Epochs under which this site wrote what is in no later state.
+  package var divergences: [UInt64] {
+    get {_storage._divergences}
+    set {_uniqueStorage()._divergences = newValue}
+  }
+
   /// What is wrong with the disk or the head here; empty: nothing is.
   package var trouble: String {
     get {_storage._trouble}
@@ -252,6 +263,113 @@ package nonisolated struct Godwit_Control_V1_Volume: @unchecked Sendable {
   package init() {}
 
   fileprivate var _storage = _StorageClass.defaultInstance
+}
+
+package nonisolated struct Godwit_Control_V1_TakeOverRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var volume: String = String()
+
+  /// false: only tell.
+  package var force: Bool = false
+
+  /// The epoch that is overruled.
+  package var overruledEpoch: UInt64 = 0
+
+  /// The name of an option; empty: the first.
+  package var base: String = String()
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+package nonisolated struct Godwit_Control_V1_TakeOverReply: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var volume: String = String()
+
+  package var overruledOwner: String = String()
+
+  package var overruledEpoch: UInt64 = 0
+
+  /// What it could begin with, the newest first.
+  package var options: [Godwit_Control_V1_TakeOverOption] = []
+
+  /// The new epoch; 0: nothing was done.
+  package var epoch: UInt64 = 0
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+package nonisolated struct Godwit_Control_V1_TakeOverOption: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// followed: the replica; kept: what this site itself had before it gave the volume away.
+  package var name: String = String()
+
+  package var sequence: Int64 = 0
+
+  /// Since this site last heard of the owner; absent: unknown.
+  package var ageSeconds: Double {
+    get {_ageSeconds ?? 0}
+    set {_ageSeconds = newValue}
+  }
+  /// Returns true if `ageSeconds` has been explicitly set.
+  package var hasAgeSeconds: Bool {self._ageSeconds != nil}
+  /// Clears the value of `ageSeconds`. Subsequent reads from it will return its default value.
+  package mutating func clearAgeSeconds() {self._ageSeconds = nil}
+
+  package var inodeCount: UInt64 = 0
+
+  package var totalByteCount: UInt64 = 0
+
+  package var missingByteCount: UInt64 = 0
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+
+  fileprivate var _ageSeconds: Double? = nil
+}
+
+package nonisolated struct Godwit_Control_V1_DivergenceRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var volume: String = String()
+
+  package var epoch: UInt64 = 0
+
+  package var path: String = String()
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+package nonisolated struct Godwit_Control_V1_Difference: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// added, removed, changed: what the divergence is, compared with the volume.
+  package var kind: String = String()
+
+  package var path: Data = Data()
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
 }
 
 package nonisolated struct Godwit_Control_V1_MountRequest: Sendable {
@@ -647,7 +765,7 @@ nonisolated extension Godwit_Control_V1_ListVolumesReply: SwiftProtobuf.Message,
 
 nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Volume"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}name\0\u{1}capacity\0\u{1}role\0\u{1}epoch\0\u{1}owner\0\u{1}origin\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}inode_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}mounts\0\u{1}released\0\u{3}prefetched_byte_count\0\u{3}prefetched_unread_byte_count\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0\u{3}allocated_byte_count\0\u{3}inode_limit\0\u{1}trouble\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}name\0\u{1}capacity\0\u{1}role\0\u{1}epoch\0\u{1}owner\0\u{1}origin\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}inode_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}mounts\0\u{1}released\0\u{3}prefetched_byte_count\0\u{3}prefetched_unread_byte_count\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0\u{3}allocated_byte_count\0\u{3}inode_limit\0\u{1}trouble\0\u{1}divergences\0")
 
   fileprivate class _StorageClass {
     var _id: String = String()
@@ -673,6 +791,7 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
     var _hydrationBytesPerSecond: UInt64 = 0
     var _allocatedByteCount: UInt64 = 0
     var _inodeLimit: UInt64 = 0
+    var _divergences: [UInt64] = []
     var _trouble: String = String()
 
       // This property is used as the initial default value for new instances of the type.
@@ -707,6 +826,7 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
       _hydrationBytesPerSecond = source._hydrationBytesPerSecond
       _allocatedByteCount = source._allocatedByteCount
       _inodeLimit = source._inodeLimit
+      _divergences = source._divergences
       _trouble = source._trouble
     }
   }
@@ -750,6 +870,7 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
         case 22: try { try decoder.decodeSingularUInt64Field(value: &_storage._allocatedByteCount) }()
         case 23: try { try decoder.decodeSingularUInt64Field(value: &_storage._inodeLimit) }()
         case 24: try { try decoder.decodeSingularStringField(value: &_storage._trouble) }()
+        case 25: try { try decoder.decodeRepeatedUInt64Field(value: &_storage._divergences) }()
         default: break
         }
       }
@@ -830,6 +951,9 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
       if !_storage._trouble.isEmpty {
         try visitor.visitSingularStringField(value: _storage._trouble, fieldNumber: 24)
       }
+      if !_storage._divergences.isEmpty {
+        try visitor.visitPackedUInt64Field(value: _storage._divergences, fieldNumber: 25)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -862,11 +986,241 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
         if _storage._hydrationBytesPerSecond != rhs_storage._hydrationBytesPerSecond {return false}
         if _storage._allocatedByteCount != rhs_storage._allocatedByteCount {return false}
         if _storage._inodeLimit != rhs_storage._inodeLimit {return false}
+        if _storage._divergences != rhs_storage._divergences {return false}
         if _storage._trouble != rhs_storage._trouble {return false}
         return true
       }
       if !storagesAreEqual {return false}
     }
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Control_V1_TakeOverRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".TakeOverRequest"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}force\0\u{3}overruled_epoch\0\u{1}base\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.volume) }()
+      case 2: try { try decoder.decodeSingularBoolField(value: &self.force) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.overruledEpoch) }()
+      case 4: try { try decoder.decodeSingularStringField(value: &self.base) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.volume.isEmpty {
+      try visitor.visitSingularStringField(value: self.volume, fieldNumber: 1)
+    }
+    if self.force != false {
+      try visitor.visitSingularBoolField(value: self.force, fieldNumber: 2)
+    }
+    if self.overruledEpoch != 0 {
+      try visitor.visitSingularUInt64Field(value: self.overruledEpoch, fieldNumber: 3)
+    }
+    if !self.base.isEmpty {
+      try visitor.visitSingularStringField(value: self.base, fieldNumber: 4)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Control_V1_TakeOverRequest, rhs: Godwit_Control_V1_TakeOverRequest) -> Bool {
+    if lhs.volume != rhs.volume {return false}
+    if lhs.force != rhs.force {return false}
+    if lhs.overruledEpoch != rhs.overruledEpoch {return false}
+    if lhs.base != rhs.base {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Control_V1_TakeOverReply: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".TakeOverReply"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{3}overruled_owner\0\u{3}overruled_epoch\0\u{1}options\0\u{1}epoch\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.volume) }()
+      case 2: try { try decoder.decodeSingularStringField(value: &self.overruledOwner) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.overruledEpoch) }()
+      case 4: try { try decoder.decodeRepeatedMessageField(value: &self.options) }()
+      case 5: try { try decoder.decodeSingularUInt64Field(value: &self.epoch) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.volume.isEmpty {
+      try visitor.visitSingularStringField(value: self.volume, fieldNumber: 1)
+    }
+    if !self.overruledOwner.isEmpty {
+      try visitor.visitSingularStringField(value: self.overruledOwner, fieldNumber: 2)
+    }
+    if self.overruledEpoch != 0 {
+      try visitor.visitSingularUInt64Field(value: self.overruledEpoch, fieldNumber: 3)
+    }
+    if !self.options.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.options, fieldNumber: 4)
+    }
+    if self.epoch != 0 {
+      try visitor.visitSingularUInt64Field(value: self.epoch, fieldNumber: 5)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Control_V1_TakeOverReply, rhs: Godwit_Control_V1_TakeOverReply) -> Bool {
+    if lhs.volume != rhs.volume {return false}
+    if lhs.overruledOwner != rhs.overruledOwner {return false}
+    if lhs.overruledEpoch != rhs.overruledEpoch {return false}
+    if lhs.options != rhs.options {return false}
+    if lhs.epoch != rhs.epoch {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Control_V1_TakeOverOption: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".TakeOverOption"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}name\0\u{1}sequence\0\u{3}age_seconds\0\u{3}inode_count\0\u{3}total_byte_count\0\u{3}missing_byte_count\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.name) }()
+      case 2: try { try decoder.decodeSingularInt64Field(value: &self.sequence) }()
+      case 3: try { try decoder.decodeSingularDoubleField(value: &self._ageSeconds) }()
+      case 4: try { try decoder.decodeSingularUInt64Field(value: &self.inodeCount) }()
+      case 5: try { try decoder.decodeSingularUInt64Field(value: &self.totalByteCount) }()
+      case 6: try { try decoder.decodeSingularUInt64Field(value: &self.missingByteCount) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    if !self.name.isEmpty {
+      try visitor.visitSingularStringField(value: self.name, fieldNumber: 1)
+    }
+    if self.sequence != 0 {
+      try visitor.visitSingularInt64Field(value: self.sequence, fieldNumber: 2)
+    }
+    try { if let v = self._ageSeconds {
+      try visitor.visitSingularDoubleField(value: v, fieldNumber: 3)
+    } }()
+    if self.inodeCount != 0 {
+      try visitor.visitSingularUInt64Field(value: self.inodeCount, fieldNumber: 4)
+    }
+    if self.totalByteCount != 0 {
+      try visitor.visitSingularUInt64Field(value: self.totalByteCount, fieldNumber: 5)
+    }
+    if self.missingByteCount != 0 {
+      try visitor.visitSingularUInt64Field(value: self.missingByteCount, fieldNumber: 6)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Control_V1_TakeOverOption, rhs: Godwit_Control_V1_TakeOverOption) -> Bool {
+    if lhs.name != rhs.name {return false}
+    if lhs.sequence != rhs.sequence {return false}
+    if lhs._ageSeconds != rhs._ageSeconds {return false}
+    if lhs.inodeCount != rhs.inodeCount {return false}
+    if lhs.totalByteCount != rhs.totalByteCount {return false}
+    if lhs.missingByteCount != rhs.missingByteCount {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Control_V1_DivergenceRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".DivergenceRequest"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0\u{1}path\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.volume) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.epoch) }()
+      case 3: try { try decoder.decodeSingularStringField(value: &self.path) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.volume.isEmpty {
+      try visitor.visitSingularStringField(value: self.volume, fieldNumber: 1)
+    }
+    if self.epoch != 0 {
+      try visitor.visitSingularUInt64Field(value: self.epoch, fieldNumber: 2)
+    }
+    if !self.path.isEmpty {
+      try visitor.visitSingularStringField(value: self.path, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Control_V1_DivergenceRequest, rhs: Godwit_Control_V1_DivergenceRequest) -> Bool {
+    if lhs.volume != rhs.volume {return false}
+    if lhs.epoch != rhs.epoch {return false}
+    if lhs.path != rhs.path {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Control_V1_Difference: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".Difference"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}kind\0\u{1}path\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.kind) }()
+      case 2: try { try decoder.decodeSingularBytesField(value: &self.path) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.kind.isEmpty {
+      try visitor.visitSingularStringField(value: self.kind, fieldNumber: 1)
+    }
+    if !self.path.isEmpty {
+      try visitor.visitSingularBytesField(value: self.path, fieldNumber: 2)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Control_V1_Difference, rhs: Godwit_Control_V1_Difference) -> Bool {
+    if lhs.kind != rhs.kind {return false}
+    if lhs.path != rhs.path {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -18,6 +18,8 @@ package enum Event: Hashable, Sendable {
     case abort
     /// No replica is wanted here any more.
     case leave
+    /// What was written here under this epoch, and is in no later state, is wanted no longer.
+    case forgetDivergence(Epoch)
     /// The head is to be mounted. A second pod on the same node is fine.
     case attach(Holder)
     /// The head is to be mounted though another node may still have it mounted: the epoch rises, so

@@ -24,6 +24,9 @@ extension HeadRecord {
             return try overrule(epoch, wanted: wanted, base: base)
         case .abort: return abort()
         case .leave: return try leave()
+        case .forgetDivergence(let epoch):
+            divergences.removeAll { $0.epoch == epoch }
+            return mayDiscard ? [.mayDiscard] : []
         case .attach(let holder): return try attach(holder)
         case .seize(let holder): return try seize(holder)
         case .detach(let node): return detach(node)

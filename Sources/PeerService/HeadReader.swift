@@ -5,7 +5,8 @@ package import VolumeModel
 
 /// Reads bytes of a head for the site that it was sealed for.
 ///
-/// A sealed head does not change, so nothing is locked. What it lacks itself it fetches from its own
+/// A sealed head does not change, so nothing is locked. After a takeover by force it may: then only files that are
+/// as they were are given. What it lacks itself it fetches from its own
 /// origin first: a chain of sites works.
 package struct HeadReader: Sendable {
     /// Data in one answer at most, whatever was asked.
@@ -15,10 +16,13 @@ package struct HeadReader: Sendable {
 
     private let storage: HeadStorage
     private let hydrator: Hydrator?
+    private let unchangedSince: SequenceNumber?
 
-    package init(storage: HeadStorage, hydrator: Hydrator?) {
+    /// - Parameter unchangedSince: what the reader has seen of a head that goes on; nil: the head does not change.
+    package init(storage: HeadStorage, hydrator: Hydrator?, unchangedSince: SequenceNumber? = nil) {
         self.storage = storage
         self.hydrator = hydrator
+        self.unchangedSince = unchangedSince
     }
 
     /// - Returns: pieces that cover a prefix of the extents, in order, with at most `maximumByteCount` bytes
@@ -32,12 +36,22 @@ package struct HeadReader: Sendable {
                 guard room > 0 else { return pieces }
                 let wanted = ByteRange(position, min(extent.range.end, position + room))
                 let found = try await piece(of: extent.inode, in: wanted)
+                try checkUnchanged(extent.inode)
                 if case .bytes(let bytes) = found.content { room -= min(room, UInt64(bytes.count)) }
                 position = found.range.end
                 pieces.append(contentsOf: Self.split(found))
             }
         }
         return pieces
+    }
+
+    /// After the bytes were read, and with nobody amid a write: then they are what the reader saw.
+    private func checkUnchanged(_ inode: InodeNumber) throws {
+        guard let unchangedSince else { return }
+        let isUnchanged = try storage.withDataLock(of: inode) {
+            try storage.catalog.perform { try $0.isUnchanged(inode, since: unchangedSince) }
+        }
+        guard isUnchanged else { throw PeerError.changed(inode) }
     }
 
     /// One run of data or one hole, from the start of `range`.

@@ -84,6 +84,23 @@ package struct ControlService: Sendable {
             }
             try await agent.setHydration(policy)
             try await send(agent, to: call)
+        case "TakeOver":
+            let reply = try await takeOver(try .init(serializedBytes: request))
+            try await call.send(try reply.serializedBytes())
+        case "MountDivergence":
+            let (agent, epoch, path) = try await divergence(request)
+            guard path.hasPrefix("/") else { throw SiteError.invalid("a mount's path is absolute") }
+            try await agent.mountDivergence(epoch, at: path)
+            try await call.send(try Godwit_Control_V1_Empty().serializedBytes())
+        case "DeleteDivergence":
+            let (agent, epoch, _) = try await divergence(request)
+            try await agent.deleteDivergence(epoch)
+            try await call.send(try Godwit_Control_V1_Empty().serializedBytes())
+        case "CompareDivergence":
+            let (agent, epoch, _) = try await divergence(request)
+            try await agent.compareDivergence(epoch) { difference in
+                try await call.send(try difference.serializedBytes())
+            }
         case "Migrate": try await migrate(call, try .init(serializedBytes: request))
         default: throw RPCStatus(.unimplemented, "no such method: \(call.method)")
         }
@@ -92,6 +109,33 @@ package struct ControlService: Sendable {
     private func agent(_ request: [UInt8]) async throws -> VolumeAgent {
         let message = try Godwit_Control_V1_VolumeRequest(serializedBytes: request)
         return try await site.agent(called: message.volume)
+    }
+
+    private func divergence(_ request: [UInt8]) async throws -> (VolumeAgent, Epoch, path: String) {
+        let message = try Godwit_Control_V1_DivergenceRequest(serializedBytes: request)
+        return (try await site.agent(called: message.volume), Epoch(message.epoch), message.path)
+    }
+
+    private func takeOver(
+        _ request: Godwit_Control_V1_TakeOverRequest
+    ) async throws -> Godwit_Control_V1_TakeOverReply {
+        let agent = try await site.agent(called: request.volume)
+        // Of the present state, and told also when it was done: with which of them it began.
+        var reply = try await agent.describeTakeover()
+        guard request.force else { return reply }
+        let options = try await agent.takeoverOptions()
+        guard
+            let option = request.base.isEmpty
+                ? options.first : options.first(where: { $0.name == request.base })
+        else {
+            throw SiteError.precondition(
+                request.base.isEmpty
+                    ? "nothing of volume '\(request.volume)' is here that a takeover could begin with"
+                    : "there is no state '\(request.base)' of volume '\(request.volume)' here")
+        }
+        try await agent.overruleExclusively(Epoch(request.overruledEpoch), with: option.base)
+        reply.epoch = await agent.summary().reign(at: site.context.site).epoch.number
+        return reply
     }
 
     private func send(_ agent: VolumeAgent, to call: RPCServerCall) async throws {

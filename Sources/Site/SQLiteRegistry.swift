@@ -159,6 +159,7 @@ private struct StoredVolume: Codable {
     var head: HeadRecord
     var headNumber: UInt64
     var retainedHeads: [String: UInt64]
+    var divergentHeads: [String: UInt64]?
     var lastHeadNumber: UInt64
     var sharedWith: [String]
     var followedFrom: String?
@@ -173,6 +174,11 @@ private struct StoredVolume: Codable {
         headNumber = record.headNumber
         retainedHeads = Dictionary(
             uniqueKeysWithValues: record.retainedHeads.map { (String($0.key.number), $0.value) })
+        divergentHeads =
+            record.divergentHeads.isEmpty
+            ? nil
+            : Dictionary(
+                uniqueKeysWithValues: record.divergentHeads.map { (String($0.key.number), $0.value) })
         lastHeadNumber = record.lastHeadNumber
         sharedWith = record.sharedWith.map(\.description).sorted()
         followedFrom = record.followedFrom?.description
@@ -180,19 +186,24 @@ private struct StoredVolume: Codable {
     }
 
     func record(id: VolumeID) throws -> VolumeRecord {
-        var retained: [Epoch: UInt64] = [:]
-        for (epoch, number) in retainedHeads {
-            guard let epoch = UInt64(epoch) else {
-                throw RegistryError.malformed(id, "an epoch that is no number")
+        func byEpoch(_ stored: [String: UInt64]) throws -> [Epoch: UInt64] {
+            var numbers: [Epoch: UInt64] = [:]
+            for (epoch, number) in stored {
+                guard let epoch = UInt64(epoch) else {
+                    throw RegistryError.malformed(id, "an epoch that is no number")
+                }
+                numbers[Epoch(epoch)] = number
             }
-            retained[Epoch(epoch)] = number
+            return numbers
         }
         var record = VolumeRecord(
             id: id, name: name, limits: VolumeLimits(byteCount: capacity, inodeCount: inodeLimit),
             parameters: parameters, head: head,
-            headNumber: headNumber, retainedHeads: retained, lastHeadNumber: lastHeadNumber,
+            headNumber: headNumber, retainedHeads: try byEpoch(retainedHeads), lastHeadNumber: lastHeadNumber,
             sharedWith: Set(sharedWith.compactMap { SiteID($0) }),
             followedFrom: followedFrom.flatMap { SiteID($0) })
+        record.divergentHeads = try byEpoch(divergentHeads ?? [:])
+        record.lastHeadNumber = max(record.lastHeadNumber, record.divergentHeads.values.max() ?? 0)
         record.hydration = hydration
         return record
     }

@@ -147,6 +147,11 @@ extension VolumeAgent {
                 "the bytes of volume '\(record.name)' are still needed by its owner at epoch \(reign): "
                     + "wait until they have arrived there")
         }
+        if let divergence = record.head.divergences.first {
+            throw SiteError.precondition(
+                "volume '\(record.name)' keeps what was written here at epoch \(divergence.epoch) and is nowhere "
+                    + "else: 'godwit volume divergence delete' first")
+        }
         try await context.registry.remove(stored)
         await close()
         try context.state.deleteVolume(id)

@@ -19,6 +19,8 @@ package struct VolumeRecord: Hashable, Sendable {
     package var headNumber: UInt64
     /// The directories of earlier heads, by the reign that they were sealed for.
     package var retainedHeads: [Epoch: UInt64]
+    /// The directories of what was written here and is in no later state, by the epoch under which it was.
+    package var divergentHeads: [Epoch: UInt64] = [:]
     /// The highest number that a head's directory ever had: none is used twice, for the deletion of an old one
     /// may still be under way.
     package var lastHeadNumber: UInt64
@@ -28,6 +30,9 @@ package struct VolumeRecord: Hashable, Sendable {
     package var followedFrom: SiteID?
     /// How missing bytes are fetched here.
     package var hydration = HydrationPolicy()
+
+    /// The directories of all heads but the present one.
+    package var keptNumbers: Set<UInt64> { Set(retainedHeads.values).union(divergentHeads.values) }
 
     package init(
         id: VolumeID, name: String, limits: VolumeLimits, parameters: [String: String], head: HeadRecord,

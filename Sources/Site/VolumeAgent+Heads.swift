@@ -152,7 +152,7 @@ extension VolumeAgent {
         let old = record.headNumber
         _ = try await makeHead(epoch: .first, withRoot: false)
         try await change { $0.followedFrom = owner }
-        guard old != 0, !record.retainedHeads.values.contains(old) else { return }
+        guard old != 0, !record.keptNumbers.contains(old) else { return }
         if let open = heads.removeValue(forKey: old) { try await open.close() }
         try context.state.deleteHead(old, of: id)
     }
@@ -231,6 +231,12 @@ extension VolumeAgent {
             else { continue }
             try hydrate(number, from: source)
         }
+        for divergence in record.head.divergences {
+            guard let source = record.head.source(ofHead: divergence.headReign),
+                let number = record.divergentHeads[divergence.epoch]
+            else { continue }
+            try hydrate(number, from: source)
+        }
     }
 
     private func hydrate(_ number: UInt64, from source: Source) throws {
@@ -293,12 +299,20 @@ extension VolumeAgent {
                 "no bytes of volume \(id) are kept here for site \(site) at epoch \(reign)")
         }
         let head = try openHead(number)
-        return HeadReader(storage: head.storage, hydrator: head.hydrator)
+        let heir = Reign(site, reign)
+        guard let kept = record.head.retentions.first(where: { $0.grant.heir == heir }), kept.mayHaveChanged
+        else { return HeadReader(storage: head.storage, hydrator: head.hydrator) }
+        let seen = kept.grant.finalSequence
+        guard try head.storage.catalog.perform({ try $0.isPinned(for: site.description, at: seen) }) else {
+            throw PeerError.refused(
+                "volume \(id): it is not known any more what has changed since site \(site) looked")
+        }
+        return HeadReader(storage: head.storage, hydrator: head.hydrator, unchangedSince: seen)
     }
 
     /// Opens what peers will read soon, so that their first fault does not wait for it.
     func openRetained() async throws {
-        for number in record.retainedHeads.values { _ = try openHead(number) }
+        for number in record.keptNumbers { _ = try openHead(number) }
     }
 
     /// Deletes heads that nobody needs: not the present one, and none that is kept for an heir or aside.
@@ -310,12 +324,16 @@ extension VolumeAgent {
             gone.append(number)
         }
         let present = record.headNumber
+        let divergences = Set(record.head.divergences.map(\.epoch))
         let stillRetained = Set(record.retainedHeads.filter { needed.contains($0.key) }.values)
+            .union(record.divergentHeads.filter { divergences.contains($0.key) }.values)
+        gone += record.divergentHeads.filter { !divergences.contains($0.key) }.values
         let dropsPresent = isRetired && !stillRetained.contains(present)
         gone = gone.filter { !stillRetained.contains($0) && ($0 != present || dropsPresent) }
         let dead = Set(gone)
         try await change { record in
             record.retainedHeads = record.retainedHeads.filter { needed.contains($0.key) }
+            record.divergentHeads = record.divergentHeads.filter { divergences.contains($0.key) }
             if dropsPresent { record.headNumber = 0; record.followedFrom = nil }
         }
         for number in dead.union(dropsPresent && present != 0 ? [present] : []) {

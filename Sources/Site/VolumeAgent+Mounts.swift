@@ -119,6 +119,11 @@ extension VolumeAgent {
 
     /// Unmounts; repeated it is a success.
     func unmount(_ path: String) async throws {
+        if let divergence = divergenceMounts[path] {
+            try await divergence.unmount()
+            divergenceMounts[path] = nil
+            return
+        }
         guard let mount = mounts[path] else { return }
         try await mount.fuse.unmount()
         await noteUnmounted(path, mount.fuse)

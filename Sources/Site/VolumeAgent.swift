@@ -35,6 +35,10 @@ actor VolumeAgent {
     var isFollowing = false
     var waitingFollowers: [CheckedContinuation<Void, Never>] = []
     var isClosed = false
+    /// When a takeover by force was last told to everybody.
+    var lastTakeoverAnnouncement: ContinuousClock.Instant?
+    /// Mounts of divergences, read-only: they hold nothing.
+    var divergenceMounts: [String: FuseMount] = [:]
     /// Why an owner did not give the volume away when it was last asked.
     var lastRefusal: SealRefusal?
 
@@ -81,7 +85,7 @@ actor VolumeAgent {
         }
         var changed = stored
         let actions = try changed.value.head.apply(event)
-        noteHeads(&changed.value)
+        noteHeads(&changed.value, before: stored.value)
         if changed.value != stored.value {
             let before = stored.value.head.role
             stored = try await context.registry.update(changed)
@@ -106,9 +110,22 @@ actor VolumeAgent {
     }
 
     /// Keeps the head's directory findable by the reign that it was sealed for.
-    private func noteHeads(_ record: inout VolumeRecord) {
+    private func noteHeads(_ record: inout VolumeRecord, before: VolumeRecord) {
         if case .sealed(_, let grant) = record.head.role, record.headNumber != 0 {
             record.retainedHeads[grant.heir.epoch] = record.headNumber
+        }
+        for retention in record.head.retentions
+        where record.retainedHeads[retention.grant.heir.epoch] == nil {
+            record.retainedHeads[retention.grant.heir.epoch] = before.headNumber(of: retention.headReign)
+        }
+        for divergence in record.head.divergences where record.divergentHeads[divergence.epoch] == nil {
+            record.divergentHeads[divergence.epoch] = before.headNumber(of: divergence.headReign)
+        }
+        if record.head.hasOwnHead, !before.head.hasOwnHead,
+            let kept = before.headNumber(of: record.head.headReign)
+        {
+            // By force: a head that was kept for another site goes on where it was sealed.
+            record.headNumber = kept
         }
         // A head that was owned here is no replica any more: whoever owns next is followed in a new one.
         if record.head.hasOwnHead { record.followedFrom = nil }
@@ -134,10 +151,6 @@ actor VolumeAgent {
             case .stopServing: try await stopServing()
             case .keepDivergence(let epoch):
                 // The directory stays as it is: nobody writes to it again, and a new head gets a new number.
-                try await change { record in
-                    record.retainedHeads[epoch] = record.headNumber
-                    record.headNumber = 0
-                }
                 try await apply(.divergenceKept(under: epoch))
             case .mayDiscard: try await discardUnneeded()
             case .requestSeal, .grantSeal, .requestDecline, .tellDeclined, .announce, .requestRelease,
@@ -232,6 +245,7 @@ actor VolumeAgent {
             logger.debug("will try again: \(error)")
         }
         followOn()
+        announceTakeover()
         keepStarts()
     }
 
@@ -253,6 +267,11 @@ actor VolumeAgent {
     }
 
     func deleteExclusively() async throws { try await exclusively { try await $0.delete() } }
+
+    /// - Throws: `.precondition` with what the machine says when it is not the owner that is overruled.
+    func overruleExclusively(_ epoch: Epoch, with base: TakeoverBase) async throws {
+        try await exclusively { try await $0.overrule(epoch, with: base) }
+    }
 
     func ownExclusively(patience: Duration) async throws -> Epoch {
         try await exclusively { try await $0.own(patience: patience) }
@@ -286,7 +305,8 @@ actor VolumeAgent {
     /// - Parameter path: one mount; nil: all.
     func unmountExclusively(_ path: String? = nil) async throws {
         try await exclusively { agent in
-            for path in path.map({ [$0] }) ?? Array(agent.mounts.keys) { try await agent.unmount(path) }
+            let all = Array(agent.mounts.keys) + Array(agent.divergenceMounts.keys)
+            for path in path.map({ [$0] }) ?? all { try await agent.unmount(path) }
         }
     }
 

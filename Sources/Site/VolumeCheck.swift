@@ -65,7 +65,7 @@ package enum VolumeCheck {
 extension VolumeRecord {
     /// The numbers of all heads that are here.
     var headNumbers: [UInt64] {
-        Set([headNumber] + retainedHeads.values).filter { $0 != 0 }.sorted()
+        keptNumbers.union([headNumber]).filter { $0 != 0 }.sorted()
     }
 }
 

@@ -81,6 +81,7 @@ struct VolumeSummary: Sendable {
         message.prefetchedByteCount = prefetchedByteCount
         message.prefetchedUnreadByteCount = prefetchedUnreadByteCount
         message.trouble = trouble ?? ""
+        message.divergences = record.head.divergences.map(\.epoch.number)
         return message
     }
 

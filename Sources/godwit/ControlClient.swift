@@ -124,6 +124,19 @@ enum Text {
         return "\(Int(seconds) / 3600) h \(Int(seconds) % 3600 / 60) min"
     }
 
+    /// A path, of any bytes, in one line: what is no printable text stands as `\\xNN`.
+    static func quoted(_ path: Data) -> String {
+        if let text = String(bytes: path, encoding: .utf8),
+            text.unicodeScalars.allSatisfy({ $0.value >= 0x20 && $0.value != 0x7f && $0 != "\\" })
+        {
+            return text
+        }
+        return path.map { byte in
+            (0x20..<0x7f).contains(byte) && byte != UInt8(ascii: "\\")
+                ? String(UnicodeScalar(byte)) : String(format: "\\x%02x", byte)
+        }.joined()
+    }
+
     /// Columns, each as wide as its widest cell.
     static func table(_ rows: [[String]]) -> String {
         let widths = (rows.first ?? []).indices.map { column in rows.map { $0[column].count }.max() ?? 0 }

@@ -8,7 +8,7 @@ struct VolumeCommand: AsyncParsableCommand {
         commandName: "volume", abstract: "Make, list, mount, unmount, inspect and delete volumes.",
         subcommands: [
             Create.self, List.self, Inspect.self, Mount.self, Unmount.self, Expand.self, Hydrate.self,
-            Check.self, Delete.self,
+            Check.self, TakeOver.self, Divergence.self, Diff.self, Delete.self,
         ])
 
     struct Create: AsyncParsableCommand {
@@ -238,6 +238,7 @@ enum VolumeText {
         options.add("faultP99Microseconds", volume.faultP99Microseconds)
         options.add("waitingReason", volume.waitingReason)
         options.add("trouble", volume.trouble)
+        options.add("divergences", volume.divergences.map(String.init))
         options.add("released", volume.released)
         options.add("hydrationPaused", volume.hydrationPaused)
         options.add("hydrationBytesPerSecond", volume.hydrationBytesPerSecond)
@@ -288,6 +289,9 @@ enum VolumeText {
             ])
         }
         if !volume.waitingReason.isEmpty { rows.append(["waits", volume.waitingReason]) }
+        for epoch in volume.divergences {
+            rows.append(["divergence", "what was written here at epoch \(epoch) and is nowhere else"])
+        }
         if !volume.trouble.isEmpty { rows.append(["trouble", volume.trouble]) }
         for mount in volume.mounts { rows.append(["mounted at", mount]) }
         Swift.print(Text.table(rows))

@@ -42,6 +42,7 @@ let tokyo = SiteID("tokyo")!
                 Epoch(4), wanted: Epoch(1 << 40 + 7), base: .followed(through: SequenceNumber(9)))
         case .abort: .abort
         case .leave: .leave
+        case .forgetDivergence: .forgetDivergence(Epoch(2))
         case .attach: .attach(Holder(node: "n1", pod: nil))
         case .seize: .seize(Holder(node: "n1", pod: nil))
         case .detach: .detach(node: "n1")
@@ -146,6 +147,7 @@ private let handoffTable = """
     overrule         owning    owning    owning    owning    !needed   !needed   !reign     !reign     owning    !fenced
     abort            .         declining declining .         .         .         .          sealed     .         .
     leave            retired   !needed   !needed   !needed   !needed   !needed   !needed    !needed    .         !needed
+    forgetDivergence .         .         .         .         .         .         .          .          .         .
     attach           !owner    !owner    !owner    !owner    +         !heir     !heir      !heir      !owner    !fenced
     seize            !owner    !owner    !owner    !owner    +         !heir     !heir      !heir      !owner    !fenced
     detach           .         .         .         .         .         .         .          .          .         .

@@ -23,7 +23,7 @@ enum RoleKind: Int, CaseIterable {
 
 /// The cases of `Event`, without what is in them.
 enum EventKind: Int, CaseIterable {
-    case prepare, takeOver, overrule, abort, leave, attach, seize, detach
+    case prepare, takeOver, overrule, abort, leave, forgetDivergence, attach, seize, detach
     case tailRead, caughtUp, flattened, divergenceKept
     case sealRequested, sealGranted, sealRefused, declineRequested, declined, ownerAnnounced
     case claimed, claimAnswered, releaseRequested, released
@@ -36,6 +36,7 @@ enum EventKind: Int, CaseIterable {
             case .overrule: .overrule
             case .abort: .abort
             case .leave: .leave
+            case .forgetDivergence: .forgetDivergence
             case .attach: .attach
             case .seize: .seize
             case .detach: .detach

@@ -1,0 +1,223 @@
+internal import Catalog
+internal import ControlProtocol
+internal import Foundation
+internal import FuseMount
+internal import Glibc
+internal import Handoff
+internal import Hydration
+internal import PeerProtocol
+internal import PeerService
+internal import VolumeFileSystem
+internal import VolumeModel
+
+/// Takeover by force, and what an overruled owner keeps.
+extension VolumeAgent {
+    /// A state that is here and with which a takeover by force could begin.
+    struct TakeoverOption {
+        let base: TakeoverBase
+        /// `followed` or `kept`.
+        let name: String
+        let headNumber: UInt64
+        /// Of the sequence numbers of the one who wrote it.
+        let sequence: SequenceNumber
+        /// Seconds since this site was last told something; nil: it cannot be told.
+        let age: Double?
+    }
+
+    /// The reign that a takeover by force would overrule; nil when this site owns the volume.
+    var overrulable: Reign? {
+        switch record.head.role {
+        case .sealed(_, let grant), .reclaiming(_, let grant): grant.heir
+        case .owning, .sealing, .fenced: nil
+        default: record.head.knownReign
+        }
+    }
+
+    /// The states that are here, the newest first.
+    func takeoverOptions() throws -> [TakeoverOption] {
+        var options: [TakeoverOption] = []
+        if !record.head.hasOwnHead, let owner = overrulable?.owner,
+            let sequence = try followedSequence(of: owner), sequence > .zero
+        {
+            let age = lastFollowed.map { seconds(ContinuousClock.now - $0) }
+            options.append(
+                TakeoverOption(
+                    base: .followed(through: sequence), name: "followed", headNumber: record.headNumber,
+                    sequence: sequence, age: age ?? logAge(record.headNumber)))
+        }
+        let grants: [(grant: Grant, headReign: Epoch)] =
+            switch record.head.role {
+            case .sealed(_, let grant), .reclaiming(_, let grant): [(grant, record.head.headReign)]
+            case .owning, .sealing, .fenced: []
+            default:
+                record.head.retentions.filter { !$0.mayHaveChanged }.map { ($0.grant, $0.headReign) }
+            }
+        if let (grant, reign) = grants.max(by: { $0.grant.heir.epoch < $1.grant.heir.epoch }),
+            let number = record.retainedHeads[grant.heir.epoch]
+        {
+            options.append(
+                TakeoverOption(
+                    base: .kept(headReign: reign), name: "kept", headNumber: number,
+                    sequence: grant.finalSequence, age: nil))
+        }
+        return options
+    }
+
+    /// When the catalog last took a change, as far as the disk tells.
+    private func logAge(_ number: UInt64) -> Double? {
+        var status = stat()
+        guard stat(context.state.head(number, of: id) + "/catalog.db-wal", &status) == 0 else { return nil }
+        return max(0, Double(time(nil) - status.st_mtim.tv_sec))
+    }
+
+    private func seconds(_ duration: Duration) -> Double { Double(duration.components.seconds) }
+
+    /// Tells what a takeover would overrule, begin with and lack.
+    func describeTakeover() throws -> Godwit_Control_V1_TakeOverReply {
+        guard let overruled = overrulable else {
+            if case .fenced(let epoch, let by, _) = record.head.role {
+                throw HandoffError.overruled(under: epoch, by: by)
+            }
+            throw SiteError.precondition("volume '\(record.name)' is owned here: there is nobody to overrule")
+        }
+        var reply = Godwit_Control_V1_TakeOverReply()
+        reply.volume = record.name
+        reply.overruledOwner = overruled.owner.description
+        reply.overruledEpoch = overruled.epoch.number
+        for option in try takeoverOptions() {
+            var message = Godwit_Control_V1_TakeOverOption()
+            message.name = option.name
+            message.sequence = option.sequence.number
+            if let age = option.age { message.ageSeconds = age }
+            let catalog = try openHead(option.headNumber).storage.catalog
+            let counts = try catalog.perform { ($0.counters, $0.missingByteCount) }
+            message.inodeCount = counts.0.inodeCount
+            message.totalByteCount = counts.0.byteCount
+            message.missingByteCount = counts.1
+            reply.options.append(message)
+        }
+        return reply
+    }
+
+    /// Owns the volume without the seal of its owner. Repeated it is a success.
+    func overrule(_ epoch: Epoch, with base: TakeoverBase) async throws {
+        let before = record
+        guard
+            let wanted = Epoch.takeover(
+                after: max(epoch, record.head.spent), salt: UInt32.random(in: 0...0xff_ffff))
+        else { throw SiteError.precondition("no epoch is left above \(epoch)") }
+        try await apply(.overrule(epoch, wanted: wanted, base: base))
+        logger.warning(
+            "taken over by force: epoch \(epoch) is overruled by \(wanted)", metadata: ["base": "\(base)"])
+        announceTakeover()
+        // A replica that was not begun with is of no use any more.
+        let old = before.headNumber
+        guard old != 0, old != record.headNumber, !record.keptNumbers.contains(old) else { return }
+        if let open = heads.removeValue(forKey: old) { try await open.close() }
+        try context.state.deleteHead(old, of: id)
+    }
+
+    /// Whoever took over by force says so to everybody who may know the volume, from time to time.
+    func announceTakeover() {
+        guard record.head.mayBeUnheardOf, let reign = record.head.knownReign,
+            lastTakeoverAnnouncement.map({ ContinuousClock.now - $0 > .seconds(10) }) ?? true
+        else { return }
+        lastTakeoverAnnouncement = .now
+        for site in record.sharedWith {
+            guard let (_, message) = HandoffCoding.message(of: .announce(reign, to: site), volume: id) else {
+                continue
+            }
+            Task {
+                do {
+                    try await self.send(message, to: site)
+                } catch {
+                    self.logger.debug("\(site) will hear of the takeover later: \(error)")
+                }
+            }
+        }
+    }
+
+    // MARK: divergences
+
+    private func divergentHead(_ epoch: Epoch) throws -> OpenHead {
+        guard let number = record.divergentHeads[epoch] else {
+            throw SiteError.precondition(
+                "volume '\(record.name)' keeps nothing that was written here at epoch \(epoch)")
+        }
+        return try openHead(number)
+    }
+
+    /// Mounts what an overruled owner had written, read-only.
+    func mountDivergence(_ epoch: Epoch, at path: String) async throws {
+        guard divergenceMounts[path] == nil else { return }
+        guard mounts[path] == nil else {
+            throw SiteError.precondition("\(path) is mounted already")
+        }
+        try await startHydrationIfNeeded()
+        let head = try divergentHead(epoch)
+        let logger = self.logger
+        let fileSystem = VolumeFileSystem(
+            storage: head.storage, hydrator: head.hydrator, access: .readOnly, recorder: nil
+        ) { line in
+            logger.error("divergence \(epoch): \(line)")
+        }
+        var options = FuseMountOptions()
+        options.fsName = mountSource
+        options.isReadOnly = true
+        let fuse = try FuseMount(fileSystem: fileSystem, at: path, options: options)
+        divergenceMounts[path] = fuse
+        Task { [weak self] in
+            await fuse.waitUntilUnmounted()
+            await self?.noteDivergenceUnmounted(path, fuse)
+        }
+        logger.info("what was written at epoch \(epoch) is mounted at \(path)")
+    }
+
+    private func noteDivergenceUnmounted(_ path: String, _ fuse: FuseMount) {
+        if divergenceMounts[path] === fuse { divergenceMounts[path] = nil }
+    }
+
+    /// Deletes what an overruled owner had written. For good.
+    func deleteDivergence(_ epoch: Epoch) async throws {
+        guard divergenceMounts.isEmpty else {
+            throw SiteError.precondition(
+                "a divergence of volume '\(record.name)' is mounted: unmount it first")
+        }
+        _ = try divergentHead(epoch)
+        try await apply(.forgetDivergence(epoch))
+        try await discardUnneeded()
+        logger.notice("what was written at epoch \(epoch) is deleted")
+    }
+}
+
+extension VolumeRecord {
+    /// The directory of a head that began under a reign of this site; nil: there is none.
+    func headNumber(of reign: Epoch) -> UInt64? {
+        if head.hasOwnHead, head.headReign == reign { return headNumber }
+        if let kept = head.retentions.first(where: { $0.headReign == reign }) {
+            return retainedHeads[kept.grant.heir.epoch]
+        }
+        return head.divergences.first { $0.headReign == reign }.flatMap { divergentHeads[$0.epoch] }
+    }
+}
+
+extension VolumeAgent {
+    /// Tells what differs between a divergence and the volume as it is known here.
+    func compareDivergence(
+        _ epoch: Epoch, _ report: @Sendable (Godwit_Control_V1_Difference) async throws -> Void
+    ) async throws {
+        let divergence = try divergentHead(epoch).storage.catalog
+        guard record.headNumber != 0, record.divergentHeads[epoch] != record.headNumber else {
+            throw SiteError.precondition(
+                "nothing of volume '\(record.name)' as it is now is here: have its owner prepare it here, "
+                    + "with 'godwit migrate --prepare-only', or mount both and compare them")
+        }
+        let present = try openHead(record.headNumber).storage.catalog
+        try await CatalogComparison.run(divergence, present) { kind, path in
+            var difference = Godwit_Control_V1_Difference()
+            difference.kind = kind.rawValue
+            difference.path = Data(path)
+            try await report(difference)
+        }
+    }
+}

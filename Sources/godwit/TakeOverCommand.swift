@@ -1,0 +1,183 @@
+internal import ArgumentParser
+internal import ControlProtocol
+internal import Foundation
+internal import RPC
+
+extension VolumeCommand {
+    struct TakeOver: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            commandName: "takeover",
+            abstract: "Own a volume whose owner's site is gone, without what it has not told.",
+            discussion: """
+                Without --force nothing is done: it tells which states of the volume are here, and what each lacks. \
+                The owner that is overruled keeps what it has written since as a divergence; should it return, it \
+                stops by itself. If the owner can still be reached, migrate or mount the volume instead: then nothing \
+                is lost.
+
+                Example: godwit volume takeover data
+                         godwit volume takeover data --force --overrule 2 --from kept
+                """)
+
+        @OptionGroup var site: SiteOptions
+        @Argument(help: "The volume's name or identifier.") var volume: String
+        @Flag(help: "Take it over. What the overruled owner has not told stays with it.") var force = false
+        @Option(help: "The epoch that is overruled, as it is told without --force.") var overrule: UInt64?
+        @Option(help: "The state to begin with: followed or kept. Default: the first that is told.")
+        var from: String?
+        @Flag(help: "Print JSON.") var json = false
+
+        func validate() throws {
+            if force, overrule == nil {
+                throw ValidationError("--force wants the epoch that is overruled: --overrule.")
+            }
+            if !force, overrule != nil || from != nil {
+                throw ValidationError("Nothing is done without --force.")
+            }
+        }
+
+        func run() async throws {
+            try await reporting {
+                var request = Godwit_Control_V1_TakeOverRequest()
+                request.volume = volume
+                request.force = force
+                request.overruledEpoch = overrule ?? 0
+                request.base = from ?? ""
+                let reply: Godwit_Control_V1_TakeOverReply = try await ControlClient(site).call(
+                    "TakeOver", request)
+                if json {
+                    print(Self.json(reply))
+                } else if force {
+                    print("volume \(reply.volume) is owned here, at epoch \(reply.epoch)")
+                } else {
+                    print(Self.text(reply))
+                }
+            }
+        }
+
+        private static func json(_ reply: Godwit_Control_V1_TakeOverReply) -> String {
+            var object = JSONObject()
+            object.add("volume", reply.volume)
+            object.add("overruledOwner", reply.overruledOwner)
+            object.add("overruledEpoch", reply.overruledEpoch)
+            object.add("epoch", reply.epoch)
+            for option in reply.options {
+                object.add("\(option.name)Sequence", UInt64(clamping: option.sequence))
+                if option.hasAgeSeconds { object.add("\(option.name)AgeSeconds", option.ageSeconds) }
+                object.add("\(option.name)Inodes", option.inodeCount)
+                object.add("\(option.name)TotalBytes", option.totalByteCount)
+                object.add("\(option.name)MissingBytes", option.missingByteCount)
+            }
+            return object.text
+        }
+
+        private static func text(_ reply: Godwit_Control_V1_TakeOverReply) -> String {
+            let owner = "\(reply.overruledOwner) at epoch \(reply.overruledEpoch)"
+            guard let first = reply.options.first else {
+                return "volume \(reply.volume) is owned by \(owner); nothing of it is here to begin with"
+            }
+            let rows = reply.options.map { option in
+                [
+                    option.name, String(option.sequence),
+                    option.hasAgeSeconds
+                        ? Text.duration(option.ageSeconds) + " ago" : "when it was handed over",
+                    String(option.inodeCount), Text.size(option.totalByteCount),
+                    Text.size(option.missingByteCount),
+                ]
+            }
+            return """
+                volume \(reply.volume) is owned by \(owner)
+
+                \(Text.table([["STATE", "SEQUENCE", "AS OF", "INODES", "BYTES", "NOT HERE"]] + rows))
+
+                What the owner has changed since is not in it. What is not here comes from the owner's site if that
+                returns, as far as it has not changed there; until then reading it fails.
+                To take it over: godwit volume takeover \(reply.volume) --force --overrule \(reply.overruledEpoch) \
+                --from \(first.name)
+                """
+        }
+    }
+
+    struct Diff: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "List what is different in a divergence, compared with the volume as it is known here.",
+            discussion: """
+                One line for each path: A only in the divergence, D only in the volume, M different. Files count \
+                as different when their size or the time of their last write is.
+                Example: godwit volume diff data 2
+                """)
+
+        @OptionGroup var site: SiteOptions
+        @Argument(help: "The volume's name or identifier.") var volume: String
+        @Argument(help: "The epoch under which the divergence was written.") var epoch: UInt64
+
+        func run() async throws {
+            try await reporting {
+                let letters = ["added": "A", "removed": "D", "changed": "M"]
+                try await ControlClient(site).stream(
+                    "CompareDivergence", Divergence.request(volume, epoch)
+                ) { (difference: Godwit_Control_V1_Difference) in
+                    print((letters[difference.kind] ?? "?") + " " + Text.quoted(difference.path))
+                }
+            }
+        }
+    }
+
+    struct Divergence: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Mount what this site wrote while it was overruled, or delete it.",
+            discussion: "'godwit volume inspect' tells the epochs under which it was written.",
+            subcommands: [Mount.self, Delete.self])
+
+        struct Mount: AsyncParsableCommand {
+            static let configuration = CommandConfiguration(
+                abstract: "Mount it read-only, to copy from it.",
+                discussion: "Example: godwit volume divergence mount data 2 /mnt/old")
+
+            @OptionGroup var site: SiteOptions
+            @Argument(help: "The volume's name or identifier.") var volume: String
+            @Argument(help: "The epoch under which it was written.") var epoch: UInt64
+            @Argument(help: "An existing, empty directory.") var path: String
+
+            func run() async throws {
+                try await reporting {
+                    let path = URL(fileURLWithPath: path).standardizedFileURL.path
+                    let request = Divergence.request(volume, epoch, path: path)
+                    let _: Godwit_Control_V1_Empty = try await ControlClient(site).call(
+                        "MountDivergence", request)
+                }
+            }
+        }
+
+        struct Delete: AsyncParsableCommand {
+            static let configuration = CommandConfiguration(
+                abstract: "Delete it, for good.",
+                discussion: "Example: godwit volume divergence delete data 2 --yes")
+
+            @OptionGroup var site: SiteOptions
+            @Argument(help: "The volume's name or identifier.") var volume: String
+            @Argument(help: "The epoch under which it was written.") var epoch: UInt64
+            @Flag(help: "It is in no other place, and is not wanted.") var yes = false
+
+            func validate() throws {
+                if !yes { throw ValidationError("This cannot be undone. Say --yes if you mean it.") }
+            }
+
+            func run() async throws {
+                try await reporting {
+                    let _: Godwit_Control_V1_Empty = try await ControlClient(site).call(
+                        "DeleteDivergence", Divergence.request(volume, epoch))
+                }
+            }
+        }
+
+        fileprivate static func request(
+            _ volume: String, _ epoch: UInt64, path: String = ""
+        ) -> Godwit_Control_V1_DivergenceRequest {
+            var request = Godwit_Control_V1_DivergenceRequest()
+            request.volume = volume
+            request.epoch = epoch
+            request.path = path
+            return request
+        }
+    }
+}

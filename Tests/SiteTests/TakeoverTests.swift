@@ -1,0 +1,122 @@
+import Foundation
+import Testing
+
+@testable import TestBed
+
+extension SiteTests {
+    @Suite struct TakeoverTests {
+        /// The target dies amid hydration and the volume goes on where it came from; then the target returns.
+        @Test func aVolumeGoesOnFromTheKeptCopyAndTheOverruledOwnerKeepsWhatItWrote() async throws {
+            try await withSites(slowLink(megabits: 10), options: ["--fault-timeout", "2"]) { pair, cleanup in
+                try await pair.london.godwit(["volume", "create", "data", "--capacity", "1Gi"])
+                let london = try await pair.mount("data", at: pair.london, cleanup)
+                _ = try await shell(
+                    "mkdir d; echo one > d/file; echo same > same; echo gone > gone", in: london)
+                try writeRandomFile(london + "/big", byteCount: 8 << 20)
+                let before = try await TreeDigest.of(london)
+                try await pair.unmount("data", at: pair.london)
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney", "--detach"])
+                let sydney = try await pair.mount("data", at: pair.sydney, cleanup)
+                _ = try await shell(
+                    "echo two > d/file; echo new > 'new file'; rm gone; sync d/file 'new file' .", in: sydney)
+                await pair.sydney.kill()
+                _ = try await shell("umount -l \(sydney)", in: pair.directory)
+
+                let told = try await pair.london.godwit(["volume", "takeover", "data"])
+                #expect(told.contains("sydney at epoch 2") && told.contains("kept"), "\(told)")
+                #expect(told.contains("--force --overrule 2"))
+                let wrong = try await pair.london.run([
+                    "volume", "takeover", "data", "--force", "--overrule", "1",
+                ])
+                #expect(!wrong.exit.isSuccess && wrong.output.contains("not the one"), "\(wrong.output)")
+                try await pair.london.godwit(["volume", "takeover", "data", "--force", "--overrule", "2"])
+                try await pair.mount("data", at: pair.london, cleanup)
+                #expect(try await TreeDigest.of(london).value == before.value)
+                _ = try await shell("echo three > d/file; sync d/file", in: london)
+
+                try await pair.sydney.start()
+                try await wait("sydney to hear of it") {
+                    try await pair.sydney.inspect("data")["role"] as? String == "retired"
+                }
+                let refused = try await pair.sydney.run(["volume", "mount", "data", sydney])
+                #expect(!refused.exit.isSuccess && refused.output.contains("london"), "\(refused.output)")
+                #expect(try await pair.sydney.inspect("data")["divergences"] as? [String] == ["2"])
+                let kept = try await pair.sydney.run(["volume", "delete", "data"])
+                #expect(!kept.exit.isSuccess && kept.output.contains("divergence"), "\(kept.output)")
+
+                try await pair.sydney.godwit(["volume", "divergence", "mount", "data", "2", sydney])
+                try cleanup.add(mountAt: sydney)
+                let read = try await shell(
+                    "cat d/file 'new file' same; ls; touch x 2>&1 | grep -o Read-only", in: sydney)
+                #expect(
+                    read.output == "two\nnew\nsame\nbig\nd\nnew file\nsame\nRead-only\n", "\(read.output)")
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney", "--prepare-only"])
+                let diff = try await pair.sydney.godwit(["volume", "diff", "data", "2"])
+                #expect(diff == "A /new file\nD /gone\nM /d/file\n", "\(diff)")
+                try await pair.unmount("data", at: pair.sydney)
+
+                // And there it may go again, as ever.
+                try await pair.unmount("data", at: pair.london)
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney", "--detach"])
+                try await pair.mount("data", at: pair.sydney, cleanup)
+                let again = try await shell("cat d/file gone", in: sydney)
+                #expect(again.output == "three\ngone\n", "\(again.output)")
+                let unsure = try await pair.sydney.run(["volume", "divergence", "delete", "data", "2"])
+                #expect(!unsure.exit.isSuccess && unsure.output.contains("--yes"))
+                try await pair.sydney.godwit(["volume", "divergence", "delete", "data", "2", "--yes"])
+                #expect(try await pair.sydney.inspect("data")["divergences"] as? [String] == [])
+                try await pair.unmount("data", at: pair.sydney)
+            }
+        }
+
+        /// The owner is gone and only its replica's names are here; its bytes come when it returns, but for what
+        /// it has changed since.
+        @Test func aReplicaTakesOverAndClaimsTheBytesThatItHasSeen() async throws {
+            try await withSites(options: ["--fault-timeout", "2"]) { pair, cleanup in
+                try await pair.london.godwit(["volume", "create", "data", "--capacity", "1Gi"])
+                let london = try await pair.mount("data", at: pair.london, cleanup)
+                _ = try await shell("echo steady > steady; echo old > changing", in: london)
+                let nothing = try await pair.sydney.run(["volume", "takeover", "data"])
+                #expect(!nothing.exit.isSuccess && nothing.output.contains("no volume"), "\(nothing.output)")
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney", "--prepare-only"])
+                try await pair.link.cut(Set(LinkDirection.allCases))
+                _ = try await shell("echo newer > changing; echo unseen > unseen", in: london)
+
+                try await pair.sydney.godwit(["volume", "takeover", "data", "--force", "--overrule", "1"])
+                let sydney = try await pair.mount("data", at: pair.sydney, cleanup)
+                let alone = try await shell(
+                    "ls; cat steady 2>&1 | grep -o 'Input/output'; echo mine > mine", in: sydney)
+                #expect(alone.output == "changing\nsteady\nInput/output\n", "\(alone.output)")
+                // Two owners, as long as they do not hear of each other: that is what force means.
+                _ = try await shell("echo more > more", in: london)
+
+                try await pair.link.cut([])
+                try await wait("london to stop") {
+                    try await shell("touch x 2>&1 | grep -c 'Stale'", in: london).output == "1\n"
+                }
+                try await wait("the bytes to come") {
+                    try await shell("cat steady mine", in: sydney).output == "steady\nmine\n"
+                }
+                let lost = try await shell("cat changing 2>&1 | grep -o 'Input/output'", in: sydney)
+                #expect(lost.output == "Input/output\n", "\(lost.output)")
+                try await pair.unmount("data", at: pair.london)
+                #expect(try await pair.london.inspect("data")["divergences"] as? [String] == ["1"])
+                try await pair.london.godwit(["volume", "divergence", "mount", "data", "1", london])
+                let kept = try await shell("cat changing unseen more", in: london)
+                #expect(kept.output == "newer\nunseen\nmore\n", "\(kept.output)")
+                try await pair.unmount("data", at: pair.london)
+                try await pair.unmount("data", at: pair.sydney)
+            }
+        }
+
+        private func wait(_ what: String, until holds: () async throws -> Bool) async throws {
+            let deadline = ContinuousClock.now + .seconds(60)
+            while try await !holds() {
+                guard ContinuousClock.now < deadline else {
+                    throw LabError.invalid("waited in vain for \(what)")
+                }
+                try await Task.sleep(for: .milliseconds(200))
+            }
+        }
+    }
+}
