@@ -29,7 +29,7 @@ import Testing
         let doors = [
             "CSQLite": ["SQLite"], "CZstd": ["Compression"], "CFuse": ["FuseMount"], "CGRPC": ["RPC"],
             // System calls that Glibc's module lacks: storage, and the mounts of the host.
-            "CLinux": ["ByteStore", "HostMounts"],
+            "CLinux": ["ByteStore", "Catalog", "HostMounts"],
         ]
         let imports = try Self.imports()
         #expect(imports.count > 100)

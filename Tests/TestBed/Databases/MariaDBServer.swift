@@ -113,6 +113,21 @@ package actor MariaDBServer {
         return try await ChildProcess.check(program, limit: limit).trimmingFinalNewline()
     }
 
+    /// A client that reads SQL from a shell command for as long as that gives some, and prints rows as they come.
+    /// It ends at the first failure, as when the server dies.
+    package nonisolated func session(reading command: String, database: String = "mysql") -> Program {
+        var program = Program(
+            "/bin/bash",
+            [
+                "-c",
+                "\(command) | mariadb --no-defaults --socket=\(socketPath) -u root --batch --skip-column-names "
+                    + "--unbuffered --skip-reconnect \(database)",
+            ])
+        program.user = user
+        program.directory = "/"
+        return program
+    }
+
     /// Fills `bench.filler` of a new database `bench` until its rows hold at least this many bytes.
     ///
     /// - Parameter incompressible: Random bytes in the rows; otherwise text that compresses about 20 to 1.

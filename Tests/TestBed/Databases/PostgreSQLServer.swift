@@ -102,6 +102,17 @@ package actor PostgreSQLServer {
         return try await ChildProcess.check(program, limit: limit).trimmingFinalNewline()
     }
 
+    /// A client that reads SQL from a shell command for as long as that gives some, and prints rows as they come.
+    /// It ends at the first failure, as when the server dies.
+    package nonisolated func session(reading command: String, database: String = "postgres") -> Program {
+        let psql = ["\(programs)/psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"] + client
+        var program = Program(
+            "/bin/bash", ["-c", "\(command) | stdbuf -oL \(psql.joined(separator: " ")) -d \(database)"])
+        program.user = user
+        program.directory = "/"
+        return program
+    }
+
     /// Runs pgbench with the given arguments (`["-c", "2", "-T", "10"]`) on a database that `load` filled.
     package nonisolated func pgbench(
         _ arguments: [String], database: String = "bench", limit: Duration = .seconds(600)

@@ -1,0 +1,311 @@
+import Foundation
+import Glibc
+import Testing
+
+@testable import TestBed
+
+extension SiteTests {
+    /// Databases that go back and forth under write load while processes are killed and the link is cut: every
+    /// acknowledged commit is there after each move, and the databases' own checks find nothing.
+    ///
+    /// GODWIT_ROUND_TRIPS sets how often each goes there and back; GODWIT_ENDURANCE_SEED repeats a run.
+    @Suite struct EnduranceTests {
+        @Test(arguments: EnduranceDatabase.Kind.allCases)
+        func everyAcknowledgedCommitSurvivesMovesAndKills(_ kind: EnduranceDatabase.Kind) async throws {
+            try await withSites(slowLink(megabits: 200)) { pair, cleanup in
+                var run = try EnduranceRun(kind, pair, cleanup)
+                do {
+                    try await run.begin()
+                    for leg in 0..<2 * EnduranceRun.roundTrips { try await run.move(leg) }
+                    try await run.end()
+                } catch {
+                    Issue.record("\(kind), seed \(run.seed): \(run.story.joined(separator: "; "))")
+                    throw error
+                }
+            }
+        }
+    }
+}
+
+/// One database whose directory is in the volume, as a server at either site.
+struct EnduranceDatabase: Sendable {
+    enum Kind: String, CaseIterable, Sendable { case postgreSQL, mariaDB }
+
+    private enum Server { case postgreSQL(PostgreSQLServer), mariaDB(MariaDBServer) }
+    private let server: Server
+
+    init(_ kind: Kind, volume: String, sockets: String) throws {
+        switch kind {
+        case .postgreSQL:
+            server = .postgreSQL(
+                try PostgreSQLServer(dataDirectory: volume + "/db", socketDirectory: sockets))
+        case .mariaDB:
+            server = .mariaDB(try MariaDBServer(dataDirectory: volume + "/db", socketDirectory: sockets))
+        }
+    }
+
+    func initialise() async throws {
+        switch server {
+        case .postgreSQL(let server): try await server.initialise()
+        case .mariaDB(let server): try await server.initialise()
+        }
+    }
+
+    func start() async throws {
+        switch server {
+        case .postgreSQL(let server): try await server.start()
+        case .mariaDB(let server): try await server.start()
+        }
+    }
+
+    func stop() async throws {
+        switch server {
+        case .postgreSQL(let server): try await server.stop()
+        case .mariaDB(let server): try await server.stop()
+        }
+    }
+
+    func kill() async {
+        switch server {
+        case .postgreSQL(let server): await server.kill()
+        case .mariaDB(let server): await server.kill()
+        }
+    }
+
+    @discardableResult
+    func query(_ sql: String) async throws -> String {
+        switch server {
+        case .postgreSQL(let server): try await server.query(sql)
+        case .mariaDB(let server): try await server.query(sql)
+        }
+    }
+
+    func makeLedger() async throws {
+        switch server {
+        case .postgreSQL:
+            try await query("create table ledger(id bigint primary key, body text); create extension amcheck")
+        case .mariaDB:
+            try await query("create table ledger(id bigint primary key, body blob) engine=innodb")
+        }
+    }
+
+    /// Commits one row after the other and prints the number of each when it is acknowledged.
+    func writer(from first: Int) -> Program {
+        // The number is asked for by a statement of its own, which the server answers after the commit.
+        let statement = "insert into ledger values (%d, repeat(md5('%d'), 8)); select %d;"
+        let loop = "n=\(first); while printf \"\(statement)\\n\" $n $n $n; do n=$((n+1)); done"
+        return switch server {
+        case .postgreSQL(let server): server.session(reading: "(\(loop))")
+        case .mariaDB(let server): server.session(reading: "(\(loop))")
+        }
+    }
+
+    /// What the database's own tools find; nil: nothing.
+    func damage() async throws -> String? {
+        let body = try await query("select count(*) from ledger where body <> repeat(md5(concat('', id)), 8)")
+        guard body == "0" else { return "\(body) rows with another content" }
+        switch server {
+        case .postgreSQL:
+            let index = try await query("select bt_index_parent_check('ledger_pkey', true, true)")
+            let heap = try await query("select count(*) from verify_heapam('ledger')")
+            return index.isEmpty && heap == "0" ? nil : "amcheck: \(index), \(heap) corruptions"
+        case .mariaDB:
+            let report = try await query("check table ledger extended")
+            return report.hasSuffix("OK") ? nil : report
+        }
+    }
+}
+
+/// One run: where the volume is, what was acknowledged, what happened.
+struct EnduranceRun {
+    private static let environment = ProcessInfo.processInfo.environment
+    static let roundTrips = environment["GODWIT_ROUND_TRIPS"].flatMap { Int($0) } ?? 2
+
+    private enum Trouble: CaseIterable {
+        case none, databaseKilled, ownerKilled, linkCut, sourceKilled, targetKilled
+    }
+
+    let seed: UInt64
+    private(set) var story: [String] = []
+    private let pair: SitePair
+    private let cleanup: Cleanup
+    private let databases: [EnduranceDatabase]
+    private let acknowledgements: String
+    private var random: Dice
+    private var owner = 0
+    private var nextID = 1
+    private var writer: ChildProcess?
+
+    init(_ kind: EnduranceDatabase.Kind, _ pair: SitePair, _ cleanup: Cleanup) throws {
+        seed =
+            Self.environment["GODWIT_ENDURANCE_SEED"].flatMap { UInt64($0) }
+            ?? UInt64.random(in: 0..<1_000_000)
+        random = Dice(state: seed)
+        self.pair = pair
+        self.cleanup = cleanup
+        databases = try [pair.london, pair.sydney].map { site in
+            try EnduranceDatabase(
+                kind, volume: pair.mountPoint(of: site), sockets: "\(pair.directory)/db-\(site.name)")
+        }
+        acknowledgements = pair.directory + "/acknowledged"
+        for database in databases { try cleanup.add("database") { await database.kill() } }
+    }
+
+    private func site(_ index: Int) -> SiteProcess { index == 0 ? pair.london : pair.sydney }
+    private var target: Int { 1 - owner }
+
+    mutating func begin() async throws {
+        try await site(owner).godwit(["volume", "create", "db", "--capacity", "4Gi"])
+        try await pair.mount("db", at: site(owner), cleanup)
+        try await databases[owner].initialise()
+        try await databases[owner].start()
+        try await databases[owner].makeLedger()
+        try await write()
+    }
+
+    /// Starts to write; whatever was acknowledged before stays in the file.
+    private mutating func write() async throws {
+        var program = databases[owner].writer(from: nextID)
+        program.output = .file(acknowledgements + ".\(nextID)")
+        let started = try await ChildProcess.start(program)
+        writer = started
+        try cleanup.add("writer") { _ = started.kill() }
+        try await Task.sleep(for: .milliseconds(300 + random.below(700)))
+    }
+
+    private mutating func stopWriting() async throws {
+        guard let writer else { return }
+        self.writer = nil
+        _ = writer.kill()
+        _ = try await writer.wait(limit: .seconds(30))
+        nextID += 1_000_000
+    }
+
+    private func acknowledged() throws -> Set<Int> {
+        var all: Set<Int> = []
+        for first in stride(from: 1, through: nextID, by: 1_000_000) {
+            guard let text = try? String(contentsOfFile: acknowledgements + ".\(first)", encoding: .utf8)
+            else { continue }
+            // The last line may be cut off.
+            for line in text.split(separator: "\n", omittingEmptySubsequences: false).dropLast() {
+                if let id = Int(line) { all.insert(id) }
+            }
+        }
+        return all
+    }
+
+    private func checkLedger() async throws {
+        let rows = try await databases[owner].query("select id from ledger")
+        let present = Set(rows.split(separator: "\n").compactMap { Int($0) })
+        let promised = try acknowledged()
+        try #require(promised.count > 10, "the writer wrote next to nothing: \(promised.count)")
+        let lost = promised.subtracting(present)
+        try #require(
+            lost.isEmpty,
+            "\(lost.count) of \(promised.count) acknowledged commits are lost: \(lost.sorted().prefix(5))"
+        )
+    }
+
+    /// Takes the volume to the other site, with some trouble on the way.
+    mutating func move(_ leg: Int) async throws {
+        let trouble =
+            leg < Trouble.allCases.count && Self.roundTrips >= 3
+            ? Trouble.allCases[leg] : Trouble.allCases[random.below(Trouble.allCases.count)]
+        story.append("\(site(owner).name) → \(site(target).name): \(trouble)")
+        if trouble == .ownerKilled { try await killOwner() }
+        if trouble == .databaseKilled {
+            await databases[owner].kill()
+            try await stopWriting()
+        } else {
+            try await stopWriting()
+            try await databases[owner].stop()
+        }
+        try await pair.unmount("db", at: site(owner))
+        try await handOver(killingTarget: trouble == .targetKilled)
+        let source = owner
+        owner = target
+        let (link, sourceSite) = (pair.link, site(source))
+        // While the database starts on bytes that are still at the source.
+        let disturbance = Task {
+            if trouble == .linkCut {
+                try await link.cut(Set(LinkDirection.allCases))
+                try await Task.sleep(for: .milliseconds(1500))
+                try await link.cut([])
+            }
+            if trouble == .sourceKilled {
+                await sourceSite.kill()
+                try await sourceSite.start()
+            }
+        }
+        try await databases[owner].start()
+        try await disturbance.value
+        try await checkLedger()
+        try await write()
+    }
+
+    /// kill -9 of the site under a database that writes; it goes on where it was.
+    private mutating func killOwner() async throws {
+        await site(owner).kill()
+        await databases[owner].kill()
+        try await stopWriting()
+        _ = try await ChildProcess.run(
+            Program("umount", ["-l", pair.mountPoint(of: site(owner))]), limit: .seconds(20))
+        try await site(owner).start()
+        try await pair.mount("db", at: site(owner), cleanup)
+        try await databases[owner].start()
+        try await checkLedger()
+        try await write()
+    }
+
+    private mutating func handOver(killingTarget: Bool) async throws {
+        let (from, to) = (site(owner), site(target))
+        let delay = random.below(400)
+        if killingTarget {
+            let attempt = Task { _ = try? await from.run(["migrate", "db", "--to", to.name, "--detach"]) }
+            try await Task.sleep(for: .milliseconds(delay))
+            await to.kill()
+            await attempt.value
+            try await to.start()
+        }
+        let deadline = ContinuousClock.now + .seconds(60)
+        var last = ""
+        while ContinuousClock.now < deadline {
+            last = try await from.run(["migrate", "db", "--to", to.name, "--detach"]).output
+            let mounted = try await to.run(["volume", "mount", "db", pair.mountPoint(of: to)])
+            if mounted.exit.isSuccess {
+                try cleanup.add(mountAt: pair.mountPoint(of: to))
+                return
+            }
+            last += mounted.output
+            try await Task.sleep(for: .milliseconds(200))
+        }
+        throw LabError.invalid("the volume did not arrive at \(to.name): \(last)")
+    }
+
+    mutating func end() async throws {
+        try await stopWriting()
+        try await checkLedger()
+        #expect(try await databases[owner].damage() == nil)
+        try await databases[owner].stop()
+        try await pair.waitUntilReleased("db", at: site(owner))
+        try await pair.unmount("db", at: site(owner))
+        for index in [owner, target] {
+            let check = try await site(index).run(["volume", "check"])
+            #expect(check.exit.isSuccess, "\(check.output)")
+        }
+        print("\(try acknowledged().count) acknowledged commits, all there; \(story.joined(separator: "; "))")
+    }
+}
+
+/// SplitMix64, so that a run can be repeated.
+private struct Dice {
+    var state: UInt64
+
+    mutating func below(_ bound: Int) -> Int {
+        state &+= 0x9e37_79b9_7f4a_7c15
+        var mixed = state
+        mixed = (mixed ^ (mixed >> 30)) &* 0xbf58_476d_1ce4_e5b9
+        mixed = (mixed ^ (mixed >> 27)) &* 0x94d0_49bb_1331_11eb
+        return Int((mixed ^ (mixed >> 31)) >> 33) % bound
+    }
+}
