@@ -45,7 +45,7 @@ extension CatalogState {
         guard added > 0 else { return }
         missingByteCount -= min(missingByteCount, added)
         unrecordedByteCount += added
-        inodes[number]?.structuralGeneration = openGeneration
+        touch(number)
         unrecordedInodes.insert(number)
         hasChanges = true
         changeCount &+= 1
@@ -101,7 +101,7 @@ extension CatalogState {
             guard let part = range.intersection(whole) else { continue }
             try recordOne(part, of: number)
         }
-        inodes[number]?.structuralGeneration = openGeneration
+        touch(number)
         guard let residency = inodes[number]?.residency else { return }
         if residency.recorded.contains(whole) {
             try dropResidency(of: number)

@@ -111,6 +111,33 @@ import VolumeModel
         try catalog.close()
     }
 
+    /// What a write brought into a file that is partly elsewhere is only safe once it is said to be here.
+    @Test(arguments: [false, true])
+    func aSyncWaitsUntilItIsRecordedWhatIsHereHoweverLongAgoTheInodeWasSynced(dataOnly: Bool) throws {
+        let temporary = try TemporaryDirectory()
+        let (catalog, inode) = try make(temporary.path)
+        try catalog.perform { state in
+            try state.markValid(ByteRange(0, 100), of: inode)
+            if let record = try state.inode(inode) { try state.update(record, kind: .structural) }
+        }
+        // Somebody else's sync.
+        try catalog.synchronize()
+        try catalog.perform { state in
+            for item in state.unrecordedResidency() {
+                try state.record(item.ranges, of: item.inode, data: item.data)
+            }
+        }
+        let generation = try catalog.perform { $0.generationToSync(inode, dataOnly: dataOnly) }
+        if let generation { try catalog.synchronize(upTo: generation) }
+        // What is left after a crash.
+        catalog.abandon()
+        let after = try Catalog(opening: temporary.path)
+        #expect(
+            try after.perform { try $0.missingRanges(of: inode, in: ByteRange(0, Self.size)) }
+                == [ByteRange(100, Self.size)])
+        try after.close()
+    }
+
     @Test func rangesOfADataFileThatWasLeftBehindAreNotRecorded() throws {
         let temporary = try TemporaryDirectory()
         let (catalog, inode) = try make(temporary.path)

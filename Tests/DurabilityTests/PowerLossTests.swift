@@ -52,20 +52,7 @@ struct PowerLossTests {
             let id = try #require(try await site.inspect("data")["id"] as? String)
             try await site.godwit(["volume", "mount", "data", mountPoint])
             try cleanup.add(mountAt: mountPoint)
-            let promises = PromiseLog()
-            try await withThrowingTaskGroup(of: Void.self) { group in
-                for number in 0..<3 {
-                    group.addTask {
-                        try await DedicatedThread.run("writer-\(number)") {
-                            var writer = Writer(
-                                number: number, mountPoint: mountPoint, log: log,
-                                seed: Self.seed + UInt64(number))
-                            try writer.run(steps: 220, promises)
-                        }
-                    }
-                }
-                try await group.waitForAll()
-            }
+            let promises = try await Self.write(at: mountPoint, log)
             // As a crash: nothing is closed in order.
             await site.kill()
             try await Self.failEverywhere(
@@ -73,8 +60,91 @@ struct PowerLossTests {
         }
     }
 
+    /// The same while the files' bytes are still on their way from another site.
+    @Test func whatIsPartlyElsewhereIsAsItWasSyncedOrAsItCame() async throws {
+        try await Cleanup.scope(catchingSignals: false) { cleanup in
+            let directory = try cleanup.makeTemporaryDirectory()
+            let log = directory + "/log"
+            let link = try await WANLink.open(LinkSettings())
+            try cleanup.add(link)
+            let london = SiteProcess(
+                name: "london", binary: godwitBinary, stateDirectory: directory + "/london-state",
+                address: "\(link.a.address):7443", network: link.a.namespace)
+            let state = directory + "/sydney-state"
+            let sydney = SiteProcess(
+                name: "sydney", binary: godwitBinary, stateDirectory: state,
+                address: "\(link.b.address):7443", network: link.b.namespace,
+                environment: [
+                    "LD_PRELOAD": try await Self.sharedLibrary(in: directory), "RECORD_ROOT": state,
+                    "RECORD_LOG": log,
+                ])
+            for site in [london, sydney] {
+                try await site.initialise()
+                try cleanup.add("site") { await site.stop() }
+            }
+            try await SiteProcess.introduce(london, sydney)
+            for site in [london, sydney] { try await site.start() }
+            let mountPoint = directory + "/mnt"
+            try FileManager.default.createDirectory(atPath: mountPoint, withIntermediateDirectories: true)
+            try await london.godwit(["volume", "create", "data", "--capacity", "1Gi"])
+            try await london.godwit(["volume", "mount", "data", mountPoint])
+            try cleanup.add(mountAt: mountPoint)
+            try Self.makeArrivedFiles(at: mountPoint)
+            try await london.godwit(["volume", "unmount", "data"])
+            try await london.godwit(["migrate", "data", "--to", "sydney", "--prepare-only"])
+            try await sydney.godwit(["volume", "hydrate", "data", "--rate-limit", "50K"])
+            try await sydney.godwit(["volume", "mount", "data", mountPoint])
+            let id = try #require(try await sydney.inspect("data")["id"] as? String)
+            let missing = try await sydney.number("missingBytes", of: "data")
+            #expect(missing > 1 << 20, "nearly everything has come before the first write")
+            let promises = try await Self.write(at: mountPoint, log, finds: true)
+            await sydney.kill()
+            let heads = try FileManager.default.contentsOfDirectory(atPath: "\(state)/volumes/\(id)/heads")
+            let head = try #require(heads.max())
+            try await Self.failEverywhere(
+                log, below: "volumes/\(id)/heads/\(head)/", promises.all, in: directory, hasOrigin: true)
+        }
+    }
+
+    /// What the other site's files hold, by name: made once, for it takes its time.
+    private static let arrived = Dictionary(
+        uniqueKeysWithValues: (0..<3).flatMap(Writer.arrivedFiles).map { ($0, Block.arrived($0)) })
+
+    private static func makeArrivedFiles(at mountPoint: String) throws {
+        for number in 0..<3 {
+            for name in Writer.arrivedFiles(of: number) {
+                let path = URL(fileURLWithPath: mountPoint + "/" + name)
+                try FileManager.default.createDirectory(
+                    at: path.deletingLastPathComponent(), withIntermediateDirectories: true)
+                try Data(Block.arrived(name)).write(to: path)
+            }
+        }
+    }
+
+    /// Three writers at once, each with files of its own.
+    private static func write(
+        at mountPoint: String, _ log: String, finds: Bool = false
+    ) async throws -> PromiseLog {
+        let promises = PromiseLog()
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            for number in 0..<3 {
+                group.addTask {
+                    try await DedicatedThread.run("writer-\(number)") {
+                        var writer = Writer(
+                            number: number, mountPoint: mountPoint, log: log,
+                            seed: Self.seed + UInt64(number),
+                            finds: finds)
+                        try writer.run(steps: 220, promises)
+                    }
+                }
+            }
+            try await group.waitForAll()
+        }
+        return promises
+    }
+
     private static func failEverywhere(
-        _ log: String, below: String, _ promises: Promises, in directory: String
+        _ log: String, below: String, _ promises: Promises, in directory: String, hasOrigin: Bool = false
     ) async throws {
         var disk = try SimulatedDisk(log: log)
         let moments = disk.moments
@@ -83,7 +153,9 @@ struct PowerLossTests {
         let first = try #require(promises.first)
         let candidates = moments.filter { $0 >= first }
         try #require(candidates.count > 500, "the workload was too small: \(candidates.count) moments")
-        var chosen = (0..<momentCount).map { _ in candidates[generator.next(below: candidates.count)] }
+        // With an origin each takes much longer.
+        let count = hasOrigin ? momentCount / 4 : momentCount
+        var chosen = (0..<count).map { _ in candidates[generator.next(below: candidates.count)] }
         chosen.sort()
         // In memory: what comes after the power loss need not wait for a real disk.
         let memory = "/dev/shm/godwit-power-loss-\(getpid())"
@@ -94,17 +166,25 @@ struct PowerLossTests {
             try? FileManager.default.removeItem(atPath: head)
             try disk.write(
                 to: head, below: below, leavingOut: { $0 == "lock" || $0.hasSuffix("-shm") }, &generator)
-            let faults = await faults(of: head, at: moment, promises)
+            let faults = await faults(of: head, at: moment, promises, hasOrigin: hasOrigin)
             #expect(faults == [], "seed \(seed), moment \(moment) of \(moments.last ?? 0)")
             if !faults.isEmpty { return }
         }
     }
 
     /// What is wrong with a head after a power loss.
-    private static func faults(of head: String, at moment: UInt64, _ promises: Promises) async -> [String] {
+    private static func faults(
+        of head: String, at moment: UInt64, _ promises: Promises, hasOrigin: Bool
+    ) async -> [String] {
         do {
-            let volume = try TestVolume(opening: head)
-            var faults = promises.broken(at: moment, in: volume.fileSystem)
+            let names = Mutex<[InodeNumber: String]>([:])
+            let origin = FakeSource { inode in names.withLock { $0[inode] }.flatMap { Self.arrived[$0] } }
+            let volume = try TestVolume(opening: head, source: hasOrigin ? origin : nil)
+            for name in (0..<3).flatMap(Writer.arrivedFiles) {
+                guard let found = Block.look(name, volume.fileSystem) else { continue }
+                names.withLock { $0[found.inode] = name }
+            }
+            var faults = await promises.broken(at: moment, in: volume)
             try await volume.close()
             faults += try HeadCheck.run(head, isInUse: false).filter { $0.kind != .leftover }.map(\.text)
             return faults
@@ -140,15 +220,16 @@ struct Promises: Sendable {
         (contents.values.flatMap { $0.map(\.moment) } + names.values.flatMap { $0.map(\.moment) }).min()
     }
 
-    func broken(at moment: UInt64, in fileSystem: VolumeFileSystem) -> [String] {
+    func broken(at moment: UInt64, in volume: TestVolume) async -> [String] {
+        let fileSystem = volume.fileSystem
         var faults: [String] = []
         for (name, promises) in contents {
             let promise = promises.last { $0.moment <= moment }
-            faults += Block.faults(of: name, promise?.generations ?? [], in: fileSystem)
+            faults += await Block.faults(of: name, promise?.generations ?? [], in: volume)
         }
         for (name, promises) in replaced {
             guard let promise = promises.last(where: { $0.moment <= moment }) else { continue }
-            let blocks = Block.read(name, fileSystem)
+            let blocks = await Block.read(name, volume)
             let least = promise.generation
             if blocks?.count != Block.replacedCount || Set(blocks ?? []).count != 1
                 || blocks?[0].map({ $0 < least }) ?? true
@@ -216,45 +297,55 @@ enum Block {
         return found
     }
 
+    /// What a file holds that another site has made.
+    static func arrived(_ name: String) -> [UInt8] {
+        (0..<Writer.arrivedBlockCount).flatMap { bytes(name, $0, 1) }
+    }
+
+    /// - Returns: whole blocks; nil when there is no such file, or when it cannot be read.
+    private static func contents(of name: String, _ volume: TestVolume) async -> [UInt8]? {
+        guard let attributes = look(name, volume.fileSystem) else { return nil }
+        let size = (Int(attributes.size) + byteCount - 1) / byteCount * byteCount
+        guard let bytes = try? await volume.read(attributes.inode, 0..<size) else { return nil }
+        return bytes + [UInt8](repeating: 0, count: size - bytes.count)
+    }
+
+    private static func blocks(_ contents: [UInt8]) -> [ArraySlice<UInt8>] {
+        stride(from: 0, to: contents.count, by: byteCount).map { contents[$0..<$0 + byteCount] }
+    }
+
     /// The generations of a file's blocks; nil for a block of zeros.
     ///
     /// - Returns: nil when there is no such file; a block that is neither has the generation .max.
-    static func read(_ name: String, _ fileSystem: VolumeFileSystem) -> [UInt32?]? {
-        guard let attributes = look(name, fileSystem) else { return nil }
-        var generations: [UInt32?] = []
-        for index in 0..<Int((attributes.size + UInt64(byteCount) - 1) / UInt64(byteCount)) {
-            var buffer = [UInt8](repeating: 0, count: byteCount)
-            let count = buffer.withUnsafeMutableBytes { buffer in
-                (try? fileSystem.read(
-                    attributes.inode, handle: FileHandle(attributes.inode.number),
-                    offset: UInt64(index * byteCount), into: buffer)) ?? -1
+    static func read(_ name: String, _ volume: TestVolume) async -> [UInt32?]? {
+        await contents(of: name, volume).map { contents in
+            blocks(contents).enumerated().map { index, block in
+                block.withUnsafeBytes { generation(of: $0, name, index) }
             }
-            let part = count == byteCount ? buffer.withUnsafeBytes { generation(of: $0, name, index) } : .max
-            generations.append(part)
         }
-        return generations
     }
 
     /// Holds a file that is written in place against what was synced.
-    static func faults(of name: String, _ least: [UInt32], in fileSystem: VolumeFileSystem) -> [String] {
-        guard let blocks = read(name, fileSystem) else {
+    static func faults(of name: String, _ least: [UInt32], in volume: TestVolume) async -> [String] {
+        guard let contents = await contents(of: name, volume) else {
             return least.isEmpty ? [] : ["\(name) was synced and is not there"]
         }
+        let blocks = blocks(contents)
         var faults: [String] = []
         if blocks.count < least.count {
             faults.append("\(name) had \(least.count) blocks and has \(blocks.count)")
         }
-        for (index, generation) in blocks.enumerated() {
+        for (index, block) in blocks.enumerated() {
             let wanted = index < least.count ? least[index] : 0
+            let found = block.withUnsafeBytes { generation(of: $0, name, index) }
             // A write that was not synced may be torn over what was there; what was synced last is whole unless
             // a later one began, so that only strange bytes where nothing was ever torn are told.
-            if generation == .max {
-                if !isTorn(name, index, fileSystem, atLeast: wanted) {
+            if found == .max {
+                if !isTorn(block, name, index, atLeast: wanted) {
                     faults.append("\(name), block \(index): bytes of nowhere")
                 }
-            } else if (generation ?? 0) < wanted {
-                faults.append(
-                    "\(name), block \(index): generation \(generation ?? 0), synced was \(wanted)")
+            } else if (found ?? 0) < wanted {
+                faults.append("\(name), block \(index): generation \(found ?? 0), synced was \(wanted)")
             }
         }
         return faults
@@ -262,18 +353,11 @@ enum Block {
 
     /// Whether each sector is of this block, of no generation older than the synced one.
     private static func isTorn(
-        _ name: String, _ index: Int, _ fileSystem: VolumeFileSystem, atLeast wanted: UInt32
+        _ block: ArraySlice<UInt8>, _ name: String, _ index: Int, atLeast wanted: UInt32
     ) -> Bool {
-        guard let attributes = look(name, fileSystem) else { return false }
-        var buffer = [UInt8](repeating: 0, count: byteCount)
-        _ = buffer.withUnsafeMutableBytes { buffer in
-            try? fileSystem.read(
-                attributes.inode, handle: FileHandle(attributes.inode.number),
-                offset: UInt64(index * byteCount), into: buffer)
-        }
         for start in stride(from: 0, to: byteCount, by: 512) {
-            let sector = buffer.withUnsafeBytes {
-                generation(of: UnsafeRawBufferPointer(rebasing: $0[start..<start + 512]), name, index)
+            let sector = block.withUnsafeBytes { bytes in
+                generation(of: UnsafeRawBufferPointer(rebasing: bytes[start..<start + 512]), name, index)
             }
             guard sector != .max, (sector ?? 0) >= wanted else { return false }
         }

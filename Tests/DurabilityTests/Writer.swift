@@ -17,12 +17,23 @@ struct Writer {
     private var generation: UInt32 = 0
     private var files: [String: File] = [:]
 
-    init(number: Int, mountPoint: String, log: String, seed: UInt64) {
+    /// How many blocks of generation 1 each file has that came from elsewhere.
+    static let arrivedBlockCount = 24
+
+    /// - Parameter finds: whether its directory and files are there already, as `arrivedFiles` makes them.
+    init(number: Int, mountPoint: String, log: String, seed: UInt64, finds: Bool = false) {
+        if finds {
+            generation = 1
+            let blocks = Array(repeating: UInt32(1), count: Self.arrivedBlockCount)
+            for name in Self.arrivedFiles(of: number) { files[name] = File(generations: blocks) }
+        }
         self.number = number
         self.mountPoint = mountPoint
         self.log = log
         generator = Generator(seed: seed)
     }
+
+    static func arrivedFiles(of number: Int) -> [String] { (0..<6).map { "w\(number)/f\($0)" } }
 
     /// How much was recorded by now: a promise made now must hold from there on.
     private func now() throws -> UInt64 {
@@ -39,8 +50,11 @@ struct Writer {
 
     mutating func run(steps: Int, _ promises: PromiseLog) throws {
         let directory = "w\(number)"
-        try check(mkdir("\(mountPoint)/\(directory)", 0o755), "mkdir")
-        try synchronize(directory: "")
+        if files.isEmpty {
+            try check(mkdir("\(mountPoint)/\(directory)", 0o755), "mkdir")
+            try synchronize(directory: "")
+        }
+        for (name, file) in files { try promise(name, file, promises) }
         for step in 0..<steps {
             let name = "\(directory)/f\(generator.next(below: 6))"
             switch generator.next(below: 12) {
