@@ -1,5 +1,5 @@
 internal import ControlProtocol
-internal import Handoff
+package import Handoff
 internal import Hydration
 internal import PeerProtocol
 internal import VolumeFileSystem
@@ -19,20 +19,7 @@ struct VolumeSummary: Sendable {
     /// What is wrong with the disk or the head here; nil: nothing is.
     var trouble: String?
 
-    var roleName: String {
-        switch record.head.role {
-        case .following: "following"
-        case .acquiring: "acquiring"
-        case .receiving: "receiving"
-        case .declining: "declining"
-        case .owning: "owning"
-        case .sealing: "sealing"
-        case .sealed: "sealed"
-        case .reclaiming: "reclaiming"
-        case .retired: "retired"
-        case .fenced: "fenced"
-        }
-    }
+    var roleName: String { record.head.role.name }
 
     /// The reign that is, or is to be, as far as this site knows.
     func reign(at site: SiteID) -> (owner: SiteID?, epoch: Epoch) {
@@ -52,7 +39,13 @@ struct VolumeSummary: Sendable {
     }
 
     /// Whether all bytes are here and no other site keeps any for us.
-    var isReleased: Bool { record.head.sources.isEmpty }
+    /// Whether the head that is, or was last, owned here depends on no other site. A replica's depends on its owner.
+    var isReleased: Bool {
+        switch record.head.role {
+        case .following, .acquiring, .receiving, .declining: false
+        case .owning, .sealing, .sealed, .reclaiming, .retired, .fenced: record.head.sources.isEmpty
+        }
+    }
 
     func controlMessage(site: SiteID) -> Godwit_Control_V1_Volume {
         var message = Godwit_Control_V1_Volume()
@@ -136,5 +129,23 @@ extension VolumeSummary {
         let all = prefetched.values.reduce(0) { $0 + $1.byteCount }
         prefetchedByteCount = all
         prefetchedUnreadByteCount = recorder?.unreadByteCount(of: prefetched) ?? all
+    }
+}
+
+extension Role {
+    /// As people read it.
+    package var name: String {
+        switch self {
+        case .following: "following"
+        case .acquiring: "acquiring"
+        case .receiving: "receiving"
+        case .declining: "declining"
+        case .owning: "owning"
+        case .sealing: "sealing"
+        case .sealed: "sealed"
+        case .reclaiming: "reclaiming"
+        case .retired: "retired"
+        case .fenced: "fenced"
+        }
     }
 }

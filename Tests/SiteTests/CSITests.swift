@@ -44,6 +44,8 @@ extension SiteTests {
                 let id = try #require(try self.volumeID(created))
                 try await pair.london.csi(["publish", id, "--node", "london-node"])
                 try await pair.london.godwit(["migrate", "pvc-1", "--to", "sydney", "--prepare-only"])
+                // A replica lacks everything that its owner has, however little it knows of it.
+                #expect(try await pair.sydney.inspect("pvc-1")["released"] as? Bool == false)
                 // The pod still runs at london: sydney is told who has it.
                 let early = try await self.refusal {
                     try await pair.sydney.csi(["publish", id, "--node", "sydney-node"])
