@@ -16,6 +16,13 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-certificates", from: "1.21.1"),
         // The certificates' own notation, for what swift-certificates leaves to its user.
         .package(url: "https://github.com/apple/swift-asn1", from: "1.7.4"),
+        // HTTP/1.1 and 2 with connection pools, timeouts and verified TLS, by the makers of SwiftNIO; what else would
+        // serve, URLSession on Linux, streams no watch and takes no client certificate.
+        .package(url: "https://github.com/swift-server/async-http-client", from: "1.37.0"),
+        .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+        .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.6"),
+        // kubeconfig files are YAML.
+        .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
         // One interface for log lines, with levels and metadata.
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
     ],
@@ -83,10 +90,26 @@ let package = Package(
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SwiftProtobuf", package: "swift-protobuf"),
             ], swiftSettings: strict),
+        .target(
+            name: "KubernetesAPI",
+            dependencies: [
+                .product(name: "AsyncHTTPClient", package: "async-http-client"),
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOSSL", package: "swift-nio-ssl"), "Yams",
+            ], swiftSettings: strict),
+        .target(
+            name: "Cluster",
+            dependencies: [
+                "ControlProtocol", "Handoff", "Hydration", "KubernetesAPI", "RPC", "Site", "VolumeModel",
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "SwiftProtobuf", package: "swift-protobuf"),
+            ], swiftSettings: strict),
         .executableTarget(
             name: "godwit",
             dependencies: [
-                "CSIProtocol", "CSIService", "ControlProtocol", "Hydration", "RPC", "Site", "SiteIdentity",
+                "CSIProtocol", "CSIService", "Cluster", "ControlProtocol", "Hydration", "KubernetesAPI",
+                "RPC",
+                "Site", "SiteIdentity",
                 "VolumeModel",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
@@ -141,6 +164,12 @@ let package = Package(
         .testTarget(
             name: "SiteTests", dependencies: ["TestBed", "godwit"], path: "Tests/SiteTests",
             swiftSettings: strict),
+        .testTarget(
+            name: "ClusterTests",
+            dependencies: [
+                "Cluster", "Handoff", "Hydration", "KubernetesAPI", "Site", "TestBed", "VolumeModel",
+                "godwit",
+            ], swiftSettings: strict),
         .testTarget(
             name: "DurabilityTests",
             dependencies: [

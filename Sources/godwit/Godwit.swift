@@ -18,5 +18,6 @@ struct Godwit: AsyncParsableCommand {
         version: Release.current,
         subcommands: [
             SiteCommand.self, VolumeCommand.self, MigrateCommand.self, PKICommand.self, CSICommand.self,
+            ControllerCommand.self,
         ])
 }

@@ -1,9 +1,11 @@
 internal import ArgumentParser
 internal import CSIService
+internal import Cluster
 internal import Dispatch
 internal import Foundation
 internal import Glibc
 internal import Hydration
+internal import KubernetesAPI
 internal import Logging
 internal import RPC
 internal import Site
@@ -33,6 +35,11 @@ struct SiteCommand: AsyncParsableCommand {
     var csiEndpoint: String?
     @Option(help: "The name of this host within the site; the host's own name if not given.")
     var node: String?
+    @Option(
+        help: ArgumentHelp(
+            "Where the site's state is kept: 'embedded' (a file), 'cluster' (the API of the cluster whose pod this "
+                + "is), or a kubeconfig's path.", valueName: "place"))
+    var registry = "embedded"
     @Option(help: ArgumentHelp("How long a read waits for bytes whose source is away.", valueName: "seconds"))
     var faultTimeout: Double = 30
     @Flag(help: "Fetch bytes only when they are read, not in the background.") var noBackgroundHydration =
@@ -63,8 +70,7 @@ struct SiteCommand: AsyncParsableCommand {
             hydration.streamsInBackground = !noBackgroundHydration
             let context = SiteContext(
                 node: node ?? ProcessInfo.processInfo.hostName, state: state,
-                registry: try SQLiteRegistry(path: state.registry), identity: identity, hydration: hydration,
-                logger: logger)
+                registry: try registry(state), identity: identity, hydration: hydration, logger: logger)
             let site = Site(context: context)
             try await site.start()
             let csi = CSIService(backend: SiteCSIBackend(site: site))
@@ -82,6 +88,14 @@ struct SiteCommand: AsyncParsableCommand {
         }
     }
 
+    private func registry(_ state: StateDirectory) throws -> any SiteRegistry {
+        switch registry {
+        case "embedded": try SQLiteRegistry(path: state.registry)
+        case "cluster": ClusterRegistry(try KubernetesClient(.inCluster()))
+        default: ClusterRegistry(try KubernetesClient(.kubeconfig(path: registry)))
+        }
+    }
+
     private func endpoint(_ text: String?) throws -> RPCEndpoint? {
         guard let text else { return nil }
         guard let endpoint = RPCEndpoint(text) else {
@@ -92,8 +106,8 @@ struct SiteCommand: AsyncParsableCommand {
 }
 
 /// SIGINT and SIGTERM as something to wait for.
-private struct StopSignals {
-    private let stream: AsyncStream<Void>
+struct StopSignals {
+    let stream: AsyncStream<Void>
     private let sources: [any DispatchSourceSignal]
 
     init() {

@@ -39,6 +39,13 @@ import Testing
         }
     }
 
+    @Test func onlyTheKubernetesClientKnowsHTTPAndYAML() throws {
+        for module in ["AsyncHTTPClient", "NIOCore", "NIOSSL", "Yams"] {
+            let importers = Set(try Self.imports().filter { $0.module == module }.map(\.target))
+            #expect(importers == ["KubernetesAPI"], "\(module) is imported by \(importers.sorted())")
+        }
+    }
+
     @Test func theModelAndTheHandoffArePure() throws {
         for target in ["VolumeModel", "Handoff"] {
             let modules = Set(try Self.imports().filter { $0.target == target }.map(\.module))
@@ -53,8 +60,8 @@ import Testing
             ["SQLite", "Compression", "RPC", "HostMounts"], ["Catalog", "ByteStore", "Handoff"],
             ["Hydration"],
             ["VolumeFileSystem"], ["FuseMount", "SiteIdentity"],
-            ["CSIProtocol", "PeerProtocol", "ControlProtocol"], ["CSIService", "PeerService"], ["Site"],
-            ["godwit"],
+            ["CSIProtocol", "PeerProtocol", "ControlProtocol"], ["CSIService", "PeerService"],
+            ["KubernetesAPI"], ["Site"], ["Cluster"], ["godwit"],
         ]
         var floor: [String: Int] = [:]
         for (index, targets) in floors.enumerated() {

@@ -1,0 +1,277 @@
+internal import Foundation
+package import KubernetesAPI
+package import Logging
+
+/// Follows the claims of a cluster and does for each what its annotations ask for.
+///
+/// It looks at what is, decides (`ClaimDecision`), acts, and keeps nothing that matters: killed at any moment and
+/// started again, it decides the same. Every effect may be repeated.
+package actor MigrationController {
+    package static let driver = "csi.godwit.dev"
+
+    private let client: KubernetesClient
+    private let site: any SiteControl
+    private let events: EventRecorder
+    private let logger: Logger
+    private let interval: Duration
+    /// Claims that carry an annotation of ours.
+    private var claims: [Key: PersistentVolumeClaim] = [:]
+    private var migrations: [Key: MigrationResource] = [:]
+    private var busy: Set<Key> = []
+    /// For the rate at which bytes arrive: a display, no state.
+    private var samples: [Key: MigrationReport.Sample] = [:]
+    /// Events of this run, so that a bad value that stays is told once.
+    private var told: [Key: Set<String>] = [:]
+
+    struct Key: Hashable, Sendable, CustomStringConvertible {
+        var namespace: String
+        var name: String
+        var description: String { namespace + "/" + name }
+    }
+
+    /// - Parameter interval: how often each claim is looked at again.
+    package init(
+        _ client: KubernetesClient, site: any SiteControl, logger: Logger, interval: Duration = .seconds(2)
+    ) {
+        self.client = client
+        self.site = site
+        self.logger = logger
+        self.interval = interval
+        events = EventRecorder(client, component: "godwit-controller")
+    }
+
+    package func run() async throws {
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            group.addTask { [self] in
+                try await client.follow(PersistentVolumeClaim.self, failed: { self.log($0) }) {
+                    await self.see($0)
+                }
+            }
+            group.addTask { [self] in
+                try await client.follow(MigrationResource.self, failed: { self.log($0) }) {
+                    await self.see($0)
+                }
+            }
+            group.addTask { try await self.work() }
+            // Whichever ends first, with an error: the others end with it.
+            try await group.next()
+            group.cancelAll()
+        }
+    }
+
+    private nonisolated func log(_ error: KubernetesError) {
+        logger.notice("the cluster's API: \(error)")
+    }
+
+    // MARK: what is seen
+
+    private static func key(_ metadata: ObjectMeta) -> Key {
+        Key(namespace: metadata.namespace ?? "default", name: metadata.name ?? "")
+    }
+
+    private static func concerns(_ claim: PersistentVolumeClaim) -> Bool {
+        let annotations = claim.metadata.annotations ?? [:]
+        return [ClaimWishes.migrateTo, ClaimWishes.rateLimit, ClaimWishes.pause]
+            .contains { annotations[$0] != nil }
+    }
+
+    private func see(_ change: WatchChange<PersistentVolumeClaim>) {
+        switch change {
+        case .replaced(let all):
+            claims = [:]
+            for claim in all where Self.concerns(claim) { claims[Self.key(claim.metadata)] = claim }
+        case .applied(let claim):
+            let key = Self.key(claim.metadata)
+            // One without an annotation is looked at only while its migration is open.
+            claims[key] = Self.concerns(claim) ? claim : nil
+        case .deleted(let claim):
+            let key = Self.key(claim.metadata)
+            claims[key] = nil
+            told[key] = nil
+            samples[key] = nil
+        }
+    }
+
+    private func see(_ change: WatchChange<MigrationResource>) {
+        switch change {
+        case .replaced(let all):
+            migrations = Dictionary(all.map { (Self.key($0.metadata), $0) }) { _, last in last }
+        case .applied(let migration): migrations[Self.key(migration.metadata)] = migration
+        case .deleted(let migration): migrations[Self.key(migration.metadata)] = nil
+        }
+    }
+
+    // MARK: what is done
+
+    private func work() async throws {
+        try await withThrowingDiscardingTaskGroup { group in
+            while true {
+                try Task.checkCancellation()
+                let open = migrations.filter { !Self.hasEnded($0.value) }.keys
+                let keys = Set(claims.keys).union(open).subtracting(busy)
+                for key in keys {
+                    busy.insert(key)
+                    group.addTask { await self.look(at: key) }
+                }
+                try await Task.sleep(for: interval)
+            }
+        }
+    }
+
+    private static func hasEnded(_ migration: MigrationResource) -> Bool {
+        switch migration.status?.phase {
+        case .done?, .cancelled?: true
+        case .preparing?, .ready?, .handedOver?, .hydrating?, .failed?, nil: false
+        }
+    }
+
+    private func look(at key: Key) async {
+        defer { busy.remove(key) }
+        do {
+            try await reconcile(key)
+        } catch is CancellationError {
+            return
+        } catch {
+            logger.warning("claim \(key): \(error)")
+        }
+    }
+
+    private func reconcile(_ key: Key) async throws {
+        // Read anew, rather than what a watch told a while ago.
+        guard let claim = try await client.find(PersistentVolumeClaim.self, key.name, in: key.namespace),
+            claim.metadata.deletionTimestamp == nil
+        else { return }
+        guard let volumeName = claim.spec.volumeName, !volumeName.isEmpty,
+            let persistent = try await client.find(PersistentVolume.self, volumeName),
+            let source = persistent.spec.csi, source.driver == Self.driver
+        else {
+            if Self.concerns(claim), claim.status?.phase == "Bound" {
+                try await tell(
+                    key, claim, "NotGodwit", "the claim's volume is not of \(Self.driver): it stays here")
+            }
+            return
+        }
+        let (name, peers) = try await site.info()
+        let present = try await client.find(MigrationResource.self, key.name, in: key.namespace)
+        let decision = ClaimDecision(
+            claim: key.name, volumeID: source.volumeHandle, annotations: claim.metadata.annotations ?? [:],
+            volume: try await site.volume(source.volumeHandle), site: name, peers: peers, present: present)
+        for bad in decision.badValues { try await tell(key, claim, "BadValue", bad.message) }
+        if let hydration = decision.hydration {
+            try await site.setHydration(source.volumeHandle, hydration)
+            try await events.record("HydrationChanged", Self.describe(hydration), about: claim)
+        }
+        switch decision.move {
+        case .nothing: return
+        case .cancel:
+            guard let present else { return }
+            try await write(
+                .init(phase: .cancelled, message: "the annotation was taken away before the hand-over"),
+                reason: "Cancelled", present, claim)
+        case .fail(let spec, let reason, let message):
+            let migration = try await ensure(spec, key, claim, present)
+            try await write(.init(phase: .failed, message: message), reason: reason, migration, claim)
+        case .advance(let spec):
+            let migration = try await ensure(spec, key, claim, present)
+            try await advance(migration, spec, key, claim)
+        }
+    }
+
+    private func advance(
+        _ migration: MigrationResource, _ spec: MigrationResource.Spec, _ key: Key,
+        _ claim: PersistentVolumeClaim
+    ) async throws {
+        do throws(SiteControlError) {
+            let isNew = migration.status == nil || migration.status?.phase == .cancelled
+            let last = try await site.advance(spec.volume, to: spec.to) { [self] progress in
+                // Told while it lasts only at the beginning: later each look begins with the same words.
+                guard isNew, progress.phase == .preparing else { return }
+                let status = MigrationReport.status(
+                    progress, target: spec.to, earlier: nil, now: .init(missing: 0, seconds: 0))
+                try? await write(status, reason: "Preparing", migration, claim)
+            }
+            let now = MigrationReport.Sample(
+                missing: last.missingBytes, seconds: Date().timeIntervalSince1970)
+            let status = MigrationReport.status(last, target: spec.to, earlier: samples[key], now: now)
+            samples[key] = now
+            try? await write(status, reason: last.phase.rawValue, migration, claim)
+        } catch {
+            try await write(
+                .init(phase: .failed, message: error.description),
+                reason: error.isTransient ? "Unavailable" : "Refused", migration, claim)
+        }
+    }
+
+    private static func describe(_ hydration: ClaimDecision.Hydration) -> String {
+        var parts: [String] = []
+        if let paused = hydration.isPaused { parts.append(paused ? "paused" : "resumed") }
+        if let rate = hydration.bytesPerSecond {
+            parts.append(rate == 0 ? "without a limit" : "at most \(rate) bytes a second")
+        }
+        return "fetching in the background: " + parts.joined(separator: ", ")
+    }
+
+    // MARK: what is written
+
+    private func tell(
+        _ key: Key, _ claim: PersistentVolumeClaim, _ reason: String, _ message: String
+    ) async throws(KubernetesError) {
+        guard told[key, default: []].insert(reason + message).inserted else { return }
+        try await events.record(reason, message, about: claim, isWarning: true)
+    }
+
+    /// The migration of this claim with this wish, made or changed if it is another.
+    private func ensure(
+        _ spec: MigrationResource.Spec, _ key: Key, _ claim: PersistentVolumeClaim,
+        _ present: MigrationResource?
+    ) async throws(KubernetesError) -> MigrationResource {
+        if var present {
+            if present.spec == spec { return present }
+            present.spec = spec
+            var changed = try await client.update(present)
+            // What was said of the earlier wish does not hold for this one.
+            changed.status = nil
+            samples[key] = nil
+            return changed
+        }
+        var metadata = ObjectMeta(name: key.name, namespace: key.namespace)
+        if let uid = claim.metadata.uid {
+            metadata.ownerReferences = [
+                OwnerReference(apiVersion: "v1", kind: "PersistentVolumeClaim", name: key.name, uid: uid)
+            ]
+        }
+        return try await client.create(MigrationResource(metadata: metadata, spec: spec))
+    }
+
+    /// Writes the status, with an Event where the phase or the reason is another than before.
+    private func write(
+        _ status: MigrationResource.Status, reason: String, _ migration: MigrationResource,
+        _ claim: PersistentVolumeClaim
+    ) async throws(KubernetesError) {
+        guard
+            var current = try await client.find(
+                MigrationResource.self, migration.metadata.name ?? "", in: migration.metadata.namespace),
+            current.spec == migration.spec
+        else { return }
+        let time = Timestamps.seconds(Date())
+        let earlier = current.status
+        var next = status
+        next.conditions = MigrationReport.conditions(
+            status, reason: reason, earlier: earlier?.conditions ?? [], at: time)
+        next.updated = earlier?.updated
+        if next == earlier { return }
+        next.updated = time
+        current.status = next
+        do {
+            _ = try await client.update(current, subresource: "status")
+        } catch .conflict {
+            // Somebody changed it meanwhile: the next look sees it.
+            return
+        }
+        guard earlier?.phase != status.phase || earlier?.message != status.message else { return }
+        if earlier?.phase == status.phase, status.phase == .hydrating { return }
+        try await events.record(
+            status.phase == .failed ? reason : status.phase.rawValue, status.message, about: claim,
+            isWarning: status.phase == .failed)
+    }
+}

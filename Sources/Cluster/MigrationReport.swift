@@ -1,0 +1,86 @@
+internal import Foundation
+internal import KubernetesAPI
+
+/// What is written down of a move, from what the site told: values to values.
+struct MigrationReport {
+    /// Missing bytes, and when they were.
+    struct Sample: Hashable {
+        var missing: UInt64
+        var seconds: Double
+    }
+
+    static func status(
+        _ progress: MoveProgress, target: String, earlier: Sample?, now: Sample
+    ) -> MigrationResource.Status {
+        var status = MigrationResource.Status(phase: progress.phase, message: message(progress, target))
+        status.epoch = progress.epoch == 0 ? nil : Int64(clamping: progress.epoch)
+        guard progress.phase == .hydrating || progress.phase == .done else { return status }
+        status.totalBytes = Int64(clamping: progress.totalBytes)
+        status.missingBytes = Int64(clamping: progress.missingBytes)
+        let missing = min(progress.missingBytes, progress.totalBytes)
+        let resident = progress.totalBytes - missing
+        let percent =
+            progress.totalBytes == 0 ? 100 : Double(resident) * 100 / Double(progress.totalBytes)
+        // Never 100 % before the last byte.
+        status.resident = String(format: "%.0f%%", missing == 0 ? 100 : min(99, percent.rounded(.down)))
+        guard progress.phase == .hydrating, let earlier, now.seconds > earlier.seconds,
+            earlier.missing > now.missing
+        else { return status }
+        let rate = Double(earlier.missing - now.missing) / (now.seconds - earlier.seconds)
+        status.rate = size(rate) + "/s"
+        status.eta = duration(Double(missing) / rate)
+        return status
+    }
+
+    private static func message(_ progress: MoveProgress, _ target: String) -> String {
+        if !progress.waitingReason.isEmpty { return "bytes do not arrive: \(progress.waitingReason)" }
+        return switch progress.phase {
+        case .preparing: "site \(target) is getting the volume's catalog"
+        case .ready: "site \(target) follows: stop the pod here and start it there"
+        case .handedOver, .hydrating: "site \(target) owns the volume; its bytes follow"
+        case .done: "every byte is at site \(target), and the copy here is released"
+        case .failed, .cancelled: ""
+        }
+    }
+
+    /// metav1.Conditions, with the time of a change only where something changed.
+    static func conditions(
+        _ status: MigrationResource.Status, reason: String, earlier: [Condition], at time: String
+    ) -> [Condition] {
+        let phase = status.phase
+        let isOwned = phase == .handedOver || phase == .hydrating || phase == .done
+        let wanted = [
+            Condition("Validated", phase != .failed, reason: reason, message: status.message, at: time),
+            Condition("Ready", isOwned || phase == .ready, reason: reason, message: status.message, at: time),
+            Condition("HandedOver", isOwned, reason: reason, message: status.message, at: time),
+            Condition("Completed", phase == .done, reason: reason, message: status.message, at: time),
+        ]
+        return wanted.map { condition in
+            guard let known = earlier.first(where: { $0.type == condition.type }),
+                known.status == condition.status
+            else { return condition }
+            var condition = condition
+            condition.lastTransitionTime = known.lastTransitionTime
+            return condition
+        }
+    }
+
+    private static func size(_ bytes: Double) -> String {
+        let units = ["B", "KiB", "MiB", "GiB"]
+        var value = bytes
+        var unit = 0
+        while value >= 1024, unit < units.count - 1 {
+            value /= 1024
+            unit += 1
+        }
+        return String(format: value < 10 ? "%.1f" : "%.0f", value) + units[unit]
+    }
+
+    private static func duration(_ seconds: Double) -> String {
+        guard seconds.isFinite, seconds >= 0, seconds < 1e8 else { return "" }
+        let whole = Int(seconds.rounded(.up))
+        if whole < 60 { return "\(whole)s" }
+        if whole < 3600 { return "\(whole / 60)m\(whole % 60)s" }
+        return "\(whole / 3600)h\(whole % 3600 / 60)m"
+    }
+}

@@ -1,0 +1,63 @@
+package import KubernetesAPI
+
+/// A claim that is to move, and how far it is: `kubectl get migrations`.
+package struct MigrationResource: KubernetesResource {
+    package static let resource = ResourceKind(
+        group: "godwit.dev", version: "v1alpha1", kind: "Migration", plural: "migrations", isNamespaced: true)
+
+    package struct Spec: Codable, Hashable, Sendable {
+        package var claim: String
+        package var volume: String
+        package var from: String
+        package var to: String
+
+        package init(claim: String, volume: String, from: String, to: String) {
+            self.claim = claim
+            self.volume = volume
+            self.from = from
+            self.to = to
+        }
+    }
+
+    package enum Phase: String, Codable, Hashable, Sendable {
+        /// The target's catalog is brought up to date.
+        case preparing = "Preparing"
+        /// The target follows; it takes over when a pod starts there.
+        case ready = "Ready"
+        /// The target owns it; nothing is known of its bytes yet.
+        case handedOver = "HandedOver"
+        /// The target owns it, and bytes are on their way.
+        case hydrating = "Hydrating"
+        /// Every byte is at the target, and the copy here is released.
+        case done = "Done"
+        case failed = "Failed"
+        case cancelled = "Cancelled"
+    }
+
+    package struct Status: Codable, Hashable, Sendable {
+        package var phase: Phase
+        package var message: String
+        package var epoch: Int64?
+        package var resident: String?
+        package var rate: String?
+        package var eta: String?
+        package var totalBytes: Int64?
+        package var missingBytes: Int64?
+        package var updated: String?
+        package var conditions: [Condition]?
+
+        package init(phase: Phase, message: String) {
+            self.phase = phase
+            self.message = message
+        }
+    }
+
+    package var metadata: ObjectMeta
+    package var spec: Spec
+    package var status: Status?
+
+    package init(metadata: ObjectMeta, spec: Spec) {
+        self.metadata = metadata
+        self.spec = spec
+    }
+}

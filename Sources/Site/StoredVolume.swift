@@ -1,0 +1,62 @@
+internal import Handoff
+internal import Hydration
+package import VolumeModel
+
+/// The stored form of a record, in whatever store: plain text and numbers, checked when read.
+package struct StoredVolume: Codable, Hashable, Sendable {
+    var name: String
+    var capacity: UInt64
+    var inodeLimit: UInt64
+    var parameters: [String: String]
+    var head: HeadRecord
+    var headNumber: UInt64
+    var retainedHeads: [String: UInt64]
+    var divergentHeads: [String: UInt64]?
+    var lastHeadNumber: UInt64
+    var sharedWith: [String]
+    var followedFrom: String?
+    var hydration: HydrationPolicy
+
+    package init(_ record: VolumeRecord) {
+        name = record.name
+        capacity = record.limits.byteCount
+        inodeLimit = record.limits.inodeCount
+        parameters = record.parameters
+        head = record.head
+        headNumber = record.headNumber
+        retainedHeads = Dictionary(
+            uniqueKeysWithValues: record.retainedHeads.map { (String($0.key.number), $0.value) })
+        divergentHeads =
+            record.divergentHeads.isEmpty
+            ? nil
+            : Dictionary(
+                uniqueKeysWithValues: record.divergentHeads.map { (String($0.key.number), $0.value) })
+        lastHeadNumber = record.lastHeadNumber
+        sharedWith = record.sharedWith.map(\.description).sorted()
+        followedFrom = record.followedFrom?.description
+        hydration = record.hydration
+    }
+
+    package func record(id: VolumeID) throws -> VolumeRecord {
+        func byEpoch(_ stored: [String: UInt64]) throws -> [Epoch: UInt64] {
+            var numbers: [Epoch: UInt64] = [:]
+            for (epoch, number) in stored {
+                guard let epoch = UInt64(epoch) else {
+                    throw RegistryError.malformed(id, "an epoch that is no number")
+                }
+                numbers[Epoch(epoch)] = number
+            }
+            return numbers
+        }
+        var record = VolumeRecord(
+            id: id, name: name, limits: VolumeLimits(byteCount: capacity, inodeCount: inodeLimit),
+            parameters: parameters, head: head,
+            headNumber: headNumber, retainedHeads: try byEpoch(retainedHeads), lastHeadNumber: lastHeadNumber,
+            sharedWith: Set(sharedWith.compactMap { SiteID($0) }),
+            followedFrom: followedFrom.flatMap { SiteID($0) })
+        record.divergentHeads = try byEpoch(divergentHeads ?? [:])
+        record.lastHeadNumber = max(record.lastHeadNumber, record.divergentHeads.values.max() ?? 0)
+        record.hydration = hydration
+        return record
+    }
+}

@@ -1,0 +1,81 @@
+internal import ArgumentParser
+internal import Cluster
+internal import Foundation
+internal import KubernetesAPI
+internal import Logging
+
+/// `godwit controller`
+struct ControllerCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "controller",
+        abstract: "Follow a cluster's claims, and move their volumes as annotations ask for.",
+        discussion: """
+            Runs beside the site, whose control socket it uses. Of several, one works: the others wait for its \
+            lease. Killed at any moment, it goes on where it was.
+
+            Annotations of a claim: godwit.dev/migrate-to=<site>, godwit.dev/rate-limit=<bytes a second or none>, \
+            godwit.dev/pause=<true or false>. 'kubectl get migrations' shows what becomes of them.
+
+            Example: godwit controller --kubeconfig /etc/kubernetes/godwit.conf
+            """)
+
+    @OptionGroup var site: SiteOptions
+    @Option(help: ArgumentHelp("The cluster; as the pod's service account if not given.", valueName: "path"))
+    var kubeconfig: String?
+    @Option(help: "The namespace of the lease.") var leaseNamespace = "godwit"
+    @Option(help: ArgumentHelp("How long a dead controller keeps others waiting.", valueName: "seconds"))
+    var leaseSeconds = 15
+    @Option(help: "trace, debug, info, notice, warning, error.") var logLevel = "info"
+
+    func validate() throws {
+        guard (3...300).contains(leaseSeconds) else {
+            throw ValidationError("--lease-seconds is 3 to 300")
+        }
+        guard Logger.Level(rawValue: logLevel) != nil else {
+            throw ValidationError("'\(logLevel)' is no log level")
+        }
+    }
+
+    func run() async throws {
+        try await reporting {
+            let stop = StopSignals()
+            let stopped = stop.stream
+            defer { withExtendedLifetime(stop) {} }
+            LoggingSystem.bootstrap { StreamLogHandler.standardError(label: $0) }
+            var logger = Logger(label: "godwit")
+            logger.logLevel = Logger.Level(rawValue: logLevel) ?? .info
+            let log = logger
+            let client = try KubernetesClient(
+                kubeconfig.map { path throws(KubernetesError) in try .kubeconfig(path: path) }
+                    ?? .inCluster())
+            let control = try SiteControlSocket(path: site.stateDirectory + "/control.sock")
+            let elector = LeaderElector(
+                client, namespace: leaseNamespace, name: "godwit-controller",
+                identity: ProcessInfo.processInfo.hostName + "-" + UUID().uuidString,
+                duration: .seconds(leaseSeconds))
+            let result = await withTaskGroup(of: Result<Void, any Error>.self) { group in
+                group.addTask {
+                    do {
+                        try await elector.run {
+                            log.info("this controller leads")
+                            try await MigrationController(client, site: control, logger: log).run()
+                        }
+                        return .success(())
+                    } catch {
+                        return .failure(error)
+                    }
+                }
+                group.addTask {
+                    for await _ in stopped { break }
+                    return .success(())
+                }
+                let first = await group.next()
+                group.cancelAll()
+                await group.waitForAll()
+                return first
+            }
+            await client.close()
+            try result?.get()
+        }
+    }
+}

@@ -1,0 +1,249 @@
+import Cluster
+import Foundation
+import Handoff
+import Hydration
+import KubernetesAPI
+import Site
+import Testing
+import VolumeModel
+
+@testable import TestBed
+
+/// What every registry of a site keeps, whatever it stores its records in.
+enum RegistryContract {
+    static func check(_ registry: any SiteRegistry, reopened: () throws -> any SiteRegistry) async throws {
+        try await recordsComeBackAsTheyWere(registry, reopened: reopened)
+        try await namesAreUnique(registry)
+        try await ofTwoChangesOfOneRevisionOneIsRefused(registry)
+        try await changesAtTheSameTimeHaveOneWinner(registry)
+        try await whatIsRemovedIsGone(registry)
+        try await namesOfAllSortsAreKeptApart(registry)
+    }
+
+    static func record(_ name: String) throws -> VolumeRecord {
+        var generator = SystemRandomNumberGenerator()
+        let site = try #require(SiteID("london"))
+        return VolumeRecord(
+            id: VolumeID(randomHigh: generator.next(), randomLow: generator.next()), name: name,
+            limits: VolumeLimits(byteCount: 1 << 40, inodeCount: 12), parameters: ["inodes": "12"],
+            head: HeadRecord(newAt: site), headNumber: 1)
+    }
+
+    private static func recordsComeBackAsTheyWere(
+        _ registry: any SiteRegistry, reopened: () throws -> any SiteRegistry
+    ) async throws {
+        var full = try record("everything")
+        let sydney = try #require(SiteID("sydney"))
+        full.sharedWith = [sydney]
+        full.followedFrom = sydney
+        full.retainedHeads = [Epoch(3): 4, .highest: 5]
+        full.divergentHeads = [Epoch(9): 6]
+        full.lastHeadNumber = 7
+        full.hydration = HydrationPolicy(isPaused: true, bytesPerSecond: 1 << 33)
+        let inserted = try await registry.insert(full)
+        #expect(inserted.value == full)
+        let again = try reopened()
+        let byID = try #require(try await again.volume(full.id))
+        #expect(byID.value == full && byID.revision == inserted.revision)
+        let byName = try #require(try await again.volume(named: "everything"))
+        #expect(byName.value == full)
+        #expect(try await again.volumes().map(\.value) == [full])
+        // What is no longer there does not come back from an earlier state of the record.
+        var changed = byID
+        changed.value.retainedHeads = [:]
+        changed.value.followedFrom = nil
+        changed.value.hydration = HydrationPolicy()
+        let updated = try await again.update(changed)
+        #expect(updated.revision != byID.revision)
+        #expect(try await registry.volume(full.id)?.value == changed.value)
+        #expect(try await registry.volume(full.id)?.revision == updated.revision)
+    }
+
+    private static func namesAreUnique(_ registry: any SiteRegistry) async throws {
+        let first = try record("unique")
+        _ = try await registry.insert(first)
+        let second = try record("unique")
+        await expect(.nameTaken("unique")) { () async throws(RegistryError) in
+            _ = try await registry.insert(second)
+        }
+        #expect(try await registry.volume(named: "unique")?.value.id == first.id)
+        #expect(try await registry.volume(second.id) == nil)
+        // Nor is a volume known twice, under two names.
+        let twice = VolumeRecord(
+            id: first.id, name: "other", limits: first.limits, parameters: [:], head: first.head)
+        await expect(.nameTaken("other")) { () async throws(RegistryError) in
+            _ = try await registry.insert(twice)
+        }
+        #expect(try await registry.volume(named: "other") == nil)
+    }
+
+    private static func ofTwoChangesOfOneRevisionOneIsRefused(_ registry: any SiteRegistry) async throws {
+        let stored = try await registry.insert(try record("changed"))
+        var first = stored
+        first.value.headNumber = 2
+        var second = stored
+        second.value.headNumber = 3
+        let updated = try await registry.update(first)
+        await expect(.conflict(stored.value.id)) { () async throws(RegistryError) in
+            _ = try await registry.update(second)
+        }
+        await expect(.conflict(stored.value.id)) { () async throws(RegistryError) in
+            try await registry.remove(stored)
+        }
+        #expect(try await registry.volume(stored.value.id)?.value.headNumber == 2)
+        _ = try await registry.update(updated)
+    }
+
+    private static func changesAtTheSameTimeHaveOneWinner(_ registry: any SiteRegistry) async throws {
+        let stored = try await registry.insert(try record("raced"))
+        let winners = await withTaskGroup(of: UInt64?.self) { group in
+            for number in 10..<20 as Range<UInt64> {
+                group.addTask {
+                    var mine = stored
+                    mine.value.headNumber = number
+                    return try? await registry.update(mine).value.headNumber
+                }
+            }
+            return await group.reduce(into: []) { $0 += $1.map { [$0] } ?? [] }
+        }
+        #expect(winners.count == 1)
+        #expect(try await registry.volume(stored.value.id)?.value.headNumber == winners.first)
+        let inserted = await withTaskGroup(of: Bool.self) { group in
+            for _ in 0..<8 {
+                group.addTask {
+                    guard let record = try? record("born twice") else { return false }
+                    return (try? await registry.insert(record)) != nil
+                }
+            }
+            return await group.reduce(into: 0) { $0 += $1 ? 1 : 0 }
+        }
+        #expect(inserted == 1)
+    }
+
+    private static func whatIsRemovedIsGone(_ registry: any SiteRegistry) async throws {
+        let stored = try await registry.insert(try record("removed"))
+        try await registry.remove(stored)
+        #expect(try await registry.volume(stored.value.id) == nil)
+        #expect(try await registry.volume(named: "removed") == nil)
+        await expect(.conflict(stored.value.id)) { () async throws(RegistryError) in
+            try await registry.remove(stored)
+        }
+        await expect(.conflict(stored.value.id)) { () async throws(RegistryError) in
+            _ = try await registry.update(stored)
+        }
+        // The name is free again.
+        _ = try await registry.insert(try record("removed"))
+    }
+
+    private static func namesOfAllSortsAreKeptApart(_ registry: any SiteRegistry) async throws {
+        let long = String(repeating: "ä", count: 63)
+        let names = [
+            "Data", "data", "x-data", "a b", "..", "ünï", long + "a", long + "b", "-", "x-", "pvc-1.2",
+            String(repeating: "z", count: 128), String(repeating: "z", count: 127),
+        ]
+        var ids: [String: VolumeID] = [:]
+        for name in names {
+            let record = try record(name)
+            ids[name] = record.id
+            _ = try await registry.insert(record)
+        }
+        for name in names {
+            let found = try #require(try await registry.volume(named: name))
+            #expect(found.value.id == ids[name] && found.value.name == name)
+        }
+    }
+
+    private static func expect(
+        _ expected: RegistryError, _ body: () async throws(RegistryError) -> Void
+    ) async {
+        do throws(RegistryError) {
+            try await body()
+            Issue.record("\(expected) was expected")
+        } catch {
+            #expect(error == expected)
+        }
+    }
+}
+
+@Suite struct SQLiteRegistryTests {
+    @Test func theEmbeddedRegistryKeepsTheContract() async throws {
+        try await Cleanup.scope(catchingSignals: false) { cleanup in
+            let path = try cleanup.makeTemporaryDirectory() + "/registry"
+            try await RegistryContract.check(try SQLiteRegistry(path: path)) {
+                try SQLiteRegistry(path: path)
+            }
+        }
+    }
+}
+
+extension ClusterTests {
+    @Suite struct ClusterRegistryTests {
+        @Test func theClustersRegistryKeepsTheContract() async throws {
+            try await withCluster { _, client, _ in
+                try await RegistryContract.check(ClusterRegistry(client)) { ClusterRegistry(client) }
+            }
+        }
+
+        @Test func whatPeopleWriteBesideTheRecordIsNoConflictAndIsKept() async throws {
+            try await withCluster { cluster, client, _ in
+                let registry = ClusterRegistry(client)
+                var stored = try await registry.insert(try RegistryContract.record("data"))
+                let annotated = try await cluster.kubectl(["annotate", "gwv", "data", "who=me"])
+                #expect(annotated.exit.isSuccess, "\(annotated.output)")
+                stored.value.headNumber = 2
+                _ = try await registry.update(stored)
+                let resource = try await client.get(VolumeResource.self, "data")
+                #expect(resource.metadata.annotations?["who"] == "me")
+                let table = try await cluster.kubectl(["get", "volumes.godwit.dev"])
+                #expect(table.output.contains("owning") && table.output.contains("london"), "\(table.output)")
+            }
+        }
+
+        @Test func aRecordThatMakesNoSenseIsRefusedByTheServerOrByTheReader() async throws {
+            try await withCluster { cluster, client, _ in
+                let registry = ClusterRegistry(client)
+                let stored = try await registry.insert(try RegistryContract.record("data"))
+                let refused = try await cluster.kubectl([
+                    "patch", "gwv", "data", "--type=merge", "-p", #"{"spec":{"record":{"capacity":"much"}}}"#,
+                ])
+                #expect(!refused.exit.isSuccess)
+                let passed = try await cluster.kubectl([
+                    "patch", "gwv", "data", "--type=merge", "-p",
+                    #"{"spec":{"record":{"head":{"role":"sleeping"}}}}"#,
+                ])
+                #expect(passed.exit.isSuccess, "\(passed.output)")
+                do throws(RegistryError) {
+                    _ = try await registry.volume(stored.value.id)
+                    Issue.record("it was read")
+                } catch {
+                    guard case .malformed = error else { Issue.record("\(error)"); return }
+                }
+            }
+        }
+
+        @Test func changesAreMadeOnceWhileTheServerIsKilled() async throws {
+            try await withCluster { cluster, client, _ in
+                let registry = ClusterRegistry(client, patience: .seconds(120))
+                let first = try await registry.insert(try RegistryContract.record("data"))
+                let writing = Task {
+                    var stored = first
+                    for number in 2..<400 as Range<UInt64> {
+                        stored.value.headNumber = number
+                        stored.value.lastHeadNumber = number
+                        stored = try await registry.update(stored)
+                    }
+                    return stored
+                }
+                for _ in 0..<2 {
+                    try await Task.sleep(for: .milliseconds(700))
+                    await cluster.killServer()
+                    try await cluster.startServer()
+                }
+                let last = try await writing.value
+                #expect(last.revision == first.revision + 398)
+                let found = try await registry.volume(first.value.id)
+                #expect(found?.value == last.value && found?.revision == last.revision)
+            }
+        }
+    }
+}
