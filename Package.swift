@@ -162,8 +162,11 @@ let package = Package(
         .testTarget(name: "VolumeModelTests", dependencies: ["VolumeModel"], swiftSettings: strict),
         .testTarget(name: "HandoffTests", dependencies: ["Handoff", "VolumeModel"], swiftSettings: strict),
         .testTarget(
-            name: "SiteTests", dependencies: ["TestBed", "godwit"], path: "Tests/SiteTests",
-            swiftSettings: strict),
+            name: "SiteTests",
+            dependencies: [
+                "PeerProtocol", "PeerService", "RPC", "SiteIdentity", "TestBed", "VolumeModel", "godwit",
+            ],
+            path: "Tests/SiteTests", swiftSettings: strict),
         .testTarget(
             name: "ClusterTests",
             dependencies: [

@@ -120,6 +120,9 @@ package actor Site {
 
     func knows(_ id: VolumeID) -> Bool { agents[id] != nil }
 
+    /// Whether the present head of a volume is this site's own.
+    func isOwned(_ id: VolumeID) async -> Bool { await agents[id]?.record.head.hasOwnHead ?? false }
+
     func allAgents() -> [VolumeAgent] { Array(agents.values) }
 }
 

@@ -35,6 +35,8 @@ package struct SitePeerBackend: PeerBackend {
             limits: VolumeLimits(byteCount: request.capacity, inodeCount: request.inodeLimit),
             parameters: request.parameters,
             head: try HeadRecord(followerAt: context.site, of: reign), sharedWith: [owner])
+        // Whoever owns the volume here is not to be overruled, nor asked for it, by a site that it does not name.
+        if await site.knows(id), await site.isOwned(id) { _ = try await shared(id, with: owner) }
         let agent = try await site.adopt(offered)
         let sequence = try await agent.prepare(reign)
         var reply = Godwit_Peer_V1_OfferReply()
@@ -89,8 +91,9 @@ package struct SitePeerBackend: PeerBackend {
 extension VolumeAgent {
     /// Makes this site a follower of a reign, with its catalog as of now. May be repeated.
     func prepare(_ reign: Reign) async throws -> SequenceNumber {
-        try await change { $0.sharedWith.insert(reign.owner) }
         try await apply(.prepare(reign))
+        // Named only once the machine has accepted it as the owner.
+        try await change { $0.sharedWith.insert(reign.owner) }
         return try await follow(reign.owner)
     }
 

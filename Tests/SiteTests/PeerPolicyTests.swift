@@ -1,0 +1,92 @@
+import Foundation
+import Glibc
+import PeerProtocol
+import PeerService
+import RPC
+import SiteIdentity
+import Testing
+import VolumeModel
+
+@testable import TestBed
+
+extension SiteTests {
+    @Suite struct PeerPolicyTests {
+        /// Trusted is not named: a site that no volume names gets nothing, whatever it says of itself.
+        @Test func aTrustedSiteThatAVolumeDoesNotNameGetsNothingOfIt() async throws {
+            try await Cleanup.scope(catchingSignals: false) { cleanup in
+                let directory = try cleanup.makeTemporaryDirectory()
+                let london = SiteProcess(
+                    name: "london", binary: godwitBinary, stateDirectory: directory + "/london",
+                    address: "127.0.0.1:\(try freePort())")
+                let tokyo = SiteProcess(
+                    name: "tokyo", binary: godwitBinary, stateDirectory: directory + "/tokyo",
+                    address: "127.0.0.1:\(try freePort())")
+                for site in [london, tokyo] { try await site.initialise() }
+                try await SiteProcess.introduce(london, tokyo)
+                try cleanup.add("london") { await london.stop() }
+                try await london.start()
+                try await london.godwit(["volume", "create", "data", "--capacity", "1Gi"])
+                let before = try await london.inspect("data")
+                let id = try #require(VolumeID(before["id"] as? String ?? ""))
+
+                let identity = try SiteIdentity(loading: tokyo.stateDirectory + "/pki")
+                let peer = try #require(SiteID("london"))
+                let endpoint = try #require(RPCEndpoint(london.address))
+                let client = try PeerClient(
+                    site: peer, endpoint: endpoint,
+                    security: .mutualTLS(
+                        certificateChainPEM: identity.certificateChainPEM,
+                        privateKeyPEM: identity.privateKeyPEM,
+                        trustedRootsPEM: try identity.rootPEM(of: peer),
+                        expectedServerName: identity.serverName(of: peer)))
+                defer { client.close() }
+                #expect(try await client.hello().site == "london")
+
+                // The owner's own epoch, and one above it that would fence the owner.
+                for epoch in [UInt64(1), 99] {
+                    var offer = Godwit_Peer_V1_OfferRequest()
+                    offer.volume = id.description
+                    offer.name = "data"
+                    offer.capacity = 1 << 30
+                    offer.epoch = epoch
+                    await #expect(throws: PeerError.self, "an offer at epoch \(epoch)") {
+                        _ = try await client.offer(offer, timeout: .seconds(10))
+                    }
+                }
+                await #expect(throws: PeerError.self) { _ = try await client.status(of: id) }
+                await #expect(throws: (any Error).self) {
+                    _ = try await client.follow(id, since: nil) { _ in }
+                }
+                var takeOver = Godwit_Peer_V1_TakeOverRequest()
+                takeOver.volume = id.description
+                await #expect(throws: PeerError.self) {
+                    _ = try await client.takeOver(takeOver, timeout: .seconds(10))
+                }
+                var claim = Godwit_Peer_V1_HandoffMessage()
+                claim.volume = id.description
+                claim.announcement.reign.owner = "tokyo"
+                claim.announcement.reign.epoch = 99
+                await #expect(throws: PeerError.self) { _ = try await client.exchange(claim) }
+                let after = try await london.inspect("data")
+                #expect(after["role"] as? String == "owning")
+                #expect(after["epoch"] as? NSNumber == before["epoch"] as? NSNumber)
+            }
+        }
+
+        private func freePort() throws -> UInt16 {
+            let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+            defer { close(descriptor) }
+            var address = sockaddr_in()
+            address.sin_family = sa_family_t(AF_INET)
+            address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
+            var length = socklen_t(MemoryLayout<sockaddr_in>.size)
+            let result = withUnsafeMutablePointer(to: &address) { pointer in
+                pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                    bind(descriptor, $0, length) == 0 ? getsockname(descriptor, $0, &length) : -1
+                }
+            }
+            try #require(result == 0, "no free port")
+            return UInt16(bigEndian: address.sin_port)
+        }
+    }
+}
