@@ -22,7 +22,8 @@ struct MigrationReport {
         let percent =
             progress.totalBytes == 0 ? 100 : Double(resident) * 100 / Double(progress.totalBytes)
         // Never 100 % before the last byte.
-        status.resident = String(format: "%.0f%%", missing == 0 ? 100 : min(99, percent.rounded(.down)))
+        let shown = missing == 0 ? 100 : Int(min(99, percent.rounded(.down)))
+        status.resident = "\(shown)%"
         guard progress.phase == .hydrating, let earlier, now.seconds > earlier.seconds,
             earlier.missing > now.missing
         else { return status }

@@ -85,6 +85,10 @@ import Testing
             progress, target: "sydney", earlier: .init(missing: 1 + (10 << 20), seconds: 100),
             now: .init(missing: 1, seconds: 110))
         #expect(status.resident == "99%" && status.rate == "1.0MiB/s" && status.eta == "1s")
+        progress.missingBytes = 0
+        let whole = MigrationReport.status(
+            progress, target: "sydney", earlier: nil, now: .init(missing: 0, seconds: 0))
+        #expect(whole.resident == "100%")
         // Rubbish of a peer is not a crash.
         progress.missingBytes = .max
         progress.epoch = .max

@@ -37,11 +37,9 @@ extension ClusterTests {
 
             /// Starts `godwit controller` at london, as its service account.
             func startController() async throws -> ChildProcess {
-                let token = try await cluster.kubectl([
-                    "create", "token", "godwit-controller", "-n", "godwit",
-                ]).output.split(separator: "\n").last.map(String.init)
+                let token = try await cluster.serviceAccountToken("godwit-controller", in: "godwit")
                 let path = cluster.directory + "/controller.kubeconfig"
-                try cluster.kubeconfigText(user: "token: \(try #require(token))")
+                try cluster.kubeconfigText(user: "token: \(token)")
                     .write(toFile: path, atomically: true, encoding: .utf8)
                 var program = Program(
                     godwitBinary,

@@ -157,9 +157,25 @@ package actor TestCluster {
     package nonisolated func kubectl(
         _ arguments: [String], input: String = ""
     ) async throws -> ChildProcess.Outcome {
-        var program = Program("/usr/bin/kubectl", ["--kubeconfig", kubeconfig] + arguments)
+        var program = Program("kubectl", ["--kubeconfig", kubeconfig] + arguments)
         program.input = Array(input.utf8)
         return try await ChildProcess.run(program, limit: .seconds(120))
+    }
+
+    /// A token of a service account, as a pod gets it.
+    package nonisolated func serviceAccountToken(
+        _ account: String, in namespace: String
+    ) async throws -> String {
+        let outcome = try await kubectl(
+            [
+                "create", "--raw", "/api/v1/namespaces/\(namespace)/serviceaccounts/\(account)/token", "-f",
+                "-",
+            ], input: #"{"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}"#)
+        let object = try? JSONSerialization.jsonObject(with: Data(outcome.output.utf8)) as? [String: Any]
+        guard let token = (object?["status"] as? [String: Any])?["token"] as? String else {
+            throw LabError.invalid("no token for \(account): \(outcome.output)")
+        }
+        return token
     }
 
     /// kill -9 of the API server; etcd keeps what was acknowledged.
