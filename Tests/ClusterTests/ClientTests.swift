@@ -114,7 +114,7 @@ extension ClusterTests {
             }
         }
 
-        @Test func aWatchGoesOnAfterTheServerDiedAndAfterItsPlaceIsForgotten() async throws {
+        @Test func aWatchGoesOnAfterTheServerDied() async throws {
             try await withCluster { cluster, client, _ in
                 let seen = Shared<Set<String>>([])
                 let lists = Shared(0)
@@ -151,7 +151,6 @@ extension ClusterTests {
                 try await eventually("a deletion") { !sees("before") }
                 #expect(lists.withLock { $0 } == 1)
 
-                // The server dies, and what it was told before is forgotten: the list is fetched again.
                 await cluster.killServer()
                 try await eventually("the interruption") { interruptions.withLock { !$0.isEmpty } }
                 try await cluster.startServer()

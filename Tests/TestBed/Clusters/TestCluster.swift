@@ -90,8 +90,7 @@ package actor TestCluster {
                 "--service-account-key-file", directory + "/service-account.key",
                 "--service-account-signing-key-file", directory + "/service-account.key",
                 "--disable-admission-plugins", "ServiceAccount", "--endpoint-reconciler-type", "none",
-                // So that a test of an expired resource version need not wait five minutes.
-                "--etcd-compaction-interval", "0", "--v", "1",
+                "--v", "1",
             ])
         program.output = .file(logPath)
         let started = try await ChildProcess.start(program)
@@ -183,15 +182,6 @@ package actor TestCluster {
         _ = server?.kill(SIGKILL)
         _ = try? await server?.wait(limit: .seconds(10))
         server = nil
-    }
-
-    /// Makes etcd forget old versions, so that a watch from one of them is gone.
-    package nonisolated func compact(to revision: String) async throws {
-        let body = "{\"revision\": \"\(revision)\", \"physical\": true}"
-        try await ChildProcess.check(
-            Program(
-                "/usr/bin/curl",
-                ["-sf", "-X", "POST", "-d", body, "http://127.0.0.1:\(etcdPort)/v3/kv/compaction"]))
     }
 
     package func stop() async {
