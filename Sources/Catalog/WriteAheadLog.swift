@@ -11,7 +11,7 @@ internal import VolumeModel
 struct WriteAheadLog: ~Copyable {
     /// Space that is kept ready ahead of the log's end, so that a full disk can still commit: what frees space
     /// must get through.
-    private static let reserve: Int64 = 4 << 20
+    private static let reserve: Int64 = 1 << 20
 
     let path: String
     private let descriptor: Int32
