@@ -29,6 +29,8 @@ package protocol PeerBackend: Sendable {
 /// The service that peers call: decodes, authenticates, asks the backend, encodes.
 package struct PeerServer: Sendable {
     private static let largestExtentCount = 4096
+    /// A call's only request comes with it; over the worst link this is long.
+    private static let requestTimeout: Duration = .seconds(30)
 
     private let backend: any PeerBackend
 
@@ -53,7 +55,7 @@ package struct PeerServer: Sendable {
         } catch {
             throw RPCStatus(.unauthenticated, "\(error)")
         }
-        guard let request = try await call.receive() else {
+        guard let request = try await call.receive(within: Self.requestTimeout) else {
             throw RPCStatus(.invalidArgument, "a request is missing")
         }
         do {

@@ -61,6 +61,17 @@ package final class RPCServerCall: Sendable {
         return nil
     }
 
+    /// The same, for a client that must not take longer: then the call is cancelled, so that nobody can hold one by
+    /// saying nothing.
+    package func receive(within limit: Duration) async throws(RPCStatus) -> [UInt8]? {
+        let timer = Task {
+            guard (try? await Task.sleep(for: limit)) != nil else { return }
+            cgrpc_server_call_cancel(self.native)
+        }
+        defer { timer.cancel() }
+        return try await receive()
+    }
+
     /// Returns when gRPC took the message, which it does as fast as the client receives.
     ///
     /// - Throws: `.cancelled` if the call is over; `.resourceExhausted` if the message is too large.

@@ -134,6 +134,20 @@ struct CallTests {
         await service.end()
     }
 
+    @Test func aClientThatSaysNothingHoldsNoCall() async throws {
+        let service = try Service { (call) async throws(RPCStatus) in
+            guard let request = try await call.receive(within: .milliseconds(200)) else { return }
+            try call.sendLast(request)
+        }
+        let channel = try service.channel()
+        #expect(
+            text(try await channel.unary("/a/b", Array("at once".utf8), timeout: .seconds(20))) == "at once")
+        let call = try channel.open("/a/b", timeout: nil)
+        let end = await status { _ = try await call.receive() }
+        #expect(end.code == .cancelled, "\(end)")
+        await service.end()
+    }
+
     @Test func handlerSeesItsDeadlineAndItsPeer() async throws {
         let service = try Service { (call) async throws(RPCStatus) in
             // The wire rounds a time-out up to a unit of its own.
