@@ -239,6 +239,10 @@ actor VolumeAgent {
             }
         }
         do {
+            // What was released while this site followed or owned the volume again.
+            if record.retainedHeads.keys.contains(where: { !record.head.keptReigns.contains($0) }) {
+                try await discardUnneeded()
+            }
             try await openRetained()
             try await startHydrationIfNeeded()
         } catch {

@@ -289,7 +289,15 @@ struct EnduranceRun {
         try await databases[owner].stop()
         try await pair.waitUntilReleased("db", at: site(owner))
         try await pair.unmount("db", at: site(owner))
+        // Every site has let go of what nobody needs: of all the copies on the way one at most is left.
+        let id = try #require(try await site(owner).inspect("db")["id"] as? String)
         for index in [owner, target] {
+            let heads = "\(site(index).stateDirectory)/volumes/\(id)/heads"
+            let deadline = ContinuousClock.now + .seconds(30)
+            while try FileManager.default.contentsOfDirectory(atPath: heads).count > 1 {
+                try #require(ContinuousClock.now < deadline, "old copies are left in \(heads)")
+                try await Task.sleep(for: .milliseconds(200))
+            }
             let check = try await site(index).run(["volume", "check"])
             #expect(check.exit.isSuccess, "\(check.output)")
         }
