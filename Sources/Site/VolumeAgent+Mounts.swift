@@ -124,16 +124,30 @@ extension VolumeAgent {
             divergenceMounts[path] = nil
             return
         }
-        guard let mount = mounts[path] else { return }
+        guard let mount = mounts[path] else {
+            await endings[path]?.value
+            return
+        }
         try await mount.fuse.unmount()
         await noteUnmounted(path, mount.fuse)
     }
 
     /// A mount has ended, by us or by somebody's umount: what it changed is made durable, the holder goes.
     private func noteUnmounted(_ path: String, _ fuse: FuseMount) async {
-        guard let mount = mounts[path], mount.fuse === fuse else { return }
-        keepStart(of: mount, isOver: true)
+        guard let mount = mounts[path], mount.fuse === fuse else {
+            // Seen by somebody else first: whoever unmounted it waits until the holder is gone.
+            await endings[path]?.value
+            return
+        }
         mounts[path] = nil
+        let ending = Task { await self.end(mount, at: path) }
+        endings[path] = ending
+        await ending.value
+        if mounts[path] == nil { endings[path] = nil }
+    }
+
+    private func end(_ mount: Mount, at path: String) async {
+        keepStart(of: mount, isOver: true)
         let fileSystem = mount.fileSystem
         do {
             try await onBlockingThread {

@@ -20,6 +20,8 @@ actor VolumeAgent {
     var stored: Versioned<VolumeRecord>
     var heads: [UInt64: OpenHead] = [:]
     var mounts: [String: Mount] = [:]
+    /// Mounts that have ended, until what they changed is durable and their holder is gone.
+    var endings: [String: Task<Void, Never>] = [:]
     /// Serializes whole operations of people (mount, take over, migrate); messages of peers do not wait here.
     private var isBusy = false
     /// Serializes decisions: one event is decided, made durable and noted before the next.
