@@ -25,6 +25,7 @@ extension Catalog {
             guard !state.isApplying else {
                 throw CatalogError.unusable(path: directory, reason: "it is being brought up to date itself")
             }
+            try state.checkWhole()
             _ = try state.commit()
             let sequence = state.committedSequence
             let removedSince = try state.pin(follower, since: since, newest: sequence)
@@ -86,6 +87,15 @@ extension Catalog {
 
     /// Ends a set of changes: from now on the follower is at this position of its owner.
     package func finishChanges(at position: CatalogPosition) throws {
+        try check(position)
+        try perform { state in
+            try state.beginApplication()
+            try state.finishApplication(at: position)
+        }
+        try synchronize()
+    }
+
+    func check(_ position: CatalogPosition) throws(CatalogError) {
         let counters = position.counters
         // Numbers from outside that will be counted on from.
         let limit = Int64.max / 2
@@ -94,16 +104,6 @@ extension Catalog {
             counters.inodeCount <= UInt64(limit), counters.allocatedByteCount <= UInt64(limit),
             position.limits.byteCount <= UInt64(limit), position.limits.inodeCount <= UInt64(limit)
         else { throw CatalogError.unusable(path: directory, reason: "the owner's counters are malformed") }
-        try perform { state in
-            try state.beginApplication()
-            state.counters = counters
-            try state.setLimits(position.limits)
-            state.missingByteCount = counters.byteCount
-            try state.statements.setMeta(.originSequence, position.sequence.number)
-            state.isApplying = false
-            _ = try state.commit()
-        }
-        try synchronize()
     }
 
     /// The owner's sequence number that this follower has reached; nil: none yet.
@@ -172,6 +172,15 @@ extension CatalogState {
         statements.getInode.bind(1, inode.number)
         let born = try statements.getInode.first { CatalogStatements.record(of: $0)?.born } ?? nil
         return born.map { $0 <= position } ?? false
+    }
+
+    mutating func finishApplication(at position: CatalogPosition) throws {
+        counters = position.counters
+        try setLimits(position.limits)
+        missingByteCount = position.counters.byteCount
+        try statements.setMeta(.originSequence, position.sequence.number)
+        isApplying = false
+        _ = try commit()
     }
 
     mutating func unpin(_ name: String) throws {

@@ -170,6 +170,13 @@ package final class Catalog: Sendable {
                     state.failure = state.failure ?? error
                 }
                 throw CatalogError.database(error)
+            } catch CatalogError.missingDirectory(let directory, let name) {
+                // Asked for in the midst of an operation, which is then half done.
+                if state.changeCount != changeCount {
+                    let what = "an operation needed directory \(directory) too late"
+                    state.failure = state.failure ?? SQLiteError(code: 21, message: what)
+                }
+                throw CatalogError.missingDirectory(directory, name: name)
             } catch CatalogError.unusable(let path, let reason) {
                 // Damage that was found in the midst of an operation: the same.
                 if state.changeCount != changeCount {

@@ -46,6 +46,8 @@ package struct CatalogCheck {
     package private(set) var durableData: UInt64 = 1
     /// Data files from this number on take what is counted: there was no crash since they were made.
     package private(set) var certainData: UInt64 = .max
+    /// Directories whose names are still at the origin: what depends on all names is not checked then.
+    package private(set) var missingDirectoryCount = 0
     private let path: String
     private let connection: Connection
 
@@ -65,6 +67,9 @@ package struct CatalogCheck {
             try checkPages()
             // Rows of damaged pages would only be told of twice, if they can be read at all.
             guard findings.isEmpty else { return }
+            missingDirectoryCount =
+                try connection.prepare("SELECT count(*) FROM missing").first { Int($0.integer(0)) } ?? 0
+            try checkArrival()
             try checkEntries()
             try checkInodes()
             try checkLives()
@@ -139,23 +144,28 @@ package struct CatalogCheck {
             """)
     }
 
+    private mutating func checkArrival() throws(SQLiteError) {
+        try find(
+            .damage,
+            """
+            SELECT 'the names of ' || ino || ', which is no directory, are said to be at the origin' FROM missing AS m
+            WHERE NOT EXISTS
+            (SELECT 1 FROM inode AS i WHERE i.ino = m.ino AND i.died = 0 AND i.mode & 61440 = 16384)
+            """)
+        try find(
+            .contradiction,
+            """
+            SELECT 'inode ' || ino || ' is there and is said to have been removed' FROM gone
+            WHERE ino IN (SELECT ino FROM inode WHERE died = 0)
+            """)
+    }
+
     private mutating func checkInodes() throws(SQLiteError) {
         try find(
             .damage,
             "SELECT 'there is no root directory' WHERE NOT EXISTS "
                 + "(SELECT 1 FROM inode WHERE ino = 1 AND died = 0 AND mode & 61440 = 16384)")
-        try find(
-            .contradiction, isRepairable: true,
-            """
-            SELECT 'inode ' || ino || ' has ' || links || ' links, and ' || found || ' names and subdirectories'
-            FROM (\(Self.linkCounts)) WHERE links != found AND found > 0 AND NOT (links = 0 AND found = 2)
-            """)
-        try find(
-            .damage,
-            """
-            SELECT 'no name leads to inode ' || ino || ', which has ' || links || ' links' FROM
-            (\(Self.linkCounts)) WHERE links > 0 AND found = 0
-            """)
+        if missingDirectoryCount == 0 { try checkLinks() }
         try find(
             .contradiction,
             """
@@ -170,6 +180,21 @@ package struct CatalogCheck {
             ON e.parent = r.ino AND e.died = 0 AND e.kind = 16384)
             SELECT 'directory ' || ino || ' cannot be reached from the root' FROM inode
             WHERE died = 0 AND links > 0 AND mode & 61440 = 16384 AND ino NOT IN reached
+            """)
+    }
+
+    private mutating func checkLinks() throws(SQLiteError) {
+        try find(
+            .contradiction, isRepairable: true,
+            """
+            SELECT 'inode ' || ino || ' has ' || links || ' links, and ' || found || ' names and subdirectories'
+            FROM (\(Self.linkCounts)) WHERE links != found AND found > 0 AND NOT (links = 0 AND found = 2)
+            """)
+        try find(
+            .damage,
+            """
+            SELECT 'no name leads to inode ' || ino || ', which has ' || links || ' links' FROM
+            (\(Self.linkCounts)) WHERE links > 0 AND found = 0
             """)
     }
 
@@ -246,7 +271,8 @@ package struct CatalogCheck {
         let statements = try CatalogStatements(connection)
         // A follower's sums are its owner's; nothing of it is served.
         let isFollower = try statements.meta(.isFollower) == 1
-        for (key, what, sql) in Self.sums where !isFollower {
+        // Those of a catalog that is arriving are of all that is to come.
+        for (key, what, sql) in Self.sums where !isFollower && missingDirectoryCount == 0 {
             let counted = try connection.prepare(sql).first { $0.integer(0) } ?? 0
             let stored = try statements.meta(key) ?? 0
             guard counted != stored else { continue }
@@ -310,15 +336,18 @@ extension CatalogCheck {
             }
             try connection.execute(
                 "DELETE FROM xattr WHERE died = 0 AND ino NOT IN (SELECT ino FROM inode WHERE died = 0)")
-            try connection.execute(
-                """
-                CREATE TEMP TABLE wrong AS SELECT ino, found FROM (\(linkCounts))
-                WHERE links != found AND found > 0 AND NOT (links = 0 AND found = 2);
-                UPDATE inode SET links = (SELECT found FROM wrong WHERE wrong.ino = inode.ino)
-                WHERE died = 0 AND ino IN (SELECT ino FROM wrong)
-                """)
             let statements = try CatalogStatements(connection)
-            for (key, _, sql) in sums {
+            let isWhole = try statements.listMissing.first { _ in true } == nil
+            if isWhole {
+                try connection.execute(
+                    """
+                    CREATE TEMP TABLE wrong AS SELECT ino, found FROM (\(linkCounts))
+                    WHERE links != found AND found > 0 AND NOT (links = 0 AND found = 2);
+                    UPDATE inode SET links = (SELECT found FROM wrong WHERE wrong.ino = inode.ino)
+                    WHERE died = 0 AND ino IN (SELECT ino FROM wrong)
+                    """)
+            }
+            for (key, _, sql) in sums where isWhole {
                 try statements.setMeta(key, try connection.prepare(sql).first { $0.integer(0) } ?? 0)
             }
             for (key, sql) in [

@@ -9,6 +9,9 @@ package enum CatalogError: Error, Sendable, CustomStringConvertible {
     case unusable(path: String, reason: String)
     /// A follower asks from where it was never brought: it must begin anew. Its trouble, not the catalog's.
     case unknownPosition(follower: String, SequenceNumber)
+    /// A directory's entries are still at the origin, all or some of them; with a name: whether it exists is not
+    /// known yet. Nothing was changed: fetch them and do the same again.
+    case missingDirectory(InodeNumber, name: [UInt8]?)
     /// An earlier failure left changes that may not be on disk: every later change is refused.
     case failedBefore(SQLiteError)
     /// A system call on one of the catalog's files failed.
@@ -20,6 +23,8 @@ package enum CatalogError: Error, Sendable, CustomStringConvertible {
         case .unusable(let path, let reason): "catalog \(path): \(reason)"
         case .unknownPosition(let follower, let since):
             "'\(follower)' asks for changes since \(since), which it did not get from here: it must begin anew"
+        case .missingDirectory(let directory, _):
+            "catalog: not all entries of directory \(directory) have arrived yet"
         case .failedBefore(let error): "catalog refuses changes since an earlier failure: \(error)"
         case .system(let call, let path, let errno): "catalog: \(call) \(path): \(errno)"
         }

@@ -63,6 +63,10 @@ package struct CatalogState {
     var isApplying = false
     var isClosed = false
     var hasGarbage = true
+    /// Whether directories are missing: `CatalogState+Arrival`.
+    package internal(set) var isArriving: Bool
+    /// Names that the origin said do not exist, in directories that are missing.
+    var absentNames: Set<ListingRequest.Name> = []
     /// Stays until the head is opened anew: an operation failed half-way, or part of the log is lost.
     var failure: SQLiteError?
 
@@ -78,6 +82,7 @@ package struct CatalogState {
         missingByteCount = UInt64(bitPattern: try statements.meta(.missingByteCount) ?? 0)
         nextData = UInt64(bitPattern: try statements.meta(.nextData) ?? 1)
         durableData = UInt64(bitPattern: try statements.meta(.durableData) ?? 1)
+        isArriving = try Self.storedArrival(statements)
         newestPin =
             try connection.prepare("SELECT max(newest) FROM pin").first { row in
                 row.isNull(0) ? nil : SequenceNumber(row.integer(0))
@@ -93,6 +98,10 @@ package struct CatalogState {
             inodeCount: UInt64(bitPattern: try statements.meta(.inodeCount) ?? 0),
             byteCount: UInt64(bitPattern: try statements.meta(.byteCount) ?? 0),
             allocatedByteCount: UInt64(bitPattern: try statements.meta(.allocatedByteCount) ?? 0))
+    }
+
+    private static func storedArrival(_ statements: CatalogStatements) throws(SQLiteError) -> Bool {
+        try statements.listMissing.first { _ in true } ?? false
     }
 
     private static func storedLimits(_ statements: CatalogStatements) throws(SQLiteError) -> VolumeLimits {
@@ -148,7 +157,7 @@ package struct CatalogState {
         return try storedInode(number)?.record
     }
 
-    private func storedInode(
+    func storedInode(
         _ number: InodeNumber
     ) throws -> (record: InodeRecord, born: SequenceNumber)? {
         statements.getInode.bind(1, number.number)
@@ -218,6 +227,7 @@ package struct CatalogState {
         try statements.deleteAllXattrs.run()
         inodes[number] = nil
         dirtyInodes.remove(number)
+        try noteGone(number)
     }
 
     /// Marks an inode so that an fsync of it waits for the next commit: its names changed.
@@ -259,11 +269,19 @@ package struct CatalogState {
 
     // MARK: names
 
+    /// - Returns: nil when there is no such name.
+    /// - Throws: `.missingDirectory` when that is not known yet.
     package func entry(_ name: [UInt8], in parent: InodeNumber) throws -> DirectoryEntryRecord? {
-        try storedEntry(name, in: parent)?.entry
+        if let stored = try storedEntry(name, in: parent) { return stored.entry }
+        if isArriving, try missingPlace(of: parent) != nil,
+            !absentNames.contains(ListingRequest.Name(directory: parent, name: name))
+        {
+            throw CatalogError.missingDirectory(parent, name: name)
+        }
+        return nil
     }
 
-    private func storedEntry(
+    func storedEntry(
         _ name: [UInt8], in parent: InodeNumber
     ) throws(SQLiteError) -> (entry: DirectoryEntryRecord, born: SequenceNumber)? {
         statements.findEntry.bind(1, parent.number)
@@ -279,6 +297,7 @@ package struct CatalogState {
     package mutating func addEntry(
         _ name: [UInt8], in parent: InodeNumber, inode: InodeNumber, kind: FileKind
     ) throws {
+        try checkListed(parent)
         try beginIfNeeded()
         let cookie = counters.nextCookie
         counters.nextCookie += 1
@@ -298,6 +317,7 @@ package struct CatalogState {
     }
 
     package mutating func removeEntry(_ name: [UInt8], in parent: InodeNumber) throws {
+        try checkListed(parent)
         guard let (entry, born) = try storedEntry(name, in: parent) else { return }
         try beginIfNeeded()
         let statement = isPinned(born) ? statements.endEntry : statements.deleteEntry
@@ -309,15 +329,20 @@ package struct CatalogState {
         touch(entry.inode)
     }
 
-    /// Up to `limit` entries behind `cookie`, in the order of their cookies.
+    /// Up to `limit` entries behind `cookie`, in the order of their cookies; none: there are no more.
+    ///
+    /// - Throws: `.missingDirectory` when the next ones have not come yet.
     package func entries(
         of parent: InodeNumber, after cookie: Int64, limit: Int
     ) throws -> [DirectoryEntryRecord] {
         statements.listEntries.bind(1, parent.number)
         statements.listEntries.bind(2, cookie)
         statements.listEntries.bind(3, Int64(limit))
+        let place = try missingPlace(of: parent)
         var entries: [DirectoryEntryRecord] = []
         try statements.listEntries.forEach { row in
+            // Behind it stands only what was asked for by itself.
+            if let place, row.integer(0) > place.after { return false }
             entries.append(
                 DirectoryEntryRecord(
                     parent: parent, cookie: row.integer(0), name: row.bytes(1),
@@ -325,12 +350,15 @@ package struct CatalogState {
                     kind: FileKind(rawValue: row.unsigned32(3)) ?? .regular))
             return true
         }
+        if entries.isEmpty, place != nil { throw CatalogError.missingDirectory(parent, name: nil) }
         return entries
     }
 
     package func isEmptyDirectory(_ inode: InodeNumber) throws -> Bool {
         statements.anyEntry.bind(1, inode.number)
-        return try statements.anyEntry.first { _ in true } == nil
+        if try statements.anyEntry.first({ _ in true }) != nil { return false }
+        try checkListed(inode)
+        return true
     }
 
     // MARK: extended attributes
@@ -467,5 +495,6 @@ package struct CatalogState {
         counters = try Self.storedCounters(statements)
         limits = try Self.storedLimits(statements)
         missingByteCount = UInt64(bitPattern: try statements.meta(.missingByteCount) ?? 0)
+        isArriving = try Self.storedArrival(statements)
     }
 }

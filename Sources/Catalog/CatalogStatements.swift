@@ -10,6 +10,8 @@ final class CatalogStatements {
     let endAllXattrs, deleteAllXattrs: Statement
     let listResident, putResident, deleteResidentWithin, deleteResident: Statement
     let putMeta, getMeta: Statement
+    let putMissing, getMissing, listMissing, deleteMissing: Statement
+    let putGone, getGone: Statement
     let putGarbage, listGarbage, deleteGarbage: Statement
 
     static let inodeColumns =
@@ -60,6 +62,12 @@ final class CatalogStatements {
         deleteResident = try connection.prepare("DELETE FROM resident WHERE ino = ?1")
         putMeta = try connection.prepare("INSERT OR REPLACE INTO meta(key, value) VALUES (?1, ?2)")
         getMeta = try connection.prepare("SELECT value FROM meta WHERE key = ?1")
+        putMissing = try connection.prepare("INSERT OR REPLACE INTO missing(ino, after) VALUES (?1, ?2)")
+        getMissing = try connection.prepare("SELECT after FROM missing WHERE ino = ?1")
+        listMissing = try connection.prepare("SELECT ino, after FROM missing ORDER BY ino")
+        deleteMissing = try connection.prepare("DELETE FROM missing WHERE ino = ?1")
+        putGone = try connection.prepare("INSERT OR IGNORE INTO gone(ino) VALUES (?1)")
+        getGone = try connection.prepare("SELECT 1 FROM gone WHERE ino = ?1")
         putGarbage = try connection.prepare("INSERT OR IGNORE INTO garbage(data) VALUES (?1)")
         listGarbage = try connection.prepare("SELECT data FROM garbage ORDER BY data LIMIT 1000")
         deleteGarbage = try connection.prepare("DELETE FROM garbage WHERE data = ?1")

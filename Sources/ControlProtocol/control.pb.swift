@@ -258,6 +258,12 @@ package nonisolated struct Godwit_Control_V1_Volume: @unchecked Sendable {
     set {_uniqueStorage()._trouble = newValue}
   }
 
+  /// Whether names are still at the origin: the volume cannot be handed on before they have come.
+  package var namesArriving: Bool {
+    get {_storage._namesArriving}
+    set {_uniqueStorage()._namesArriving = newValue}
+  }
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -765,7 +771,7 @@ nonisolated extension Godwit_Control_V1_ListVolumesReply: SwiftProtobuf.Message,
 
 nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Volume"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}name\0\u{1}capacity\0\u{1}role\0\u{1}epoch\0\u{1}owner\0\u{1}origin\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}inode_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}mounts\0\u{1}released\0\u{3}prefetched_byte_count\0\u{3}prefetched_unread_byte_count\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0\u{3}allocated_byte_count\0\u{3}inode_limit\0\u{1}trouble\0\u{1}divergences\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}name\0\u{1}capacity\0\u{1}role\0\u{1}epoch\0\u{1}owner\0\u{1}origin\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}inode_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}mounts\0\u{1}released\0\u{3}prefetched_byte_count\0\u{3}prefetched_unread_byte_count\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0\u{3}allocated_byte_count\0\u{3}inode_limit\0\u{1}trouble\0\u{1}divergences\0\u{4}\u{3}names_arriving\0")
 
   fileprivate class _StorageClass {
     var _id: String = String()
@@ -793,6 +799,7 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
     var _inodeLimit: UInt64 = 0
     var _divergences: [UInt64] = []
     var _trouble: String = String()
+    var _namesArriving: Bool = false
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -828,6 +835,7 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
       _inodeLimit = source._inodeLimit
       _divergences = source._divergences
       _trouble = source._trouble
+      _namesArriving = source._namesArriving
     }
   }
 
@@ -871,6 +879,7 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
         case 23: try { try decoder.decodeSingularUInt64Field(value: &_storage._inodeLimit) }()
         case 24: try { try decoder.decodeSingularStringField(value: &_storage._trouble) }()
         case 25: try { try decoder.decodeRepeatedUInt64Field(value: &_storage._divergences) }()
+        case 28: try { try decoder.decodeSingularBoolField(value: &_storage._namesArriving) }()
         default: break
         }
       }
@@ -954,6 +963,9 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
       if !_storage._divergences.isEmpty {
         try visitor.visitPackedUInt64Field(value: _storage._divergences, fieldNumber: 25)
       }
+      if _storage._namesArriving != false {
+        try visitor.visitSingularBoolField(value: _storage._namesArriving, fieldNumber: 28)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -988,6 +1000,7 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
         if _storage._inodeLimit != rhs_storage._inodeLimit {return false}
         if _storage._divergences != rhs_storage._divergences {return false}
         if _storage._trouble != rhs_storage._trouble {return false}
+        if _storage._namesArriving != rhs_storage._namesArriving {return false}
         return true
       }
       if !storagesAreEqual {return false}

@@ -40,13 +40,25 @@ package protocol ByteSource: Sendable {
     func read(_ extents: [Extent], urgency: Urgency, timeout: Duration) async throws -> [Piece]
 }
 
-/// Why bytes could not be had.
+/// Where the names of a head come from, whose catalog arrives while it is in use. What it says must be of a state that
+/// does not change.
+package protocol DirectorySource: Sendable {
+    /// May be repeated.
+    func list(
+        _ request: ListingRequest, urgency: Urgency, timeout: Duration
+    ) async throws -> Listing
+}
+
+/// Why bytes or names could not be had.
 package enum HydrationError: Error, Sendable, CustomStringConvertible {
     /// No source had it in time. The bytes are intact there: try again later.
     case sourceUnavailable(source: String, inode: InodeNumber, range: ByteRange, cause: String)
     /// The head has no origin, yet bytes are missing: they are lost here.
     case noSource(inode: InodeNumber, range: ByteRange)
     case storage(String)
+    /// The same for the entries of a directory.
+    case directoryUnavailable(source: String, InodeNumber, cause: String)
+    case noDirectorySource(InodeNumber)
 
     package var description: String {
         switch self {
@@ -54,6 +66,10 @@ package enum HydrationError: Error, Sendable, CustomStringConvertible {
             "inode \(inode) bytes \(range): not to be had from \(source): \(cause)"
         case .noSource(let inode, let range):
             "inode \(inode) bytes \(range) are missing and the volume has no origin"
+        case .directoryUnavailable(let source, let directory, let cause):
+            "entries of directory \(directory): not to be had from \(source): \(cause)"
+        case .noDirectorySource(let directory):
+            "entries of directory \(directory) are missing and the volume has no origin"
         case .storage(let cause): "bytes that came could not be stored: \(cause)"
         }
     }

@@ -11,6 +11,7 @@ extension Hydrator {
     /// restart it goes on where the recorded ranges end.
     package func run() async throws {
         guard configuration.streamsInBackground else {
+            try await streamDirectories()
             try await waitUntilAllIsHere()
             return
         }
@@ -22,6 +23,7 @@ extension Hydrator {
             try Task.checkCancellation()
             do {
                 try await fetchProfile(from: &profilePosition)
+                try await streamDirectoriesOnce()
                 let found = try await pass(&window, after: start)
                 note(waitingFor: nil)
                 failures = 0
@@ -60,8 +62,10 @@ extension Hydrator {
     /// The origin may be deleted after this: the answer is what the disk says, not what was counted.
     private func isComplete() throws -> Bool {
         try storage.settle()
-        let left = try storage.catalog.perform { try $0.backedInodes(after: InodeNumber(0), limit: 1) }
-        guard left.isEmpty else { return false }
+        let isWhole = try storage.catalog.perform { state in
+            try !state.isArriving && state.backedInodes(after: InodeNumber(0), limit: 1).isEmpty
+        }
+        guard isWhole else { return false }
         activity.withLock { $0.isComplete = true }
         return true
     }
@@ -72,7 +76,7 @@ extension Hydrator {
         let cause: any Error
     }
 
-    private func note(waitingFor reason: String?) {
+    func note(waitingFor reason: String?) {
         let isNew = activity.withLock { activity in
             defer { activity.waitingReason = reason }
             return activity.waitingReason != reason
@@ -80,7 +84,7 @@ extension Hydrator {
         if isNew, let reason { log("hydration waits: \(reason)") }
     }
 
-    private func reason(for error: any Error) -> String {
+    func reason(for error: any Error) -> String {
         if let error = error as? ByteStoreError, error.errno == .noSpace {
             return "the disk here is full: free some space and it goes on by itself"
         }

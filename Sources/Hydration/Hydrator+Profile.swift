@@ -11,6 +11,7 @@ extension Hydrator {
     ///   again: what has come is not asked for twice.
     func fetchProfile(from position: inout Int) async throws {
         guard position < profile.count else { return }
+        try await fetchInodes(of: profile[position...].map(\.inode))
         try await withThrowingTaskGroup(of: Void.self) { group in
             var running = 0
             let begin = position

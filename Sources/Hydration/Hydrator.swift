@@ -21,6 +21,8 @@ package final class Hydrator: Sendable {
 
     let storage: HeadStorage
     let source: any ByteSource
+    /// nil: the catalog is all here.
+    let directories: (any DirectorySource)?
     let configuration: Configuration
     /// What to fetch before everything else, in this order.
     let profile: [Extent]
@@ -41,6 +43,9 @@ package final class Hydrator: Sendable {
         var nextIdentity: UInt64 = 0
     }
 
+    /// Directories that are being fetched for somebody who waits.
+    let directoryFlights = Mutex<[ListingRequest.Name: Task<Void, any Error>]>([:])
+
     struct Activity {
         var urgentCount = 0
         var receivedByteCount: UInt64 = 0
@@ -55,14 +60,17 @@ package final class Hydrator: Sendable {
     }
 
     /// - Parameters:
+    ///   - directories: where the names come from, if the catalog is not all here.
     ///   - profile: what the application will probably read first, in that order.
     ///   - log: takes one line for a person: a fault that failed, a source that came back.
     package init(
-        storage: HeadStorage, source: any ByteSource, configuration: Configuration = Configuration(),
-        profile: [Extent] = [], log: @escaping @Sendable (String) -> Void
+        storage: HeadStorage, source: any ByteSource, directories: (any DirectorySource)? = nil,
+        configuration: Configuration = Configuration(), profile: [Extent] = [],
+        log: @escaping @Sendable (String) -> Void
     ) {
         self.storage = storage
         self.source = source
+        self.directories = directories
         self.configuration = configuration
         self.profile = profile
         self.log = log
@@ -74,6 +82,20 @@ package final class Hydrator: Sendable {
     ///
     /// - Throws: `.sourceUnavailable` when no answer came within the fault time-out. May be repeated.
     package func fetch(_ range: ByteRange, of inode: InodeNumber) async throws(HydrationError) {
+        try await patiently {
+            try await self.fetchOnce(range, of: inode, until: $0)
+        } orElse: { source, cause in
+            .sourceUnavailable(source: source, inode: inode, range: range, cause: cause)
+        }
+    }
+
+    /// Fetches something that an application waits for, again and again until the fault time-out.
+    ///
+    /// - Parameter fetchOnce: gives whether it is here now.
+    func patiently(
+        _ fetchOnce: (_ deadline: ContinuousClock.Instant) async throws -> Bool,
+        orElse error: (_ source: String, _ cause: String) -> HydrationError
+    ) async throws(HydrationError) {
         let started = ContinuousClock.now
         activity.withLock { $0.urgentCount += 1 }
         defer { activity.withLock { $0.urgentCount -= 1 } }
@@ -81,7 +103,7 @@ package final class Hydrator: Sendable {
         while true {
             let lastFailure: String
             do {
-                if try await fetchOnce(range, of: inode, until: started + configuration.faultTimeout) {
+                if try await fetchOnce(started + configuration.faultTimeout) {
                     let latency = ContinuousClock.now - started
                     activity.withLock { activity in
                         activity.faultCount += 1
@@ -97,8 +119,7 @@ package final class Hydrator: Sendable {
             }
             attempt += 1
             if Task.isCancelled || ContinuousClock.now - started >= configuration.faultTimeout {
-                let error = HydrationError.sourceUnavailable(
-                    source: source.name, inode: inode, range: range, cause: lastFailure)
+                let error = error(source.name, lastFailure)
                 log("read fails with EIO: \(error)")
                 throw error
             }
@@ -135,7 +156,7 @@ package final class Hydrator: Sendable {
 
     /// Waits until all flights have landed, or one has failed, or the time is over: a flight that was joined
     /// may have more patience than the one who joined it.
-    private static func wait(
+    static func wait(
         for tasks: [Task<Void, any Error>], until deadline: ContinuousClock.Instant
     ) async throws {
         let outcome: Result<Void, any Error> = await withCheckedContinuation { continuation in
@@ -297,7 +318,7 @@ package final class Hydrator: Sendable {
     }
 
     /// A source that answers with nothing, or with something else than was asked for.
-    private struct UnwantedAnswer: Error, CustomStringConvertible {
+    struct UnwantedAnswer: Error, CustomStringConvertible {
         let what: String
         var description: String { "the source answered with \(what)" }
     }

@@ -106,6 +106,9 @@ package nonisolated struct Godwit_Peer_V1_OfferRequest: Sendable {
 
   package var inodeLimit: UInt64 = 0
 
+  /// Whether the site is only to know of the volume: it takes it over without having followed.
+  package var withoutReplica: Bool = false
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -116,7 +119,7 @@ package nonisolated struct Godwit_Peer_V1_OfferReply: Sendable {
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
-  /// The owner's sequence number that the follower has reached.
+  /// The owner's sequence number that the follower has reached; 0: it has nothing.
   package var sequence: Int64 = 0
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
@@ -265,6 +268,108 @@ package nonisolated struct Godwit_Peer_V1_ReadReply: Sendable {
   package var encoding: Godwit_Peer_V1_Encoding = .raw
 
   package var byteCount: UInt32 = 0
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+package nonisolated struct Godwit_Peer_V1_ListRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var volume: String = String()
+
+  /// The caller's own reign, for which the head was sealed: the fencing token.
+  package var epoch: UInt64 = 0
+
+  package var places: [Godwit_Peer_V1_ListingPlace] = []
+
+  /// One name that is asked for by itself, in this directory; 0: none.
+  package var nameDirectory: UInt64 = 0
+
+  package var name: Data = Data()
+
+  /// Inodes that are asked for without their names.
+  package var inodes: [UInt64] = []
+
+  /// Whether the directories below follow as far as there is room.
+  package var descends: Bool = false
+
+  /// Encoded rows in the answer, about; of the first place there is something in any case.
+  package var maximumByteCount: UInt32 = 0
+
+  /// Whether the head's position is to come with it.
+  package var wantsPosition: Bool = false
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+package nonisolated struct Godwit_Peer_V1_ListingPlace: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var directory: UInt64 = 0
+
+  /// Only entries with a higher cookie.
+  package var after: Int64 = 0
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+package nonisolated struct Godwit_Peer_V1_ListReply: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// What was asked for by itself, then the rows of the parts; encoded and compressed together.
+  package var rows: Data = Data()
+
+  package var encoding: Godwit_Peer_V1_Encoding = .raw
+
+  package var byteCount: UInt32 = 0
+
+  /// How many bytes of them, decompressed, are what was asked for by itself.
+  package var singleByteCount: UInt32 = 0
+
+  package var parts: [Godwit_Peer_V1_ListingPart] = []
+
+  package var position: Godwit_Peer_V1_CatalogPosition {
+    get {_position ?? Godwit_Peer_V1_CatalogPosition()}
+    set {_position = newValue}
+  }
+  /// Returns true if `position` has been explicitly set.
+  package var hasPosition: Bool {self._position != nil}
+  /// Clears the value of `position`. Subsequent reads from it will return its default value.
+  package mutating func clearPosition() {self._position = nil}
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+
+  fileprivate var _position: Godwit_Peer_V1_CatalogPosition? = nil
+}
+
+package nonisolated struct Godwit_Peer_V1_ListingPart: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var directory: UInt64 = 0
+
+  package var after: Int64 = 0
+
+  /// The cookie of the last entry in this part; `after` if there is none.
+  package var last: Int64 = 0
+
+  /// Whether there is no entry behind it.
+  package var complete: Bool = false
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -728,6 +833,9 @@ package nonisolated struct Godwit_Peer_V1_VolumeStatus: Sendable {
   /// Whether the volume's origin has been told that it is no longer needed, and has confirmed.
   package var released: Bool = false
 
+  /// Whether names are still at the origin: the volume cannot be handed on before they have come.
+  package var namesArriving: Bool = false
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -808,7 +916,7 @@ nonisolated extension Godwit_Peer_V1_HelloReply: SwiftProtobuf.Message, SwiftPro
 
 nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".OfferRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}name\0\u{1}capacity\0\u{1}epoch\0\u{1}parameters\0\u{3}inode_limit\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}name\0\u{1}capacity\0\u{1}epoch\0\u{1}parameters\0\u{3}inode_limit\0\u{4}\u{2}without_replica\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -822,6 +930,7 @@ nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftP
       case 4: try { try decoder.decodeSingularUInt64Field(value: &self.epoch) }()
       case 5: try { try decoder.decodeMapField(fieldType: SwiftProtobuf._ProtobufMap<SwiftProtobuf.ProtobufString,SwiftProtobuf.ProtobufString>.self, value: &self.parameters) }()
       case 6: try { try decoder.decodeSingularUInt64Field(value: &self.inodeLimit) }()
+      case 8: try { try decoder.decodeSingularBoolField(value: &self.withoutReplica) }()
       default: break
       }
     }
@@ -846,6 +955,9 @@ nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftP
     if self.inodeLimit != 0 {
       try visitor.visitSingularUInt64Field(value: self.inodeLimit, fieldNumber: 6)
     }
+    if self.withoutReplica != false {
+      try visitor.visitSingularBoolField(value: self.withoutReplica, fieldNumber: 8)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -856,6 +968,7 @@ nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftP
     if lhs.epoch != rhs.epoch {return false}
     if lhs.parameters != rhs.parameters {return false}
     if lhs.inodeLimit != rhs.inodeLimit {return false}
+    if lhs.withoutReplica != rhs.withoutReplica {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1215,6 +1328,215 @@ nonisolated extension Godwit_Peer_V1_ReadReply: SwiftProtobuf.Message, SwiftProt
     if lhs.payload != rhs.payload {return false}
     if lhs.encoding != rhs.encoding {return false}
     if lhs.byteCount != rhs.byteCount {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Peer_V1_ListRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".ListRequest"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0\u{1}places\0\u{3}name_directory\0\u{1}name\0\u{1}inodes\0\u{1}descends\0\u{3}maximum_byte_count\0\u{3}wants_position\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.volume) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.epoch) }()
+      case 3: try { try decoder.decodeRepeatedMessageField(value: &self.places) }()
+      case 4: try { try decoder.decodeSingularUInt64Field(value: &self.nameDirectory) }()
+      case 5: try { try decoder.decodeSingularBytesField(value: &self.name) }()
+      case 6: try { try decoder.decodeRepeatedUInt64Field(value: &self.inodes) }()
+      case 7: try { try decoder.decodeSingularBoolField(value: &self.descends) }()
+      case 8: try { try decoder.decodeSingularUInt32Field(value: &self.maximumByteCount) }()
+      case 9: try { try decoder.decodeSingularBoolField(value: &self.wantsPosition) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.volume.isEmpty {
+      try visitor.visitSingularStringField(value: self.volume, fieldNumber: 1)
+    }
+    if self.epoch != 0 {
+      try visitor.visitSingularUInt64Field(value: self.epoch, fieldNumber: 2)
+    }
+    if !self.places.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.places, fieldNumber: 3)
+    }
+    if self.nameDirectory != 0 {
+      try visitor.visitSingularUInt64Field(value: self.nameDirectory, fieldNumber: 4)
+    }
+    if !self.name.isEmpty {
+      try visitor.visitSingularBytesField(value: self.name, fieldNumber: 5)
+    }
+    if !self.inodes.isEmpty {
+      try visitor.visitPackedUInt64Field(value: self.inodes, fieldNumber: 6)
+    }
+    if self.descends != false {
+      try visitor.visitSingularBoolField(value: self.descends, fieldNumber: 7)
+    }
+    if self.maximumByteCount != 0 {
+      try visitor.visitSingularUInt32Field(value: self.maximumByteCount, fieldNumber: 8)
+    }
+    if self.wantsPosition != false {
+      try visitor.visitSingularBoolField(value: self.wantsPosition, fieldNumber: 9)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Peer_V1_ListRequest, rhs: Godwit_Peer_V1_ListRequest) -> Bool {
+    if lhs.volume != rhs.volume {return false}
+    if lhs.epoch != rhs.epoch {return false}
+    if lhs.places != rhs.places {return false}
+    if lhs.nameDirectory != rhs.nameDirectory {return false}
+    if lhs.name != rhs.name {return false}
+    if lhs.inodes != rhs.inodes {return false}
+    if lhs.descends != rhs.descends {return false}
+    if lhs.maximumByteCount != rhs.maximumByteCount {return false}
+    if lhs.wantsPosition != rhs.wantsPosition {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Peer_V1_ListingPlace: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".ListingPlace"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}directory\0\u{1}after\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.directory) }()
+      case 2: try { try decoder.decodeSingularInt64Field(value: &self.after) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.directory != 0 {
+      try visitor.visitSingularUInt64Field(value: self.directory, fieldNumber: 1)
+    }
+    if self.after != 0 {
+      try visitor.visitSingularInt64Field(value: self.after, fieldNumber: 2)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Peer_V1_ListingPlace, rhs: Godwit_Peer_V1_ListingPlace) -> Bool {
+    if lhs.directory != rhs.directory {return false}
+    if lhs.after != rhs.after {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Peer_V1_ListReply: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".ListReply"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}rows\0\u{1}encoding\0\u{3}byte_count\0\u{3}single_byte_count\0\u{1}parts\0\u{1}position\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularBytesField(value: &self.rows) }()
+      case 2: try { try decoder.decodeSingularEnumField(value: &self.encoding) }()
+      case 3: try { try decoder.decodeSingularUInt32Field(value: &self.byteCount) }()
+      case 4: try { try decoder.decodeSingularUInt32Field(value: &self.singleByteCount) }()
+      case 5: try { try decoder.decodeRepeatedMessageField(value: &self.parts) }()
+      case 6: try { try decoder.decodeSingularMessageField(value: &self._position) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    if !self.rows.isEmpty {
+      try visitor.visitSingularBytesField(value: self.rows, fieldNumber: 1)
+    }
+    if self.encoding != .raw {
+      try visitor.visitSingularEnumField(value: self.encoding, fieldNumber: 2)
+    }
+    if self.byteCount != 0 {
+      try visitor.visitSingularUInt32Field(value: self.byteCount, fieldNumber: 3)
+    }
+    if self.singleByteCount != 0 {
+      try visitor.visitSingularUInt32Field(value: self.singleByteCount, fieldNumber: 4)
+    }
+    if !self.parts.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.parts, fieldNumber: 5)
+    }
+    try { if let v = self._position {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 6)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Peer_V1_ListReply, rhs: Godwit_Peer_V1_ListReply) -> Bool {
+    if lhs.rows != rhs.rows {return false}
+    if lhs.encoding != rhs.encoding {return false}
+    if lhs.byteCount != rhs.byteCount {return false}
+    if lhs.singleByteCount != rhs.singleByteCount {return false}
+    if lhs.parts != rhs.parts {return false}
+    if lhs._position != rhs._position {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Peer_V1_ListingPart: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".ListingPart"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}directory\0\u{1}after\0\u{1}last\0\u{1}complete\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.directory) }()
+      case 2: try { try decoder.decodeSingularInt64Field(value: &self.after) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self.last) }()
+      case 4: try { try decoder.decodeSingularBoolField(value: &self.complete) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.directory != 0 {
+      try visitor.visitSingularUInt64Field(value: self.directory, fieldNumber: 1)
+    }
+    if self.after != 0 {
+      try visitor.visitSingularInt64Field(value: self.after, fieldNumber: 2)
+    }
+    if self.last != 0 {
+      try visitor.visitSingularInt64Field(value: self.last, fieldNumber: 3)
+    }
+    if self.complete != false {
+      try visitor.visitSingularBoolField(value: self.complete, fieldNumber: 4)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Peer_V1_ListingPart, rhs: Godwit_Peer_V1_ListingPart) -> Bool {
+    if lhs.directory != rhs.directory {return false}
+    if lhs.after != rhs.after {return false}
+    if lhs.last != rhs.last {return false}
+    if lhs.complete != rhs.complete {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2056,7 +2378,7 @@ nonisolated extension Godwit_Peer_V1_StatusRequest: SwiftProtobuf.Message, Swift
 
 nonisolated extension Godwit_Peer_V1_VolumeStatus: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".VolumeStatus"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}role\0\u{1}epoch\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}complete\0\u{3}inode_count\0\u{1}released\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}role\0\u{1}epoch\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}complete\0\u{3}inode_count\0\u{1}released\0\u{4}\u{2}names_arriving\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2076,6 +2398,7 @@ nonisolated extension Godwit_Peer_V1_VolumeStatus: SwiftProtobuf.Message, SwiftP
       case 10: try { try decoder.decodeSingularBoolField(value: &self.complete) }()
       case 11: try { try decoder.decodeSingularUInt64Field(value: &self.inodeCount) }()
       case 12: try { try decoder.decodeSingularBoolField(value: &self.released) }()
+      case 14: try { try decoder.decodeSingularBoolField(value: &self.namesArriving) }()
       default: break
       }
     }
@@ -2118,6 +2441,9 @@ nonisolated extension Godwit_Peer_V1_VolumeStatus: SwiftProtobuf.Message, SwiftP
     if self.released != false {
       try visitor.visitSingularBoolField(value: self.released, fieldNumber: 12)
     }
+    if self.namesArriving != false {
+      try visitor.visitSingularBoolField(value: self.namesArriving, fieldNumber: 14)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2134,6 +2460,7 @@ nonisolated extension Godwit_Peer_V1_VolumeStatus: SwiftProtobuf.Message, SwiftP
     if lhs.complete != rhs.complete {return false}
     if lhs.inodeCount != rhs.inodeCount {return false}
     if lhs.released != rhs.released {return false}
+    if lhs.namesArriving != rhs.namesArriving {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

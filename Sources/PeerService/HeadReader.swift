@@ -1,5 +1,5 @@
 internal import ByteStore
-internal import Catalog
+package import Catalog
 package import Hydration
 package import VolumeModel
 
@@ -43,6 +43,24 @@ package struct HeadReader: Sendable {
             }
         }
         return pieces
+    }
+
+    /// - Throws: when the head may change: a listing in several answers would be of several states.
+    package func list(_ request: ListingRequest) throws -> Listing {
+        try checkSealed()
+        return try storage.catalog.list(request)
+    }
+
+    /// Where the head was sealed.
+    package func position() throws -> CatalogPosition {
+        try checkSealed()
+        return try storage.catalog.position()
+    }
+
+    private func checkSealed() throws {
+        guard unchangedSince == nil else {
+            throw PeerError.refused("names of a head that has changed since it was handed over")
+        }
     }
 
     /// After the bytes were read, and with nobody amid a write: then they are what the reader saw.

@@ -90,6 +90,24 @@ package final class PeerClient: Sendable {
         throw PeerError.malformed(site: site, "a stream of changes without an end")
     }
 
+    /// Lists directories of the head that the peer keeps for our reign.
+    ///
+    /// - Parameter wantsPosition: whether the answer is to tell where the head was sealed.
+    package func list(
+        _ wanted: ListingRequest, of volume: VolumeID, reign: Epoch, wantsPosition: Bool = false,
+        urgency: Urgency, timeout: Duration
+    ) async throws(PeerError) -> (listing: Listing, position: CatalogPosition?) {
+        var request = ListCoding.message(of: wanted)
+        request.volume = volume.description
+        request.epoch = reign.number
+        request.wantsPosition = wantsPosition
+        let reply: Godwit_Peer_V1_ListReply = try await call(
+            "List", request, over: urgency == .urgent ? urgent : bulk, timeout: timeout)
+        return (
+            try ListCoding.listing(of: reply, from: site), reply.hasPosition ? reply.position.value : nil
+        )
+    }
+
     /// Reads bytes of the head that the peer keeps for our reign; every piece is verified.
     package func read(
         _ extents: [Extent], of volume: VolumeID, reign: Epoch, urgency: Urgency, timeout: Duration
@@ -148,7 +166,7 @@ package final class PeerClient: Sendable {
 }
 
 /// A peer as the origin of a head.
-package struct PeerSource: ByteSource {
+package struct PeerSource: ByteSource, DirectorySource {
     private let client: PeerClient
     private let volume: VolumeID
     private let reign: Epoch
@@ -166,5 +184,13 @@ package struct PeerSource: ByteSource {
         _ extents: [Extent], urgency: Urgency, timeout: Duration
     ) async throws -> [Piece] {
         try await client.read(extents, of: volume, reign: reign, urgency: urgency, timeout: timeout)
+    }
+
+    package func list(
+        _ request: ListingRequest, urgency: Urgency, timeout: Duration
+    ) async throws -> Listing {
+        try await client.list(
+            request, of: volume, reign: reign, urgency: urgency, timeout: timeout
+        ).listing
     }
 }

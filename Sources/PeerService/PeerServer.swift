@@ -84,6 +84,7 @@ package struct PeerServer: Sendable {
             try await call.send(
                 try await backend.offer(try .init(serializedBytes: request), by: site).serializedBytes())
         case "Follow": try await follow(call, try .init(serializedBytes: request), site)
+        case "List": try await list(call, try .init(serializedBytes: request), site)
         case "Read": try await read(call, try .init(serializedBytes: request), site)
         case "Exchange":
             try await call.send(
@@ -110,6 +111,17 @@ package struct PeerServer: Sendable {
         var last = Godwit_Peer_V1_FollowReply()
         last.position = Godwit_Peer_V1_CatalogPosition(position)
         try await call.send(try last.serializedBytes())
+    }
+
+    private func list(
+        _ call: RPCServerCall, _ request: Godwit_Peer_V1_ListRequest, _ site: SiteID
+    ) async throws {
+        let wanted = try ListCoding.request(of: request)
+        let reader = try await backend.reader(
+            of: try Self.volume(request.volume), reign: Epoch(request.epoch), for: site)
+        var reply = ListCoding.encode(try reader.list(wanted))
+        if request.wantsPosition { reply.position = Godwit_Peer_V1_CatalogPosition(try reader.position()) }
+        try await call.send(try reply.serializedBytes())
     }
 
     private func read(

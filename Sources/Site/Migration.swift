@@ -33,7 +33,8 @@ struct Migration: Sendable {
             // A follower that keeps up needs no offer: the hand-over is two round trips.
             let isClose = await agent.isFollowedClosely(by: target)
             if request.prepareOnly || !isClose {
-                let offer = try await agent.offerMessage(to: target)
+                var offer = try await agent.offerMessage(to: target)
+                offer.withoutReplica = !request.prepareOnly
                 _ = try await client.offer(offer, timeout: Self.prepareTimeout)
             }
             try await tell("ready")

@@ -42,7 +42,8 @@ final class OpenHead: Sendable {
     ///   - log: takes lines for a person.
     ///   - whenComplete: called once when every byte is here and recorded.
     func startHydration(
-        from source: any ByteSource, configuration: Hydrator.Configuration, policy: HydrationPolicy,
+        from source: any ByteSource, directories: any DirectorySource, configuration: Hydrator.Configuration,
+        policy: HydrationPolicy,
         log: @escaping @Sendable (String) -> Void, whenComplete: @escaping @Sendable () async -> Void
     ) {
         let logger = self.logger
@@ -51,8 +52,8 @@ final class OpenHead: Sendable {
             // Without a profile everything comes all the same, only in another order.
             let profile = (try? storage.catalog.perform { try $0.startProfile() }) ?? StartProfile()
             let hydrator = Hydrator(
-                storage: storage, source: source, configuration: configuration, profile: profile.extents,
-                log: log)
+                storage: storage, source: source, directories: directories, configuration: configuration,
+                profile: profile.extents, log: log)
             hydrator.follow(policy)
             state.hydrator = hydrator
             state.tasks.append(

@@ -38,14 +38,18 @@ package struct SitePeerBackend: PeerBackend {
         // Whoever owns the volume here is not to be overruled, nor asked for it, by a site that it does not name.
         if await site.knows(id), await site.isOwned(id) { _ = try await shared(id, with: owner) }
         let agent = try await site.adopt(offered)
-        let sequence = try await agent.prepare(reign)
         var reply = Godwit_Peer_V1_OfferReply()
-        reply.sequence = sequence.number
+        if request.withoutReplica, try await !agent.hasReplica(of: owner) {
+            try await agent.beginPreparing(reign)
+        } else {
+            reply.sequence = try await agent.prepare(reign).number
+        }
         return reply
     }
 
     package func catalog(of volume: VolumeID, for peer: SiteID) async throws -> Catalog {
         let agent = try await shared(volume, with: peer)
+        try await agent.waitForNames(.seconds(60))
         return try await agent.catalogForFollower(peer)
     }
 
@@ -91,10 +95,20 @@ package struct SitePeerBackend: PeerBackend {
 extension VolumeAgent {
     /// Makes this site a follower of a reign, with its catalog as of now. May be repeated.
     func prepare(_ reign: Reign) async throws -> SequenceNumber {
+        try await accept(reign)
+        return try await follow(reign.owner)
+    }
+
+    /// Makes this site one that may take the volume over, without a replica. May be repeated.
+    func beginPreparing(_ reign: Reign) async throws {
+        try await accept(reign)
+        try await makeEmptyReplica(of: reign.owner)
+    }
+
+    private func accept(_ reign: Reign) async throws {
         try await apply(.prepare(reign))
         // Named only once the machine has accepted it as the owner.
         try await change { $0.sharedWith.insert(reign.owner) }
-        return try await follow(reign.owner)
     }
 
     /// The catalog that a follower takes changes of: the head that we own, or sealed for it.

@@ -74,7 +74,12 @@ extension VolumeAgent {
     /// What a follower has of its owner; nil: nothing.
     func followedSequence(of owner: SiteID) throws -> SequenceNumber? {
         guard record.headNumber != 0, record.followedFrom == owner else { return nil }
-        return try openHead(record.headNumber).storage.catalog.originSequence()
+        let catalog = try openHead(record.headNumber).storage.catalog
+        // What arrives directory by directory is the head of one grant, and no replica.
+        if catalog.isArriving {
+            guard case .receiving = record.head.role else { return nil }
+        }
+        return try catalog.originSequence()
     }
 
     /// What a follower lacks of a head that was sealed for it; nil: more than fits an answer.
@@ -105,11 +110,70 @@ extension VolumeAgent {
         }
     }
 
-    /// Brings a follower to a sequence number; there already, nothing is asked for.
-    func catchUp(with owner: SiteID, to wanted: SequenceNumber) async throws -> SequenceNumber {
+    /// Brings a follower to where its owner sealed; there already, nothing is asked for. A site that has not
+    /// followed gets the root, and the other directories when they are asked for.
+    func catchUp(with owner: SiteID, to grant: Grant) async throws -> SequenceNumber {
         try await followAlone { agent in
-            if let reached = try agent.followedSequence(of: owner), reached >= wanted { return reached }
-            return try await agent.takeChanges(of: owner)
+            guard let reached = try agent.followedSequence(of: owner) else {
+                return try await agent.beginArrival(from: owner, grant)
+            }
+            return reached >= grant.finalSequence ? reached : try await agent.takeChanges(of: owner)
+        }
+    }
+
+    private func beginArrival(from owner: SiteID, _ grant: Grant) async throws -> SequenceNumber {
+        try await makeEmptyReplica(of: owner)
+        let (listing, position) = try await context.client(of: owner).list(
+            ListingRequest(
+                places: [ListingPlace(directory: .root, after: 0)], inodes: [.root],
+                byteCount: Self.firstListingByteCount),
+            of: id, reign: grant.heir.epoch, wantsPosition: true, urgency: .urgent, timeout: .seconds(10))
+        guard let position, position.sequence >= grant.finalSequence else {
+            throw PeerError.malformed(site: owner, "a head without the end that was granted")
+        }
+        // A catalog that arrived for an earlier grant is of another end.
+        if openHeadIsArriving { try await beginFollowing(owner) }
+        try openHead(record.headNumber).storage.catalog.beginArrival(with: listing, at: position)
+        return position.sequence
+    }
+
+    /// More would only delay the first write.
+    private static let firstListingByteCount = 128 << 10
+
+    private var openHeadIsArriving: Bool {
+        heads[record.headNumber]?.storage.catalog.isArriving ?? false
+    }
+
+    /// Whether a replica of this owner's is here, however old.
+    func hasReplica(of owner: SiteID) throws -> Bool { try followedSequence(of: owner) != nil }
+
+    /// A head that nothing has come into yet.
+    func makeEmptyReplica(of owner: SiteID) async throws {
+        if record.headNumber == 0 || record.followedFrom != owner { try await beginFollowing(owner) }
+    }
+
+    /// Ends the taking of a first replica: the volume is to be taken over without.
+    func interruptFirstReplica() { replicaInterruption.set(true) }
+
+    /// How long an owner whose own names are still arriving lets an heir wait, who gives up after ten seconds.
+    static let sealPatience: Duration = .seconds(7)
+
+    /// Waits until all names of the present head are here: it cannot be followed or handed on before.
+    ///
+    /// - Throws: `.directoryUnavailable` when they do not come in time.
+    func waitForNames(_ limit: Duration) async throws {
+        guard case .owning = record.head.role, record.headNumber != 0, let source = record.head.origin else {
+            return
+        }
+        let catalog = try openHead(record.headNumber).storage.catalog
+        let deadline = ContinuousClock.now + limit
+        while catalog.isArriving {
+            guard ContinuousClock.now < deadline else {
+                throw HydrationError.directoryUnavailable(
+                    source: "site \(source.site)", .root,
+                    cause: "the names of volume '\(record.name)' are still arriving at site \(context.site)")
+            }
+            try await Task.sleep(for: .milliseconds(20))
         }
     }
 
@@ -137,7 +201,7 @@ extension VolumeAgent {
     }
 
     private func takeChanges(of owner: SiteID) async throws -> SequenceNumber {
-        if record.headNumber == 0 || record.followedFrom != owner { try await beginFollowing(owner) }
+        if try followedSequence(of: owner) == nil { try await renewReplica(of: owner) }
         do {
             return try await takeChanges(of: owner, into: try openHead(record.headNumber).storage.catalog)
         } catch PeerError.call(_, _, let status) where status.code == .outOfRange {
@@ -145,6 +209,11 @@ extension VolumeAgent {
             try await beginFollowing(owner)
             return try await takeChanges(of: owner, into: try openHead(record.headNumber).storage.catalog)
         }
+    }
+
+    private func renewReplica(of owner: SiteID) async throws {
+        try await makeEmptyReplica(of: owner)
+        if try openHead(record.headNumber).storage.catalog.isArriving { try await beginFollowing(owner) }
     }
 
     /// A new, empty replica; the one before it is of no use any more.
@@ -159,7 +228,12 @@ extension VolumeAgent {
 
     private func takeChanges(of owner: SiteID, into catalog: Catalog) async throws -> SequenceNumber {
         let since = try catalog.originSequence()
+        let interruption = replicaInterruption
+        interruption.set(false)
         let position = try await context.client(of: owner).follow(id, since: since) { rows in
+            guard since != nil || !interruption.isSet else {
+                throw SiteError.busy("the volume is being taken over, and its names follow")
+            }
             try catalog.apply(rows)
         }
         if position.sequence != since { try catalog.finishChanges(at: position) }
@@ -246,7 +320,7 @@ extension VolumeAgent {
             client: try context.client(of: source.site), volume: id, reign: source.reign)
         let logger = self.logger
         head.startHydration(
-            from: origin, configuration: context.hydration, policy: record.hydration
+            from: origin, directories: origin, configuration: context.hydration, policy: record.hydration
         ) { line in
             logger.warning("\(line)")
         } whenComplete: { [weak self] in

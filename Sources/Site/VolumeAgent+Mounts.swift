@@ -19,7 +19,7 @@ extension VolumeAgent {
         switch record.head.role {
         // Whatever can be done before the old owner stops is done before.
         case .following(let reign) where isClose(lastFollowed) && record.followedFrom == reign.owner: break
-        case .following(let reign), .retired(let reign): _ = try await prepare(reign)
+        case .following(let reign), .retired(let reign): try await beReady(for: reign)
         default: break
         }
         let deadline = ContinuousClock.now + patience
@@ -31,6 +31,16 @@ extension VolumeAgent {
             try await Task.sleep(for: .milliseconds(20))
         }
         throw SiteError.precondition(await explainNotOwning())
+    }
+
+    /// A replica is brought up to date. Without one there is nothing to wait for: the names come afterwards.
+    private func beReady(for reign: Reign) async throws {
+        guard try !hasReplica(of: reign.owner) else {
+            _ = try await prepare(reign)
+            return
+        }
+        interruptFirstReplica()
+        try await beginPreparing(reign)
     }
 
     private func explainNotOwning() async -> String {

@@ -37,7 +37,9 @@ extension VolumeAgent {
     func takeoverOptions() throws -> [TakeoverOption] {
         var options: [TakeoverOption] = []
         if !record.head.hasOwnHead, let owner = overrulable?.owner,
-            let sequence = try followedSequence(of: owner), sequence > .zero
+            let sequence = try followedSequence(of: owner), sequence > .zero,
+            // Of a head whose names have not all come the rest would be nowhere.
+            try !openHead(record.headNumber).storage.catalog.isArriving
         {
             let age = lastFollowed.map { seconds(ContinuousClock.now - $0) }
             options.append(

@@ -6,6 +6,7 @@ internal import Hydration
 internal import Logging
 internal import PeerProtocol
 internal import PeerService
+internal import Synchronization
 internal import VolumeFileSystem
 internal import VolumeModel
 
@@ -36,6 +37,8 @@ actor VolumeAgent {
     /// Serializes the taking of an owner's changes.
     var isFollowing = false
     var waitingFollowers: [CheckedContinuation<Void, Never>] = []
+    /// Set when a first replica that is on its way is wanted no longer: the volume is taken over without.
+    let replicaInterruption = Interruption()
     var isClosed = false
     /// When a takeover by force was last told to everybody.
     var lastTakeoverAnnouncement: ContinuousClock.Instant?
@@ -51,6 +54,13 @@ actor VolumeAgent {
         let epoch: Epoch
         let headNumber: UInt64
         let isReadOnly: Bool
+    }
+
+    final class Interruption: Sendable {
+        private let isWanted = Mutex(false)
+
+        func set(_ value: Bool) { isWanted.withLock { $0 = value } }
+        var isSet: Bool { isWanted.withLock { $0 } }
     }
 
     init(_ stored: Versioned<VolumeRecord>, context: SiteContext) {
@@ -146,7 +156,7 @@ actor VolumeAgent {
                 let sequence = try await readTail()
                 answer = try await apply(.tailRead(heir: heir, finalSequence: sequence), from: peer) ?? answer
             case .fetchTail(let owner, let grant):
-                let sequence = try await catchUp(with: owner, to: grant.finalSequence)
+                let sequence = try await catchUp(with: owner, to: grant)
                 answer =
                     try await apply(.caughtUp(wanted: grant.heir.epoch, sequence: sequence), from: peer)
                     ?? answer
@@ -212,6 +222,7 @@ actor VolumeAgent {
         }
         if case .sealRequest(let request) = message.message {
             try await waitUntilUnused(.milliseconds(Int64(min(request.waitMilliseconds, 600_000))))
+            try await waitForNames(Self.sealPatience)
         }
         do {
             var answer = try await apply(event, from: site) ?? Godwit_Peer_V1_HandoffMessage()
@@ -320,5 +331,6 @@ actor VolumeAgent {
     private func waitUntilUnused(_ limit: Duration) async throws {
         let deadline = ContinuousClock.now + limit
         while !mounts.isEmpty, ContinuousClock.now < deadline { try await Task.sleep(for: .milliseconds(20)) }
+        for ending in endings.values { await ending.value }
     }
 }

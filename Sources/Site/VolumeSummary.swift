@@ -14,6 +14,7 @@ struct VolumeSummary: Sendable {
     var allocatedByteCount: UInt64 = 0
     var progress: HydrationProgress?
     var mounts: [String] = []
+    var namesAreArriving = false
     var prefetchedByteCount: UInt64 = 0
     var prefetchedUnreadByteCount: UInt64 = 0
     /// What is wrong with the disk or the head here; nil: nothing is.
@@ -38,7 +39,6 @@ struct VolumeSummary: Sendable {
         if case .waiting(let reason)? = progress?.phase { reason } else { "" }
     }
 
-    /// Whether all bytes are here and no other site keeps any for us.
     /// Whether the head that is, or was last, owned here depends on no other site. A replica's depends on its owner.
     var isReleased: Bool {
         switch record.head.role {
@@ -74,6 +74,7 @@ struct VolumeSummary: Sendable {
         message.prefetchedByteCount = prefetchedByteCount
         message.prefetchedUnreadByteCount = prefetchedUnreadByteCount
         message.trouble = trouble ?? ""
+        message.namesArriving = namesAreArriving
         message.divergences = record.head.divergences.map(\.epoch.number)
         return message
     }
@@ -91,7 +92,8 @@ struct VolumeSummary: Sendable {
         message.faultP99Microseconds = microseconds(0.99)
         message.waitingReason = waitingReason
         message.released = isReleased
-        message.complete = missingByteCount == 0
+        message.complete = missingByteCount == 0 && !namesAreArriving
+        message.namesArriving = namesAreArriving
         return message
     }
 
@@ -124,6 +126,7 @@ extension VolumeSummary {
         inodeCount = counts?.0.inodeCount ?? 0
         allocatedByteCount = counts?.0.allocatedByteCount ?? 0
         missingByteCount = counts?.1 ?? 0
+        namesAreArriving = head.storage.catalog.isArriving
         progress = head.hydrator?.progress()
         guard let prefetched = head.hydrator?.prefetched else { return }
         let all = prefetched.values.reduce(0) { $0 + $1.byteCount }

@@ -10,14 +10,10 @@ package enum FileSystemError: Error, Hashable, Sendable {
 }
 
 /// Something that is not resident and that an operation needs.
-package struct Fault: Hashable, Sendable {
-    package let inode: InodeNumber
-    package let range: ByteRange
-
-    package init(inode: InodeNumber, range: ByteRange) {
-        self.inode = inode
-        self.range = range
-    }
+package enum Fault: Hashable, Sendable {
+    case bytes(InodeNumber, ByteRange)
+    /// More of a directory's entries; with a name: at least whether that exists.
+    case entries(InodeNumber, name: [UInt8]?)
 }
 
 /// An open file or directory. Means nothing to anyone but the file system that gave it.

@@ -73,7 +73,7 @@ extension VolumeFileSystem {
         if record.backedByteCount > offset {
             let missing = try state.missingRanges(of: inode, in: ByteRange(offset, offset + UInt64(count)))
             if let first = missing.first, let last = missing.last {
-                throw FileSystemError.fault(Fault(inode: inode, range: ByteRange(first.start, last.end)))
+                throw FileSystemError.fault(.bytes(inode, ByteRange(first.start, last.end)))
             }
         }
         // A read succeeds also while the disk takes no changes.

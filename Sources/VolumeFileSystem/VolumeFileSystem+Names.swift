@@ -110,7 +110,7 @@ extension VolumeFileSystem {
         target: [UInt8] = [], caller: Caller, state: inout CatalogState
     ) throws -> FileAttributes {
         try Self.checkNewName(name)
-        var directory = try state.directory(parent)
+        var directory = try state.wholeDirectory(parent)
         guard directory.attributes.linkCount > 0 else { throw Errno.noSuchEntry }
         guard try state.entry(name, in: parent) == nil else { throw Errno.exists }
         let inherited = try inheritance(
@@ -164,7 +164,7 @@ extension VolumeFileSystem {
     ) throws(FileSystemError) -> FileAttributes {
         let attributes = try change { state in
             try Self.checkNewName(name)
-            var directory = try state.directory(parent)
+            var directory = try state.wholeDirectory(parent)
             var record = try state.existing(inode)
             guard directory.attributes.linkCount > 0 else { throw Errno.noSuchEntry }
             guard record.attributes.kind != .directory else { throw Errno.notPermitted }
@@ -188,7 +188,7 @@ extension VolumeFileSystem {
 
     package func unlink(_ name: [UInt8], in parent: InodeNumber) throws(FileSystemError) {
         let orphan = try change(frees: true) { state -> InodeNumber? in
-            var directory = try state.directory(parent)
+            var directory = try state.wholeDirectory(parent)
             guard let entry = try state.entry(name, in: parent) else { throw Errno.noSuchEntry }
             guard entry.kind != .directory else { throw Errno.isDirectory }
             try state.removeEntry(name, in: parent)
@@ -200,7 +200,7 @@ extension VolumeFileSystem {
 
     package func removeDirectory(_ name: [UInt8], in parent: InodeNumber) throws(FileSystemError) {
         let orphan = try change(frees: true) { state -> InodeNumber? in
-            var directory = try state.directory(parent)
+            var directory = try state.wholeDirectory(parent)
             guard let entry = try state.entry(name, in: parent) else { throw Errno.noSuchEntry }
             guard entry.kind == .directory else { throw Errno.notDirectory }
             guard try state.isEmptyDirectory(entry.inode) else { throw Errno.notEmpty }
@@ -240,8 +240,10 @@ extension VolumeFileSystem {
     ) throws(FileSystemError) {
         let orphan = try change { state -> InodeNumber? in
             try Self.checkNewName(newName)
-            _ = try state.directory(parent)
-            guard try state.directory(newParent).attributes.linkCount > 0 else { throw Errno.noSuchEntry }
+            _ = try state.wholeDirectory(parent)
+            guard try state.wholeDirectory(newParent).attributes.linkCount > 0 else {
+                throw Errno.noSuchEntry
+            }
             guard let source = try state.entry(name, in: parent) else { throw Errno.noSuchEntry }
             let target = try state.entry(newName, in: newParent)
             if source.kind == .directory {

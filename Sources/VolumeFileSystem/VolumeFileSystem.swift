@@ -148,6 +148,8 @@ package final class VolumeFileSystem: MountableFileSystem {
             }
             log("\(error)")
             return .errno(.inputOutput)
+        case CatalogError.missingDirectory(let directory, let name):
+            return .fault(.entries(directory, name: name))
         case let error as CatalogError:
             log("\(error)")
             switch error {
@@ -162,16 +164,21 @@ package final class VolumeFileSystem: MountableFileSystem {
     }
 
     package func resolve(_ fault: Fault) async throws(FileSystemError) {
-        guard let hydrator else {
-            let error = HydrationError.noSource(inode: fault.inode, range: fault.range)
-            log("a read of \(name(of: fault.inode)) fails with EIO: \(error)")
-            throw .errno(.inputOutput)
-        }
-        do {
-            try await hydrator.fetch(fault.range, of: fault.inode)
+        let inode =
+            switch fault {
+            case .bytes(let inode, _), .entries(let inode, _): inode
+            }
+        do throws(HydrationError) {
+            switch (hydrator, fault) {
+            case (let hydrator?, .bytes(let inode, let range)): try await hydrator.fetch(range, of: inode)
+            case (let hydrator?, .entries(let directory, let name)):
+                try await hydrator.fetchEntries(of: directory, name: name)
+            case (nil, .bytes(let inode, let range)): throw .noSource(inode: inode, range: range)
+            case (nil, .entries(let directory, _)): throw .noDirectorySource(directory)
+            }
         } catch {
-            // The volume's name comes with the log, range and source with the error.
-            log("a read of \(name(of: fault.inode)) fails with EIO: \(error)")
+            // The volume's name comes with the log, what and from where with the error.
+            log("a use of \(name(of: inode)) fails with EIO: \(error)")
             throw .errno(.inputOutput)
         }
     }
@@ -207,6 +214,13 @@ extension CatalogState {
     mutating func directory(_ number: InodeNumber) throws -> InodeRecord {
         let record = try existing(number)
         guard record.attributes.kind == .directory else { throw Errno.notDirectory }
+        return record
+    }
+
+    /// A directory whose names are to be changed: all of them are here.
+    mutating func wholeDirectory(_ number: InodeNumber) throws -> InodeRecord {
+        let record = try directory(number)
+        try checkListed(number)
         return record
     }
 

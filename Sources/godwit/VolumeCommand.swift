@@ -232,6 +232,7 @@ enum VolumeText {
         options.add("inodes", volume.inodeCount)
         options.add("totalBytes", volume.totalByteCount)
         options.add("missingBytes", volume.missingByteCount)
+        options.add("namesArriving", volume.namesArriving)
         options.add("receivedBytes", volume.receivedByteCount)
         options.add("faults", volume.faultCount)
         options.add("faultP50Microseconds", volume.faultP50Microseconds)
@@ -270,6 +271,7 @@ enum VolumeText {
             ["bytes", "\(Text.size(volume.totalByteCount)), \(residentPercent(volume)) resident"],
         ]
         if !volume.origin.isEmpty { rows.append(["origin", "site \(volume.origin)"]) }
+        if volume.namesArriving { rows.append(["names", "still arriving from site \(volume.origin)"]) }
         if volume.faultCount > 0 {
             rows.append([
                 "faults",

@@ -1,9 +1,10 @@
+package import Catalog
 package import Hydration
 import Synchronization
 package import VolumeModel
 
 /// A source that gives what a function says, and can be slow, silent, broken or short of breath.
-package final class FakeSource: ByteSource {
+package final class FakeSource: ByteSource, DirectorySource {
     package enum Behaviour: Sendable {
         case answers
         case fails
@@ -31,6 +32,13 @@ package final class FakeSource: ByteSource {
         package var requests: [(extents: [Extent], urgency: Urgency)] = []
         /// If set, gives the answer instead.
         package var answer: (@Sendable ([Extent]) throws -> [Piece])?
+        /// The catalog whose directories it lists; nil: it has none.
+        package var catalog: Catalog?
+        /// Most bytes of rows in one answer.
+        package var listingByteCount = 1 << 20
+        /// Whether only what somebody waits for is listed.
+        package var holdsListings = false
+        package var listings: [Listing] = []
     }
 
     package let name = "site elsewhere"
@@ -75,6 +83,27 @@ package final class FakeSource: ByteSource {
         }
         if let answer = now.answer { return try answer(extents) }
         return try pieces(of: extents, now)
+    }
+
+    /// What has been listed.
+    package var listings: [Listing] { state.withLock { $0.listings } }
+
+    package func list(
+        _ request: ListingRequest, urgency: Urgency, timeout: Duration
+    ) async throws -> Listing {
+        while urgency != .urgent, state.withLock({ $0.holdsListings }) {
+            try await Task.sleep(for: .milliseconds(2))
+        }
+        let now = state.withLock { $0 }
+        if now.delay > .zero { try await Task.sleep(for: now.delay) }
+        guard case .answers = now.behaviour, let catalog = now.catalog else {
+            throw Failure(description: "the line is down")
+        }
+        var request = request
+        request.byteCount = min(request.byteCount, now.listingByteCount)
+        let listing = try catalog.list(request).asSent()
+        state.withLock { $0.listings.append(listing) }
+        return listing
     }
 
     private func pieces(of extents: [Extent], _ state: State) throws -> [Piece] {
@@ -122,5 +151,17 @@ package final class FakeSource: ByteSource {
         var end = position
         while end < bytes.count, isZero(end) == first { end += block }
         return (first, min(end, max(bytes.count, position + 1)))
+    }
+}
+
+extension Listing {
+    /// As it comes over the wire: without what is local to the origin.
+    package func asSent() throws -> Listing {
+        func sent(_ rows: [CatalogRow]) throws -> [CatalogRow] {
+            var bytes: [UInt8] = []
+            for row in rows { CatalogRowCoder.append(row, to: &bytes) }
+            return try CatalogRowCoder.rows(of: bytes)
+        }
+        return Listing(singles: try sent(singles), parts: parts, rows: try sent(rows))
     }
 }

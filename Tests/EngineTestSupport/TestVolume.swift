@@ -31,7 +31,8 @@ package final class TestVolume: Sendable {
         storage = try HeadStorage(opening: directory, openFileLimit: openFileLimit, freeSpace: freeSpace)
         let storage = self.storage
         hydrator = source.map {
-            Hydrator(storage: storage, source: $0, configuration: configuration, log: log)
+            Hydrator(
+                storage: storage, source: $0, directories: $0, configuration: configuration, log: log)
         }
         fileSystem = VolumeFileSystem(storage: storage, hydrator: hydrator, log: log)
         hydration = Mutex(nil)
@@ -64,6 +65,30 @@ package final class TestVolume: Sendable {
         try catalog.finishChanges(at: position)
         try catalog.perform { try $0.setEpoch(epoch) }
         try catalog.close()
+    }
+
+    /// The same for a head that has only the root's names, or the first of them: the others come when they are asked
+    /// for.
+    package static func makeArrivingHeir(
+        of owner: Catalog, in directory: String, epoch: Epoch = Epoch(2), byteCount: Int
+    ) throws {
+        try Catalog.create(
+            in: directory, limits: VolumeLimits(byteCount: 1 << 40), epoch: .first,
+            now: VolumeFileSystem.now(), withRoot: false)
+        let catalog = try Catalog(opening: directory)
+        let listing = try owner.list(
+            ListingRequest(
+                places: [ListingPlace(directory: .root, after: 0)], inodes: [.root], byteCount: byteCount))
+        try catalog.beginArrival(with: listing.asSent(), at: try owner.position())
+        try catalog.perform { try $0.setEpoch(epoch) }
+        try catalog.close()
+    }
+
+    /// Waits for the names of all directories.
+    package func bringAllNames() async throws {
+        while let place = try storage.catalog.perform({ try $0.missingPlaces(besides: [], limit: 1) }).first {
+            try await fileSystem.resolve(.entries(place.directory, name: nil))
+        }
     }
 
     package func startHydration() {

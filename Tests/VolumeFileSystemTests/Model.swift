@@ -60,6 +60,18 @@ final class Model {
     var directories: [Node] { all.filter { $0.kind == .directory } }
     var files: [Node] { all.filter { $0.kind == .regular } }
 
+    /// The names that lead to a node, one way; nil: none do.
+    func path(of wanted: Node) -> [String]? {
+        func find(_ node: Node) -> [String]? {
+            if node === wanted { return [] }
+            for (name, child) in node.children {
+                if let rest = find(child) { return [name] + rest }
+            }
+            return nil
+        }
+        return find(root)
+    }
+
     func add(_ node: Node, as name: String, in directory: Node) {
         directory.children[name] = node
         if node.kind == .directory { directory.links += 1 }

@@ -56,7 +56,8 @@ final class ModelRun {
             try await self.step()
             // Other tests wait for a thread.
             await Task.yield()
-            if step % 25 == 24 { try checkNames() }
+            if step % 25 == 24, try !volume.storage.catalog.perform({ $0.isArriving }) { try checkNames() }
+            if step == steps / 2 { try await arrive() }
             if step % 120 == 119 { try await reopen() }
             if crashes, generator.next(below: 30) == 0 { try await checkCrash() }
         }
@@ -64,15 +65,23 @@ final class ModelRun {
         try await checkAllContents()
     }
 
+    /// Lets the names come that nobody has asked for yet.
+    private func arrive() async throws {
+        source?.set { $0.holdsListings = false }
+        try await volume.bringAllNames()
+        try checkNames()
+    }
+
     // MARK: one step
 
     private func isOpen(_ node: Model.Node) -> Bool { openHandles.contains { $0 === node } }
 
-    private func expect(_ expected: Errno?, _ what: String, _ body: () throws(FileSystemError) -> Void) throws
-    {
+    private func expect(
+        _ expected: Errno?, _ what: String, _ body: () throws(FileSystemError) -> Void
+    ) async throws {
         trace.append("\(what) → \(expected?.description ?? "ok")")
         var failure: FileSystemError?
-        do throws(FileSystemError) { try body() } catch { failure = error }
+        do throws(FileSystemError) { try await volume.faulting(body) } catch { failure = error }
         if failure != expected.map({ .errno($0) }) {
             throw fail(
                 "\(what): \(failure.map { "\($0)" } ?? "success"), expected "
@@ -85,7 +94,7 @@ final class ModelRun {
             (10, create), (5, makeDirectory), (2, makeLink), (3, addHardLink), (6, unlink),
             (3, removeDirectory), (10, rename), (18, write), (7, truncate), (4, punch), (4, setXattr),
             (2, removeXattr), (14, read), (5, synchronize), (3, openOne), (3, releaseOne), (2, settle),
-            (2, makeUnnamed), (2, chmod),
+            (2, makeUnnamed), (2, chmod), (2, repeatListing),
         ]
         var draw = generator.next(below: weights.reduce(0) { $0 + $1.0 })
         for (weight, action) in weights {
@@ -94,18 +103,47 @@ final class ModelRun {
         }
     }
 
-    private func place() -> (directory: Model.Node, name: String) {
+    private func place() async throws -> (directory: Model.Node, name: String) {
         // Few and not too deep, so that names meet.
         let directories = model.directories.prefix(8)
         let directory = directories[generator.next(below: directories.count)]
+        try await reach(directory)
         return (directory, Self.names[generator.next(below: Self.names.count)])
     }
 
-    private func create() throws {
-        let (directory, name) = place()
+    private func pick(_ nodes: [Model.Node]) async throws -> Model.Node? {
+        guard let node = generator.element(of: nodes) else { return nil }
+        try await reach(node)
+        return node
+    }
+
+    /// What the kernel does before it can name an inode: looks up its path.
+    private func reach(_ node: Model.Node) async throws {
+        guard try volume.storage.catalog.perform({ $0.isArriving }), let path = model.path(of: node) else {
+            return
+        }
+        var current = InodeNumber.root
+        for name in path {
+            let directory = current
+            current = try await volume.faulting { () throws(FileSystemError) in
+                try volume.fileSystem.lookup(Array(name.utf8), in: directory)
+            }.inode
+        }
+        guard current == node.inode else { throw fail("\(path) leads to \(current), not to \(node.inode)") }
+    }
+
+    /// An answer of the origin that comes once more, however old it is.
+    private func repeatListing() throws {
+        guard let listing = generator.element(of: source?.listings ?? []) else { return }
+        trace.append("a listing of \(listing.parts.map(\.directory)) once more")
+        try volume.storage.catalog.take(listing)
+    }
+
+    private func create() async throws {
+        let (directory, name) = try await place()
         var made: InodeNumber?
         let expected: Errno? = directory.children[name] == nil ? nil : .exists
-        try expect(expected, "create \(directory.inode)/\(name)") { () throws(FileSystemError) in
+        try await expect(expected, "create \(directory.inode)/\(name)") { () throws(FileSystemError) in
             made = try volume.create(name, in: directory.inode)
         }
         if let made {
@@ -115,8 +153,8 @@ final class ModelRun {
         }
     }
 
-    private func makeUnnamed() throws {
-        let (directory, _) = place()
+    private func makeUnnamed() async throws {
+        let (directory, _) = try await place()
         let (attributes, _) = try volume.fileSystem.createUnnamed(
             in: directory.inode, permissions: 0o600, openFlags: 2, caller: .root)
         trace.append("unnamed \(attributes.inode)")
@@ -126,10 +164,10 @@ final class ModelRun {
         openHandles.append(node)
     }
 
-    private func makeDirectory() throws {
-        let (directory, name) = place()
+    private func makeDirectory() async throws {
+        let (directory, name) = try await place()
         var made: InodeNumber?
-        try expect(
+        try await expect(
             directory.children[name] == nil ? nil : .exists, "mkdir \(directory.inode)/\(name)"
         ) { () throws(FileSystemError) in
             made =
@@ -144,11 +182,11 @@ final class ModelRun {
         }
     }
 
-    private func makeLink() throws {
-        let (directory, name) = place()
+    private func makeLink() async throws {
+        let (directory, name) = try await place()
         let target = Array("to/\(generator.next(below: 1000))".utf8)
         var made: InodeNumber?
-        try expect(
+        try await expect(
             directory.children[name] == nil ? nil : .exists, "symlink \(directory.inode)/\(name)"
         ) { () throws(FileSystemError) in
             made =
@@ -163,71 +201,74 @@ final class ModelRun {
         }
     }
 
-    private func addHardLink() throws {
-        guard let node = generator.element(of: model.files) else { return }
-        let (directory, name) = place()
+    private func addHardLink() async throws {
+        guard let node = try await pick(model.files) else { return }
+        let (directory, name) = try await place()
         let expected = model.link(node, as: name, in: directory)
-        try expect(expected, "link \(node.inode) \(directory.inode)/\(name)") { () throws(FileSystemError) in
+        try await expect(expected, "link \(node.inode) \(directory.inode)/\(name)") {
+            () throws(FileSystemError) in
             _ = try volume.fileSystem.link(node.inode, as: Array(name.utf8), in: directory.inode)
         }
     }
 
-    private func unlink() throws {
-        let (directory, name) = place()
+    private func unlink() async throws {
+        let (directory, name) = try await place()
         let node = directory.children[name]
         let expected = model.unlink(name, in: directory, isOpen: isOpen)
-        try expect(expected, "unlink \(directory.inode)/\(name)") { () throws(FileSystemError) in
+        try await expect(expected, "unlink \(directory.inode)/\(name)") { () throws(FileSystemError) in
             try volume.fileSystem.unlink(Array(name.utf8), in: directory.inode)
         }
-        if expected == nil, let node { try forgetIfGone(node) }
+        if expected == nil, let node { try await forgetIfGone(node) }
     }
 
     /// What the kernel does when the last name and the last handle of an inode are gone.
-    private func forgetIfGone(_ node: Model.Node) throws {
+    private func forgetIfGone(_ node: Model.Node) async throws {
         guard node.links == 0 || node.kind == .directory, !isOpen(node) else { return }
         volume.fileSystem.forget(node.inode, count: 1)
-        try expect(.stale, "stat of the removed \(node.inode)") { () throws(FileSystemError) in
+        try await expect(.stale, "stat of the removed \(node.inode)") { () throws(FileSystemError) in
             _ = try volume.fileSystem.attributes(of: node.inode)
         }
     }
 
-    private func removeDirectory() throws {
-        let (directory, name) = place()
+    private func removeDirectory() async throws {
+        let (directory, name) = try await place()
         let node = directory.children[name]
         let expected = model.removeDirectory(name, in: directory)
-        try expect(expected, "rmdir \(directory.inode)/\(name)") { () throws(FileSystemError) in
+        try await expect(expected, "rmdir \(directory.inode)/\(name)") { () throws(FileSystemError) in
             try volume.fileSystem.removeDirectory(Array(name.utf8), in: directory.inode)
         }
-        if expected == nil, let node { try forgetIfGone(node) }
+        if expected == nil, let node { try await forgetIfGone(node) }
     }
 
-    private func rename() throws {
-        let (old, name) = place()
-        let (new, newName) = place()
+    private func rename() async throws {
+        let (old, name) = try await place()
+        let (new, newName) = try await place()
         let rule: RenameRule =
             [.replace, .replace, .replace, .refuseToReplace, .exchange][generator.next(below: 5)]
         let source = old.children[name]
         let replaced = new.children[newName]
         let expected = model.rename(name, in: old, to: newName, in: new, rule: rule, isOpen: isOpen)
-        try expect(
+        try await expect(
             expected, "rename \(old.inode)/\(name) \(new.inode)/\(newName) \(rule)"
         ) { () throws(FileSystemError) in
             try volume.fileSystem.rename(
                 Array(name.utf8), in: old.inode, to: Array(newName.utf8), in: new.inode, rule: rule)
         }
-        if expected == nil, rule == .replace, let replaced, replaced !== source { try forgetIfGone(replaced) }
+        if expected == nil, rule == .replace, let replaced, replaced !== source {
+            try await forgetIfGone(replaced)
+        }
     }
 
     // MARK: bytes
 
-    private func anyFile() -> Model.Node? { generator.element(of: model.files) }
+    private func anyFile() async throws -> Model.Node? { try await pick(model.files) }
 
-    private func write() throws {
-        guard let node = anyFile() else { return }
+    private func write() async throws {
+        guard let node = try await anyFile() else { return }
         let offset = generator.next(
             below: generator.next(below: 3) == 0 ? Self.largestFile : node.content.count + 1)
         let bytes = generator.bytes(1 + generator.next(below: generator.next(below: 2) == 0 ? 100 : 20_000))
-        try expect(nil, "write \(node.inode) \(offset)+\(bytes.count)") { () throws(FileSystemError) in
+        try await expect(nil, "write \(node.inode) \(offset)+\(bytes.count)") { () throws(FileSystemError) in
             try volume.write(node.inode, at: offset, bytes)
         }
         node.change { content in
@@ -238,10 +279,10 @@ final class ModelRun {
         }
     }
 
-    private func truncate() throws {
-        guard let node = anyFile() else { return }
+    private func truncate() async throws {
+        guard let node = try await anyFile() else { return }
         let size = generator.next(below: 4) == 0 ? 0 : generator.next(below: node.content.count * 3 / 2 + 100)
-        try expect(nil, "truncate \(node.inode) \(size)") { () throws(FileSystemError) in
+        try await expect(nil, "truncate \(node.inode) \(size)") { () throws(FileSystemError) in
             try volume.truncate(node.inode, to: size)
         }
         node.change { content in
@@ -251,14 +292,14 @@ final class ModelRun {
         }
     }
 
-    private func punch() throws {
-        guard let node = anyFile() else { return }
+    private func punch() async throws {
+        guard let node = try await anyFile() else { return }
         let offset = generator.next(below: node.content.count + 1000)
         let count = 1 + generator.next(below: 30_000)
         let mode: AllocationMode =
             [.punchHole, .zeroRange, .zeroRangeKeepingSize, .allocate, .allocateKeepingSize][
                 generator.next(below: 5)]
-        try expect(nil, "\(mode) \(node.inode) \(offset)+\(count)") { () throws(FileSystemError) in
+        try await expect(nil, "\(mode) \(node.inode) \(offset)+\(count)") { () throws(FileSystemError) in
             try volume.fileSystem.allocate(
                 node.inode, handle: FileHandle(node.inode.number), mode: mode, offset: UInt64(offset),
                 byteCount: UInt64(count))
@@ -275,7 +316,7 @@ final class ModelRun {
     }
 
     private func read() async throws {
-        guard let node = anyFile() else { return }
+        guard let node = try await anyFile() else { return }
         let offset = generator.next(below: node.content.count + 10)
         let count = 1 + generator.next(below: generator.next(below: 2) == 0 ? 4096 : 40_000)
         trace.append("read \(node.inode) \(offset)+\(count)")
@@ -294,10 +335,11 @@ final class ModelRun {
         )
     }
 
-    private func synchronize() throws {
-        guard let node = generator.element(of: model.all) else { return }
+    private func synchronize() async throws {
+        guard let node = try await pick(model.all) else { return }
         let dataOnly = generator.next(below: 2) == 0
-        try expect(nil, "\(dataOnly ? "fdatasync" : "fsync") \(node.inode)") { () throws(FileSystemError) in
+        try await expect(nil, "\(dataOnly ? "fdatasync" : "fsync") \(node.inode)") {
+            () throws(FileSystemError) in
             try volume.synchronize(node.inode, dataOnly: dataOnly)
         }
         // What had no name would be removed at the next start.
@@ -312,11 +354,11 @@ final class ModelRun {
 
     // MARK: attributes and handles
 
-    private func setXattr() throws {
-        guard let node = generator.element(of: model.all) else { return }
+    private func setXattr() async throws {
+        guard let node = try await pick(model.all) else { return }
         let name = "user." + Self.names[generator.next(below: 3)]
         let value = generator.bytes(generator.next(below: 50))
-        try expect(nil, "setxattr \(node.inode) \(name)") { () throws(FileSystemError) in
+        try await expect(nil, "setxattr \(node.inode) \(name)") { () throws(FileSystemError) in
             try volume.fileSystem.setExtendedAttribute(
                 Array(name.utf8), of: node.inode, value: value, mustCreate: false, mustReplace: false,
                 caller: .root)
@@ -324,10 +366,10 @@ final class ModelRun {
         node.xattrs[name] = value
     }
 
-    private func removeXattr() throws {
-        guard let node = generator.element(of: model.all) else { return }
+    private func removeXattr() async throws {
+        guard let node = try await pick(model.all) else { return }
         let name = "user." + Self.names[generator.next(below: 3)]
-        try expect(
+        try await expect(
             node.xattrs[name] == nil ? .noData : nil, "removexattr \(node.inode) \(name)"
         ) { () throws(FileSystemError) in
             try volume.fileSystem.removeExtendedAttribute(Array(name.utf8), of: node.inode)
@@ -335,29 +377,29 @@ final class ModelRun {
         node.xattrs[name] = nil
     }
 
-    private func chmod() throws {
-        guard let node = generator.element(of: model.all) else { return }
+    private func chmod() async throws {
+        guard let node = try await pick(model.all) else { return }
         var changes = AttributeChanges()
         changes.permissions = UInt32(generator.next(below: 0o1000))
-        try expect(nil, "chmod \(node.inode)") { () throws(FileSystemError) in
+        try await expect(nil, "chmod \(node.inode)") { () throws(FileSystemError) in
             _ = try volume.fileSystem.setAttributes(changes, of: node.inode, caller: .root)
         }
         node.permissions = changes.permissions ?? 0
     }
 
-    private func openOne() throws {
-        guard let node = anyFile() else { return }
+    private func openOne() async throws {
+        guard let node = try await anyFile() else { return }
         trace.append("open \(node.inode)")
         _ = try volume.fileSystem.open(node.inode, openFlags: 2)
         openHandles.append(node)
     }
 
-    private func releaseOne() throws {
+    private func releaseOne() async throws {
         guard !openHandles.isEmpty else { return }
-        try release(openHandles.remove(at: generator.next(below: openHandles.count)))
+        try await release(openHandles.remove(at: generator.next(below: openHandles.count)))
     }
 
-    private func release(_ node: Model.Node) throws {
+    private func release(_ node: Model.Node) async throws {
         trace.append("release \(node.inode)")
         let isLast = node.links == 0 && !isOpen(node)
         // The kernel's forget and release are served by different threads: either may come first.
@@ -367,7 +409,7 @@ final class ModelRun {
         guard isLast else { return }
         if !forgetsFirst { volume.fileSystem.forget(node.inode, count: 1) }
         model.unnamed.removeAll { $0 === node }
-        try expect(.stale, "stat of the removed \(node.inode)") { () throws(FileSystemError) in
+        try await expect(.stale, "stat of the removed \(node.inode)") { () throws(FileSystemError) in
             _ = try volume.fileSystem.attributes(of: node.inode)
         }
     }
@@ -375,7 +417,7 @@ final class ModelRun {
     // MARK: larger steps
 
     private func reopen() async throws {
-        while let node = openHandles.popLast() { try release(node) }
+        while let node = openHandles.popLast() { try await release(node) }
         trace.append("close and open")
         try await volume.close()
         volume = try TestVolume(
@@ -385,7 +427,7 @@ final class ModelRun {
             node.isSynced = true
             node.history = [node.content]
         }
-        try checkNames()
+        if try !volume.storage.catalog.perform({ $0.isArriving }) { try checkNames() }
     }
 
     /// Compares names, kinds, sizes, links, permissions, targets and attributes of everything.
@@ -436,6 +478,7 @@ final class ModelRun {
         try TemporaryDirectory.copyHead(from: volume.directory, to: copy)
         volume.startHydration()
         let crashed = try TestVolume(opening: copy, source: source, configuration: configuration)
+        try await crashed.bringAllNames()
         // Opening removes what had no name.
         let image = try CatalogImage(crashed.storage.catalog)
         let faults = image.faults()

@@ -23,6 +23,15 @@ import VolumeModel
 
     @Test(arguments: 11...16 as ClosedRange<UInt64>)
     func aVolumeWhoseBytesAreElsewhereDoesTheSame(_ seed: UInt64) async throws {
+        try await runElsewhere(seed, namesArrive: false)
+    }
+
+    @Test(arguments: 21...30 as ClosedRange<UInt64>)
+    func aVolumeWhoseNamesAreElsewhereDoesTheSame(_ seed: UInt64) async throws {
+        try await runElsewhere(seed, namesArrive: true)
+    }
+
+    private func runElsewhere(_ seed: UInt64, namesArrive: Bool) async throws {
         let temporary = try TemporaryDirectory()
         let before = ModelRun(
             try TestVolume.make(in: try temporary.make("owner")), Model(), source: nil,
@@ -45,7 +54,19 @@ import VolumeModel
             state.delay = generator.next(below: 2) == 0 ? .zero : .milliseconds(1)
         }
         let directory = try temporary.make("heir")
-        try await TestVolume.makeHeir(of: owner.storage.catalog, in: directory)
+        if namesArrive {
+            let listingByteCount = [60, 300, 1 << 20][generator.next(below: 3)]
+            source.set { state in
+                state.catalog = owner.storage.catalog
+                state.listingByteCount = listingByteCount
+                state.holdsListings = true
+            }
+            try owner.storage.settle()
+            try TestVolume.makeArrivingHeir(
+                of: owner.storage.catalog, in: directory, byteCount: listingByteCount)
+        } else {
+            try await TestVolume.makeHeir(of: owner.storage.catalog, in: directory)
+        }
         var configuration = Hydrator.Configuration()
         configuration.batchByteCount = 20_000
         configuration.batchExtentCount = 4
@@ -59,7 +80,7 @@ import VolumeModel
         let run = ModelRun(
             heir, before.model, source: source, configuration: configuration, temporary: temporary,
             seed: seed + 1000)
-        try run.checkNames()
+        if !namesArrive { try run.checkNames() }
         try await run.run(steps: Self.steps, crashes: true)
         try await run.volume.close()
         try await owner.close()

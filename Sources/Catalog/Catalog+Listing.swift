@@ -1,0 +1,184 @@
+internal import SQLite
+package import VolumeModel
+
+/// The origin's side of a catalog that arrives directory by directory.
+extension Catalog {
+    /// Entries that are read under one holding of the lock.
+    private static let chunkCount = 500
+    /// Directories in one answer at most: an empty one costs no rows.
+    private static let partLimit = 4096
+
+    /// Lists directories of a head that does not change any more.
+    ///
+    /// - Returns: the name and the inodes asked for, as far as they exist, then as much of the places, and of what is
+    ///   below, as fits. Of the first place there is at least one entry, if it has one.
+    /// - Throws: `.missingDirectory` when it has not arrived here itself.
+    package func list(_ request: ListingRequest) throws -> Listing {
+        var answer = Listing()
+        var byteCount = 0
+        if let name = request.name, let file = try perform({ try $0.listedFile(name) }) {
+            answer.singles += file.rows
+        }
+        for inode in request.inodes where byteCount < request.byteCount {
+            guard let file = try perform({ try $0.listedFile(inode) }) else { continue }
+            answer.singles += file.rows
+            byteCount += file.approximateByteCount
+        }
+        var waiting = request.places[...]
+        while let place = waiting.popFirst(), answer.parts.count < Self.partLimit {
+            guard byteCount < request.byteCount || answer.parts.isEmpty else { break }
+            let (part, files) = try list(place, byteCount: request.byteCount - byteCount)
+            for file in files {
+                answer.rows += file.rows
+                byteCount += file.approximateByteCount
+            }
+            answer.parts.append(part)
+            guard request.descends else { continue }
+            waiting += files.lazy.filter { $0.record.attributes.kind == .directory }
+                .map { ListingPlace(directory: $0.record.attributes.inode, after: 0) }
+        }
+        return answer
+    }
+
+    /// As many entries of a directory as take this many bytes, and one at least.
+    private func list(
+        _ place: ListingPlace, byteCount: Int
+    ) throws -> (part: Listing.Part, files: [ListedFile]) {
+        var files: [ListedFile] = []
+        var room = byteCount
+        var last = place.after
+        var isComplete = false
+        repeat {
+            let count = min(Self.chunkCount, max(1, room / 64))
+            let chunk = try perform { state in
+                try state.listedFiles(
+                    of: ListingPlace(directory: place.directory, after: last), limit: count)
+            }
+            isComplete = chunk.count < count
+            for file in chunk {
+                guard room > 0 || files.isEmpty else {
+                    isComplete = false
+                    break
+                }
+                files.append(file)
+                room -= file.approximateByteCount
+                last = file.entry?.cookie ?? last
+            }
+        } while !isComplete && room > 0
+        let part = Listing.Part(
+            directory: place.directory, after: place.after, last: last, isComplete: isComplete)
+        return (part, files)
+    }
+
+    /// The head's present position, for an heir that begins with nothing.
+    package func position() throws -> CatalogPosition {
+        try perform { state in
+            try state.checkWhole()
+            return CatalogPosition(
+                sequence: state.committedSequence, counters: state.counters, limits: state.limits)
+        }
+    }
+}
+
+/// A file as it stands in a listing.
+struct ListedFile: Sendable {
+    struct Attribute: Sendable {
+        let inode: InodeNumber
+        let name: [UInt8]
+        let value: [UInt8]
+    }
+
+    let entry: DirectoryEntryRecord?
+    let record: InodeRecord
+    var attributes: [Attribute] = []
+
+    var rows: [CatalogRow] {
+        attributes.map { .attribute($0.inode, name: $0.name, value: $0.value) } + [.inode(record)]
+            + (entry.map { [.entry($0)] } ?? [])
+    }
+
+    var approximateByteCount: Int {
+        // As `CatalogRowCoder` writes them.
+        45 + (entry?.name.count ?? 0) + record.target.count
+            + attributes.reduce(0) { $0 + $1.name.count + $1.value.count + 6 }
+    }
+}
+
+extension CatalogState {
+    private static let entryColumns = "e.parent, e.cookie, e.name, e.ino, e.kind"
+    private static let joinedColumns = CatalogStatements.inodeColumns.split(separator: ",")
+        .map { "i." + $0.drop { $0 == " " } }.joined(separator: ", ")
+
+    /// As of the last commit, which is all there is to a sealed head.
+    func listedFiles(of place: ListingPlace, limit: Int) throws -> [ListedFile] {
+        if let known = try missingPlace(of: place.directory) {
+            throw CatalogError.missingDirectory(known.directory, name: nil)
+        }
+        let statement = try connection.prepare(
+            """
+            SELECT \(Self.joinedColumns), \(Self.entryColumns) FROM entry AS e
+            JOIN inode AS i ON i.ino = e.ino AND i.died = 0
+            WHERE e.parent = ?1 AND e.cookie > ?2 AND e.died = 0 ORDER BY e.cookie LIMIT ?3
+            """)
+        statement.bind(1, place.directory.number)
+        statement.bind(2, place.after)
+        statement.bind(3, Int64(limit))
+        var files: [ListedFile] = []
+        var isMalformed = false
+        try statement.forEach { row in
+            guard let (record, _) = CatalogStatements.record(of: row) else {
+                isMalformed = true
+                return false
+            }
+            files.append(ListedFile(entry: Self.joinedEntry(of: row), record: record))
+            return true
+        }
+        guard !isMalformed else {
+            throw CatalogError.unusable(
+                path: connection.path, reason: "an inode in directory \(place.directory) is malformed")
+        }
+        guard let last = files.last?.entry?.cookie else { return [] }
+        let attributes = try connection.prepare(
+            """
+            SELECT ino, name, value FROM xattr WHERE died = 0 AND ino IN
+            (SELECT ino FROM entry WHERE parent = ?1 AND cookie > ?2 AND cookie <= ?3 AND died = 0)
+            """)
+        attributes.bind(1, place.directory.number)
+        attributes.bind(2, place.after)
+        attributes.bind(3, last)
+        var byInode: [InodeNumber: [ListedFile.Attribute]] = [:]
+        try attributes.forEach { row in
+            let inode = InodeNumber(row.unsigned(0))
+            byInode[inode, default: []].append(
+                ListedFile.Attribute(inode: inode, name: row.bytes(1), value: row.bytes(2)))
+            return true
+        }
+        guard !byInode.isEmpty else { return files }
+        for index in files.indices {
+            files[index].attributes = byInode[files[index].record.attributes.inode] ?? []
+        }
+        return files
+    }
+
+    private static func joinedEntry(of row: Statement) -> DirectoryEntryRecord {
+        // Behind the sixteen columns of the inode.
+        DirectoryEntryRecord(
+            parent: InodeNumber(row.unsigned(16)), cookie: row.integer(17), name: row.bytes(18),
+            inode: InodeNumber(row.unsigned(19)), kind: FileKind(rawValue: row.unsigned32(20)) ?? .regular)
+    }
+
+    func listedFile(_ inode: InodeNumber) throws -> ListedFile? {
+        guard let record = try peekInode(inode) else { return nil }
+        let attributes = try extendedAttributeNames(of: inode).map { name in
+            ListedFile.Attribute(
+                inode: inode, name: name, value: try extendedAttribute(name, of: inode) ?? [])
+        }
+        return ListedFile(entry: nil, record: record, attributes: attributes)
+    }
+
+    func listedFile(_ name: ListingRequest.Name) throws -> ListedFile? {
+        guard let entry = try entry(name.name, in: name.directory), let file = try listedFile(entry.inode)
+        else { return nil }
+        return ListedFile(entry: entry, record: file.record, attributes: file.attributes)
+    }
+}
