@@ -183,6 +183,12 @@ let package = Package(
             exclude: ["faults.c", "recorder.c"], swiftSettings: strict),
         .testTarget(name: "RPCTests", dependencies: ["RPC"], swiftSettings: strict),
         .testTarget(
+            name: "FuzzTests",
+            dependencies: [
+                "Catalog", "EngineTestSupport", "Handoff", "Hydration", "PeerProtocol", "PeerService", "RPC",
+                "Site", "SiteIdentity", "VolumeFileSystem", "VolumeModel",
+            ], swiftSettings: strict),
+        .testTarget(
             name: "FuseMountTests",
             dependencies: [
                 "Catalog", "EngineTestSupport", "FuseMount", "Hydration", "VolumeFileSystem", "VolumeModel",

@@ -164,8 +164,9 @@ extension Epoch {
     ///
     /// - Parameter salt: random, so that two sites that overrule the same reign do not choose the same line; 24 bits
     ///   of it are used.
-    /// - Returns: nil when there is none left.
+    /// - Returns: nil when there is none left, or the overruled one is itself beyond the highest.
     package static func takeover(after overruled: Epoch, salt: UInt32) -> Epoch? {
+        guard overruled <= highest else { return nil }
         let next = (overruled.number / takeoverStride + 1) * takeoverStride + UInt64(salt & 0xff_ffff) << 16
         return next <= highest.number ? Epoch(next) : nil
     }

@@ -25,7 +25,8 @@ package enum RPCEndpoint: Hashable, Sendable {
         } else if host.contains(":") {
             return nil
         }
-        guard !host.utf8.contains(where: { $0 <= 0x20 || $0 == 0x7f || $0 == UInt8(ascii: "/") }) else {
+        // Names are ASCII in DNS; elsewhere a mark could join the colon before or behind it.
+        guard host.utf8.allSatisfy({ (0x21...0x7e).contains($0) && !"/[]".utf8.contains($0) }) else {
             return nil
         }
         self = .tcp(host: String(host), port: port)

@@ -18,6 +18,8 @@ package struct StartProfile: Hashable, Sendable {
     package static let entryLimit = 6000
     /// An attribute's value is at most 64 KiB.
     private static let encodedLimit = 60_000
+    /// With its last entry: three numbers and a byte.
+    private static let storedLimit = encodedLimit + 31
     /// What this many starts in a row have not read is forgotten.
     private static let missLimit: UInt8 = 3
     private static let formatVersion: UInt8 = 1
@@ -79,9 +81,11 @@ package struct StartProfile: Hashable, Sendable {
 
     /// - Throws: when the bytes are of another format, or damaged: a profile may be done without.
     package init(encoded: [UInt8]) throws(NumberReader.Failure) {
+        guard encoded.count <= Self.storedLimit else { throw .malformed }
         var reader = NumberReader(bytes: encoded)
         guard try reader.byte() == Self.formatVersion else { throw .malformed }
         var previous: Int64 = 0
+        var total: UInt64 = 0
         while !reader.isAtEnd {
             let inode = previous &+ (try reader.signed())
             guard inode > 0 else { throw .malformed }
@@ -91,10 +95,16 @@ package struct StartProfile: Hashable, Sendable {
             guard !start.overflow, !count.overflow, count.partialValue > 0,
                 let range = ByteRange(checkedOffset: start.partialValue, byteCount: count.partialValue)
             else { throw .malformed }
+            // A peer's word: what could not have been written here could not be counted with either.
+            let missedStarts = try reader.byte()
+            guard missedStarts < Self.missLimit, range.byteCount <= Self.byteLimit,
+                total <= Self.byteLimit - range.byteCount, entries.count < Self.entryLimit
+            else { throw .malformed }
+            total += range.byteCount
             entries.append(
                 Entry(
                     extent: Extent(inode: InodeNumber(UInt64(bitPattern: inode)), range: range),
-                    missedStarts: try reader.byte()))
+                    missedStarts: missedStarts))
         }
     }
 }

@@ -91,4 +91,19 @@ import VolumeModel
             try StartProfile(encoded: [1] + [UInt8](repeating: 0xff, count: 30))
         }
     }
+
+    /// A profile comes with a volume from another site: these would have overflowed a count when it was used.
+    @Test func aProfileThatCannotBeCountedWithIsRefused() {
+        let longest: [UInt8] = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x03]
+        for entry in [[2, 0, 1, 255], [2, 0, 1, 3], [2, 0] + longest + [0]] as [[UInt8]] {
+            #expect(throws: NumberReader.Failure.malformed) { try StartProfile(encoded: [1] + entry) }
+        }
+        let half: [UInt8] = [2, 0, 0x80, 0x80, 0x04, 0]
+        #expect((try? StartProfile(encoded: [1] + half + half))?.byteCount == StartProfile.byteLimit)
+        #expect(throws: NumberReader.Failure.malformed) {
+            try StartProfile(encoded: [1] + half + half + half)
+        }
+        let many = (0...StartProfile.entryLimit).flatMap { _ in [2, 0, 1, 0] as [UInt8] }
+        #expect(throws: NumberReader.Failure.malformed) { try StartProfile(encoded: [1] + many) }
+    }
 }

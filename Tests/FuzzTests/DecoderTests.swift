@@ -1,0 +1,194 @@
+import Catalog
+import EngineTestSupport
+import Foundation
+import Hydration
+import PeerProtocol
+import Testing
+import VolumeModel
+
+@testable import PeerService
+@testable import RPC
+@testable import SiteIdentity
+
+/// Whatever comes from a disk or a peer gives an error, or a value that is read again as it was: never a trap.
+@Suite struct DecoderTests {
+    private static let rounds = 20_000 * Mutator.factor
+
+    // MARK: catalog rows
+
+    private static let rows: [CatalogRow] = {
+        let time = FileTime(seconds: -5, nanoseconds: 999_999_999)
+        let kinds: [FileKind] = [.regular, .directory, .symbolicLink, .socket]
+        let inodes = kinds.enumerated().map { index, kind in
+            let attributes = FileAttributes(
+                inode: InodeNumber(UInt64(index) * 1000 + 2), kind: kind, permissions: 0o4755, linkCount: 3,
+                uid: .max, gid: 5, device: 7, size: 1 << 40, blockCount: 12, accessTime: time,
+                modificationTime: .zero, changeTime: time)
+            return CatalogRow.inode(
+                InodeRecord(
+                    attributes: attributes, parent: .root,
+                    target: kind == .symbolicLink ? Array("to/there".utf8) : [],
+                    backedByteCount: kind == .regular ? 1 << 40 : 0))
+        }
+        return inodes + [
+            .removedInode(InodeNumber(99)),
+            .entry(
+                DirectoryEntryRecord(
+                    parent: .root, cookie: 1 << 40, name: [0xff, 1, 0x2e], inode: InodeNumber(9),
+                    kind: .socket)),
+            .removedEntry(parent: .root, cookie: 3),
+            .attribute(InodeNumber(4), name: Array("user.x".utf8), value: [0, 1, 2]),
+            .removedAttribute(InodeNumber(4), name: Array("user.x".utf8)),
+        ]
+    }()
+
+    private static func encoded(_ rows: [CatalogRow]) -> [UInt8] {
+        var bytes: [UInt8] = []
+        for row in rows { CatalogRowCoder.append(row, to: &bytes) }
+        return bytes
+    }
+
+    @Test func damagedCatalogRowsAreErrorsOrOtherRows() throws {
+        var mutator = Mutator(seed: 1)
+        let inputs = Self.rows.map { Self.encoded([$0]) } + [Self.encoded(Self.rows)]
+        var readable = 0
+        for round in 0..<Self.rounds {
+            guard let rows = try? CatalogRowCoder.rows(of: mutator.damaged(inputs)) else { continue }
+            readable += 1
+            #expect((try? CatalogRowCoder.rows(of: Self.encoded(rows))) == rows, "round \(round)")
+        }
+        #expect(readable > 0 && readable < Self.rounds)
+    }
+
+    @Test func damagedFollowRepliesAreErrorsOrOtherRows() throws {
+        var mutator = Mutator(seed: 2)
+        let many = Self.encoded(Array(repeating: Self.rows, count: 20).flatMap { $0 })
+        var last = FollowCoding.encode([])
+        last.position = Godwit_Peer_V1_CatalogPosition(
+            CatalogPosition(
+                sequence: SequenceNumber(7),
+                counters: CatalogCounters(
+                    nextInode: InodeNumber(9), nextCookie: 3, inodeCount: 4, byteCount: 5,
+                    allocatedByteCount: 6), limits: VolumeLimits(byteCount: 1 << 30, inodeCount: 0)))
+        let inputs: [[UInt8]] = try [
+            FollowCoding.encode(many), FollowCoding.encode(Self.encoded(Self.rows)), last,
+        ]
+        .map { try $0.serializedBytes() }
+        let peer = try #require(SiteID("tokyo"))
+        var readable = 0
+        for round in 0..<Self.rounds {
+            guard let reply = try? FollowCoding.Reply(serializedBytes: mutator.damaged(inputs)) else {
+                continue
+            }
+            let position = reply.position.value
+            #expect(Godwit_Peer_V1_CatalogPosition(position).value == position, "round \(round)")
+            guard let rows = try? FollowCoding.rows(of: reply, from: peer) else { continue }
+            readable += 1
+            let again = FollowCoding.encode(Self.encoded(rows))
+            #expect((try? FollowCoding.rows(of: again, from: peer)) == rows, "round \(round)")
+        }
+        #expect(readable > 0)
+    }
+
+    // MARK: bytes of files
+
+    @Test func damagedReadRepliesAreErrorsOrAnswersToTheQuestion() throws {
+        var mutator = Mutator(seed: 3)
+        let inode = InodeNumber(12)
+        let asked = [
+            Extent(inode: inode, range: ByteRange(0, 9000)),
+            Extent(inode: InodeNumber(13), range: ByteRange(4096, 8192)),
+        ]
+        func replies(_ bytes: [UInt8]) throws -> [UInt8] {
+            try ReadCoding.encode([
+                Piece(inode: inode, range: ByteRange(0, 300), content: .bytes(bytes)),
+                Piece(inode: inode, range: ByteRange(300, 9000), content: .zeros),
+                Piece(
+                    inode: InodeNumber(13), range: ByteRange(4096, 4396), content: .bytes(bytes.reversed())),
+            ]).serializedBytes()
+        }
+        let inputs = try [
+            replies(mutator.generator.bytes(300)), replies([UInt8](repeating: 7, count: 300)),
+        ]
+        let peer = try #require(SiteID("tokyo"))
+        var readable = 0
+        for round in 0..<Self.rounds {
+            let bytes = mutator.damaged(inputs)
+            guard let reply = try? Godwit_Peer_V1_ReadReply(serializedBytes: bytes),
+                let pieces = try? ReadCoding.decode(reply, asked: asked, from: peer)
+            else { continue }
+            readable += 1
+            #expect(
+                (try? ReadCoding.decode(ReadCoding.encode(pieces), asked: asked, from: peer)) == pieces,
+                "round \(round)")
+        }
+        #expect(readable > 0)
+    }
+
+    // MARK: start profiles
+
+    @Test func damagedStartProfilesAreErrorsOrProfilesThatCanBeUsed() throws {
+        var mutator = Mutator(seed: 4)
+        var profile = StartProfile()
+        let extents = (1...30).map { number in
+            Extent(
+                inode: InodeNumber(UInt64(number * 7919 % 101) + 1),
+                range: ByteRange(UInt64(number) * 4096, UInt64(number) * 8192))
+        }
+        profile.merge(extents, volumeByteCount: .max)
+        var older = profile
+        older.merge(Array(extents.prefix(9)), volumeByteCount: .max)
+        var readable = 0
+        for round in 0..<Self.rounds / 4 {
+            let bytes = mutator.damaged([profile.encoded, older.encoded])
+            guard var read = try? StartProfile(encoded: bytes) else { continue }
+            readable += 1
+            #expect((try? StartProfile(encoded: read.encoded)) == read, "round \(round)")
+            #expect(read.byteCount <= StartProfile.byteLimit)
+            for _ in 0..<3 { read.merge(Array(extents.prefix(2)), volumeByteCount: .max) }
+            #expect((try? StartProfile(encoded: read.encoded)) == read, "round \(round)")
+        }
+        #expect(readable > 0)
+    }
+
+    // MARK: text
+
+    @Test func damagedTrustDocumentsAreErrorsOrOtherDocuments() throws {
+        var mutator = Mutator(seed: 5)
+        let site = try #require(SiteID("london"))
+        let pem = "-----BEGIN CERTIFICATE-----\nMIIBszCCAVmgAwIBAgIUQ==\n-----END CERTIFICATE-----\n"
+        let inputs = try ["203.0.113.7:7443", "[2001:db8::1]:7443", "site.example:1", nil].map { address in
+            Array(
+                try TrustDocument(site: site, address: address, fingerprint: "4f2a", authorityPEM: pem)
+                    .text.utf8)
+        }
+        var readable = 0
+        for round in 0..<Self.rounds / 4 {
+            let text = String(decoding: mutator.damaged(inputs), as: UTF8.self)
+            guard let document = try? TrustDocument(text) else { continue }
+            readable += 1
+            #expect(
+                (try? TrustDocument(document.text)) == document, "round \(round): \(text.debugDescription)")
+        }
+        #expect(readable > 0)
+    }
+
+    @Test func damagedEndpointsAreRefusedOrReadAgain() throws {
+        var mutator = Mutator(seed: 6)
+        let inputs = ["203.0.113.7:7443", "[2001:db8::1]:7443", "site.example:1", "unix:///run/godwit.sock"]
+            .map { Array($0.utf8) }
+        var readable = 0
+        for round in 0..<Self.rounds / 4 {
+            let text = String(decoding: mutator.damaged(inputs), as: UTF8.self)
+            guard let endpoint = RPCEndpoint(text) else { continue }
+            readable += 1
+            #expect(RPCEndpoint(endpoint.description) == endpoint, "round \(round): \(text.debugDescription)")
+        }
+        #expect(readable > 0)
+    }
+
+    @Test(arguments: ["\u{599}Tg:7443", "tcp://\u{484}'x:1", "a]:1", "[a:1", "\u{e9}.example:1"])
+    func aHostThatIsNoNameIsRefused(_ text: String) {
+        #expect(RPCEndpoint(text) == nil)
+    }
+}
