@@ -1,5 +1,18 @@
 internal import VolumeModel
 
+/// What holds between sites, in every order of messages, losses, repetitions and crashes, as long as nobody takes
+/// over by force. The model `Tests/HandoffTests/Handoff.pml` asserts each under this name, in every state:
+///
+/// - `oneWriter`: at most one site owns the head, and so accepts writes.
+/// - `tailFirst`: whoever owns the head has every write that was ever acknowledged: a sealed tail is at the heir
+///   before its reign begins.
+/// - `twiceChangesNothing`: a message that comes again, at once, leaves the record as it is.
+/// - `takenBackAfterDecline`: a source owns its head again only when the heir has spent the promised epoch durably
+///   without beginning under it, or was never answered.
+/// - `noEpochTwice`: an epoch begins once, at one site, and never after it was declined.
+/// - `knowledgeGrows`: the reign that a record knows of never gets an older one.
+/// - `overruledByForceOnly`: no owner, and no heir that holds a grant, hears of a later reign.
+/// - `noContradiction`: no site refuses what an honest one says as a contradiction.
 extension HeadRecord {
     /// What holds for every record that this module makes; a stored one is checked when it is read.
     func validate() throws(HandoffError) {
