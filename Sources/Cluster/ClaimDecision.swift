@@ -91,6 +91,9 @@ package struct ClaimDecision: Hashable, Sendable {
         case fail(MigrationResource.Spec, reason: String, message: String)
         /// The wish was withdrawn before the target took over.
         case cancel
+        /// The wish was fulfilled, or has been overtaken because the volume came home: it is taken away, so that a
+        /// later one is known to be new.
+        case close
     }
 
     package struct Hydration: Hashable, Sendable {
@@ -134,14 +137,7 @@ package struct ClaimDecision: Hashable, Sendable {
             return .fail(spec(text), reason: "BadValue", message: bad.message)
         }
         guard let target = wishes.target?.description else {
-            switch present?.status?.phase {
-            case .preparing?, .ready?, .failed?: return .cancel
-            // Handed over: it cannot be withdrawn, only brought home from there.
-            case .handedOver?, .hydrating?:
-                return present.map { .advance($0.spec) } ?? .nothing
-            case .done?, .cancelled?: return .nothing
-            case nil: return present == nil ? .nothing : .cancel
-            }
+            return withoutWish(volume, site, present)
         }
         guard let volume else {
             return .fail(
@@ -170,9 +166,32 @@ package struct ClaimDecision: Hashable, Sendable {
                 spec(target), reason: "OwnedElsewhere",
                 message: "site \(volume.owner) owns the volume: annotate the claim there")
         }
-        if present?.status?.phase == .done, volume.owner == target, present?.spec == spec(target) {
-            return .nothing
+        guard let status = present?.status, present?.spec == spec(target), !(status.closed ?? false) else {
+            let isThere = present?.status?.phase == .done && volume.owner == target
+            return isThere && present?.spec == spec(target) ? .nothing : .advance(spec(target))
         }
-        return .advance(spec(target))
+        switch status.phase {
+        case .done: return .close
+        // Home again, while the old wish was still there.
+        case .handedOver, .hydrating: return volume.owner == site ? .close : .advance(spec(target))
+        case .preparing, .ready, .failed, .cancelled: return .advance(spec(target))
+        }
+    }
+
+    private static func withoutWish(
+        _ volume: VolumeSituation?, _ site: String, _ present: MigrationResource?
+    ) -> Move {
+        guard let present else { return .nothing }
+        switch present.status?.phase {
+        case .preparing?, .ready?, .failed?, nil:
+            // Taken over before anybody saw that the wish was gone: it is too late.
+            let isTooLate = volume?.owner == present.spec.to && present.spec.to != site
+            return isTooLate ? .advance(present.spec) : .cancel
+        // Handed over: it cannot be withdrawn, only brought home from there.
+        case .handedOver?, .hydrating?:
+            return volume?.owner == site ? .close : .advance(present.spec)
+        case .done?: return present.status?.closed == true ? .nothing : .close
+        case .cancelled?: return .nothing
+        }
     }
 }

@@ -1,6 +1,7 @@
 internal import Foundation
 package import KubernetesAPI
 package import Logging
+internal import VolumeModel
 
 /// Follows the claims of a cluster and does for each what its annotations ask for.
 ///
@@ -9,11 +10,12 @@ package import Logging
 package actor MigrationController {
     package static let driver = "csi.godwit.dev"
 
-    private let client: KubernetesClient
-    private let site: any SiteControl
-    private let events: EventRecorder
+    let client: KubernetesClient
+    let site: any SiteControl
+    let events: EventRecorder
     private let logger: Logger
     private let interval: Duration
+    private let arrivals: ArrivingClaims
     /// Claims that carry an annotation of ours.
     private var claims: [Key: PersistentVolumeClaim] = [:]
     private var migrations: [Key: MigrationResource] = [:]
@@ -29,15 +31,19 @@ package actor MigrationController {
         var description: String { namespace + "/" + name }
     }
 
-    /// - Parameter interval: how often each claim is looked at again.
+    /// - Parameters:
+    ///   - classes: the storage class here for one of another cluster; the same name where none is given.
+    ///   - interval: how often each claim is looked at again.
     package init(
-        _ client: KubernetesClient, site: any SiteControl, logger: Logger, interval: Duration = .seconds(2)
+        _ client: KubernetesClient, site: any SiteControl, classes: [String: String] = [:], logger: Logger,
+        interval: Duration = .seconds(2)
     ) {
         self.client = client
         self.site = site
         self.logger = logger
         self.interval = interval
         events = EventRecorder(client, component: "godwit-controller")
+        arrivals = ArrivingClaims(client, site: site, classes: classes, logger: logger, interval: interval)
     }
 
     package func run() async throws {
@@ -53,6 +59,7 @@ package actor MigrationController {
                 }
             }
             group.addTask { try await self.work() }
+            group.addTask { [self] in try await arrivals.run() }
             // Whichever ends first, with an error: the others end with it.
             try await group.next()
             group.cancelAll()
@@ -120,7 +127,8 @@ package actor MigrationController {
 
     private static func hasEnded(_ migration: MigrationResource) -> Bool {
         switch migration.status?.phase {
-        case .done?, .cancelled?: true
+        case .cancelled?: true
+        case .done?: migration.status?.closed == true
         case .preparing?, .ready?, .handedOver?, .hydrating?, .failed?, nil: false
         }
     }
@@ -164,41 +172,60 @@ package actor MigrationController {
         switch decision.move {
         case .nothing: return
         case .cancel:
-            guard let present else { return }
-            try await write(
-                .init(phase: .cancelled, message: "the annotation was taken away before the hand-over"),
-                reason: "Cancelled", present, claim)
+            if let present { try await cancel(present, claim, peers) }
+        case .close:
+            if let present { try await close(present, claim, at: name) }
         case .fail(let spec, let reason, let message):
+            try await withdrawEarlier(present, for: spec, claim, peers)
             let migration = try await ensure(spec, key, claim, present)
             try await write(.init(phase: .failed, message: message), reason: reason, migration, claim)
         case .advance(let spec):
+            try await withdrawEarlier(present, for: spec, claim, peers)
             let migration = try await ensure(spec, key, claim, present)
-            try await advance(migration, spec, key, claim)
+            do throws(ClaimFacts.Refusal) {
+                let facts = try ClaimFacts(claim, of: persistent)
+                await advance(migration, spec, facts, key, claim)
+            } catch {
+                try await write(
+                    .init(phase: .failed, message: error.description), reason: "BadClaim", migration, claim)
+            }
         }
     }
 
     private func advance(
-        _ migration: MigrationResource, _ spec: MigrationResource.Spec, _ key: Key,
+        _ migration: MigrationResource, _ spec: MigrationResource.Spec, _ facts: ClaimFacts, _ key: Key,
         _ claim: PersistentVolumeClaim
-    ) async throws {
+    ) async {
         do throws(SiteControlError) {
             let isNew = migration.status == nil || migration.status?.phase == .cancelled
-            let last = try await site.advance(spec.volume, to: spec.to) { [self] progress in
+            let last = try await site.advance(spec.volume, to: spec.to, claim: facts) { [self] progress in
                 // Told while it lasts only at the beginning: later each look begins with the same words.
                 guard isNew, progress.phase == .preparing else { return }
                 let status = MigrationReport.status(
                     progress, target: spec.to, earlier: nil, now: .init(missing: 0, seconds: 0))
-                try? await write(status, reason: "Preparing", migration, claim)
+                await writeOrLog(status, reason: "Preparing", migration, claim)
             }
             let now = MigrationReport.Sample(
                 missing: last.missingBytes, seconds: Date().timeIntervalSince1970)
             let status = MigrationReport.status(last, target: spec.to, earlier: samples[key], now: now)
             samples[key] = now
-            try? await write(status, reason: last.phase.rawValue, migration, claim)
+            await writeOrLog(status, reason: last.phase.rawValue, about: last.claim, migration, claim)
         } catch {
-            try await write(
+            await writeOrLog(
                 .init(phase: .failed, message: error.description),
                 reason: error.isTransient ? "Unavailable" : "Refused", migration, claim)
+        }
+    }
+
+    /// What cannot be written now is written at the next look.
+    private func writeOrLog(
+        _ status: MigrationResource.Status, reason: String, about made: ClaimReport? = nil,
+        _ migration: MigrationResource, _ claim: PersistentVolumeClaim
+    ) async {
+        do {
+            try await write(status, reason: reason, about: made, migration, claim)
+        } catch {
+            log(error)
         }
     }
 
@@ -244,9 +271,9 @@ package actor MigrationController {
     }
 
     /// Writes the status, with an Event where the phase or the reason is another than before.
-    private func write(
-        _ status: MigrationResource.Status, reason: String, _ migration: MigrationResource,
-        _ claim: PersistentVolumeClaim
+    func write(
+        _ status: MigrationResource.Status, reason: String, about made: ClaimReport? = nil,
+        _ migration: MigrationResource, _ claim: PersistentVolumeClaim
     ) async throws(KubernetesError) {
         guard
             var current = try await client.find(
@@ -257,7 +284,7 @@ package actor MigrationController {
         let earlier = current.status
         var next = status
         next.conditions = MigrationReport.conditions(
-            status, reason: reason, earlier: earlier?.conditions ?? [], at: time)
+            status, reason: reason, claim: made, earlier: earlier?.conditions ?? [], at: time)
         next.updated = earlier?.updated
         if next == earlier { return }
         next.updated = time

@@ -1,5 +1,6 @@
 internal import Foundation
 internal import KubernetesAPI
+internal import VolumeModel
 
 /// What is written down of a move, from what the site told: values to values.
 struct MigrationReport {
@@ -37,7 +38,12 @@ struct MigrationReport {
         if !progress.waitingReason.isEmpty { return "bytes do not arrive: \(progress.waitingReason)" }
         return switch progress.phase {
         case .preparing: "site \(target) is getting the volume's catalog"
-        case .ready: "site \(target) follows: stop the pod here and start it there"
+        case .ready:
+            if let claim = progress.claim, !claim.isMade {
+                "site \(target) follows, but the claim there is not made yet: \(claim.message)"
+            } else {
+                "site \(target) follows: stop the pod here and start it there"
+            }
         case .handedOver, .hydrating: "site \(target) owns the volume; its bytes follow"
         case .done: "every byte is at site \(target), and the copy here is released"
         case .failed, .cancelled: ""
@@ -46,16 +52,25 @@ struct MigrationReport {
 
     /// metav1.Conditions, with the time of a change only where something changed.
     static func conditions(
-        _ status: MigrationResource.Status, reason: String, earlier: [Condition], at time: String
+        _ status: MigrationResource.Status, reason: String, claim: ClaimReport? = nil, earlier: [Condition],
+        at time: String
     ) -> [Condition] {
         let phase = status.phase
         let isOwned = phase == .handedOver || phase == .hydrating || phase == .done
-        let wanted = [
+        var wanted = [
             Condition("Validated", phase != .failed, reason: reason, message: status.message, at: time),
             Condition("Ready", isOwned || phase == .ready, reason: reason, message: status.message, at: time),
             Condition("HandedOver", isOwned, reason: reason, message: status.message, at: time),
             Condition("Completed", phase == .done, reason: reason, message: status.message, at: time),
         ]
+        if let claim {
+            wanted.append(
+                Condition(
+                    "ClaimMade", claim.isMade, reason: claim.reason, message: claim.message, at: time))
+        } else if phase != .cancelled, let known = earlier.first(where: { $0.type == "ClaimMade" }) {
+            // Nothing new is known of it.
+            wanted.append(known)
+        }
         return wanted.map { condition in
             guard let known = earlier.first(where: { $0.type == condition.type }),
                 known.status == condition.status

@@ -45,6 +45,8 @@ package struct MigrationResource: KubernetesResource {
         package var missingBytes: Int64?
         package var updated: String?
         package var conditions: [Condition]?
+        /// The annotation that asked for it has been taken away, or seen to be gone: one that is there is a new wish.
+        package var closed: Bool?
 
         package init(phase: Phase, message: String) {
             self.phase = phase

@@ -2,6 +2,7 @@ internal import ControlProtocol
 internal import RPC
 internal import Site
 internal import SwiftProtobuf
+package import VolumeModel
 
 /// What the controller asks of the site that it runs beside.
 package protocol SiteControl: Sendable {
@@ -10,9 +11,24 @@ package protocol SiteControl: Sendable {
     func volume(_ id: String) async throws(SiteControlError) -> VolumeSituation?
     func setHydration(_ id: String, _ wanted: ClaimDecision.Hydration) async throws(SiteControlError)
     /// Prepares the target without handing over; of a volume that it owns already, tells how far it is.
+    ///
+    /// - Parameter claim: what is to be made in the target's cluster.
     func advance(
-        _ id: String, to target: String, _ report: @Sendable (MoveProgress) async -> Void
+        _ id: String, to target: String, claim: ClaimFacts, _ report: @Sendable (MoveProgress) async -> Void
     ) async throws(SiteControlError) -> MoveProgress
+    /// Lets a site that was prepared forget the volume. May be repeated.
+    func withdraw(_ id: String, from target: String) async throws(SiteControlError)
+    /// What came here with a claim from another cluster.
+    func foreignVolumes() async throws(SiteControlError) -> [ForeignVolume]
+    func report(_ report: ClaimReport, of id: String) async throws(SiteControlError)
+}
+
+/// A volume that came, or is to come, from another cluster, with the claim that is to be made for it.
+package struct ForeignVolume: Hashable, Sendable {
+    package var id: String
+    package var name: String
+    package var owner: String
+    package var claim: ForeignClaim
 }
 
 /// Why the site did not do it, in its own words.
@@ -34,6 +50,8 @@ package struct MoveProgress: Hashable, Sendable {
     package var totalBytes: UInt64 = 0
     package var missingBytes: UInt64 = 0
     package var waitingReason = ""
+    /// What has become of the claim at the target; nil: nothing is known.
+    package var claim: ClaimReport?
 
     package init(phase: MigrationResource.Phase) { self.phase = phase }
 }
@@ -81,10 +99,63 @@ package final class SiteControlSocket: SiteControl {
         let _: Godwit_Control_V1_Volume = try await call("SetHydration", request)
     }
 
+    package func withdraw(_ id: String, from target: String) async throws(SiteControlError) {
+        var request = Godwit_Control_V1_WithdrawRequest()
+        request.volume = id
+        request.from = target
+        let _: Godwit_Control_V1_Empty = try await call("Withdraw", request)
+    }
+
+    package func foreignVolumes() async throws(SiteControlError) -> [ForeignVolume] {
+        var request = Godwit_Control_V1_ListVolumesRequest()
+        request.withClaim = true
+        let reply: Godwit_Control_V1_ListVolumesReply = try await call("ListVolumes", request)
+        return reply.volumes.compactMap { volume in
+            guard volume.hasClaim, let facts = Self.facts(volume.claim) else { return nil }
+            let report = volume.hasClaimReport ? Self.report(volume.claimReport) : nil
+            return ForeignVolume(
+                id: volume.id, name: volume.name, owner: volume.owner,
+                claim: ForeignClaim(facts: facts, report: report))
+        }
+    }
+
+    package func report(_ report: ClaimReport, of id: String) async throws(SiteControlError) {
+        var request = Godwit_Control_V1_ReportClaimRequest()
+        request.volume = id
+        request.report.made = report.isMade
+        request.report.reason = report.reason
+        request.report.message = report.message
+        let _: Godwit_Control_V1_Volume = try await call("ReportClaim", request)
+    }
+
+    private static func facts(_ message: Godwit_Control_V1_ClaimFacts) -> ClaimFacts? {
+        try? ClaimFacts(
+            namespace: message.namespace, name: message.name, labels: message.labels,
+            storageClass: message.storageClass, requested: message.requested, capacity: message.capacity,
+            accessModes: message.accessModes, volumeMode: message.volumeMode)
+    }
+
+    private static func report(_ message: Godwit_Control_V1_ClaimReport) -> ClaimReport {
+        ClaimReport(isMade: message.made, reason: message.reason, message: message.message)
+    }
+
+    private static func message(_ facts: ClaimFacts) -> Godwit_Control_V1_ClaimFacts {
+        var message = Godwit_Control_V1_ClaimFacts()
+        message.namespace = facts.namespace
+        message.name = facts.name
+        message.labels = facts.labels
+        message.storageClass = facts.storageClass
+        message.requested = facts.requested
+        message.capacity = facts.capacity
+        message.accessModes = facts.accessModes
+        return message
+    }
+
     package func advance(
-        _ id: String, to target: String, _ report: @Sendable (MoveProgress) async -> Void
+        _ id: String, to target: String, claim: ClaimFacts, _ report: @Sendable (MoveProgress) async -> Void
     ) async throws(SiteControlError) -> MoveProgress {
         var request = Godwit_Control_V1_MigrateRequest()
+        request.claim = Self.message(claim)
         request.volume = id
         request.to = target
         request.prepareOnly = true
@@ -125,6 +196,7 @@ package final class SiteControlSocket: SiteControl {
         progress.totalBytes = message.totalByteCount
         progress.missingBytes = message.missingByteCount
         progress.waitingReason = message.waitingReason
+        if message.hasClaim { progress.claim = report(message.claim) }
         return progress
     }
 

@@ -30,6 +30,10 @@ package struct VolumeResource: KubernetesResource {
         package var epoch: UInt64?
         package var holder: String?
         package var peers: [String]
+        /// The claim that came with it from another cluster, and what has become of it.
+        package var claim: String?
+        package var claimState: String?
+        package var claimMessage: String?
     }
 
     package var metadata: ObjectMeta
@@ -81,6 +85,9 @@ extension VolumeResource.Summary {
         owner = record.head.knownReign?.owner.description
         epoch = record.head.knownReign?.epoch.number
         if case .owning(_, let holder?) = record.head.role { self.holder = holder.description }
+        claim = record.claim.map { $0.facts.namespace + "/" + $0.facts.name }
+        claimState = record.claim?.report?.reason
+        claimMessage = record.claim?.report?.message
         peers = record.sharedWith.map(\.description).sorted()
     }
 }

@@ -103,6 +103,9 @@ package nonisolated struct Godwit_Control_V1_ListVolumesRequest: Sendable {
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
+  /// Only those that came with a claim from another cluster.
+  package var withClaim: Bool = false
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -264,11 +267,110 @@ package nonisolated struct Godwit_Control_V1_Volume: @unchecked Sendable {
     set {_uniqueStorage()._namesArriving = newValue}
   }
 
+  /// The claim that came with it from another cluster, and what has become of it here.
+  package var claim: Godwit_Control_V1_ClaimFacts {
+    get {_storage._claim ?? Godwit_Control_V1_ClaimFacts()}
+    set {_uniqueStorage()._claim = newValue}
+  }
+  /// Returns true if `claim` has been explicitly set.
+  package var hasClaim: Bool {_storage._claim != nil}
+  /// Clears the value of `claim`. Subsequent reads from it will return its default value.
+  package mutating func clearClaim() {_uniqueStorage()._claim = nil}
+
+  package var claimReport: Godwit_Control_V1_ClaimReport {
+    get {_storage._claimReport ?? Godwit_Control_V1_ClaimReport()}
+    set {_uniqueStorage()._claimReport = newValue}
+  }
+  /// Returns true if `claimReport` has been explicitly set.
+  package var hasClaimReport: Bool {_storage._claimReport != nil}
+  /// Clears the value of `claimReport`. Subsequent reads from it will return its default value.
+  package mutating func clearClaimReport() {_uniqueStorage()._claimReport = nil}
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
 
   fileprivate var _storage = _StorageClass.defaultInstance
+}
+
+/// What a cluster needs to know of a PersistentVolumeClaim to make the same one; see peer.proto.
+package nonisolated struct Godwit_Control_V1_ClaimFacts: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var namespace: String = String()
+
+  package var name: String = String()
+
+  package var labels: Dictionary<String,String> = [:]
+
+  package var storageClass: String = String()
+
+  package var requested: String = String()
+
+  package var capacity: String = String()
+
+  package var accessModes: [String] = []
+
+  package var volumeMode: String = String()
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+package nonisolated struct Godwit_Control_V1_ClaimReport: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var made: Bool = false
+
+  package var reason: String = String()
+
+  package var message: String = String()
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+package nonisolated struct Godwit_Control_V1_WithdrawRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var volume: String = String()
+
+  package var from: String = String()
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+package nonisolated struct Godwit_Control_V1_ReportClaimRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var volume: String = String()
+
+  package var report: Godwit_Control_V1_ClaimReport {
+    get {_report ?? Godwit_Control_V1_ClaimReport()}
+    set {_report = newValue}
+  }
+  /// Returns true if `report` has been explicitly set.
+  package var hasReport: Bool {self._report != nil}
+  /// Clears the value of `report`. Subsequent reads from it will return its default value.
+  package mutating func clearReport() {self._report = nil}
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+
+  fileprivate var _report: Godwit_Control_V1_ClaimReport? = nil
 }
 
 package nonisolated struct Godwit_Control_V1_TakeOverRequest: Sendable {
@@ -516,9 +618,21 @@ package nonisolated struct Godwit_Control_V1_MigrateRequest: Sendable {
   /// End once the target owns the volume, without following its bytes.
   package var detach: Bool = false
 
+  /// The claim that is to be made at the target as well.
+  package var claim: Godwit_Control_V1_ClaimFacts {
+    get {_claim ?? Godwit_Control_V1_ClaimFacts()}
+    set {_claim = newValue}
+  }
+  /// Returns true if `claim` has been explicitly set.
+  package var hasClaim: Bool {self._claim != nil}
+  /// Clears the value of `claim`. Subsequent reads from it will return its default value.
+  package mutating func clearClaim() {self._claim = nil}
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
+
+  fileprivate var _claim: Godwit_Control_V1_ClaimFacts? = nil
 }
 
 package nonisolated struct Godwit_Control_V1_MigrateProgress: Sendable {
@@ -553,9 +667,21 @@ package nonisolated struct Godwit_Control_V1_MigrateProgress: Sendable {
   /// How long the volume had no owner that could write, in milliseconds; once handed over.
   package var handoffMilliseconds: Double = 0
 
+  /// What has become of the claim at the target.
+  package var claim: Godwit_Control_V1_ClaimReport {
+    get {_claim ?? Godwit_Control_V1_ClaimReport()}
+    set {_claim = newValue}
+  }
+  /// Returns true if `claim` has been explicitly set.
+  package var hasClaim: Bool {self._claim != nil}
+  /// Clears the value of `claim`. Subsequent reads from it will return its default value.
+  package mutating func clearClaim() {self._claim = nil}
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
+
+  fileprivate var _claim: Godwit_Control_V1_ClaimReport? = nil
 }
 
 // MARK: - Code below here is support for the SwiftProtobuf runtime.
@@ -722,18 +848,29 @@ nonisolated extension Godwit_Control_V1_VolumeRequest: SwiftProtobuf.Message, Sw
 
 nonisolated extension Godwit_Control_V1_ListVolumesRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".ListVolumesRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap()
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}with_claim\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
-    // Load everything into unknown fields
-    while try decoder.nextFieldNumber() != nil {}
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularBoolField(value: &self.withClaim) }()
+      default: break
+      }
+    }
   }
 
   package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.withClaim != false {
+      try visitor.visitSingularBoolField(value: self.withClaim, fieldNumber: 1)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   package static func ==(lhs: Godwit_Control_V1_ListVolumesRequest, rhs: Godwit_Control_V1_ListVolumesRequest) -> Bool {
+    if lhs.withClaim != rhs.withClaim {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -771,7 +908,7 @@ nonisolated extension Godwit_Control_V1_ListVolumesReply: SwiftProtobuf.Message,
 
 nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Volume"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}name\0\u{1}capacity\0\u{1}role\0\u{1}epoch\0\u{1}owner\0\u{1}origin\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}inode_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}mounts\0\u{1}released\0\u{3}prefetched_byte_count\0\u{3}prefetched_unread_byte_count\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0\u{3}allocated_byte_count\0\u{3}inode_limit\0\u{1}trouble\0\u{1}divergences\0\u{4}\u{3}names_arriving\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}name\0\u{1}capacity\0\u{1}role\0\u{1}epoch\0\u{1}owner\0\u{1}origin\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}inode_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}mounts\0\u{1}released\0\u{3}prefetched_byte_count\0\u{3}prefetched_unread_byte_count\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0\u{3}allocated_byte_count\0\u{3}inode_limit\0\u{1}trouble\0\u{1}divergences\0\u{1}claim\0\u{3}claim_report\0\u{3}names_arriving\0")
 
   fileprivate class _StorageClass {
     var _id: String = String()
@@ -800,6 +937,8 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
     var _divergences: [UInt64] = []
     var _trouble: String = String()
     var _namesArriving: Bool = false
+    var _claim: Godwit_Control_V1_ClaimFacts? = nil
+    var _claimReport: Godwit_Control_V1_ClaimReport? = nil
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -836,6 +975,8 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
       _divergences = source._divergences
       _trouble = source._trouble
       _namesArriving = source._namesArriving
+      _claim = source._claim
+      _claimReport = source._claimReport
     }
   }
 
@@ -879,6 +1020,8 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
         case 23: try { try decoder.decodeSingularUInt64Field(value: &_storage._inodeLimit) }()
         case 24: try { try decoder.decodeSingularStringField(value: &_storage._trouble) }()
         case 25: try { try decoder.decodeRepeatedUInt64Field(value: &_storage._divergences) }()
+        case 26: try { try decoder.decodeSingularMessageField(value: &_storage._claim) }()
+        case 27: try { try decoder.decodeSingularMessageField(value: &_storage._claimReport) }()
         case 28: try { try decoder.decodeSingularBoolField(value: &_storage._namesArriving) }()
         default: break
         }
@@ -888,6 +1031,10 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
 
   package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
     try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every if/case branch local when no optimizations
+      // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+      // https://github.com/apple/swift-protobuf/issues/1182
       if !_storage._id.isEmpty {
         try visitor.visitSingularStringField(value: _storage._id, fieldNumber: 1)
       }
@@ -963,6 +1110,12 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
       if !_storage._divergences.isEmpty {
         try visitor.visitPackedUInt64Field(value: _storage._divergences, fieldNumber: 25)
       }
+      try { if let v = _storage._claim {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 26)
+      } }()
+      try { if let v = _storage._claimReport {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 27)
+      } }()
       if _storage._namesArriving != false {
         try visitor.visitSingularBoolField(value: _storage._namesArriving, fieldNumber: 28)
       }
@@ -1001,10 +1154,191 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
         if _storage._divergences != rhs_storage._divergences {return false}
         if _storage._trouble != rhs_storage._trouble {return false}
         if _storage._namesArriving != rhs_storage._namesArriving {return false}
+        if _storage._claim != rhs_storage._claim {return false}
+        if _storage._claimReport != rhs_storage._claimReport {return false}
         return true
       }
       if !storagesAreEqual {return false}
     }
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Control_V1_ClaimFacts: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".ClaimFacts"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}namespace\0\u{1}name\0\u{1}labels\0\u{3}storage_class\0\u{1}requested\0\u{1}capacity\0\u{3}access_modes\0\u{3}volume_mode\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.namespace) }()
+      case 2: try { try decoder.decodeSingularStringField(value: &self.name) }()
+      case 3: try { try decoder.decodeMapField(fieldType: SwiftProtobuf._ProtobufMap<SwiftProtobuf.ProtobufString,SwiftProtobuf.ProtobufString>.self, value: &self.labels) }()
+      case 4: try { try decoder.decodeSingularStringField(value: &self.storageClass) }()
+      case 5: try { try decoder.decodeSingularStringField(value: &self.requested) }()
+      case 6: try { try decoder.decodeSingularStringField(value: &self.capacity) }()
+      case 7: try { try decoder.decodeRepeatedStringField(value: &self.accessModes) }()
+      case 8: try { try decoder.decodeSingularStringField(value: &self.volumeMode) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.namespace.isEmpty {
+      try visitor.visitSingularStringField(value: self.namespace, fieldNumber: 1)
+    }
+    if !self.name.isEmpty {
+      try visitor.visitSingularStringField(value: self.name, fieldNumber: 2)
+    }
+    if !self.labels.isEmpty {
+      try visitor.visitMapField(fieldType: SwiftProtobuf._ProtobufMap<SwiftProtobuf.ProtobufString,SwiftProtobuf.ProtobufString>.self, value: self.labels, fieldNumber: 3)
+    }
+    if !self.storageClass.isEmpty {
+      try visitor.visitSingularStringField(value: self.storageClass, fieldNumber: 4)
+    }
+    if !self.requested.isEmpty {
+      try visitor.visitSingularStringField(value: self.requested, fieldNumber: 5)
+    }
+    if !self.capacity.isEmpty {
+      try visitor.visitSingularStringField(value: self.capacity, fieldNumber: 6)
+    }
+    if !self.accessModes.isEmpty {
+      try visitor.visitRepeatedStringField(value: self.accessModes, fieldNumber: 7)
+    }
+    if !self.volumeMode.isEmpty {
+      try visitor.visitSingularStringField(value: self.volumeMode, fieldNumber: 8)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Control_V1_ClaimFacts, rhs: Godwit_Control_V1_ClaimFacts) -> Bool {
+    if lhs.namespace != rhs.namespace {return false}
+    if lhs.name != rhs.name {return false}
+    if lhs.labels != rhs.labels {return false}
+    if lhs.storageClass != rhs.storageClass {return false}
+    if lhs.requested != rhs.requested {return false}
+    if lhs.capacity != rhs.capacity {return false}
+    if lhs.accessModes != rhs.accessModes {return false}
+    if lhs.volumeMode != rhs.volumeMode {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Control_V1_ClaimReport: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".ClaimReport"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}made\0\u{1}reason\0\u{1}message\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularBoolField(value: &self.made) }()
+      case 2: try { try decoder.decodeSingularStringField(value: &self.reason) }()
+      case 3: try { try decoder.decodeSingularStringField(value: &self.message) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.made != false {
+      try visitor.visitSingularBoolField(value: self.made, fieldNumber: 1)
+    }
+    if !self.reason.isEmpty {
+      try visitor.visitSingularStringField(value: self.reason, fieldNumber: 2)
+    }
+    if !self.message.isEmpty {
+      try visitor.visitSingularStringField(value: self.message, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Control_V1_ClaimReport, rhs: Godwit_Control_V1_ClaimReport) -> Bool {
+    if lhs.made != rhs.made {return false}
+    if lhs.reason != rhs.reason {return false}
+    if lhs.message != rhs.message {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Control_V1_WithdrawRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".WithdrawRequest"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}from\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.volume) }()
+      case 2: try { try decoder.decodeSingularStringField(value: &self.from) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.volume.isEmpty {
+      try visitor.visitSingularStringField(value: self.volume, fieldNumber: 1)
+    }
+    if !self.from.isEmpty {
+      try visitor.visitSingularStringField(value: self.from, fieldNumber: 2)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Control_V1_WithdrawRequest, rhs: Godwit_Control_V1_WithdrawRequest) -> Bool {
+    if lhs.volume != rhs.volume {return false}
+    if lhs.from != rhs.from {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Control_V1_ReportClaimRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".ReportClaimRequest"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}report\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.volume) }()
+      case 2: try { try decoder.decodeSingularMessageField(value: &self._report) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    if !self.volume.isEmpty {
+      try visitor.visitSingularStringField(value: self.volume, fieldNumber: 1)
+    }
+    try { if let v = self._report {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Control_V1_ReportClaimRequest, rhs: Godwit_Control_V1_ReportClaimRequest) -> Bool {
+    if lhs.volume != rhs.volume {return false}
+    if lhs._report != rhs._report {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1449,7 +1783,7 @@ nonisolated extension Godwit_Control_V1_SetHydrationRequest: SwiftProtobuf.Messa
 
 nonisolated extension Godwit_Control_V1_MigrateRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".MigrateRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}to\0\u{3}prepare_only\0\u{3}wait_milliseconds\0\u{1}detach\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}to\0\u{3}prepare_only\0\u{3}wait_milliseconds\0\u{1}detach\0\u{1}claim\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1462,12 +1796,17 @@ nonisolated extension Godwit_Control_V1_MigrateRequest: SwiftProtobuf.Message, S
       case 3: try { try decoder.decodeSingularBoolField(value: &self.prepareOnly) }()
       case 4: try { try decoder.decodeSingularUInt32Field(value: &self.waitMilliseconds) }()
       case 5: try { try decoder.decodeSingularBoolField(value: &self.detach) }()
+      case 6: try { try decoder.decodeSingularMessageField(value: &self._claim) }()
       default: break
       }
     }
   }
 
   package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
     if !self.volume.isEmpty {
       try visitor.visitSingularStringField(value: self.volume, fieldNumber: 1)
     }
@@ -1483,6 +1822,9 @@ nonisolated extension Godwit_Control_V1_MigrateRequest: SwiftProtobuf.Message, S
     if self.detach != false {
       try visitor.visitSingularBoolField(value: self.detach, fieldNumber: 5)
     }
+    try { if let v = self._claim {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 6)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1492,6 +1834,7 @@ nonisolated extension Godwit_Control_V1_MigrateRequest: SwiftProtobuf.Message, S
     if lhs.prepareOnly != rhs.prepareOnly {return false}
     if lhs.waitMilliseconds != rhs.waitMilliseconds {return false}
     if lhs.detach != rhs.detach {return false}
+    if lhs._claim != rhs._claim {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1499,7 +1842,7 @@ nonisolated extension Godwit_Control_V1_MigrateRequest: SwiftProtobuf.Message, S
 
 nonisolated extension Godwit_Control_V1_MigrateProgress: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".MigrateProgress"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}phase\0\u{3}elapsed_seconds\0\u{1}epoch\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{3}inode_count\0\u{3}handoff_milliseconds\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}phase\0\u{3}elapsed_seconds\0\u{1}epoch\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{3}inode_count\0\u{3}handoff_milliseconds\0\u{1}claim\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1519,12 +1862,17 @@ nonisolated extension Godwit_Control_V1_MigrateProgress: SwiftProtobuf.Message, 
       case 10: try { try decoder.decodeSingularStringField(value: &self.waitingReason) }()
       case 11: try { try decoder.decodeSingularUInt64Field(value: &self.inodeCount) }()
       case 12: try { try decoder.decodeSingularDoubleField(value: &self.handoffMilliseconds) }()
+      case 13: try { try decoder.decodeSingularMessageField(value: &self._claim) }()
       default: break
       }
     }
   }
 
   package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
     if !self.phase.isEmpty {
       try visitor.visitSingularStringField(value: self.phase, fieldNumber: 1)
     }
@@ -1561,6 +1909,9 @@ nonisolated extension Godwit_Control_V1_MigrateProgress: SwiftProtobuf.Message, 
     if self.handoffMilliseconds.bitPattern != 0 {
       try visitor.visitSingularDoubleField(value: self.handoffMilliseconds, fieldNumber: 12)
     }
+    try { if let v = self._claim {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 13)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1577,6 +1928,7 @@ nonisolated extension Godwit_Control_V1_MigrateProgress: SwiftProtobuf.Message, 
     if lhs.waitingReason != rhs.waitingReason {return false}
     if lhs.inodeCount != rhs.inodeCount {return false}
     if lhs.handoffMilliseconds != rhs.handoffMilliseconds {return false}
+    if lhs._claim != rhs._claim {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

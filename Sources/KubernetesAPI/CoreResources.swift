@@ -64,7 +64,29 @@ package struct PersistentVolume: KubernetesResource {
                 self.name = name
             }
         }
+        /// On which nodes it can be used.
+        package struct NodeAffinity: Codable, Hashable, Sendable {
+            package struct Expression: Codable, Hashable, Sendable {
+                package var key: String
+                package var `operator`: String
+                package var values: [String]?
+            }
+            package struct Term: Codable, Hashable, Sendable {
+                package var matchExpressions: [Expression]?
+            }
+            package struct Selector: Codable, Hashable, Sendable {
+                package var nodeSelectorTerms: [Term]
+            }
+            package var required: Selector?
+
+            /// Nodes that have a label of this value.
+            package init(label: String, value: String) {
+                let expression = Expression(key: label, operator: "In", values: [value])
+                required = Selector(nodeSelectorTerms: [Term(matchExpressions: [expression])])
+            }
+        }
         package var capacity: [String: String]?
+        package var nodeAffinity: NodeAffinity?
         package var accessModes: [String]?
         package var csi: CSI?
         package var claimRef: ClaimReference?
@@ -91,6 +113,21 @@ package struct PersistentVolume: KubernetesResource {
     package init(metadata: ObjectMeta, spec: Spec) {
         self.metadata = metadata
         self.spec = spec
+    }
+}
+
+/// How volumes of a class are made.
+package struct StorageClass: KubernetesResource {
+    package static let resource = ResourceKind(
+        group: "storage.k8s.io", version: "v1", kind: "StorageClass", plural: "storageclasses",
+        isNamespaced: false)
+
+    package var metadata: ObjectMeta
+    package var provisioner: String
+
+    package init(metadata: ObjectMeta, provisioner: String) {
+        self.metadata = metadata
+        self.provisioner = provisioner
     }
 }
 

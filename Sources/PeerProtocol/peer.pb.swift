@@ -106,12 +106,24 @@ package nonisolated struct Godwit_Peer_V1_OfferRequest: Sendable {
 
   package var inodeLimit: UInt64 = 0
 
+  /// The claim to which the volume belongs in the owner's cluster; absent: none is to be made.
+  package var claim: Godwit_Peer_V1_ClaimFacts {
+    get {_claim ?? Godwit_Peer_V1_ClaimFacts()}
+    set {_claim = newValue}
+  }
+  /// Returns true if `claim` has been explicitly set.
+  package var hasClaim: Bool {self._claim != nil}
+  /// Clears the value of `claim`. Subsequent reads from it will return its default value.
+  package mutating func clearClaim() {self._claim = nil}
+
   /// Whether the site is only to know of the volume: it takes it over without having followed.
   package var withoutReplica: Bool = false
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
+
+  fileprivate var _claim: Godwit_Peer_V1_ClaimFacts? = nil
 }
 
 package nonisolated struct Godwit_Peer_V1_OfferReply: Sendable {
@@ -121,6 +133,92 @@ package nonisolated struct Godwit_Peer_V1_OfferReply: Sendable {
 
   /// The owner's sequence number that the follower has reached; 0: it has nothing.
   package var sequence: Int64 = 0
+
+  /// What has become of the claim there; absent: nothing is known yet.
+  package var claim: Godwit_Peer_V1_ClaimReport {
+    get {_claim ?? Godwit_Peer_V1_ClaimReport()}
+    set {_claim = newValue}
+  }
+  /// Returns true if `claim` has been explicitly set.
+  package var hasClaim: Bool {self._claim != nil}
+  /// Clears the value of `claim`. Subsequent reads from it will return its default value.
+  package mutating func clearClaim() {self._claim = nil}
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+
+  fileprivate var _claim: Godwit_Peer_V1_ClaimReport? = nil
+}
+
+/// What another cluster needs to know of a PersistentVolumeClaim to make the same one. Small: who takes it refuses
+/// names that cannot be and drops labels beyond its limits.
+package nonisolated struct Godwit_Peer_V1_ClaimFacts: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var namespace: String = String()
+
+  package var name: String = String()
+
+  package var labels: Dictionary<String,String> = [:]
+
+  /// Empty: none.
+  package var storageClass: String = String()
+
+  /// Quantities as Kubernetes writes them: what the claim asks for, what its volume has.
+  package var requested: String = String()
+
+  package var capacity: String = String()
+
+  package var accessModes: [String] = []
+
+  /// Empty: Filesystem.
+  package var volumeMode: String = String()
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+/// What has become of a claim at the site that it is to move to.
+package nonisolated struct Godwit_Peer_V1_ClaimReport: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var made: Bool = false
+
+  /// One word, and a sentence for people.
+  package var reason: String = String()
+
+  package var message: String = String()
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+package nonisolated struct Godwit_Peer_V1_WithdrawRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var volume: String = String()
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+package nonisolated struct Godwit_Peer_V1_WithdrawReply: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Whether nothing of the volume is known there any more.
+  package var forgotten: Bool = false
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -833,12 +931,23 @@ package nonisolated struct Godwit_Peer_V1_VolumeStatus: Sendable {
   /// Whether the volume's origin has been told that it is no longer needed, and has confirmed.
   package var released: Bool = false
 
+  package var claim: Godwit_Peer_V1_ClaimReport {
+    get {_claim ?? Godwit_Peer_V1_ClaimReport()}
+    set {_claim = newValue}
+  }
+  /// Returns true if `claim` has been explicitly set.
+  package var hasClaim: Bool {self._claim != nil}
+  /// Clears the value of `claim`. Subsequent reads from it will return its default value.
+  package mutating func clearClaim() {self._claim = nil}
+
   /// Whether names are still at the origin: the volume cannot be handed on before they have come.
   package var namesArriving: Bool = false
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
+
+  fileprivate var _claim: Godwit_Peer_V1_ClaimReport? = nil
 }
 
 // MARK: - Code below here is support for the SwiftProtobuf runtime.
@@ -916,7 +1025,7 @@ nonisolated extension Godwit_Peer_V1_HelloReply: SwiftProtobuf.Message, SwiftPro
 
 nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".OfferRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}name\0\u{1}capacity\0\u{1}epoch\0\u{1}parameters\0\u{3}inode_limit\0\u{4}\u{2}without_replica\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}name\0\u{1}capacity\0\u{1}epoch\0\u{1}parameters\0\u{3}inode_limit\0\u{1}claim\0\u{3}without_replica\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -930,6 +1039,7 @@ nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftP
       case 4: try { try decoder.decodeSingularUInt64Field(value: &self.epoch) }()
       case 5: try { try decoder.decodeMapField(fieldType: SwiftProtobuf._ProtobufMap<SwiftProtobuf.ProtobufString,SwiftProtobuf.ProtobufString>.self, value: &self.parameters) }()
       case 6: try { try decoder.decodeSingularUInt64Field(value: &self.inodeLimit) }()
+      case 7: try { try decoder.decodeSingularMessageField(value: &self._claim) }()
       case 8: try { try decoder.decodeSingularBoolField(value: &self.withoutReplica) }()
       default: break
       }
@@ -937,6 +1047,10 @@ nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftP
   }
 
   package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
     if !self.volume.isEmpty {
       try visitor.visitSingularStringField(value: self.volume, fieldNumber: 1)
     }
@@ -955,6 +1069,9 @@ nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftP
     if self.inodeLimit != 0 {
       try visitor.visitSingularUInt64Field(value: self.inodeLimit, fieldNumber: 6)
     }
+    try { if let v = self._claim {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 7)
+    } }()
     if self.withoutReplica != false {
       try visitor.visitSingularBoolField(value: self.withoutReplica, fieldNumber: 8)
     }
@@ -968,6 +1085,7 @@ nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftP
     if lhs.epoch != rhs.epoch {return false}
     if lhs.parameters != rhs.parameters {return false}
     if lhs.inodeLimit != rhs.inodeLimit {return false}
+    if lhs._claim != rhs._claim {return false}
     if lhs.withoutReplica != rhs.withoutReplica {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
@@ -976,7 +1094,7 @@ nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftP
 
 nonisolated extension Godwit_Peer_V1_OfferReply: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".OfferReply"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}sequence\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}sequence\0\u{1}claim\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -985,20 +1103,194 @@ nonisolated extension Godwit_Peer_V1_OfferReply: SwiftProtobuf.Message, SwiftPro
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularInt64Field(value: &self.sequence) }()
+      case 2: try { try decoder.decodeSingularMessageField(value: &self._claim) }()
       default: break
       }
     }
   }
 
   package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
     if self.sequence != 0 {
       try visitor.visitSingularInt64Field(value: self.sequence, fieldNumber: 1)
     }
+    try { if let v = self._claim {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
   package static func ==(lhs: Godwit_Peer_V1_OfferReply, rhs: Godwit_Peer_V1_OfferReply) -> Bool {
     if lhs.sequence != rhs.sequence {return false}
+    if lhs._claim != rhs._claim {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Peer_V1_ClaimFacts: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".ClaimFacts"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}namespace\0\u{1}name\0\u{1}labels\0\u{3}storage_class\0\u{1}requested\0\u{1}capacity\0\u{3}access_modes\0\u{3}volume_mode\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.namespace) }()
+      case 2: try { try decoder.decodeSingularStringField(value: &self.name) }()
+      case 3: try { try decoder.decodeMapField(fieldType: SwiftProtobuf._ProtobufMap<SwiftProtobuf.ProtobufString,SwiftProtobuf.ProtobufString>.self, value: &self.labels) }()
+      case 4: try { try decoder.decodeSingularStringField(value: &self.storageClass) }()
+      case 5: try { try decoder.decodeSingularStringField(value: &self.requested) }()
+      case 6: try { try decoder.decodeSingularStringField(value: &self.capacity) }()
+      case 7: try { try decoder.decodeRepeatedStringField(value: &self.accessModes) }()
+      case 8: try { try decoder.decodeSingularStringField(value: &self.volumeMode) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.namespace.isEmpty {
+      try visitor.visitSingularStringField(value: self.namespace, fieldNumber: 1)
+    }
+    if !self.name.isEmpty {
+      try visitor.visitSingularStringField(value: self.name, fieldNumber: 2)
+    }
+    if !self.labels.isEmpty {
+      try visitor.visitMapField(fieldType: SwiftProtobuf._ProtobufMap<SwiftProtobuf.ProtobufString,SwiftProtobuf.ProtobufString>.self, value: self.labels, fieldNumber: 3)
+    }
+    if !self.storageClass.isEmpty {
+      try visitor.visitSingularStringField(value: self.storageClass, fieldNumber: 4)
+    }
+    if !self.requested.isEmpty {
+      try visitor.visitSingularStringField(value: self.requested, fieldNumber: 5)
+    }
+    if !self.capacity.isEmpty {
+      try visitor.visitSingularStringField(value: self.capacity, fieldNumber: 6)
+    }
+    if !self.accessModes.isEmpty {
+      try visitor.visitRepeatedStringField(value: self.accessModes, fieldNumber: 7)
+    }
+    if !self.volumeMode.isEmpty {
+      try visitor.visitSingularStringField(value: self.volumeMode, fieldNumber: 8)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Peer_V1_ClaimFacts, rhs: Godwit_Peer_V1_ClaimFacts) -> Bool {
+    if lhs.namespace != rhs.namespace {return false}
+    if lhs.name != rhs.name {return false}
+    if lhs.labels != rhs.labels {return false}
+    if lhs.storageClass != rhs.storageClass {return false}
+    if lhs.requested != rhs.requested {return false}
+    if lhs.capacity != rhs.capacity {return false}
+    if lhs.accessModes != rhs.accessModes {return false}
+    if lhs.volumeMode != rhs.volumeMode {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Peer_V1_ClaimReport: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".ClaimReport"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}made\0\u{1}reason\0\u{1}message\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularBoolField(value: &self.made) }()
+      case 2: try { try decoder.decodeSingularStringField(value: &self.reason) }()
+      case 3: try { try decoder.decodeSingularStringField(value: &self.message) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.made != false {
+      try visitor.visitSingularBoolField(value: self.made, fieldNumber: 1)
+    }
+    if !self.reason.isEmpty {
+      try visitor.visitSingularStringField(value: self.reason, fieldNumber: 2)
+    }
+    if !self.message.isEmpty {
+      try visitor.visitSingularStringField(value: self.message, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Peer_V1_ClaimReport, rhs: Godwit_Peer_V1_ClaimReport) -> Bool {
+    if lhs.made != rhs.made {return false}
+    if lhs.reason != rhs.reason {return false}
+    if lhs.message != rhs.message {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Peer_V1_WithdrawRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".WithdrawRequest"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.volume) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.volume.isEmpty {
+      try visitor.visitSingularStringField(value: self.volume, fieldNumber: 1)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Peer_V1_WithdrawRequest, rhs: Godwit_Peer_V1_WithdrawRequest) -> Bool {
+    if lhs.volume != rhs.volume {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Peer_V1_WithdrawReply: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".WithdrawReply"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}forgotten\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularBoolField(value: &self.forgotten) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.forgotten != false {
+      try visitor.visitSingularBoolField(value: self.forgotten, fieldNumber: 1)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Peer_V1_WithdrawReply, rhs: Godwit_Peer_V1_WithdrawReply) -> Bool {
+    if lhs.forgotten != rhs.forgotten {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2378,7 +2670,7 @@ nonisolated extension Godwit_Peer_V1_StatusRequest: SwiftProtobuf.Message, Swift
 
 nonisolated extension Godwit_Peer_V1_VolumeStatus: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".VolumeStatus"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}role\0\u{1}epoch\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}complete\0\u{3}inode_count\0\u{1}released\0\u{4}\u{2}names_arriving\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}role\0\u{1}epoch\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}complete\0\u{3}inode_count\0\u{1}released\0\u{1}claim\0\u{3}names_arriving\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2398,6 +2690,7 @@ nonisolated extension Godwit_Peer_V1_VolumeStatus: SwiftProtobuf.Message, SwiftP
       case 10: try { try decoder.decodeSingularBoolField(value: &self.complete) }()
       case 11: try { try decoder.decodeSingularUInt64Field(value: &self.inodeCount) }()
       case 12: try { try decoder.decodeSingularBoolField(value: &self.released) }()
+      case 13: try { try decoder.decodeSingularMessageField(value: &self._claim) }()
       case 14: try { try decoder.decodeSingularBoolField(value: &self.namesArriving) }()
       default: break
       }
@@ -2405,6 +2698,10 @@ nonisolated extension Godwit_Peer_V1_VolumeStatus: SwiftProtobuf.Message, SwiftP
   }
 
   package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
     if !self.role.isEmpty {
       try visitor.visitSingularStringField(value: self.role, fieldNumber: 1)
     }
@@ -2441,6 +2738,9 @@ nonisolated extension Godwit_Peer_V1_VolumeStatus: SwiftProtobuf.Message, SwiftP
     if self.released != false {
       try visitor.visitSingularBoolField(value: self.released, fieldNumber: 12)
     }
+    try { if let v = self._claim {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 13)
+    } }()
     if self.namesArriving != false {
       try visitor.visitSingularBoolField(value: self.namesArriving, fieldNumber: 14)
     }
@@ -2460,6 +2760,7 @@ nonisolated extension Godwit_Peer_V1_VolumeStatus: SwiftProtobuf.Message, SwiftP
     if lhs.complete != rhs.complete {return false}
     if lhs.inodeCount != rhs.inodeCount {return false}
     if lhs.released != rhs.released {return false}
+    if lhs._claim != rhs._claim {return false}
     if lhs.namesArriving != rhs.namesArriving {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true

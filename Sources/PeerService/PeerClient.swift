@@ -60,6 +60,18 @@ package final class PeerClient: Sendable {
         return try await call("Status", request, timeout: timeout)
     }
 
+    /// Takes an offer back. May be repeated.
+    ///
+    /// - Returns: whether the peer knows nothing of the volume any more.
+    package func withdraw(
+        _ volume: VolumeID, timeout: Duration = .seconds(30)
+    ) async throws(PeerError) -> Bool {
+        var request = Godwit_Peer_V1_WithdrawRequest()
+        request.volume = volume.description
+        let reply: Godwit_Peer_V1_WithdrawReply = try await call("Withdraw", request, timeout: timeout)
+        return reply.forgotten
+    }
+
     /// Takes the owner's catalog changes.
     ///
     /// - Parameter apply: takes each batch of rows, in order.

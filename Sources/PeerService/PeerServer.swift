@@ -24,6 +24,8 @@ package protocol PeerBackend: Sendable {
         _ request: Godwit_Peer_V1_TakeOverRequest, by site: SiteID
     ) async throws -> Godwit_Peer_V1_TakeOverReply
     func status(of volume: VolumeID, for site: SiteID) async throws -> Godwit_Peer_V1_VolumeStatus
+    func withdraw(_ request: Godwit_Peer_V1_WithdrawRequest, by site: SiteID) async throws
+        -> Godwit_Peer_V1_WithdrawReply
 }
 
 /// The service that peers call: decodes, authenticates, asks the backend, encodes.
@@ -96,6 +98,9 @@ package struct PeerServer: Sendable {
             let message = try Godwit_Peer_V1_StatusRequest(serializedBytes: request)
             let volume = try Self.volume(message.volume)
             try await call.send(try await backend.status(of: volume, for: site).serializedBytes())
+        case "Withdraw":
+            try await call.send(
+                try await backend.withdraw(try .init(serializedBytes: request), by: site).serializedBytes())
         default: throw RPCStatus(.unimplemented, "no such method: \(call.method)")
         }
     }

@@ -47,8 +47,10 @@ package struct ControlService: Sendable {
             try await site.delete(try await agent(request).id)
             try await call.send(try Godwit_Control_V1_Empty().serializedBytes())
         case "ListVolumes":
+            let message = try Godwit_Control_V1_ListVolumesRequest(serializedBytes: request)
             var reply = Godwit_Control_V1_ListVolumesReply()
             for agent in await site.allAgents() {
+                if message.withClaim, await agent.record.claim == nil { continue }
                 reply.volumes.append(await agent.summary().controlMessage(site: site.context.site))
             }
             reply.volumes.sort { $0.name < $1.name }
@@ -102,6 +104,18 @@ package struct ControlService: Sendable {
                 try await call.send(try difference.serializedBytes())
             }
         case "Migrate": try await migrate(call, try .init(serializedBytes: request))
+        case "Withdraw":
+            let message = try Godwit_Control_V1_WithdrawRequest(serializedBytes: request)
+            guard let peer = SiteID(message.from) else {
+                throw SiteError.invalid("'\(message.from)' is no name of a site")
+            }
+            try await site.agent(called: message.volume).takeBackOffer(to: peer)
+            try await call.send(try Godwit_Control_V1_Empty().serializedBytes())
+        case "ReportClaim":
+            let message = try Godwit_Control_V1_ReportClaimRequest(serializedBytes: request)
+            let agent = try await site.agent(called: message.volume)
+            try await agent.report(ClaimCoding.report(message.report))
+            try await send(agent, to: call)
         default: throw RPCStatus(.unimplemented, "no such method: \(call.method)")
         }
     }

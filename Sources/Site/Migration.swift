@@ -35,7 +35,9 @@ struct Migration: Sendable {
             if request.prepareOnly || !isClose {
                 var offer = try await agent.offerMessage(to: target)
                 offer.withoutReplica = !request.prepareOnly
-                _ = try await client.offer(offer, timeout: Self.prepareTimeout)
+                if request.hasClaim { offer.claim = try ClaimCoding.offered(request.claim) }
+                let reply = try await client.offer(offer, timeout: Self.prepareTimeout)
+                if reply.hasClaim { progress.claim = ClaimCoding.told(reply.claim) }
             }
             try await tell("ready")
             if request.prepareOnly { return }
@@ -68,6 +70,7 @@ struct Migration: Sendable {
             progress.faultP99Microseconds = status.faultP99Microseconds
             progress.waitingReason = status.waitingReason
             progress.inodeCount = status.inodeCount
+            if status.hasClaim { progress.claim = ClaimCoding.told(status.claim) }
             if status.released {
                 try await tell("done")
                 return

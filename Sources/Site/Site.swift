@@ -91,6 +91,7 @@ package actor Site {
     /// Makes the follower of a volume that a peer offers; known already, it is the same one.
     func adopt(_ record: VolumeRecord) async throws -> VolumeAgent {
         if let known = agents[record.id] { return known }
+        try Self.check(name: record.name)
         if try await context.registry.volume(named: record.name) != nil {
             throw SiteError.nameTaken(record.name)
         }
@@ -104,6 +105,16 @@ package actor Site {
         guard let agent = agents[id] else { return }
         try await agent.deleteExclusively()
         agents[id] = nil
+    }
+
+    /// A peer takes its offer back.
+    ///
+    /// - Returns: whether nothing of the volume is known here any more.
+    func withdraw(_ id: VolumeID, by owner: SiteID) async throws -> Bool {
+        guard let agent = agents[id] else { return true }
+        guard try await agent.leaveExclusively(asToldBy: owner) else { return false }
+        agents[id] = nil
+        return true
     }
 
     func agent(_ id: VolumeID) throws -> VolumeAgent {

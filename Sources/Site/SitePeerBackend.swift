@@ -30,20 +30,24 @@ package struct SitePeerBackend: PeerBackend {
             throw PeerError.malformed(site: owner, "a volume identifier that is none")
         }
         let reign = Reign(owner, Epoch(request.epoch))
-        let offered = VolumeRecord(
+        let claim = request.hasClaim ? try ClaimCoding.facts(request.claim, from: owner) : nil
+        var offered = VolumeRecord(
             id: id, name: request.name,
             limits: VolumeLimits(byteCount: request.capacity, inodeCount: request.inodeLimit),
             parameters: request.parameters,
             head: try HeadRecord(followerAt: context.site, of: reign), sharedWith: [owner])
+        offered.isGuest = true
         // Whoever owns the volume here is not to be overruled, nor asked for it, by a site that it does not name.
         if await site.knows(id), await site.isOwned(id) { _ = try await shared(id, with: owner) }
         let agent = try await site.adopt(offered)
+        let isAnew = await agent.isOfferedAnew()
         var reply = Godwit_Peer_V1_OfferReply()
         if request.withoutReplica, try await !agent.hasReplica(of: owner) {
             try await agent.beginPreparing(reign)
         } else {
             reply.sequence = try await agent.prepare(reign).number
         }
+        if let report = try await agent.note(claim, isAnew: isAnew) { reply.claim = ClaimCoding.peer(report) }
         return reply
     }
 
@@ -81,6 +85,21 @@ package struct SitePeerBackend: PeerBackend {
 
     package func status(of volume: VolumeID, for peer: SiteID) async throws -> Godwit_Peer_V1_VolumeStatus {
         try await shared(volume, with: peer).summary().peerMessage(site: context.site)
+    }
+
+    package func withdraw(
+        _ request: Godwit_Peer_V1_WithdrawRequest, by peer: SiteID
+    ) async throws -> Godwit_Peer_V1_WithdrawReply {
+        guard let id = VolumeID(request.volume) else {
+            throw PeerError.malformed(site: peer, "a volume identifier that is none")
+        }
+        var reply = Godwit_Peer_V1_WithdrawReply()
+        reply.forgotten = true
+        if await site.knows(id) {
+            _ = try await shared(id, with: peer)
+            reply.forgotten = try await site.withdraw(id, by: peer)
+        }
+        return reply
     }
 
     /// A volume that the peer may know of; any other does not exist for it.

@@ -30,6 +30,10 @@ package struct VolumeRecord: Hashable, Sendable {
     package var followedFrom: SiteID?
     /// How missing bytes are fetched here.
     package var hydration = HydrationPolicy()
+    /// The claim that came with it from another cluster.
+    package var claim: ForeignClaim?
+    /// Known here only because a peer offered it, and never owned here: forgotten when the offer is withdrawn.
+    package var isGuest = false
 
     /// The directories of all heads but the present one.
     package var keptNumbers: Set<UInt64> { Set(retainedHeads.values).union(divergentHeads.values) }

@@ -16,6 +16,8 @@ package struct StoredVolume: Codable, Hashable, Sendable {
     var sharedWith: [String]
     var followedFrom: String?
     var hydration: HydrationPolicy
+    var claim: ForeignClaim?
+    var isGuest: Bool?
 
     package init(_ record: VolumeRecord) {
         name = record.name
@@ -35,6 +37,8 @@ package struct StoredVolume: Codable, Hashable, Sendable {
         sharedWith = record.sharedWith.map(\.description).sorted()
         followedFrom = record.followedFrom?.description
         hydration = record.hydration
+        claim = record.claim
+        isGuest = record.isGuest ? true : nil
     }
 
     package func record(id: VolumeID) throws -> VolumeRecord {
@@ -57,6 +61,8 @@ package struct StoredVolume: Codable, Hashable, Sendable {
         record.divergentHeads = try byEpoch(divergentHeads ?? [:])
         record.lastHeadNumber = max(record.lastHeadNumber, record.divergentHeads.values.max() ?? 0)
         record.hydration = hydration
+        record.claim = claim
+        record.isGuest = isGuest ?? false
         return record
     }
 }

@@ -140,7 +140,10 @@ actor VolumeAgent {
             record.headNumber = kept
         }
         // A head that was owned here is no replica any more: whoever owns next is followed in a new one.
-        if record.head.hasOwnHead { record.followedFrom = nil }
+        if record.head.hasOwnHead {
+            record.followedFrom = nil
+            record.isGuest = false
+        }
     }
 
     // MARK: actions
@@ -284,6 +287,11 @@ actor VolumeAgent {
     }
 
     func deleteExclusively() async throws { try await exclusively { try await $0.delete() } }
+
+    /// - Returns: whether nothing of the volume is left here.
+    func leaveExclusively(asToldBy owner: SiteID) async throws -> Bool {
+        try await exclusively { try await $0.leave(asToldBy: owner) }
+    }
 
     /// - Throws: `.precondition` with what the machine says when it is not the owner that is overruled.
     func overruleExclusively(_ epoch: Epoch, with base: TakeoverBase) async throws {

@@ -76,6 +76,10 @@ struct VolumeSummary: Sendable {
         message.trouble = trouble ?? ""
         message.namesArriving = namesAreArriving
         message.divergences = record.head.divergences.map(\.epoch.number)
+        if let claim = record.claim {
+            message.claim = ClaimCoding.control(claim.facts)
+            if let report = claim.report { message.claimReport = ClaimCoding.control(report) }
+        }
         return message
     }
 
@@ -94,6 +98,7 @@ struct VolumeSummary: Sendable {
         message.released = isReleased
         message.complete = missingByteCount == 0 && !namesAreArriving
         message.namesArriving = namesAreArriving
+        if let report = record.claim?.report { message.claim = ClaimCoding.peer(report) }
         return message
     }
 

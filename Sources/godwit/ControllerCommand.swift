@@ -16,12 +16,20 @@ struct ControllerCommand: AsyncParsableCommand {
             Annotations of a claim: godwit.dev/migrate-to=<site>, godwit.dev/rate-limit=<bytes a second or none>, \
             godwit.dev/pause=<true or false>. 'kubectl get migrations' shows what becomes of them.
 
+            Where a volume comes from another cluster, its PersistentVolume and claim are made here, of the storage \
+            class that has the same name or is given by --map-class.
+
             Example: godwit controller --kubeconfig /etc/kubernetes/godwit.conf
             """)
 
     @OptionGroup var site: SiteOptions
     @Option(help: ArgumentHelp("The cluster; as the pod's service account if not given.", valueName: "path"))
     var kubeconfig: String?
+    @Option(
+        help: ArgumentHelp(
+            "A storage class of another cluster and the one that stands for it here; may be repeated.",
+            valueName: "there=here"))
+    var mapClass: [String] = []
     @Option(help: "The namespace of the lease.") var leaseNamespace = "godwit"
     @Option(help: ArgumentHelp("How long a dead controller keeps others waiting.", valueName: "seconds"))
     var leaseSeconds = 15
@@ -31,9 +39,22 @@ struct ControllerCommand: AsyncParsableCommand {
         guard (3...300).contains(leaseSeconds) else {
             throw ValidationError("--lease-seconds is 3 to 300")
         }
+        _ = try classes()
         guard Logger.Level(rawValue: logLevel) != nil else {
             throw ValidationError("'\(logLevel)' is no log level")
         }
+    }
+
+    private func classes() throws -> [String: String] {
+        var classes: [String: String] = [:]
+        for pair in mapClass {
+            let parts = pair.split(separator: "=", omittingEmptySubsequences: false).map(String.init)
+            guard parts.count == 2, parts.allSatisfy({ !$0.isEmpty }), classes[parts[0]] == nil else {
+                throw ValidationError("--map-class is 'there=here', each class once: not '\(pair)'")
+            }
+            classes[parts[0]] = parts[1]
+        }
+        return classes
     }
 
     func run() async throws {
@@ -49,6 +70,7 @@ struct ControllerCommand: AsyncParsableCommand {
                 kubeconfig.map { path throws(KubernetesError) in try .kubeconfig(path: path) }
                     ?? .inCluster())
             let control = try SiteControlSocket(path: site.stateDirectory + "/control.sock")
+            let classes = try classes()
             let elector = LeaderElector(
                 client, namespace: leaseNamespace, name: "godwit-controller",
                 identity: ProcessInfo.processInfo.hostName + "-" + UUID().uuidString,
@@ -58,7 +80,9 @@ struct ControllerCommand: AsyncParsableCommand {
                     do {
                         try await elector.run {
                             log.info("this controller leads")
-                            try await MigrationController(client, site: control, logger: log).run()
+                            try await MigrationController(
+                                client, site: control, classes: classes, logger: log
+                            ).run()
                         }
                         return .success(())
                     } catch {

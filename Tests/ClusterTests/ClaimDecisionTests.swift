@@ -7,7 +7,7 @@ import Testing
 @Suite struct ClaimDecisionTests {
     private func decide(
         _ annotations: [String: String], owner: String? = "london", phase: MigrationResource.Phase? = nil,
-        presentTarget: String = "sydney"
+        presentTarget: String = "sydney", closed: Bool? = nil
     ) -> ClaimDecision {
         var present: MigrationResource?
         if let phase {
@@ -15,6 +15,7 @@ import Testing
                 metadata: ObjectMeta(name: "data", namespace: "default"),
                 spec: .init(claim: "data", volume: "v", from: "london", to: presentTarget))
             migration.status = .init(phase: phase, message: "")
+            migration.status?.closed = closed
             present = migration
         }
         return ClaimDecision(
@@ -35,9 +36,25 @@ import Testing
         for phase in [.ready, .handedOver, .hydrating] as [MigrationResource.Phase] {
             #expect(decide(toSydney, owner: "sydney", phase: phase).move == .advance(spec))
         }
-        #expect(decide(toSydney, owner: "sydney", phase: .done).move == .nothing)
-        // It came home, and the annotation is still there: that is a wish, too.
-        #expect(decide(toSydney, owner: "london", phase: .done).move == .advance(spec))
+    }
+
+    @Test func aFulfilledWishIsTakenAwayOnceAndALaterOneIsNew() {
+        #expect(decide(toSydney, owner: "sydney", phase: .done).move == .close)
+        #expect(decide([:], owner: "sydney", phase: .done).move == .close)
+        #expect(decide([:], owner: "sydney", phase: .done, closed: true).move == .nothing)
+        #expect(decide(toSydney, owner: "sydney", phase: .done, closed: true).move == .nothing)
+        // It came home while the old wish was still there; written after that, it is a new one.
+        for phase in [.done, .hydrating, .handedOver] as [MigrationResource.Phase] {
+            #expect(decide(toSydney, owner: "london", phase: phase).move == .close)
+            #expect(decide([:], owner: "london", phase: phase).move == .close)
+        }
+        for phase in [.done, .cancelled] as [MigrationResource.Phase] {
+            #expect(decide(toSydney, owner: "london", phase: phase, closed: true).move == .advance(spec))
+        }
+        // Another target is another wish.
+        let tokyo = ["godwit.dev/migrate-to": "tokyo"]
+        let other = MigrationResource.Spec(claim: "data", volume: "v", from: "london", to: "tokyo")
+        #expect(decide(tokyo, owner: "london", phase: .done).move == .advance(other))
     }
 
     @Test func withoutAWishNothingHappensAndAWithdrawnOneIsCancelled() {
@@ -45,6 +62,8 @@ import Testing
         for phase in [.preparing, .ready, .failed] as [MigrationResource.Phase] {
             #expect(decide([:], phase: phase).move == .cancel)
         }
+        // Taken over before anybody saw that the wish was gone.
+        #expect(decide([:], owner: "sydney", phase: .ready).move == .advance(spec))
         // What was handed over cannot be withdrawn here.
         #expect(decide([:], owner: "sydney", phase: .hydrating).move == .advance(spec))
         #expect(decide([:], phase: .cancelled).move == .nothing)

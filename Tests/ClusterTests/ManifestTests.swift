@@ -49,7 +49,14 @@ extension ClusterTests {
                     #expect(try await !may("godwit-site", verb, what), "\(verb) \(what)")
                 }
                 for (verb, what) in [
-                    ("get", "secrets"), ("delete", "persistentvolumeclaims"), ("create", "pods"),
+                    ("get", "volumes.godwit.dev"), ("create", "persistentvolumes"),
+                    ("create", "persistentvolumeclaims"), ("delete", "persistentvolumeclaims"),
+                    ("patch", "persistentvolumeclaims"),
+                ] {
+                    #expect(try await may("godwit-controller", verb, what), "\(verb) \(what)")
+                }
+                for (verb, what) in [
+                    ("get", "secrets"), ("get", "namespaces"), ("create", "pods"), ("delete", "pods"),
                     ("update", "volumes.godwit.dev"), ("update", "leases.coordination.k8s.io"),
                 ] {
                     #expect(try await !may("godwit-controller", verb, what), "\(verb) \(what)")

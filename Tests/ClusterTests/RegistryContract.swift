@@ -40,6 +40,12 @@ enum RegistryContract {
         full.divergentHeads = [Epoch(9): 6]
         full.lastHeadNumber = 7
         full.hydration = HydrationPolicy(isPaused: true, bytesPerSecond: 1 << 33)
+        full.isGuest = true
+        let facts = try ClaimFacts(
+            namespace: "shop", name: "data-0", labels: ["app": "db", "empty": ""], storageClass: "",
+            requested: "1Gi", capacity: "2Gi", accessModes: ["ReadWriteOnce"], volumeMode: "")
+        full.claim = ForeignClaim(
+            facts: facts, report: ClaimReport(isMade: false, reason: "ClassMissing", message: "make it"))
         let inserted = try await registry.insert(full)
         #expect(inserted.value == full)
         let again = try reopened()
@@ -53,6 +59,8 @@ enum RegistryContract {
         changed.value.retainedHeads = [:]
         changed.value.followedFrom = nil
         changed.value.hydration = HydrationPolicy()
+        changed.value.claim = nil
+        changed.value.isGuest = false
         let updated = try await again.update(changed)
         #expect(updated.revision != byID.revision)
         #expect(try await registry.volume(full.id)?.value == changed.value)

@@ -62,6 +62,8 @@ extension SiteTests {
                 await #expect(throws: PeerError.self) {
                     _ = try await client.takeOver(takeOver, timeout: .seconds(10))
                 }
+                await #expect(throws: PeerError.self) { _ = try await client.withdraw(id) }
+                try await offerNonsense(client, to: london)
                 var claim = Godwit_Peer_V1_HandoffMessage()
                 claim.volume = id.description
                 claim.announcement.reign.owner = "tokyo"
@@ -71,6 +73,49 @@ extension SiteTests {
                 #expect(after["role"] as? String == "owning")
                 #expect(after["epoch"] as? NSNumber == before["epoch"] as? NSNumber)
             }
+        }
+
+        /// A volume whose name or claim cannot be is refused before anything of it is kept.
+        private func offerNonsense(_ client: PeerClient, to site: SiteProcess) async throws {
+            let huge = String(repeating: "a", count: 1 << 20)
+            let nonsense: [(Godwit_Peer_V1_ClaimFacts) -> Godwit_Peer_V1_ClaimFacts] = [
+                { facts in
+                    var facts = facts; facts.namespace = "../kube-system"; return facts
+                },
+                { facts in
+                    var facts = facts; facts.name = huge; return facts
+                },
+                { facts in
+                    var facts = facts; facts.requested = "-1"; return facts
+                },
+                { facts in
+                    var facts = facts; facts.accessModes = []; return facts
+                },
+                { facts in
+                    var facts = facts; facts.volumeMode = "Block"; return facts
+                },
+            ]
+            var good = Godwit_Peer_V1_ClaimFacts()
+            good.namespace = "shop"
+            good.name = "data-0"
+            good.requested = "1Gi"
+            good.accessModes = ["ReadWriteOnce"]
+            var offer = Godwit_Peer_V1_OfferRequest()
+            offer.volume = VolumeID(randomHigh: 1, randomLow: 2).description
+            offer.name = "offered"
+            offer.epoch = 1
+            for spoil in nonsense {
+                offer.claim = spoil(good)
+                await #expect(throws: PeerError.self) {
+                    _ = try await client.offer(offer, timeout: .seconds(10))
+                }
+            }
+            offer.claim = good
+            offer.name = huge
+            await #expect(throws: PeerError.self) { _ = try await client.offer(offer, timeout: .seconds(10)) }
+            let volumes = try await site.godwit(["volume", "list"])
+            #expect(volumes.contains("data") && !volumes.contains("offered"), "\(volumes)")
+            #expect(!volumes.contains("aaaa"))
         }
 
         private func freePort() throws -> UInt16 {

@@ -1,0 +1,160 @@
+internal import KubernetesAPI
+internal import Logging
+internal import VolumeModel
+
+/// Follows what comes to this site from other clusters, and keeps this cluster's volumes and claims in step with it.
+///
+/// It looks at what the site says and at what is there, and keeps nothing that matters. What the site was once told to
+/// be made is left to the cluster's users.
+actor ArrivingClaims {
+    /// How long one that cannot be made waits at most before it is looked at again.
+    private static let longestWait: Duration = .seconds(15)
+
+    private let client: KubernetesClient
+    private let site: any SiteControl
+    private let maker: ClaimMaker
+    private let events: EventRecorder
+    private let logger: Logger
+    private let interval: Duration
+    /// PersistentVolumes that we made, by the volume's identifier.
+    private var ours: [String: PersistentVolume] = [:]
+    private var waits: [String: (until: ContinuousClock.Instant, backoff: Backoff)] = [:]
+
+    init(
+        _ client: KubernetesClient, site: any SiteControl, classes: [String: String], logger: Logger,
+        interval: Duration
+    ) {
+        self.client = client
+        self.site = site
+        self.logger = logger
+        self.interval = interval
+        maker = ClaimMaker(client: client, classes: classes)
+        events = EventRecorder(client, component: "godwit-controller")
+    }
+
+    func run() async throws {
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            group.addTask { [self] in
+                try await client.follow(
+                    PersistentVolume.self, labels: VolumeResource.label,
+                    failed: { logger.notice("the cluster's API: \($0)") }
+                ) { await self.see($0) }
+            }
+            group.addTask { try await self.work() }
+            try await group.next()
+            group.cancelAll()
+        }
+    }
+
+    private func see(_ change: WatchChange<PersistentVolume>) {
+        func identifier(_ volume: PersistentVolume) -> String? {
+            guard let id = volume.spec.csi?.volumeHandle, ArrivingClaim.isOurs(volume.metadata, for: id),
+                volume.spec.csi?.driver == MigrationController.driver
+            else { return nil }
+            return id
+        }
+        switch change {
+        case .replaced(let all):
+            ours = Dictionary(all.compactMap { volume in identifier(volume).map { ($0, volume) } }) { $1 }
+        case .applied(let volume): if let id = identifier(volume) { ours[id] = volume }
+        case .deleted(let volume): if let id = identifier(volume) { ours[id] = nil }
+        }
+    }
+
+    private func work() async throws {
+        while true {
+            try Task.checkCancellation()
+            do throws(SiteControlError) {
+                let here = try await site.info().site
+                let volumes = try await site.foreignVolumes()
+                for volume in volumes { await look(at: volume, here) }
+                await lookForLeftovers(besides: Set(volumes.map(\.id)))
+            } catch {
+                logger.notice("the site: \(error)")
+            }
+            try await Task.sleep(for: interval)
+        }
+    }
+
+    // MARK: what comes
+
+    private func look(at volume: ForeignVolume, _ here: String) async {
+        if volume.claim.report?.isMade == true {
+            waits[volume.id] = nil
+            await keepIfOwned(volume, here)
+            return
+        }
+        if let wait = waits[volume.id], wait.until > .now { return }
+        let report: ClaimReport
+        do throws(KubernetesError) {
+            report = try await maker.make(volume, at: here)
+        } catch {
+            if case .cancelled = error { return }
+            report = ArrivingClaim.refusal(error, volume.claim.facts)
+        }
+        // Something changed: perhaps somebody is at work on it.
+        let isNews = report.reason != volume.claim.report?.reason
+        var backoff =
+            (isNews ? nil : waits[volume.id]?.backoff) ?? Backoff(first: interval, limit: Self.longestWait)
+        waits[volume.id] = report.isMade ? nil : (.now + backoff.next(), backoff)
+        guard report != volume.claim.report else { return }
+        do {
+            try await site.report(report, of: volume.id)
+            try await tell(report, volume)
+        } catch {
+            logger.notice("claim \(volume.claim.facts.path) of volume \(volume.id): \(error)")
+        }
+    }
+
+    /// About the Volume resource, which `kubectl describe volumes.godwit.dev` shows, and about the claim once it is there.
+    private func tell(_ report: ClaimReport, _ volume: ForeignVolume) async throws(KubernetesError) {
+        let facts = volume.claim.facts
+        logger.info("claim \(facts.path): \(report.reason): \(report.message)")
+        let reason = "Claim" + report.reason
+        // There is none where the site keeps its registry in a file.
+        if let resource = try await client.find(VolumeResource.self, VolumeResource.objectName(volume.name)),
+            resource.spec.id == volume.id
+        {
+            try await events.record(reason, report.message, about: resource, isWarning: !report.isMade)
+        }
+        guard report.isMade,
+            let claim = try await client.find(PersistentVolumeClaim.self, facts.name, in: facts.namespace)
+        else { return }
+        try await events.record(
+            "Arriving",
+            "its volume is owned by site \(volume.owner): it is taken over when a pod starts here",
+            about: claim)
+    }
+
+    private func keepIfOwned(_ volume: ForeignVolume, _ here: String) async {
+        guard volume.owner == here, let persistent = ours[volume.id],
+            persistent.metadata.annotations?[ArrivingClaim.used] == nil
+        else { return }
+        do {
+            try await maker.keep(persistent)
+        } catch {
+            logger.notice("persistent volume \(persistent.metadata.name ?? ""): \(error)")
+        }
+    }
+
+    // MARK: what does not come any more
+
+    private func lookForLeftovers(besides volumes: Set<String>) async {
+        for (id, persistent) in ours
+        where !volumes.contains(id) && persistent.metadata.deletionTimestamp == nil
+            && persistent.metadata.annotations?[ArrivingClaim.used] == nil
+        {
+            do {
+                // Known still, if only without a claim: it may be needed.
+                guard try await site.volume(id) == nil else { continue }
+                if try await maker.remove(persistent, of: id) {
+                    logger.info("volume \(id) does not come: its claim and persistent volume are deleted")
+                }
+                waits[id] = nil
+            } catch {
+                logger.notice("persistent volume \(persistent.metadata.name ?? ""): \(error)")
+            }
+        }
+        if waits.count > volumes.count { waits = waits.filter { volumes.contains($0.key) } }
+    }
+}

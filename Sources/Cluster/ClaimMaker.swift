@@ -1,0 +1,197 @@
+internal import KubernetesAPI
+internal import VolumeModel
+
+/// Makes what one arriving volume needs in this cluster, and takes back what was made and never used.
+///
+/// Each step looks first and may be repeated; ended after any of them it goes on at the next look. The claim is tried
+/// without keeping it before the volume is made, and a volume whose claim is then refused is taken back.
+struct ClaimMaker: Sendable {
+    let client: KubernetesClient
+    /// The storage class here for one of another cluster.
+    let classes: [String: String]
+
+    private static func not(_ reason: String, _ message: String) -> ClaimReport {
+        ClaimReport(isMade: false, reason: reason, message: message)
+    }
+
+    /// - Returns: whether volume and claim are there, or why not.
+    /// - Throws: what the API answers where only asking again helps.
+    func make(_ volume: ForeignVolume, at site: String) async throws(KubernetesError) -> ClaimReport {
+        let facts = volume.claim.facts
+        let persistent = try await persistentVolume(of: volume.id)
+        if let persistent, persistent.metadata.deletionTimestamp != nil {
+            return Self.not(
+                "VolumeTerminating", "persistent volume \(persistent.metadata.name ?? "") is being deleted")
+        }
+        let name = persistent?.metadata.name ?? ArrivingClaim.volumeName(volume.id)
+        if let persistent, !ArrivingClaim.isOurs(persistent.metadata, for: volume.id) {
+            // It was here before: it and its claim are used again as they are.
+            return try await adopt(persistent, facts)
+        }
+        if let claim = try await client.find(PersistentVolumeClaim.self, facts.name, in: facts.namespace) {
+            guard claim.spec.volumeName == name else {
+                try await drop(persistent, of: volume.id)
+                return Self.not(
+                    "ClaimExists",
+                    "claim \(facts.path) is there already and is not of this volume: rename or delete it")
+            }
+            guard claim.metadata.deletionTimestamp == nil else {
+                return Self.not("ClaimTerminating", "claim \(facts.path) is being deleted")
+            }
+            guard persistent != nil else {
+                return try await makeVolume(
+                    for: volume, at: site, className: claim.spec.storageClassName ?? "")
+            }
+            return Self.made(facts, name)
+        }
+        return try await makeBoth(volume, at: site, persistent)
+    }
+
+    private static func made(_ facts: ClaimFacts, _ name: String) -> ClaimReport {
+        ClaimReport(
+            isMade: true, reason: "Made", message: "claim \(facts.path) of persistent volume \(name) is there"
+        )
+    }
+
+    /// A claim of ours whose volume somebody deleted: kube shows it as Lost until the volume is back.
+    private func makeVolume(
+        for volume: ForeignVolume, at site: String, className: String
+    ) async throws(KubernetesError) -> ClaimReport {
+        let wanted = ArrivingClaim(
+            id: volume.id, facts: volume.claim.facts, className: className, site: site)
+        _ = try await client.create(wanted.persistentVolume())
+        return Self.made(wanted.facts, ArrivingClaim.volumeName(volume.id))
+    }
+
+    private func makeBoth(
+        _ volume: ForeignVolume, at site: String, _ persistent: PersistentVolume?
+    ) async throws(KubernetesError) -> ClaimReport {
+        let facts = volume.claim.facts
+        let className = facts.storageClass.isEmpty ? "" : classes[facts.storageClass] ?? facts.storageClass
+        if let refusal = try await refusal(ofClass: className, facts) {
+            try await drop(persistent, of: volume.id)
+            return refusal
+        }
+        let wanted = ArrivingClaim(id: volume.id, facts: facts, className: className, site: site)
+        let name = ArrivingClaim.volumeName(volume.id)
+        do throws(KubernetesError) {
+            _ = try await client.create(wanted.claim(boundTo: name), dryRun: true)
+            if let persistent {
+                try await free(persistent)
+            } else {
+                _ = try await client.create(wanted.persistentVolume())
+            }
+            _ = try await client.create(wanted.claim(boundTo: name))
+            return Self.made(facts, name)
+        } catch {
+            switch error {
+            case .notFound, .forbidden, .invalid:
+                try await drop(try await client.find(PersistentVolume.self, name), of: volume.id)
+                return ArrivingClaim.refusal(error, facts)
+            // Nobody knows what was done, or somebody was faster: the next look sees it.
+            case .alreadyExists, .conflict, .gone, .unauthorized, .tooManyRequests, .server, .unreachable,
+                .malformed, .configuration, .cancelled:
+                throw error
+            }
+        }
+    }
+
+    private func refusal(
+        ofClass name: String, _ facts: ClaimFacts
+    ) async throws(KubernetesError) -> ClaimReport? {
+        if name.isEmpty { return nil }
+        guard let known = try await client.find(StorageClass.self, name) else {
+            return Self.not(
+                "ClassMissing",
+                "claim \(facts.path) needs storage class \(name), which is missing: make it there, or map another "
+                    + "with --map-class")
+        }
+        guard known.provisioner == MigrationController.driver else {
+            return Self.not(
+                "ClassMismatch",
+                "claim \(facts.path) needs storage class \(name), which is of \(known.provisioner) there: map "
+                    + "another with --map-class")
+        }
+        return nil
+    }
+
+    /// A volume that was here before, with the claim that it is bound to.
+    private func adopt(
+        _ persistent: PersistentVolume, _ facts: ClaimFacts
+    ) async throws(KubernetesError) -> ClaimReport {
+        let name = persistent.metadata.name ?? ""
+        guard let reference = persistent.spec.claimRef, let claimName = reference.name else {
+            return Self.not(
+                "VolumeUnclaimed",
+                "persistent volume \(name) is there already, without a claim: make a claim for it")
+        }
+        let claim = try await client.find(PersistentVolumeClaim.self, claimName, in: reference.namespace)
+        guard let claim, claim.spec.volumeName == name else {
+            return Self.not(
+                "VolumeReleased",
+                "persistent volume \(name) is there already, but its claim \(reference.namespace ?? "")/\(claimName) "
+                    + "is gone: make it again, after taking the claimRef away")
+        }
+        return ClaimReport(
+            isMade: true, reason: "Kept",
+            message:
+                "claim \(reference.namespace ?? "")/\(claimName) of persistent volume \(name) is there still")
+    }
+
+    /// The volume's object here: ours, or one that was here before it went to another cluster.
+    private func persistentVolume(of id: String) async throws(KubernetesError) -> PersistentVolume? {
+        func isOf(_ volume: PersistentVolume) -> Bool {
+            volume.spec.csi?.driver == MigrationController.driver && volume.spec.csi?.volumeHandle == id
+        }
+        if let ours = try await client.find(PersistentVolume.self, ArrivingClaim.volumeName(id)), isOf(ours) {
+            return ours
+        }
+        return try await client.list(PersistentVolume.self).items.first(where: isOf)
+    }
+
+    /// Lets a volume of ours be claimed again after its claim was deleted.
+    private func free(_ persistent: PersistentVolume) async throws(KubernetesError) {
+        guard persistent.spec.claimRef?.uid != nil else { return }
+        _ = try await client.patch(
+            PersistentVolume.self, persistent.metadata.name ?? "",
+            ["spec": ["claimRef": ["uid": .null, "resourceVersion": .null]]])
+    }
+
+    /// Takes a volume of ours back that has no claim and was never used.
+    private func drop(_ persistent: PersistentVolume?, of id: String) async throws(KubernetesError) {
+        guard let persistent, ArrivingClaim.isOurs(persistent.metadata, for: id),
+            persistent.metadata.annotations?[ArrivingClaim.used] == nil
+        else { return }
+        try await client.delete(
+            PersistentVolume.self, persistent.metadata.name ?? "", uid: persistent.metadata.uid,
+            resourceVersion: persistent.metadata.resourceVersion)
+    }
+
+    /// Deletes what was made for a volume that will not come, unless it was ever used or is not ours.
+    ///
+    /// - Returns: whether something was deleted.
+    func remove(_ known: PersistentVolume, of id: String) async throws(KubernetesError) -> Bool {
+        guard let persistent = try await client.find(PersistentVolume.self, known.metadata.name ?? ""),
+            persistent.metadata.uid == known.metadata.uid, persistent.metadata.deletionTimestamp == nil,
+            ArrivingClaim.isOurs(persistent.metadata, for: id),
+            persistent.metadata.annotations?[ArrivingClaim.used] == nil
+        else { return false }
+        if let reference = persistent.spec.claimRef, let name = reference.name,
+            let claim = try await client.find(PersistentVolumeClaim.self, name, in: reference.namespace),
+            ArrivingClaim.isOurs(claim.metadata, for: id),
+            claim.spec.volumeName == persistent.metadata.name, claim.metadata.deletionTimestamp == nil
+        {
+            try await client.delete(
+                PersistentVolumeClaim.self, name, in: reference.namespace, uid: claim.metadata.uid)
+        }
+        try await drop(persistent, of: id)
+        return true
+    }
+
+    /// Notes that this site has owned the volume: from now on its objects are its users' alone.
+    func keep(_ persistent: PersistentVolume) async throws(KubernetesError) {
+        _ = try await client.patch(
+            PersistentVolume.self, persistent.metadata.name ?? "",
+            ["metadata": ["annotations": .object([ArrivingClaim.used: "true"])]])
+    }
+}

@@ -1,0 +1,69 @@
+internal import Handoff
+internal import VolumeModel
+
+/// The claim that comes with an offer, and the end of an offer.
+extension VolumeAgent {
+    /// Whether an offer made now begins something, rather than repeats what was offered.
+    func isOfferedAnew() -> Bool {
+        if case .retired = record.head.role { true } else { record.claim == nil }
+    }
+
+    /// Keeps the claim that came with an offer, for this cluster's controller.
+    ///
+    /// - Parameter isAnew: what was done about the claim when the volume was here before does not count.
+    /// - Returns: what has become of it.
+    func note(_ facts: ClaimFacts?, isAnew: Bool) async throws -> ClaimReport? {
+        guard let facts, !record.head.hasOwnHead else { return nil }
+        if isAnew || record.claim?.facts != facts {
+            try await change { $0.claim = ForeignClaim(facts: facts) }
+        }
+        return record.claim?.report
+    }
+
+    /// This cluster's controller says what has become of the claim.
+    func report(_ report: ClaimReport) async throws {
+        try await change { $0.claim?.report = report }
+    }
+
+    /// The owner takes its offer back: this site follows it no longer, and forgets what it knows only by that offer.
+    ///
+    /// - Returns: whether nothing of the volume is left here.
+    func leave(asToldBy owner: SiteID) async throws -> Bool {
+        switch record.head.role {
+        case .following(let reign) where reign.owner == owner: break
+        case .retired(let reign) where reign.owner == owner: break
+        case .following, .retired, .acquiring, .receiving, .declining, .owning, .sealing, .sealed,
+            .reclaiming,
+            .fenced:
+            throw SiteError.precondition(
+                "volume '\(record.name)' cannot be forgotten at site \(context.site): it is \(record.head.role.name)"
+            )
+        }
+        try await apply(.leave)
+        if record.isGuest, record.head.keptReigns.isEmpty, record.head.divergences.isEmpty {
+            try await delete()
+            return true
+        }
+        try await change { $0.claim = nil }
+        return false
+    }
+
+    /// Lets a site that was to take this volume over forget it. May be repeated.
+    ///
+    /// - Throws: what the site says when it is taking the volume over already.
+    func takeBackOffer(to peer: SiteID) async throws {
+        guard try isToBeHandedOver(to: peer) else {
+            throw SiteError.precondition("volume '\(record.name)' was handed over to site \(peer) already")
+        }
+        guard record.sharedWith.contains(peer) else { return }
+        let isForgotten = try await context.client(of: peer).withdraw(id)
+        forgetFollower(peer)
+        // Who had it before may have it back. What is still kept there for us, or here for it, is asked for under
+        // that right.
+        let head = record.head
+        guard isForgotten, !head.sources.contains(where: { $0.site == peer }),
+            !head.grants.contains(where: { $0.heir.owner == peer })
+        else { return }
+        try await change { $0.sharedWith.remove(peer) }
+    }
+}

@@ -1,0 +1,197 @@
+import Foundation
+import KubernetesAPI
+import Testing
+
+@testable import Cluster
+@testable import TestBed
+
+extension ClusterTests {
+    @Suite(.enabled(if: geteuid() == 0, "sites need root")) struct ArrivalTests {
+        private static let blob = Data((0..<(2 << 20)).map { UInt8(truncatingIfNeeded: $0 &* 31 &+ $0 >> 9) })
+
+        /// A pod finds what the pods before it wrote, and writes a file of its own.
+        private func runPod(
+            _ both: TwoClusters, at end: TwoClusters.End, finds known: Set<String> = [], writes name: String
+        ) async throws {
+            try await both.withMount(end) { path in
+                let found = Set(try FileManager.default.contentsOfDirectory(atPath: path))
+                #expect(found.subtracting(["lost+found"]) == known)
+                for file in known {
+                    let bytes = try Data(contentsOf: URL(fileURLWithPath: "\(path)/\(file)"))
+                    #expect(bytes == Self.blob, "\(file) at \(end.name)")
+                }
+                try Self.blob.write(to: URL(fileURLWithPath: "\(path)/\(name)"))
+            }
+        }
+
+        /// README: "The claim appears at that site's cluster".
+        @Test func aClaimAppearsAtTheOtherClusterMovesThereAndComesHome() async throws {
+            try await TwoClusters.run { both in
+                let (london, sydney) = (both.london, both.sydney)
+                try await runPod(both, at: london, writes: "first")
+                try await both.makeNamespace(sydney)
+                try await both.startController(london)
+                let controller = try await both.startController(sydney)
+                try await both.annotate(london, "godwit.dev/migrate-to=sydney")
+                try await both.wait(for: .ready, at: london)
+                try await both.wait(forClaim: "Made")
+                try await expectTwin(both)
+                // Killed and started again it changes nothing.
+                _ = controller.kill()
+                try await both.startController(sydney)
+
+                try await runPod(both, at: sydney, finds: ["first"], writes: "second")
+                try await both.wait(for: .done, at: london)
+                try await eventually("the fulfilled wish is taken away") {
+                    try await both.claim(london)?.metadata.annotations?[ClaimWishes.migrateTo] == nil
+                }
+                try await eventually("the volume is noted as used", limit: .seconds(90)) {
+                    try await both.persistentVolumes(sydney).first?.metadata.annotations?[ArrivingClaim.used]
+                        != nil
+                }
+                let objects = (try await both.claim(london), try await both.persistentVolumes(london))
+
+                try await both.annotate(sydney, "godwit.dev/migrate-to=london")
+                try await both.wait(for: .ready, at: sydney)
+                try await eventually("the claim at home is known to be there") {
+                    let conditions = try await both.migration(sydney)?.status?.conditions
+                    return conditions?.first { $0.type == "ClaimMade" }?.reason == "Kept"
+                }
+                try await runPod(both, at: london, finds: ["first", "second"], writes: "third")
+                try await both.wait(for: .done, at: sydney)
+                // At home everything is as it was, and nothing twice.
+                #expect(
+                    try await both.persistentVolumes(london).map(\.metadata.uid)
+                        == objects.1.map(\.metadata.uid))
+                #expect(try await both.claim(london)?.metadata.uid == objects.0?.metadata.uid)
+                #expect(try await both.persistentVolumes(sydney).count == 1)
+                // The first wish is not taken up again.
+                #expect(try await both.migration(london)?.status?.phase == .done)
+                #expect(try await london.site.inspect("pvc-1")["owner"] as? String == "london")
+            }
+        }
+
+        private func expectTwin(_ both: TwoClusters) async throws {
+            let claim = try #require(try await both.claim(both.sydney))
+            let original = try #require(try await both.claim(both.london))
+            #expect(claim.metadata.labels == original.metadata.labels)
+            #expect(claim.metadata.annotations?[ClaimWishes.migrateTo] == nil)
+            #expect(claim.spec.resources == original.spec.resources)
+            #expect(claim.spec.accessModes == original.spec.accessModes)
+            #expect(claim.spec.storageClassName == "godwit")
+            let volumes = try await both.persistentVolumes(both.sydney)
+            let volume = try #require(volumes.first)
+            #expect(volumes.count == 1 && claim.spec.volumeName == volume.metadata.name)
+            #expect(
+                volume.spec.csi?.driver == "csi.godwit.dev" && volume.spec.csi?.volumeHandle == both.volume)
+            #expect(volume.spec.claimRef?.namespace == "shop" && volume.spec.claimRef?.name == "data-0")
+            #expect(volume.spec.persistentVolumeReclaimPolicy == "Retain")
+            #expect(volume.spec.capacity == ["storage": "1Gi"])
+            #expect(
+                volume.spec.nodeAffinity == .init(label: "topology.godwit.dev/site", value: "sydney"))
+        }
+
+        @Test func anAnnotationTakenAwayBeforeTheHandOverTakesTheTwinAway() async throws {
+            try await TwoClusters.run { both in
+                let (london, sydney) = (both.london, both.sydney)
+                try await both.makeNamespace(sydney)
+                for end in [london, sydney] { try await both.startController(end) }
+                for _ in 0..<2 {
+                    try await both.annotate(london, "godwit.dev/migrate-to=sydney")
+                    try await both.wait(forClaim: "Made")
+                    try await both.annotate(london, "godwit.dev/migrate-to-")
+                    try await both.wait(for: .cancelled, at: london)
+                    let known = try await sydney.site.run(["volume", "inspect", both.volume])
+                    #expect(
+                        !known.exit.isSuccess && known.output.contains("there is no volume"),
+                        "\(known.output)")
+                    try await eventually("nothing is left at sydney", limit: .seconds(90)) {
+                        try await both.finishDeletions(sydney)
+                        let volumes = try await both.persistentVolumes(sydney)
+                        let claim = try await both.claim(sydney)
+                        return volumes.isEmpty && claim == nil
+                    }
+                }
+                #expect(try await london.site.inspect("pvc-1")["owner"] as? String == "london")
+                #expect(try await both.claim(london)?.metadata.deletionTimestamp == nil)
+                try await runPod(both, at: london, writes: "first")
+            }
+        }
+
+        @Test func whatTheClusterLacksOrRefusesIsToldAtBothSitesAndMadeWhenItCanBe() async throws {
+            try await TwoClusters.run { both in
+                let (london, sydney) = (both.london, both.sydney)
+                for end in [london, sydney] { try await both.startController(end) }
+                try await both.annotate(london, "godwit.dev/migrate-to=sydney")
+                try await both.wait(forClaim: "NamespaceMissing")
+                #expect(try await both.migration(london)?.status?.message.contains("namespace shop") == true)
+                #expect(try await both.persistentVolumes(sydney).isEmpty)
+                let described = try await sydney.cluster.kubectl(["describe", "volumes.godwit.dev", "pvc-1"])
+                #expect(
+                    described.output.contains("ClaimNamespaceMissing"), "\(described.output.suffix(1500))")
+
+                // A namespace that may have no claims.
+                try await both.makeNamespace(sydney)
+                try await forbidClaims(sydney)
+                try await both.wait(forClaim: "NotAdmitted")
+                #expect(try await both.persistentVolumes(sydney).isEmpty)
+
+                // The class is gone, and the API for a while.
+                _ = try await sydney.cluster.kubectl(["delete", "storageclass", "godwit"])
+                try await both.wait(forClaim: "ClassMissing")
+                await sydney.cluster.killServer()
+                try await sydney.cluster.startServer()
+                _ = try await sydney.cluster.kubectl(["apply", "-k", ClusterTests.root + "/Manifests/base"])
+                try await sydney.client.delete(ResourceQuota.self, "none", in: "shop")
+
+                try await both.wait(forClaim: "Made")
+                try await expectTwin(both)
+            }
+        }
+
+        /// As the quota controller would count it.
+        private func forbidClaims(_ end: TwoClusters.End) async throws {
+            let none = ["persistentvolumeclaims": "0"]
+            _ = try await end.client.create(
+                ResourceQuota(metadata: ObjectMeta(name: "none", namespace: "shop"), spec: .init(hard: none)))
+            _ = try await end.client.patch(
+                ResourceQuota.self, "none", in: "shop",
+                [
+                    "status": [
+                        "hard": ["persistentvolumeclaims": "0"], "used": ["persistentvolumeclaims": "0"],
+                    ]
+                ],
+                subresource: "status")
+        }
+
+        @Test func aClaimOfAnotherVolumeIsNotTouched() async throws {
+            try await TwoClusters.run { both in
+                let (london, sydney) = (both.london, both.sydney)
+                try await both.makeNamespace(sydney)
+                var other = PersistentVolumeClaim(
+                    metadata: ObjectMeta(name: "data-0", namespace: "shop"),
+                    spec: .init(accessModes: ["ReadWriteOnce"], storage: "5Gi", storageClassName: "godwit"))
+                other = try await sydney.client.create(other)
+                _ = try await sydney.client.create(
+                    StorageClass(metadata: ObjectMeta(name: "fast"), provisioner: MigrationController.driver))
+                try await both.startController(london)
+                try await both.startController(sydney, ["--map-class", "godwit=fast"])
+                try await both.annotate(london, "godwit.dev/migrate-to=sydney")
+                try await both.wait(forClaim: "ClaimExists")
+                #expect(try await both.persistentVolumes(sydney).isEmpty)
+                // Cancelled, it is still there; gone, ours takes its place, of the class that stands for london's.
+                try await both.annotate(london, "godwit.dev/migrate-to-")
+                try await both.wait(for: .cancelled, at: london)
+                #expect(try await both.claim(sydney)?.metadata.uid == other.metadata.uid)
+                #expect(try await both.claim(sydney)?.metadata.deletionTimestamp == nil)
+                try await both.annotate(london, "godwit.dev/migrate-to=sydney")
+                try await both.wait(forClaim: "ClaimExists")
+                try await sydney.client.delete(PersistentVolumeClaim.self, "data-0", in: "shop")
+                try await both.finishDeletions(sydney)
+                try await both.wait(forClaim: "Made")
+                #expect(try await both.claim(sydney)?.spec.storageClassName == "fast")
+                #expect(try await both.persistentVolumes(sydney).first?.spec.storageClassName == "fast")
+            }
+        }
+    }
+}

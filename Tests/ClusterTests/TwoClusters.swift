@@ -1,0 +1,204 @@
+import Foundation
+import KubernetesAPI
+import Testing
+
+@testable import Cluster
+@testable import TestBed
+
+/// Two clusters, each with an API server and an etcd of its own, a site that keeps its registry there, and a controller:
+/// all of them with exactly the rights that Manifests grant.
+///
+/// Nothing binds claims or ends what is being deleted: tests do what the cluster's controller manager would.
+struct TwoClusters: Sendable {
+    struct End: Sendable {
+        let cluster: TestCluster
+        let client: KubernetesClient
+        let site: SiteProcess
+        let directory: String
+
+        var name: String { cluster.name }
+    }
+
+    static let namespace = "shop"
+    static let claim = "data-0"
+
+    let london: End
+    let sydney: End
+    let volume: String
+    let cleanup: Cleanup
+
+    static func run(_ body: @escaping @Sendable (TwoClusters) async throws -> Void) async throws {
+        try await Cleanup.scope(catchingSignals: false) { cleanup in
+            let london = try await start("london", port: 17451, cleanup)
+            let sydney = try await start("sydney", port: 17452, cleanup)
+            try await SiteProcess.introduce(london.site, sydney.site)
+            for end in [london, sydney] { try await end.site.start() }
+            try await london.site.godwit(["volume", "create", "pvc-1", "--capacity", "1Gi"])
+            let volume = try #require(try await london.site.inspect("pvc-1")["id"] as? String)
+            let both = TwoClusters(london: london, sydney: sydney, volume: volume, cleanup: cleanup)
+            try await both.makeClaim()
+            do {
+                try await body(both)
+            } catch {
+                await both.explain()
+                throw error
+            }
+            for end in [london, sydney] { await end.client.close() }
+        }
+    }
+
+    private static func start(_ name: String, port: Int, _ cleanup: Cleanup) async throws -> End {
+        let cluster = try await TestCluster.start(name, cleanup)
+        try await installResources(cluster)
+        let applied = try await cluster.kubectl(["apply", "-k", ClusterTests.root + "/Manifests/base"])
+        try #require(applied.exit.isSuccess, "\(applied.output.suffix(600))")
+        let directory = try cleanup.makeTemporaryDirectory()
+        let kubeconfig = try await account("godwit-site", of: cluster)
+        let site = SiteProcess(
+            name: name, binary: godwitBinary, stateDirectory: directory + "/state",
+            address: "127.0.0.1:\(port)", options: ["--registry", kubeconfig])
+        try await site.initialise()
+        try cleanup.add("site \(name)", limit: .seconds(40)) { await site.stop() }
+        return End(
+            cluster: cluster, client: try KubernetesClient(.kubeconfig(path: cluster.kubeconfig)), site: site,
+            directory: directory)
+    }
+
+    /// A kubeconfig with which a program is a service account of Manifests.
+    private static func account(_ account: String, of cluster: TestCluster) async throws -> String {
+        let token = try await cluster.serviceAccountToken(account, in: "godwit")
+        let path = cluster.directory + "/\(account).kubeconfig"
+        try cluster.kubeconfigText(user: "token: \(token)").write(
+            toFile: path, atomically: true, encoding: .utf8)
+        return path
+    }
+
+    /// Starts `godwit controller` of one cluster.
+    @discardableResult
+    func startController(_ end: End, _ options: [String] = []) async throws -> ChildProcess {
+        var program = Program(
+            godwitBinary,
+            [
+                "controller", "--state-dir", end.site.stateDirectory, "--kubeconfig",
+                try await Self.account("godwit-controller", of: end.cluster), "--lease-seconds", "6",
+            ] + options)
+        program.output = .file(end.directory + "/controller.log")
+        let started = try await ChildProcess.start(program)
+        try cleanup.add("controller \(end.name)") { _ = await started.end(grace: .seconds(10)) }
+        return started
+    }
+
+    private func explain() async {
+        for end in [london, sydney] {
+            let log = try? String(contentsOfFile: end.directory + "/controller.log", encoding: .utf8)
+            let status = try? await migration(end)?.status
+            let volumes = try? await end.cluster.kubectl([
+                "get", "volumes.godwit.dev,pv,pvc", "-A", "-o", "wide",
+            ])
+            Issue.record(
+                "\(end.name): \(log?.suffix(2500) ?? "no log"); status \(String(describing: status)); \(volumes?.output ?? "")"
+            )
+        }
+    }
+
+    // MARK: what a user and the cluster's own controllers do
+
+    /// london's claim as the provisioner and the controller manager leave it.
+    private func makeClaim() async throws {
+        try await makeNamespace(london)
+        _ = try await london.client.create(
+            PersistentVolume(
+                metadata: ObjectMeta(name: "pvc-1"),
+                spec: .init(
+                    storage: "1Gi", accessModes: ["ReadWriteOnce"],
+                    csi: .init(driver: MigrationController.driver, volumeHandle: volume),
+                    claim: .init(namespace: Self.namespace, name: Self.claim), reclaimPolicy: "Delete",
+                    storageClassName: "godwit")))
+        _ = try await london.client.create(
+            PersistentVolumeClaim(
+                metadata: ObjectMeta(
+                    name: Self.claim, namespace: Self.namespace,
+                    labels: ["app": "postgres", "shop.example/tier": "db"]),
+                spec: .init(
+                    accessModes: ["ReadWriteOnce"], storage: "1Gi", storageClassName: "godwit",
+                    volumeName: "pvc-1")))
+    }
+
+    func makeNamespace(_ end: End) async throws {
+        _ = try await end.client.create(Namespace(metadata: ObjectMeta(name: Self.namespace)))
+    }
+
+    func annotate(_ end: End, _ annotation: String) async throws {
+        let done = try await end.cluster.kubectl([
+            "annotate", "--overwrite", "pvc", Self.claim, "-n", Self.namespace, annotation,
+        ])
+        #expect(done.exit.isSuccess, "\(done.output)")
+    }
+
+    /// The protection controllers: what is being deleted and in nobody's use goes.
+    func finishDeletions(_ end: End) async throws {
+        for claim in try await end.client.list(PersistentVolumeClaim.self, in: Self.namespace).items
+        where claim.metadata.deletionTimestamp != nil {
+            _ = try? await end.client.patch(
+                PersistentVolumeClaim.self, claim.metadata.name ?? "", in: Self.namespace,
+                ["metadata": ["finalizers": .null]])
+        }
+        for volume in try await end.client.list(PersistentVolume.self).items
+        where volume.metadata.deletionTimestamp != nil {
+            _ = try? await end.client.patch(
+                PersistentVolume.self, volume.metadata.name ?? "", ["metadata": ["finalizers": .null]])
+        }
+    }
+
+    // MARK: what there is
+
+    func claim(_ end: End) async throws -> PersistentVolumeClaim? {
+        try await end.client.find(PersistentVolumeClaim.self, Self.claim, in: Self.namespace)
+    }
+
+    func persistentVolumes(_ end: End) async throws -> [PersistentVolume] {
+        try await end.client.list(PersistentVolume.self).items
+    }
+
+    func migration(_ end: End) async throws -> MigrationResource? {
+        try await end.client.find(MigrationResource.self, Self.claim, in: Self.namespace)
+    }
+
+    func wait(for phase: MigrationResource.Phase, at end: End) async throws {
+        try await eventually("phase \(phase.rawValue) at \(end.name)", limit: .seconds(120)) {
+            try await migration(end)?.status?.phase == phase
+        }
+    }
+
+    /// Waits until the migration at london says this of the claim at sydney.
+    func wait(forClaim reason: String) async throws {
+        try await eventually("ClaimMade for the reason \(reason)", limit: .seconds(120)) {
+            let conditions = try await migration(london)?.status?.conditions
+            return conditions?.first { $0.type == "ClaimMade" }?.reason == reason
+        }
+    }
+
+    // MARK: a pod
+
+    /// What kubelet does for a pod that starts, writes or reads, and ends.
+    func withMount(_ end: End, _ body: (String) async throws -> Void) async throws {
+        let path = end.directory + "/mount"
+        try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+        try await end.site.csi(["publish", volume, "--node", "\(end.name)-node"])
+        try await end.site.csi(["stage", volume, "--staging-path", path])
+        let ticket = try cleanup.add(mountAt: path)
+        defer { withExtendedLifetime(ticket) {} }
+        try await body(path)
+        try await end.site.csi(["unstage", volume, "--staging-path", path])
+        try await end.site.csi(["unpublish", volume, "--node", "\(end.name)-node"])
+    }
+}
+
+/// What limits a namespace.
+struct ResourceQuota: KubernetesResource {
+    static let resource = ResourceKind(
+        group: "", version: "v1", kind: "ResourceQuota", plural: "resourcequotas", isNamespaced: true)
+    struct Spec: Codable, Sendable { var hard: [String: String] }
+    var metadata: ObjectMeta
+    var spec: Spec
+}
