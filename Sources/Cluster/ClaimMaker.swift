@@ -74,6 +74,11 @@ struct ClaimMaker: Sendable {
         }
         let wanted = ArrivingClaim(id: volume.id, facts: facts, className: className, site: site)
         let name = ArrivingClaim.volumeName(volume.id)
+        if persistent == nil, try await client.find(PersistentVolume.self, name) != nil {
+            return Self.not(
+                "VolumeExists",
+                "persistent volume \(name) is there already and is of something else: delete it")
+        }
         do throws(KubernetesError) {
             _ = try await client.create(wanted.claim(boundTo: name), dryRun: true)
             if let persistent {

@@ -77,16 +77,10 @@ struct ControllerCommand: AsyncParsableCommand {
                 duration: .seconds(leaseSeconds))
             let result = await withTaskGroup(of: Result<Void, any Error>.self) { group in
                 group.addTask {
-                    do {
-                        try await elector.run {
-                            log.info("this controller leads")
-                            try await MigrationController(
-                                client, site: control, classes: classes, logger: log
-                            ).run()
-                        }
-                        return .success(())
-                    } catch {
-                        return .failure(error)
+                    await Self.lead(elector, log) {
+                        try await MigrationController(
+                            client, site: control, classes: classes, logger: log
+                        ).run()
                     }
                 }
                 group.addTask {
@@ -101,5 +95,32 @@ struct ControllerCommand: AsyncParsableCommand {
             await client.close()
             try result?.get()
         }
+    }
+
+    /// Works whenever it leads. An API server that has just started refuses what it will soon allow, and rights may be
+    /// given later: both are asked for again.
+    private static func lead(
+        _ elector: LeaderElector, _ log: Logger, _ work: @escaping @Sendable () async throws -> Void
+    ) async -> Result<Void, any Error> {
+        var backoff = Backoff(first: .seconds(1), limit: .seconds(15))
+        while !Task.isCancelled {
+            do {
+                try await elector.run {
+                    log.info("this controller leads")
+                    try await work()
+                }
+                return .success(())
+            } catch let error as KubernetesError {
+                switch error {
+                case .forbidden, .unauthorized:
+                    log.warning("it will be tried again: \(error)")
+                    try? await Task.sleep(for: backoff.next())
+                default: return .failure(error)
+                }
+            } catch {
+                return .failure(error)
+            }
+        }
+        return .success(())
     }
 }

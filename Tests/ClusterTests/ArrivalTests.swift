@@ -68,7 +68,34 @@ extension ClusterTests {
                 // The first wish is not taken up again.
                 #expect(try await both.migration(london)?.status?.phase == .done)
                 #expect(try await london.site.inspect("pvc-1")["owner"] as? String == "london")
+                try await moveAgain(both)
             }
+        }
+
+        /// The claim at sydney was deleted meanwhile; its volume stayed, as Kubernetes leaves it then.
+        private func moveAgain(_ both: TwoClusters) async throws {
+            let (london, sydney) = (both.london, both.sydney)
+            let before = try #require(try await both.claim(sydney)?.metadata.uid)
+            let volume = try #require(try await both.persistentVolumes(sydney).first?.metadata)
+            try await sydney.client.delete(PersistentVolumeClaim.self, "data-0", in: "shop")
+            try await both.finishDeletions(sydney)
+            _ = try await sydney.client.patch(
+                PersistentVolume.self, volume.name ?? "", ["spec": ["claimRef": ["uid": .string(before)]]])
+            try await both.annotate(london, "godwit.dev/migrate-to=sydney")
+            try await both.wait(for: .ready, at: london)
+            try await eventually("the claim is there again", limit: .seconds(90)) {
+                try await both.claim(sydney) != nil
+            }
+            try await expectTwin(both)
+            let freed = try #require(try await both.persistentVolumes(sydney).first)
+            #expect(freed.metadata.uid == volume.uid && freed.spec.claimRef?.uid == nil)
+            // Withdrawn now, what sydney once used stays.
+            try await both.annotate(london, "godwit.dev/migrate-to-")
+            try await both.wait(for: .cancelled, at: london)
+            try await Task.sleep(for: .seconds(5))
+            #expect(try await both.claim(sydney)?.metadata.deletionTimestamp == nil)
+            #expect(try await both.persistentVolumes(sydney).first?.metadata.deletionTimestamp == nil)
+            #expect(try await sydney.site.inspect("pvc-1")["role"] as? String == "retired")
         }
 
         private func expectTwin(_ both: TwoClusters) async throws {
@@ -121,8 +148,19 @@ extension ClusterTests {
         @Test func whatTheClusterLacksOrRefusesIsToldAtBothSitesAndMadeWhenItCanBe() async throws {
             try await TwoClusters.run { both in
                 let (london, sydney) = (both.london, both.sydney)
+                let name = ArrivingClaim.volumeName(both.volume)
+                _ = try await sydney.client.create(
+                    PersistentVolume(
+                        metadata: ObjectMeta(name: name),
+                        spec: .init(
+                            storage: "1Gi", accessModes: ["ReadWriteOnce"],
+                            csi: .init(driver: "csi.example.com", volumeHandle: "other"), claim: nil,
+                            reclaimPolicy: "Retain", storageClassName: nil)))
                 for end in [london, sydney] { try await both.startController(end) }
                 try await both.annotate(london, "godwit.dev/migrate-to=sydney")
+                try await both.wait(forClaim: "VolumeExists")
+                try await sydney.client.delete(PersistentVolume.self, name)
+                try await both.finishDeletions(sydney)
                 try await both.wait(forClaim: "NamespaceMissing")
                 #expect(try await both.migration(london)?.status?.message.contains("namespace shop") == true)
                 #expect(try await both.persistentVolumes(sydney).isEmpty)
@@ -141,7 +179,10 @@ extension ClusterTests {
                 try await both.wait(forClaim: "ClassMissing")
                 await sydney.cluster.killServer()
                 try await sydney.cluster.startServer()
-                _ = try await sydney.cluster.kubectl(["apply", "-k", ClusterTests.root + "/Manifests/base"])
+                let applied = try await sydney.cluster.kubectl([
+                    "apply", "-k", ClusterTests.root + "/Manifests/base",
+                ])
+                try #require(applied.exit.isSuccess, "\(applied.output.suffix(600))")
                 try await sydney.client.delete(ResourceQuota.self, "none", in: "shop")
 
                 try await both.wait(forClaim: "Made")

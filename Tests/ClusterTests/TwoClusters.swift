@@ -43,7 +43,6 @@ struct TwoClusters: Sendable {
                 await both.explain()
                 throw error
             }
-            for end in [london, sydney] { await end.client.close() }
         }
     }
 
@@ -59,9 +58,9 @@ struct TwoClusters: Sendable {
             address: "127.0.0.1:\(port)", options: ["--registry", kubeconfig])
         try await site.initialise()
         try cleanup.add("site \(name)", limit: .seconds(40)) { await site.stop() }
-        return End(
-            cluster: cluster, client: try KubernetesClient(.kubeconfig(path: cluster.kubeconfig)), site: site,
-            directory: directory)
+        let client = try KubernetesClient(.kubeconfig(path: cluster.kubeconfig))
+        try cleanup.add("client of \(name)") { await client.close() }
+        return End(cluster: cluster, client: client, site: site, directory: directory)
     }
 
     /// A kubeconfig with which a program is a service account of Manifests.
