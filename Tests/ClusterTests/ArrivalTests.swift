@@ -156,7 +156,8 @@ extension ClusterTests {
                             storage: "1Gi", accessModes: ["ReadWriteOnce"],
                             csi: .init(driver: "csi.example.com", volumeHandle: "other"), claim: nil,
                             reclaimPolicy: "Retain", storageClassName: nil)))
-                for end in [london, sydney] { try await both.startController(end) }
+                try await both.startController(london)
+                let controller = try await both.startController(sydney)
                 try await both.annotate(london, "godwit.dev/migrate-to=sydney")
                 try await both.wait(forClaim: "VolumeExists")
                 try await sydney.client.delete(PersistentVolume.self, name)
@@ -168,9 +169,12 @@ extension ClusterTests {
                 #expect(
                     described.output.contains("ClaimNamespaceMissing"), "\(described.output.suffix(1500))")
 
-                // A namespace that may have no claims.
+                // A namespace that may have no claims, before the controller sees it.
+                _ = controller.kill()
+                _ = try await controller.wait(limit: .seconds(10))
                 try await both.makeNamespace(sydney)
                 try await forbidClaims(sydney)
+                try await both.startController(sydney)
                 try await both.wait(forClaim: "NotAdmitted")
                 #expect(try await both.persistentVolumes(sydney).isEmpty)
 
@@ -203,6 +207,18 @@ extension ClusterTests {
                     ]
                 ],
                 subresource: "status")
+            let any = PersistentVolumeClaim(
+                metadata: ObjectMeta(name: "any", namespace: "shop"),
+                spec: .init(accessModes: ["ReadWriteOnce"], storage: "1Gi", storageClassName: "godwit"))
+            try await eventually("the quota holds") {
+                do throws(KubernetesError) {
+                    _ = try await end.client.create(any, dryRun: true)
+                    return false
+                } catch {
+                    if case .forbidden = error { return true }
+                    throw error
+                }
+            }
         }
 
         @Test func aClaimOfAnotherVolumeIsNotTouched() async throws {
