@@ -24,7 +24,7 @@ extension ClusterTests {
             }
         }
 
-        /// README: "The claim appears at that site's cluster".
+        /// README: "that site follows the volume (Preparing, Ready), and the claim appears there".
         @Test func aClaimAppearsAtTheOtherClusterMovesThereAndComesHome() async throws {
             try await TwoClusters.run { both in
                 let (london, sydney) = (both.london, both.sydney)
