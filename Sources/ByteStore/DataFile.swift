@@ -199,6 +199,21 @@ package final class DataFile: Sendable {
     }
 
     /// Size in bytes, and allocated blocks of 512 bytes, of the data file itself.
+    /// Copies the bytes below `size` into an empty file, without the holes.
+    package func copy(to other: DataFile, size: UInt64) throws(ByteStoreError) {
+        let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 20, alignment: 4096)
+        defer { buffer.deallocate() }
+        var position: UInt64 = 0
+        while position < size, let start = try nextData(from: position), start < size {
+            let end = min(size, max(try nextHole(from: start), start + 1), start + UInt64(buffer.count))
+            let part = UnsafeMutableRawBufferPointer(rebasing: buffer[..<Int(end - start)])
+            try read(into: part, at: start)
+            try other.write(UnsafeRawBufferPointer(part), at: start)
+            position = end
+        }
+        try other.truncate(to: size)
+    }
+
     package func extent() throws(ByteStoreError) -> (size: UInt64, blockCount: UInt64) {
         var status = stat()
         guard fstat(descriptor, &status) == 0 else { throw failure("fstat") }

@@ -62,6 +62,20 @@ extension Catalog {
         }
     }
 
+    /// Keeps for a follower what changes from now on, as if it had just taken everything.
+    ///
+    /// - Returns: the sequence number that it is at.
+    package func pin(_ follower: String) throws -> SequenceNumber {
+        let sequence = try perform { state in
+            _ = try state.commit()
+            let sequence = state.committedSequence
+            _ = try state.pin(follower, since: nil, newest: sequence)
+            return sequence
+        }
+        try synchronize()
+        return sequence
+    }
+
     /// Forgets a follower: rows kept for it alone can go.
     package func unpin(_ follower: String) throws {
         try perform { try $0.unpin(follower) }
@@ -157,6 +171,15 @@ extension CatalogState {
         return since ?? known?.0
     }
 
+    package func pinNames() throws -> [String] {
+        var names: [String] = []
+        try connection.prepare("SELECT name FROM pin").forEach { row in
+            names.append(row.text(0))
+            return true
+        }
+        return names
+    }
+
     /// Whether everything that has changed since a follower was at this position can still be told.
     package func isPinned(for follower: String, at position: SequenceNumber) throws -> Bool {
         let find = try connection.prepare(
@@ -166,12 +189,18 @@ extension CatalogState {
         return try find.first { _ in true } ?? false
     }
 
-    /// Whether an inode, its bytes included, is as it was at a position that is pinned.
+    /// Whether an inode's bytes are as they were at a position that is pinned. Whatever writes or cuts them sets the
+    /// time of the last change; that somebody has read them does not.
     package func isUnchanged(_ inode: InodeNumber, since position: SequenceNumber) throws -> Bool {
-        guard !dirtyInodes.contains(inode) else { return false }
-        statements.getInode.bind(1, inode.number)
-        let born = try statements.getInode.first { CatalogStatements.record(of: $0)?.born } ?? nil
-        return born.map { $0 <= position } ?? false
+        let find = try connection.prepare(
+            "SELECT \(CatalogStatements.inodeColumns) FROM inode "
+                + "WHERE ino = ?1 AND born <= ?2 AND (died = 0 OR died > ?2)")
+        find.bind(1, inode.number)
+        find.bind(2, position.number)
+        let seen = try find.first { CatalogStatements.record(of: $0)?.record.attributes } ?? nil
+        guard let seen, let present = try peekInode(inode)?.attributes else { return false }
+        return seen.changeTime == present.changeTime && seen.size == present.size
+            && seen.modificationTime == present.modificationTime && present.linkCount > 0
     }
 
     mutating func finishApplication(at position: CatalogPosition) throws {

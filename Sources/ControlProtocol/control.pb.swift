@@ -267,6 +267,12 @@ package nonisolated struct Godwit_Control_V1_Volume: @unchecked Sendable {
     set {_uniqueStorage()._namesArriving = newValue}
   }
 
+  /// The sites that may know of the volume, as far as this one decides.
+  package var sharedWith: [String] {
+    get {_storage._sharedWith}
+    set {_uniqueStorage()._sharedWith = newValue}
+  }
+
   /// The claim that came with it from another cluster, and what has become of it here.
   package var claim: Godwit_Control_V1_ClaimFacts {
     get {_storage._claim ?? Godwit_Control_V1_ClaimFacts()}
@@ -459,6 +465,23 @@ package nonisolated struct Godwit_Control_V1_DivergenceRequest: Sendable {
   package var epoch: UInt64 = 0
 
   package var path: String = String()
+
+  /// The new volume's name.
+  package var name: String = String()
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+package nonisolated struct Godwit_Control_V1_RevokeRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var volume: String = String()
+
+  package var site: String = String()
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -908,7 +931,7 @@ nonisolated extension Godwit_Control_V1_ListVolumesReply: SwiftProtobuf.Message,
 
 nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Volume"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}name\0\u{1}capacity\0\u{1}role\0\u{1}epoch\0\u{1}owner\0\u{1}origin\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}inode_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}mounts\0\u{1}released\0\u{3}prefetched_byte_count\0\u{3}prefetched_unread_byte_count\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0\u{3}allocated_byte_count\0\u{3}inode_limit\0\u{1}trouble\0\u{1}divergences\0\u{1}claim\0\u{3}claim_report\0\u{3}names_arriving\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}name\0\u{1}capacity\0\u{1}role\0\u{1}epoch\0\u{1}owner\0\u{1}origin\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}inode_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}mounts\0\u{1}released\0\u{3}prefetched_byte_count\0\u{3}prefetched_unread_byte_count\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0\u{3}allocated_byte_count\0\u{3}inode_limit\0\u{1}trouble\0\u{1}divergences\0\u{1}claim\0\u{3}claim_report\0\u{3}names_arriving\0\u{3}shared_with\0")
 
   fileprivate class _StorageClass {
     var _id: String = String()
@@ -937,6 +960,7 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
     var _divergences: [UInt64] = []
     var _trouble: String = String()
     var _namesArriving: Bool = false
+    var _sharedWith: [String] = []
     var _claim: Godwit_Control_V1_ClaimFacts? = nil
     var _claimReport: Godwit_Control_V1_ClaimReport? = nil
 
@@ -975,6 +999,7 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
       _divergences = source._divergences
       _trouble = source._trouble
       _namesArriving = source._namesArriving
+      _sharedWith = source._sharedWith
       _claim = source._claim
       _claimReport = source._claimReport
     }
@@ -1023,6 +1048,7 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
         case 26: try { try decoder.decodeSingularMessageField(value: &_storage._claim) }()
         case 27: try { try decoder.decodeSingularMessageField(value: &_storage._claimReport) }()
         case 28: try { try decoder.decodeSingularBoolField(value: &_storage._namesArriving) }()
+        case 29: try { try decoder.decodeRepeatedStringField(value: &_storage._sharedWith) }()
         default: break
         }
       }
@@ -1119,6 +1145,9 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
       if _storage._namesArriving != false {
         try visitor.visitSingularBoolField(value: _storage._namesArriving, fieldNumber: 28)
       }
+      if !_storage._sharedWith.isEmpty {
+        try visitor.visitRepeatedStringField(value: _storage._sharedWith, fieldNumber: 29)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -1154,6 +1183,7 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
         if _storage._divergences != rhs_storage._divergences {return false}
         if _storage._trouble != rhs_storage._trouble {return false}
         if _storage._namesArriving != rhs_storage._namesArriving {return false}
+        if _storage._sharedWith != rhs_storage._sharedWith {return false}
         if _storage._claim != rhs_storage._claim {return false}
         if _storage._claimReport != rhs_storage._claimReport {return false}
         return true
@@ -1500,7 +1530,7 @@ nonisolated extension Godwit_Control_V1_TakeOverOption: SwiftProtobuf.Message, S
 
 nonisolated extension Godwit_Control_V1_DivergenceRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".DivergenceRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0\u{1}path\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0\u{1}path\0\u{1}name\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1511,6 +1541,7 @@ nonisolated extension Godwit_Control_V1_DivergenceRequest: SwiftProtobuf.Message
       case 1: try { try decoder.decodeSingularStringField(value: &self.volume) }()
       case 2: try { try decoder.decodeSingularUInt64Field(value: &self.epoch) }()
       case 3: try { try decoder.decodeSingularStringField(value: &self.path) }()
+      case 4: try { try decoder.decodeSingularStringField(value: &self.name) }()
       default: break
       }
     }
@@ -1526,6 +1557,9 @@ nonisolated extension Godwit_Control_V1_DivergenceRequest: SwiftProtobuf.Message
     if !self.path.isEmpty {
       try visitor.visitSingularStringField(value: self.path, fieldNumber: 3)
     }
+    if !self.name.isEmpty {
+      try visitor.visitSingularStringField(value: self.name, fieldNumber: 4)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1533,6 +1567,42 @@ nonisolated extension Godwit_Control_V1_DivergenceRequest: SwiftProtobuf.Message
     if lhs.volume != rhs.volume {return false}
     if lhs.epoch != rhs.epoch {return false}
     if lhs.path != rhs.path {return false}
+    if lhs.name != rhs.name {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Control_V1_RevokeRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".RevokeRequest"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}site\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.volume) }()
+      case 2: try { try decoder.decodeSingularStringField(value: &self.site) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.volume.isEmpty {
+      try visitor.visitSingularStringField(value: self.volume, fieldNumber: 1)
+    }
+    if !self.site.isEmpty {
+      try visitor.visitSingularStringField(value: self.site, fieldNumber: 2)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Control_V1_RevokeRequest, rhs: Godwit_Control_V1_RevokeRequest) -> Bool {
+    if lhs.volume != rhs.volume {return false}
+    if lhs.site != rhs.site {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -179,29 +179,35 @@ package final class PeerClient: Sendable {
 
 /// A peer as the origin of a head.
 package struct PeerSource: ByteSource, DirectorySource {
-    private let client: PeerClient
+    private let site: SiteID
+    private let client: @Sendable () throws -> PeerClient
     private let volume: VolumeID
     private let reign: Epoch
 
-    /// - Parameter reign: the reign under which this site owns the volume, for which the peer keeps bytes.
-    package init(client: PeerClient, volume: VolumeID, reign: Epoch) {
+    /// - Parameters:
+    ///   - client: the connections to the peer, which may be others each time.
+    ///   - reign: the reign under which this site owns the volume, for which the peer keeps bytes.
+    package init(
+        site: SiteID, volume: VolumeID, reign: Epoch, client: @escaping @Sendable () throws -> PeerClient
+    ) {
+        self.site = site
         self.client = client
         self.volume = volume
         self.reign = reign
     }
 
-    package var name: String { "site \(client.site)" }
+    package var name: String { "site \(site)" }
 
     package func read(
         _ extents: [Extent], urgency: Urgency, timeout: Duration
     ) async throws -> [Piece] {
-        try await client.read(extents, of: volume, reign: reign, urgency: urgency, timeout: timeout)
+        try await client().read(extents, of: volume, reign: reign, urgency: urgency, timeout: timeout)
     }
 
     package func list(
         _ request: ListingRequest, urgency: Urgency, timeout: Duration
     ) async throws -> Listing {
-        try await client.list(
+        try await client().list(
             request, of: volume, reign: reign, urgency: urgency, timeout: timeout
         ).listing
     }

@@ -110,7 +110,10 @@ package struct PeerServer: Sendable {
     ) async throws {
         let catalog = try await backend.catalog(of: try Self.volume(request.volume), for: site)
         let since = request.since > 0 ? SequenceNumber(request.since) : nil
+        let volume = try Self.volume(request.volume)
         let position = try await catalog.sendChanges(to: site.description, since: since) { rows in
+            // Its right may have been taken back meanwhile.
+            _ = try await backend.catalog(of: volume, for: site)
             try await call.send(try FollowCoding.encode(rows).serializedBytes())
         }
         var last = Godwit_Peer_V1_FollowReply()

@@ -98,6 +98,18 @@ package struct ControlService: Sendable {
             let (agent, epoch, _) = try await divergence(request)
             try await agent.deleteDivergence(epoch)
             try await call.send(try Godwit_Control_V1_Empty().serializedBytes())
+        case "RestoreDivergence":
+            let message = try Godwit_Control_V1_DivergenceRequest(serializedBytes: request)
+            let (agent, epoch, _) = try await divergence(request)
+            try await send(try await site.restore(epoch, of: agent, as: message.name), to: call)
+        case "Revoke":
+            let message = try Godwit_Control_V1_RevokeRequest(serializedBytes: request)
+            guard let peer = SiteID(message.site) else {
+                throw SiteError.invalid("'\(message.site)' is no name of a site")
+            }
+            let agent = try await site.agent(called: message.volume)
+            try await agent.revoke(peer)
+            try await send(agent, to: call)
         case "CompareDivergence":
             let (agent, epoch, _) = try await divergence(request)
             try await agent.compareDivergence(epoch) { difference in

@@ -79,6 +79,37 @@ package actor Site {
         return agent
     }
 
+    /// Makes a volume of its own of a divergence.
+    ///
+    /// - Throws: `.nameTaken`; `.precondition` when bytes of it are elsewhere; what the disk says. Nothing is left then.
+    func restore(_ epoch: Epoch, of origin: VolumeAgent, as name: String) async throws -> VolumeAgent {
+        try Self.check(name: name)
+        guard isCreating.insert(name).inserted else {
+            throw SiteError.busy("volume '\(name)' is being created by another request")
+        }
+        defer { isCreating.remove(name) }
+        guard try await context.registry.volume(named: name) == nil else { throw SiteError.nameTaken(name) }
+        var generator = SystemRandomNumberGenerator()
+        let id = VolumeID(randomHigh: generator.next(), randomLow: generator.next())
+        // As for an empty volume: the data first, then the record.
+        let number = try context.state.makeHead(above: 0, of: id)
+        do {
+            try await origin.copyDivergenceExclusively(epoch, to: context.state.head(number, of: id))
+            let source = await origin.record
+            let record = VolumeRecord(
+                id: id, name: name, limits: source.limits, parameters: source.parameters,
+                head: HeadRecord(newAt: context.site), headNumber: number)
+            let agent = VolumeAgent(try await context.registry.insert(record), context: context)
+            agents[id] = agent
+            context.logger.notice(
+                "volume '\(name)' (\(id)) is made of what '\(source.name)' had at epoch \(epoch)")
+            return agent
+        } catch {
+            try? context.state.deleteVolume(id)
+            throw error
+        }
+    }
+
     /// What a user may name a volume: it appears in logs, tables and URLs, never in a path.
     private static func check(name: String) throws(SiteError) {
         guard (1...128).contains(name.utf8.count),

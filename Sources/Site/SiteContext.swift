@@ -13,10 +13,13 @@ package final class SiteContext: Sendable {
     package let node: String
     package let state: StateDirectory
     package let registry: any SiteRegistry
-    package let identity: SiteIdentity
     package let logger: Logger
     package let hydration: Hydrator.Configuration
+    private let current: Mutex<SiteIdentity>
     private let clients = Mutex<[SiteID: PeerClient]>([:])
+
+    /// The keys that are in use, and whom they trust.
+    package var identity: SiteIdentity { current.withLock { $0 } }
 
     package init(
         node: String, state: StateDirectory, registry: any SiteRegistry, identity: SiteIdentity,
@@ -26,7 +29,7 @@ package final class SiteContext: Sendable {
         self.node = node
         self.state = state
         self.registry = registry
-        self.identity = identity
+        current = Mutex(identity)
         self.hydration = hydration
         self.logger = logger
     }
@@ -34,6 +37,7 @@ package final class SiteContext: Sendable {
     /// The connections to a peer, made at the first use.
     func client(of peer: SiteID) throws -> PeerClient {
         if let known = clients.withLock({ $0[peer] }) { return known }
+        let identity = self.identity
         guard let trusted = try identity.peers().first(where: { $0.site == peer }) else {
             throw PeerError.notTrusted(peer)
         }
@@ -46,13 +50,37 @@ package final class SiteContext: Sendable {
             trustedRootsPEM: try identity.rootPEM(of: peer), expectedServerName: identity.serverName(of: peer)
         )
         let client = try PeerClient(site: peer, endpoint: endpoint, security: security)
-        return clients.withLock { clients in
-            if let other = clients[peer] {
+        let used = clients.withLock { clients in
+            // Keys that changed meanwhile are for nobody to use again.
+            guard self.identity === identity else { return nil as PeerClient? }
+            clients[peer] = clients[peer] ?? client
+            return clients[peer]
+        }
+        if used !== client { client.close() }
+        return try used ?? self.client(of: peer)
+    }
+
+    /// How long calls that are under way with old keys may take.
+    private static let oldCallPatience: Duration = .seconds(60)
+
+    /// From now on connections are made with these keys, and with those who are trusted now.
+    func use(_ fresh: SiteIdentity) {
+        let before = (try? identity.peers()) ?? []
+        let kept = Set((try? fresh.peers()) ?? []).intersection(before).map(\.site)
+        let old = clients.withLock { clients in
+            defer { clients = [:] }
+            current.withLock { $0 = fresh }
+            return clients
+        }
+        for (site, client) in old {
+            guard kept.contains(site) else {
                 client.close()
-                return other
+                continue
             }
-            clients[peer] = client
-            return client
+            Task {
+                try? await Task.sleep(for: Self.oldCallPatience)
+                client.close()
+            }
         }
     }
 

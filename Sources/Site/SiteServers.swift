@@ -1,6 +1,9 @@
+internal import Logging
 internal import PeerService
 package import RPC
 internal import SiteIdentity
+internal import Synchronization
+internal import VolumeModel
 
 /// The sockets on which a site answers: the command line, its peers, Kubernetes.
 package final class SiteServers: Sendable {
@@ -19,8 +22,10 @@ package final class SiteServers: Sendable {
     }
 
     private let servers: [RPCServer]
+    private let peerServer: PeerPort?
     /// The port on which peers are answered, if any.
     package let peerPort: UInt16?
+    private let watch: Task<Void, Never>
 
     /// Starts to answer on all of them.
     package init(site: Site, endpoints: Endpoints, csi: RPCServer.Handler?) throws {
@@ -28,19 +33,6 @@ package final class SiteServers: Sendable {
         let controlServer = RPCServer { (call) async throws(RPCStatus) in try await control.handle(call) }
         try controlServer.listen(on: endpoints.control, security: .plaintext)
         var servers = [controlServer]
-        var port: UInt16?
-        if let peers = endpoints.peers {
-            let peerService = PeerServer(
-                backend: SitePeerBackend(site: site), statusOfError: { SiteStatus.status(of: $0) })
-            let server = RPCServer { (call) async throws(RPCStatus) in try await peerService.handle(call) }
-            let identity = site.context.identity
-            port = try server.listen(
-                on: peers,
-                security: .mutualTLS(
-                    certificateChainPEM: identity.certificateChainPEM, privateKeyPEM: identity.privateKeyPEM,
-                    trustedRootsPEM: try identity.trustedRootsPEM(), expectedServerName: nil))
-            servers.append(server)
-        }
         if let endpoint = endpoints.csi, let csi {
             let server = RPCServer(handler: csi)
             try server.listen(on: endpoint, security: .plaintext)
@@ -48,10 +40,16 @@ package final class SiteServers: Sendable {
         }
         for server in servers { try server.start() }
         self.servers = servers
-        peerPort = port
+        peerServer = try endpoints.peers.map { try PeerPort(site: site, endpoint: $0) }
+        peerPort = peerServer?.port
+        let (context, peerServer) = (site.context, peerServer)
+        watch = Task { await IdentityWatch(context: context).run { await peerServer?.renew() } }
     }
 
     package func stop() async {
+        watch.cancel()
+        await watch.value
+        await peerServer?.stop()
         for server in servers { await server.shutdown(grace: .seconds(2)) }
     }
 }

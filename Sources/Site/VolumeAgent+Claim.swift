@@ -57,13 +57,40 @@ extension VolumeAgent {
         }
         guard record.sharedWith.contains(peer) else { return }
         let isForgotten = try await context.client(of: peer).withdraw(id)
-        forgetFollower(peer)
-        // Who had it before may have it back. What is still kept there for us, or here for it, is asked for under
-        // that right.
-        let head = record.head
-        guard isForgotten, !head.sources.contains(where: { $0.site == peer }),
-            !head.grants.contains(where: { $0.heir.owner == peer })
-        else { return }
+        // Who had it before may have it back.
+        guard isForgotten, !isNeeded(by: peer) else {
+            forgetFollower(peer)
+            return
+        }
         try await change { $0.sharedWith.remove(peer) }
+        try forgetReplica(of: peer)
+    }
+
+    /// Takes back a site's right to know of this volume, whether or not it can be asked.
+    ///
+    /// - Throws: `.precondition` when the volume is there, or bytes are kept at one of the two sites for the other:
+    ///   these are asked for under that right.
+    func revoke(_ peer: SiteID) async throws {
+        guard record.sharedWith.contains(peer) else { return }
+        guard record.head.knownReign?.owner != peer, !isNeeded(by: peer) else {
+            throw SiteError.precondition(
+                "volume '\(record.name)' is at site \(peer), or bytes of it are on their way from or to there"
+            )
+        }
+        try await change { $0.sharedWith.remove(peer) }
+        try forgetReplica(of: peer)
+        logger.notice("site \(peer) may know of the volume no longer")
+    }
+
+    private func isNeeded(by peer: SiteID) -> Bool {
+        record.head.sources.contains { $0.site == peer }
+            || record.head.grants.contains { $0.heir.owner == peer }
+    }
+
+    /// A site follows no longer: what was kept for it alone may go.
+    private func forgetReplica(of peer: SiteID) throws {
+        forgetFollower(peer)
+        guard record.head.hasOwnHead, record.headNumber != 0 else { return }
+        try openHead(record.headNumber).storage.catalog.unpin(peer.description)
     }
 }

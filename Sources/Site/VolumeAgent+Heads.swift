@@ -316,8 +316,10 @@ extension VolumeAgent {
     private func hydrate(_ number: UInt64, from source: Source) throws {
         let head = try openHead(number)
         guard head.hydrator == nil else { return }
-        let origin = PeerSource(
-            client: try context.client(of: source.site), volume: id, reign: source.reign)
+        let context = self.context
+        let origin = PeerSource(site: source.site, volume: id, reign: source.reign) {
+            try context.client(of: source.site)
+        }
         let logger = self.logger
         head.startHydration(
             from: origin, directories: origin, configuration: context.hydration, policy: record.hydration
@@ -346,7 +348,9 @@ extension VolumeAgent {
     // MARK: sealing
 
     /// The last sequence number of a head that nobody can write to any more.
-    func readTail() async throws -> SequenceNumber {
+    ///
+    /// What the heir is about to see is pinned: should this head ever go on by force, what changes then can be told.
+    func readTail(for heir: Reign) async throws -> SequenceNumber {
         for mount in mounts.values { mount.fileSystem.fence() }
         guard mounts.isEmpty else {
             throw SiteError.precondition("volume '\(record.name)' is still mounted here")
@@ -354,7 +358,21 @@ extension VolumeAgent {
         let storage = try openHead(record.headNumber).storage
         return try await onBlockingThread {
             try storage.catalog.synchronize()
-            return try storage.catalog.perform { $0.committedSequence }
+            return try storage.catalog.pin(Self.pinName(of: heir.epoch))
+        }
+    }
+
+    /// The pin of what was granted to a reign; a follower's has the name of its site.
+    private static func pinName(of heir: Epoch) -> String { "\(pinPrefix)\(heir.number)" }
+    private static let pinPrefix = "heir at epoch "
+
+    /// Forgets what was granted to reigns that need it no longer.
+    private func dropUnneededPins() throws {
+        guard record.head.hasOwnHead, let head = heads[record.headNumber] else { return }
+        let needed = Set(record.head.keptReigns.map { Self.pinName(of: $0) })
+        let pins = try head.storage.catalog.perform { try $0.pinNames() }
+        for name in pins where name.hasPrefix(Self.pinPrefix) && !needed.contains(name) {
+            try head.storage.catalog.unpin(name)
         }
     }
 
@@ -377,7 +395,11 @@ extension VolumeAgent {
         guard let kept = record.head.retentions.first(where: { $0.grant.heir == heir }), kept.mayHaveChanged
         else { return HeadReader(storage: head.storage, hydrator: head.hydrator) }
         let seen = kept.grant.finalSequence
-        guard try head.storage.catalog.perform({ try $0.isPinned(for: site.description, at: seen) }) else {
+        let isKnown = try head.storage.catalog.perform { state in
+            try state.isPinned(for: Self.pinName(of: reign), at: seen)
+                || state.isPinned(for: site.description, at: seen)
+        }
+        guard isKnown else {
             throw PeerError.refused(
                 "volume \(id): it is not known any more what has changed since site \(site) looked")
         }
@@ -391,6 +413,7 @@ extension VolumeAgent {
 
     /// Deletes heads that nobody needs: not the present one, and none that is kept for an heir or aside.
     func discardUnneeded() async throws {
+        try dropUnneededPins()
         let needed = record.head.keptReigns
         let isRetired = if case .retired = record.head.role { true } else { false }
         var gone: [UInt64] = []

@@ -179,6 +179,19 @@ extension VolumeAgent {
         if divergenceMounts[path] === fuse { divergenceMounts[path] = nil }
     }
 
+    /// Copies what an overruled owner had written into an empty head.
+    ///
+    /// - Throws: `.precondition` when some of it is at another site.
+    func copyDivergence(_ epoch: Epoch, to directory: String) async throws {
+        let storage = try divergentHead(epoch).storage
+        do {
+            try await onBlockingThread { try storage.copy(to: directory) }
+        } catch HydrationError.storage(let reason) {
+            throw SiteError.precondition(
+                "the divergence of volume '\(record.name)' at epoch \(epoch): \(reason)")
+        }
+    }
+
     /// Deletes what an overruled owner had written. For good.
     func deleteDivergence(_ epoch: Epoch) async throws {
         guard divergenceMounts.isEmpty else {

@@ -156,7 +156,7 @@ actor VolumeAgent {
             switch action {
             case .serve(let epoch): try await serve(epoch)
             case .readTail(let heir):
-                let sequence = try await readTail()
+                let sequence = try await readTail(for: heir)
                 answer = try await apply(.tailRead(heir: heir, finalSequence: sequence), from: peer) ?? answer
             case .fetchTail(let owner, let grant):
                 let sequence = try await catchUp(with: owner, to: grant)
@@ -306,6 +306,10 @@ actor VolumeAgent {
         at path: String, isReadOnly: Bool, pod: String? = nil, group: UInt32? = nil
     ) async throws {
         try await exclusively { try await $0.mount(at: path, isReadOnly: isReadOnly, pod: pod, group: group) }
+    }
+
+    func copyDivergenceExclusively(_ epoch: Epoch, to directory: String) async throws {
+        try await exclusively { try await $0.copyDivergence(epoch, to: directory) }
     }
 
     /// Owns the volume and holds it for this node, though nothing is mounted yet.

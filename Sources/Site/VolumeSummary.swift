@@ -75,6 +75,7 @@ struct VolumeSummary: Sendable {
         message.prefetchedUnreadByteCount = prefetchedUnreadByteCount
         message.trouble = trouble ?? ""
         message.namesArriving = namesAreArriving
+        message.sharedWith = record.sharedWith.map(\.description).sorted()
         message.divergences = record.head.divergences.map(\.epoch.number)
         if let claim = record.claim {
             message.claim = ClaimCoding.control(claim.facts)

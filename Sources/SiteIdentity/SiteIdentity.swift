@@ -69,6 +69,22 @@ package final class SiteIdentity: Sendable {
         expiry = leaf.notValidAfter
     }
 
+    /// Changes with every change of what is in the directory that a value loaded from it would tell: our keys and
+    /// whom we trust. Cheap enough for every second.
+    package static func stamp(of directory: String) throws(IdentityError) -> String {
+        let keys = KeyDirectory(path: directory)
+        let peers = KeyDirectory(path: directory + "/peers")
+        var digest = SHA256()
+        func add(_ text: String?) { digest.update(data: Data((text.map { "+" + $0 } ?? "-").utf8)) }
+        for name in [authorityFile, leafFile] { add(try keys.read(name, isSecret: true)) }
+        for name in try peers.names() where name.hasSuffix(".pem") {
+            add(name)
+            // One that is damaged is distrusted, and changes nothing else.
+            add((try? peers.read(name)) ?? nil)
+        }
+        return digest.finalize().map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
+    }
+
     /// Makes a new leaf certificate and key. This value keeps the old one; load it again to use the new one.
     package func renewLeaf(now: Date = Date()) throws(IdentityError) {
         try Self.renewLeaf(in: directory.path, now: now)

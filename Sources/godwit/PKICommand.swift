@@ -131,7 +131,8 @@ struct PKICommand: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Make a new certificate for this site, valid for 90 days from now.",
             discussion: """
-                The site takes it up when it is started again. Peers need to do nothing.
+                A site that runs takes it up within seconds, and renews it by itself a month before its end. Peers
+                need to do nothing.
 
                 Example: godwit pki renew
                 """)

@@ -124,9 +124,9 @@ extension VolumeCommand {
 
     struct Divergence: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Mount what this site wrote while it was overruled, or delete it.",
+            abstract: "Mount what this site wrote while it was overruled, make a volume of it, or delete it.",
             discussion: "'godwit volume inspect' tells the epochs under which it was written.",
-            subcommands: [Mount.self, Delete.self])
+            subcommands: [Mount.self, Restore.self, Delete.self])
 
         struct Mount: AsyncParsableCommand {
             static let configuration = CommandConfiguration(
@@ -144,6 +144,32 @@ extension VolumeCommand {
                     let request = Divergence.request(volume, epoch, path: path)
                     let _: Godwit_Control_V1_Empty = try await ControlClient(site).call(
                         "MountDivergence", request)
+                }
+            }
+        }
+
+        struct Restore: AsyncParsableCommand {
+            static let configuration = CommandConfiguration(
+                abstract: "Make a volume of its own of it.",
+                discussion: """
+                    The divergence stays. All its bytes must be here, and there must be room for them once more.
+                    Example: godwit volume divergence restore data 2 --as data-before
+                    """)
+
+            @OptionGroup var site: SiteOptions
+            @Argument(help: "The volume's name or identifier.") var volume: String
+            @Argument(help: "The epoch under which it was written.") var epoch: UInt64
+            @Option(name: .customLong("as"), help: "The new volume's name.") var name: String
+            @Flag(help: "Print JSON.") var json = false
+
+            func run() async throws {
+                try await reporting {
+                    var request = Divergence.request(volume, epoch)
+                    request.name = name
+                    // As long as copying takes.
+                    let reply: Godwit_Control_V1_Volume = try await ControlClient(site).call(
+                        "RestoreDivergence", request, timeout: nil)
+                    try VolumeText.print(reply, json: json)
                 }
             }
         }

@@ -7,7 +7,8 @@ struct VolumeCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "volume", abstract: "Make, list, mount, unmount, inspect and delete volumes.",
         subcommands: [
-            Create.self, List.self, Inspect.self, Mount.self, Unmount.self, Expand.self, Hydrate.self,
+            Create.self, List.self, Inspect.self, Mount.self, Unmount.self, Expand.self, Revoke.self,
+            Hydrate.self,
             Check.self, TakeOver.self, Divergence.self, Diff.self, Delete.self,
         ])
 
@@ -151,6 +152,33 @@ struct VolumeCommand: AsyncParsableCommand {
         }
     }
 
+    struct Revoke: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract:
+                "Take back a site's right to know of a volume, that is to follow it and to take it over.",
+            discussion: """
+                Offering a volume to a site ('godwit migrate') gives the right. What the site has seen it has. Refused \
+                while the volume is there, or bytes of it are on their way. 'godwit volume inspect --json' names the \
+                sites that have it.
+                Example: godwit volume revoke data --site sydney
+                """)
+
+        @OptionGroup var options: SiteOptions
+        @Argument(help: "The volume's name or identifier.") var volume: String
+        @Option(help: "The site.") var site: String
+        @Flag(help: "Print JSON.") var json = false
+
+        func run() async throws {
+            try await reporting {
+                var request = Godwit_Control_V1_RevokeRequest()
+                request.volume = volume
+                request.site = site
+                let reply: Godwit_Control_V1_Volume = try await ControlClient(options).call("Revoke", request)
+                try VolumeText.print(reply, json: json)
+            }
+        }
+    }
+
     struct Hydrate: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Pause, resume or slow the fetching of a volume's missing bytes.",
@@ -241,6 +269,7 @@ enum VolumeText {
         options.add("trouble", volume.trouble)
         options.add("divergences", volume.divergences.map(String.init))
         options.add("released", volume.released)
+        options.add("sharedWith", volume.sharedWith)
         options.add("hydrationPaused", volume.hydrationPaused)
         options.add("hydrationBytesPerSecond", volume.hydrationBytesPerSecond)
         options.add("prefetchedBytes", volume.prefetchedByteCount)

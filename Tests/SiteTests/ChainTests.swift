@@ -228,9 +228,5 @@ extension SiteTests {
                 #expect(try FileManager.default.contentsOfDirectory(atPath: heads) == ["2"])
             }
         }
-
-        private func bytes(_ path: String) throws -> [UInt8] {
-            Array(try Data(contentsOf: URL(fileURLWithPath: path)))
-        }
     }
 }

@@ -54,3 +54,8 @@ func shell(_ script: String, in directory: String) async throws -> ChildProcess.
     program.directory = directory
     return try await ChildProcess.run(program, limit: .seconds(120))
 }
+
+/// All bytes of a file.
+func bytes(_ path: String) throws -> [UInt8] {
+    Array(try Data(contentsOf: URL(fileURLWithPath: path)))
+}

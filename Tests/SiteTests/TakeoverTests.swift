@@ -14,6 +14,7 @@ extension SiteTests {
                     "mkdir d; echo one > d/file; echo same > same; echo gone > gone", in: london)
                 try writeRandomFile(london + "/big", byteCount: 8 << 20)
                 let before = try await TreeDigest.of(london)
+                let big = try bytes(london + "/big")
                 try await pair.unmount("data", at: pair.london)
                 try await pair.london.godwit(["migrate", "data", "--to", "sydney", "--detach"])
                 let sydney = try await pair.mount("data", at: pair.sydney, cleanup)
@@ -35,7 +36,7 @@ extension SiteTests {
                 _ = try await shell("echo three > d/file; sync d/file", in: london)
 
                 try await pair.sydney.start()
-                try await wait("sydney to hear of it") {
+                try await SiteTests.wait("sydney to hear of it") {
                     try await pair.sydney.inspect("data")["role"] as? String == "retired"
                 }
                 let refused = try await pair.sydney.run(["volume", "mount", "data", sydney])
@@ -54,6 +55,26 @@ extension SiteTests {
                 let diff = try await pair.sydney.godwit(["volume", "diff", "data", "2"])
                 #expect(diff == "A /new file\nD /gone\nM /d/file\n", "\(diff)")
                 try await pair.unmount("data", at: pair.sydney)
+
+                // A volume of its own can be made of it, once all its bytes are here.
+                var restored = ""
+                try await SiteTests.wait("the divergence to be whole") {
+                    let attempt = try await pair.sydney.run([
+                        "volume", "divergence", "restore", "data", "2", "--as", "before",
+                    ])
+                    restored = attempt.output
+                    return attempt.exit.isSuccess
+                }
+                try await pair.mount("before", at: pair.sydney, cleanup)
+                let own = try await shell(
+                    "cat d/file 'new file' same; echo more >> same; ls gone 2>&1", in: sydney)
+                #expect(
+                    own.output.hasPrefix("two\nnew\nsame\nls: cannot access"), "\(own.output) \(restored)")
+                let size = try bytes(sydney + "/big") == big
+                #expect(size)
+                try await pair.unmount("before", at: pair.sydney)
+                let sound = try await pair.sydney.run(["volume", "check", "before"])
+                #expect(sound.exit.isSuccess, "\(sound.output)")
 
                 // And there it may go again, as ever.
                 try await pair.unmount("data", at: pair.london)
@@ -91,10 +112,10 @@ extension SiteTests {
                 _ = try await shell("echo more > more", in: london)
 
                 try await pair.link.cut([])
-                try await wait("london to stop") {
+                try await SiteTests.wait("london to stop") {
                     try await shell("touch x 2>&1 | grep -c 'Stale'", in: london).output == "1\n"
                 }
-                try await wait("the bytes to come") {
+                try await SiteTests.wait("the bytes to come") {
                     try await shell("cat steady mine", in: sydney).output == "steady\nmine\n"
                 }
                 let lost = try await shell("cat changing 2>&1 | grep -o 'Input/output'", in: sydney)
@@ -106,16 +127,6 @@ extension SiteTests {
                 #expect(kept.output == "newer\nunseen\nmore\n", "\(kept.output)")
                 try await pair.unmount("data", at: pair.london)
                 try await pair.unmount("data", at: pair.sydney)
-            }
-        }
-
-        private func wait(_ what: String, until holds: () async throws -> Bool) async throws {
-            let deadline = ContinuousClock.now + .seconds(60)
-            while try await !holds() {
-                guard ContinuousClock.now < deadline else {
-                    throw LabError.invalid("waited in vain for \(what)")
-                }
-                try await Task.sleep(for: .milliseconds(200))
             }
         }
     }

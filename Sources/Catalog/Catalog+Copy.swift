@@ -1,0 +1,33 @@
+internal import SQLite
+
+extension Catalog {
+    /// Copies the catalog into a directory, as that of a new volume: at epoch 1, and nobody has followed it.
+    package func copy(to directory: String) throws(CatalogError) {
+        try commit()
+        let path = directory + "/" + Self.fileName
+        do {
+            let reader = try Connection(path: self.directory + "/" + Self.fileName, mode: .readWrite)
+            reader.setBusyTimeout(milliseconds: 5000)
+            let copy = try reader.prepare("VACUUM INTO ?1")
+            copy.bind(1, path)
+            try copy.run()
+            let connection = try Connection(path: path, mode: .readWrite)
+            try connection.execute("PRAGMA synchronous = FULL; BEGIN")
+            for table in ["inode", "entry", "xattr"] {
+                try connection.execute("DELETE FROM \(table) WHERE died > 0")
+            }
+            try connection.execute(
+                "DELETE FROM pin; DELETE FROM garbage; DELETE FROM meta WHERE key = 'origin_sequence'")
+            let statements = try CatalogStatements(connection)
+            try statements.setMeta(.epoch, 1)
+            try statements.setMeta(.isFollower, 0)
+            try statements.setMeta(.isClean, 1)
+            // Copies of sparse files may take other blocks than the files did.
+            try statements.setMeta(.uncertainData, try statements.meta(.nextData) ?? 1)
+            try connection.execute("COMMIT")
+        } catch {
+            throw .database(error)
+        }
+        try Self.synchronizeDirectory(directory)
+    }
+}

@@ -1,0 +1,111 @@
+internal import Foundation
+internal import Logging
+internal import PeerService
+internal import RPC
+internal import SiteIdentity
+internal import Synchronization
+internal import VolumeModel
+
+/// The port on which peers are answered, with the keys and the trust of the moment.
+///
+/// A TLS server keeps the certificates that it began with. So there is a new one when they change, on the same port;
+/// the old one lets its calls end for a moment, and peers come again to the new one by themselves.
+final class PeerPort: Sendable {
+    private static let grace: Duration = .seconds(2)
+
+    private let site: Site
+    private let endpoint: RPCEndpoint
+    private let server: Mutex<RPCServer>
+    let port: UInt16?
+
+    init(site: Site, endpoint: RPCEndpoint) throws {
+        self.site = site
+        let (server, port) = try Self.server(for: site, on: endpoint)
+        self.server = Mutex(server)
+        self.port = port
+        // The same port again, also if it was one of the system's choice.
+        self.endpoint =
+            if case .tcp(let host, _) = endpoint, let port { .tcp(host: host, port: port) } else { endpoint }
+    }
+
+    private static func server(
+        for site: Site, on endpoint: RPCEndpoint
+    ) throws -> (server: RPCServer, port: UInt16?) {
+        let service = PeerServer(
+            backend: SitePeerBackend(site: site), statusOfError: { SiteStatus.status(of: $0) })
+        let server = RPCServer { (call) async throws(RPCStatus) in try await service.handle(call) }
+        let identity = site.context.identity
+        let port = try server.listen(
+            on: endpoint,
+            security: .mutualTLS(
+                certificateChainPEM: identity.certificateChainPEM, privateKeyPEM: identity.privateKeyPEM,
+                trustedRootsPEM: try identity.trustedRootsPEM(), expectedServerName: nil))
+        try server.start()
+        return (server, port)
+    }
+
+    /// Answers with what the site's identity is now.
+    func renew() async {
+        let old = server.withLock { $0 }
+        let stopping = Task { await old.shutdown(grace: Self.grace) }
+        var lastFailure = ""
+        while !Task.isCancelled {
+            do {
+                let fresh = try Self.server(for: site, on: endpoint).server
+                server.withLock { $0 = fresh }
+                break
+            } catch {
+                // The old one lets go of the port in a moment.
+                if "\(error)" != lastFailure { site.context.logger.debug("peers' port: \(error)") }
+                lastFailure = "\(error)"
+                try? await Task.sleep(for: .milliseconds(20))
+            }
+        }
+        _ = await stopping.value
+    }
+
+    func stop() async { _ = await server.withLock { $0 }.shutdown(grace: Self.grace) }
+}
+
+/// Follows the keys on disk: takes up new ones, and changes of trust, without a restart; renews the certificate in
+/// time.
+struct IdentityWatch: Sendable {
+    private static let interval: Duration = .seconds(1)
+
+    let context: SiteContext
+
+    /// Until it is cancelled.
+    ///
+    /// - Parameter whenChanged: called after the context has the new identity.
+    func run(_ whenChanged: @Sendable () async -> Void) async {
+        let directory = context.state.keys
+        var known = try? SiteIdentity.stamp(of: directory)
+        var lastFailure: String?
+        while !Task.isCancelled {
+            try? await Task.sleep(for: Self.interval)
+            do {
+                if context.identity.isRenewalDue() {
+                    try context.identity.renewLeaf()
+                    context.logger.notice("the site's certificate was renewed")
+                }
+                let stamp = try SiteIdentity.stamp(of: directory)
+                guard stamp != known else { continue }
+                let fresh = try SiteIdentity(loading: directory)
+                guard fresh.site == context.site else {
+                    throw SiteError.unusable("\(directory) holds the keys of site \(fresh.site) now")
+                }
+                context.use(fresh)
+                await whenChanged()
+                known = stamp
+                lastFailure = nil
+                let peers = try fresh.peers().map(\.site.description).joined(separator: ", ")
+                context.logger.notice(
+                    "new keys or trust: certificate until \(fresh.expiry.ISO8601Format()), peers: \(peers)")
+            } catch {
+                // Once: what is in use stays in use.
+                if "\(error)" != lastFailure { context.logger.error("the site's keys: \(error)") }
+                lastFailure = "\(error)"
+            }
+        }
+    }
+}
