@@ -19,11 +19,15 @@ extension Hydrator {
         var failures = 0
         var start = InodeNumber(0)
         var profilePosition = 0
+        var guess: [Extent]?
+        var guessPosition = 0
         while true {
             try Task.checkCancellation()
             do {
-                try await fetchProfile(from: &profilePosition)
+                try await fetch(profile, from: &profilePosition)
                 try await streamDirectoriesOnce()
+                if guess == nil { guess = profile.isEmpty ? try await firstGuess() : [] }
+                try await fetch(guess ?? [], from: &guessPosition)
                 let found = try await pass(&window, after: start)
                 note(waitingFor: nil)
                 failures = 0

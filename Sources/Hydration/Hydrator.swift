@@ -15,6 +15,8 @@ package final class Hydrator: Sendable {
         package var batchExtentCount = 128
         /// Whether bytes are streamed in the background at all; faults are served in any case.
         package var streamsInBackground = true
+        /// What is fetched first when no start has been recorded.
+        package var firstGuesses = PrefetchTable.standard
 
         package init() {}
     }

@@ -44,6 +44,13 @@ struct SiteCommand: AsyncParsableCommand {
     var faultTimeout: Double = 30
     @Flag(help: "Fetch bytes only when they are read, not in the background.") var noBackgroundHydration =
         false
+    @Option(
+        help: ArgumentHelp(
+            "More applications, or other ones of the same names, for what is fetched first when no start has been "
+                + "recorded; the form is told by 'godwit site --show-prefetch-table'.", valueName: "file"))
+    var prefetchTable: String?
+    @Flag(help: "Print the table of what well-known applications read first, and end.")
+    var showPrefetchTable = false
     @Option(help: "trace, debug, info, notice, warning, error.") var logLevel = "info"
 
     func validate() throws {
@@ -56,6 +63,10 @@ struct SiteCommand: AsyncParsableCommand {
     }
 
     func run() async throws {
+        if showPrefetchTable {
+            print(PrefetchTable.standardText)
+            return
+        }
         try await reporting {
             // A peer that went away must be an error of the call, not the end of the process.
             signal(SIGPIPE, SIG_IGN)
@@ -68,6 +79,7 @@ struct SiteCommand: AsyncParsableCommand {
             var hydration = Hydrator.Configuration()
             hydration.faultTimeout = .milliseconds(Int64(faultTimeout * 1000))
             hydration.streamsInBackground = !noBackgroundHydration
+            if let prefetchTable { hydration.firstGuesses = try Self.table(prefetchTable) }
             let context = SiteContext(
                 node: node ?? ProcessInfo.processInfo.hostName, state: state,
                 registry: try registry(state), identity: identity, hydration: hydration, logger: logger)
@@ -85,6 +97,15 @@ struct SiteCommand: AsyncParsableCommand {
             logger.info("stopping")
             await servers.stop()
             await site.stop()
+        }
+    }
+
+    private static func table(_ path: String) throws -> PrefetchTable {
+        let text = try String(contentsOfFile: path, encoding: .utf8)
+        do {
+            return PrefetchTable.standard.extended(by: try PrefetchTable(text))
+        } catch {
+            throw ValidationError("\(path), \(error)")
         }
     }
 
