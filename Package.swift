@@ -189,7 +189,8 @@ let package = Package(
             name: "FuzzTests",
             dependencies: [
                 "Catalog", "EngineTestSupport", "Handoff", "Hydration", "PeerProtocol", "PeerService", "RPC",
-                "Site", "SiteIdentity", "VolumeFileSystem", "VolumeModel",
+                "SQLite", "Site", "SiteIdentity", "VolumeFileSystem", "VolumeModel",
+                .product(name: "Logging", package: "swift-log"),
             ], swiftSettings: strict),
         .testTarget(
             name: "FuseMountTests",

@@ -116,7 +116,7 @@ extension Catalog {
         guard counters.nextInode.number > 1, counters.nextInode.number <= UInt64(limit),
             (1...limit).contains(counters.nextCookie), counters.byteCount <= UInt64(limit),
             counters.inodeCount <= UInt64(limit), counters.allocatedByteCount <= UInt64(limit),
-            position.limits.byteCount <= UInt64(limit), position.limits.inodeCount <= UInt64(limit)
+            position.limits.isCountable
         else { throw CatalogError.unusable(path: directory, reason: "the owner's counters are malformed") }
     }
 

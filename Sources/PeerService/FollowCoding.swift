@@ -7,9 +7,6 @@ package import VolumeModel
 package enum FollowCoding {
     package typealias Reply = Godwit_Peer_V1_FollowReply
 
-    /// A batch of rows is at most this large when decompressed.
-    private static let largestBatch = Catalog.batchByteCount * 2 + (1 << 20)
-
     /// - Parameter rows: encoded by `CatalogRowCoder`.
     static func encode(_ rows: [UInt8]) -> Reply {
         var reply = Reply()
@@ -27,7 +24,7 @@ package enum FollowCoding {
             let bytes =
                 reply.encoding == .zstd
                 ? try Zstd.decompressed(
-                    Array(reply.rows), byteCount: Int(reply.byteCount), limit: largestBatch)
+                    Array(reply.rows), byteCount: Int(reply.byteCount), limit: PeerLimits.largestFollowBatch)
                 : Array(reply.rows)
             return try CatalogRowCoder.rows(of: bytes)
         } catch {

@@ -9,8 +9,6 @@ package import VolumeModel
 /// as they were are given. What it lacks itself it fetches from its own
 /// origin first: a chain of sites works.
 package struct HeadReader: Sendable {
-    /// Data in one answer at most, whatever was asked.
-    package static let largestAnswer = 1 << 20
     /// Runs of zeros shorter than this are sent as bytes: naming them would cost as much.
     private static let shortestZeroRun = 4096
 
@@ -28,7 +26,7 @@ package struct HeadReader: Sendable {
     /// - Returns: pieces that cover a prefix of the extents, in order, with at most `maximumByteCount` bytes
     ///   of data; a hole is named whole, also beyond what was asked.
     package func read(_ extents: [Extent], maximumByteCount: Int) async throws -> [Piece] {
-        var room = UInt64(min(max(maximumByteCount, 4096), Self.largestAnswer))
+        var room = UInt64(min(max(maximumByteCount, 4096), PeerLimits.readAnswerByteCount))
         var pieces: [Piece] = []
         for extent in extents {
             var position = extent.range.start

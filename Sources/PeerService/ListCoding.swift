@@ -5,13 +5,6 @@ package import VolumeModel
 
 /// Listings of directories between values and the wire's messages.
 package enum ListCoding {
-    /// Rows in an answer are at most this large when decompressed, whatever was asked.
-    static let largestAnswer = 2 << 20
-    private static let placeLimit = 4096
-    private static let inodeLimit = 4096
-    /// What one entry may add to an answer that is nearly full: its attributes may be large.
-    private static let slack = 13 << 20
-
     static func message(of request: ListingRequest) -> Godwit_Peer_V1_ListRequest {
         var message = Godwit_Peer_V1_ListRequest()
         message.places = request.places.map { place in
@@ -32,7 +25,9 @@ package enum ListCoding {
 
     /// - Throws: `invalidArgument` when it is more than one answer may be about, or a name that no file can have.
     package static func request(of message: Godwit_Peer_V1_ListRequest) throws(RPCStatus) -> ListingRequest {
-        guard message.places.count <= placeLimit, message.inodes.count <= inodeLimit else {
+        guard message.places.count <= PeerLimits.placeCount,
+            message.inodes.count <= PeerLimits.inodeCount
+        else {
             throw RPCStatus(.invalidArgument, "too many directories or inodes")
         }
         var name: ListingRequest.Name?
@@ -47,7 +42,7 @@ package enum ListCoding {
             places: message.places.map {
                 ListingPlace(directory: InodeNumber($0.directory), after: max(0, $0.after))
             }, name: name, inodes: message.inodes.map { InodeNumber($0) }, descends: message.descends,
-            byteCount: min(max(Int(message.maximumByteCount), 4096), largestAnswer))
+            byteCount: min(max(Int(message.maximumByteCount), 4096), PeerLimits.listAnswerByteCount))
     }
 
     static func encode(_ listing: Listing) -> Godwit_Peer_V1_ListReply {
@@ -79,7 +74,7 @@ package enum ListCoding {
             let bytes =
                 reply.encoding == .zstd
                 ? try Zstd.decompressed(
-                    Array(reply.rows), byteCount: Int(reply.byteCount), limit: largestAnswer + slack)
+                    Array(reply.rows), byteCount: Int(reply.byteCount), limit: PeerLimits.largestListing)
                 : Array(reply.rows)
             let singleCount = Int(reply.singleByteCount)
             guard singleCount <= bytes.count else { throw CatalogRowCoder.Failure.malformed }

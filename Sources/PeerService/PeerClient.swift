@@ -18,8 +18,9 @@ package final class PeerClient: Sendable {
     package init(site: SiteID, endpoint: RPCEndpoint, security: RPCSecurity) throws(PeerError) {
         self.site = site
         do {
-            urgent = try RPCChannel(to: endpoint, security: security, options: RPCChannelOptions())
-            bulk = try RPCChannel(to: endpoint, security: security, options: RPCChannelOptions())
+            let options = PeerLimits.channelOptions
+            urgent = try RPCChannel(to: endpoint, security: security, options: options)
+            bulk = try RPCChannel(to: endpoint, security: security, options: options)
         } catch {
             throw .call(site: site, method: "connect", error)
         }
@@ -127,7 +128,7 @@ package final class PeerClient: Sendable {
         var request = Godwit_Peer_V1_ReadRequest()
         request.volume = volume.description
         request.epoch = reign.number
-        request.maximumByteCount = UInt32(HeadReader.largestAnswer)
+        request.maximumByteCount = UInt32(PeerLimits.readAnswerByteCount)
         request.urgent = urgency == .urgent
         request.extents = extents.map { extent in
             var message = Godwit_Peer_V1_Extent()

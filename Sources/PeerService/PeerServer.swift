@@ -30,19 +30,25 @@ package protocol PeerBackend: Sendable {
 
 /// The service that peers call: decodes, authenticates, asks the backend, encodes.
 package struct PeerServer: Sendable {
-    private static let largestExtentCount = 4096
-    /// A call's only request comes with it; over the worst link this is long.
-    private static let requestTimeout: Duration = .seconds(30)
-
     private let backend: any PeerBackend
+    private let limits: PeerLimits
+    private let calls: PeerCalls
 
     private let statusOfError: @Sendable (any Error) -> RPCStatus
 
     /// - Parameter statusOfError: the backend's own errors as callers are told of them.
-    package init(backend: any PeerBackend, statusOfError: @escaping @Sendable (any Error) -> RPCStatus) {
+    package init(
+        backend: any PeerBackend, limits: PeerLimits = PeerLimits(),
+        statusOfError: @escaping @Sendable (any Error) -> RPCStatus
+    ) {
         self.backend = backend
+        self.limits = limits
+        calls = PeerCalls(limits: limits)
         self.statusOfError = statusOfError
     }
+
+    /// Calls of peers that are being answered.
+    package var openCallCount: Int { calls.count }
 
     package func handle(_ call: RPCServerCall) async throws(RPCStatus) {
         guard call.method.hasPrefix(PeerClient.service) else {
@@ -57,8 +63,15 @@ package struct PeerServer: Sendable {
         } catch {
             throw RPCStatus(.unauthenticated, "\(error)")
         }
-        guard let request = try await call.receive(within: Self.requestTimeout) else {
+        try calls.begin(by: site, over: call.peerAddress)
+        defer { calls.end(by: site, over: call.peerAddress) }
+        guard let request = try await call.receive(within: limits.requestTimeout) else {
             throw RPCStatus(.invalidArgument, "a request is missing")
+        }
+        guard request.count <= limits.requestByteCount else {
+            throw RPCStatus(
+                .resourceExhausted,
+                "a request of \(request.count) bytes: they have \(limits.requestByteCount) at most")
         }
         do {
             try await answer(call, String(call.method.dropFirst(PeerClient.service.count)), request, site)
@@ -81,61 +94,87 @@ package struct PeerServer: Sendable {
         switch method {
         case "Hello":
             _ = try Godwit_Peer_V1_HelloRequest(serializedBytes: request)
-            try await call.send(try backend.hello().serializedBytes())
+            try await send(backend.hello(), to: call)
         case "Offer":
-            try await call.send(
-                try await backend.offer(try .init(serializedBytes: request), by: site).serializedBytes())
+            let message = try Godwit_Peer_V1_OfferRequest(serializedBytes: request)
+            try Self.check(message)
+            try await send(try await backend.offer(message, by: site), to: call)
         case "Follow": try await follow(call, try .init(serializedBytes: request), site)
         case "List": try await list(call, try .init(serializedBytes: request), site)
         case "Read": try await read(call, try .init(serializedBytes: request), site)
         case "Exchange":
-            try await call.send(
-                try await backend.exchange(try .init(serializedBytes: request), from: site).serializedBytes())
+            try await send(
+                try await backend.exchange(try .init(serializedBytes: request), from: site), to: call)
         case "TakeOver":
-            try await call.send(
-                try await backend.takeOver(try .init(serializedBytes: request), by: site).serializedBytes())
+            try await send(
+                try await backend.takeOver(try .init(serializedBytes: request), by: site), to: call)
         case "Status":
             let message = try Godwit_Peer_V1_StatusRequest(serializedBytes: request)
             let volume = try Self.volume(message.volume)
-            try await call.send(try await backend.status(of: volume, for: site).serializedBytes())
+            try await send(try await backend.status(of: volume, for: site), to: call)
         case "Withdraw":
-            try await call.send(
-                try await backend.withdraw(try .init(serializedBytes: request), by: site).serializedBytes())
+            try await send(try await backend.withdraw(try .init(serializedBytes: request), by: site), to: call)
         default: throw RPCStatus(.unimplemented, "no such method: \(call.method)")
+        }
+    }
+
+    private func send(_ message: some Message, to call: RPCServerCall) async throws {
+        try await call.send(try message.serializedBytes(), within: limits.sendTimeout)
+    }
+
+    /// What is stored of an offer for as long as the volume is known here.
+    private static func check(_ request: Godwit_Peer_V1_OfferRequest) throws(RPCStatus) {
+        guard VolumeName.isValid(request.name) else { throw RPCStatus(.invalidArgument, VolumeName.rule) }
+        guard VolumeLimits(byteCount: request.capacity, inodeCount: request.inodeLimit).isCountable else {
+            throw RPCStatus(.invalidArgument, VolumeLimits.rule)
+        }
+        let parameterByteCount = request.parameters.reduce(0) { $0 + $1.key.utf8.count + $1.value.utf8.count }
+        guard request.parameters.count <= PeerLimits.parameterCount,
+            parameterByteCount <= PeerLimits.parameterByteCount
+        else {
+            throw RPCStatus(
+                .invalidArgument,
+                "a volume has at most \(PeerLimits.parameterCount) parameters with "
+                    + "\(PeerLimits.parameterByteCount) bytes")
         }
     }
 
     private func follow(
         _ call: RPCServerCall, _ request: Godwit_Peer_V1_FollowRequest, _ site: SiteID
     ) async throws {
-        let catalog = try await backend.catalog(of: try Self.volume(request.volume), for: site)
-        let since = request.since > 0 ? SequenceNumber(request.since) : nil
         let volume = try Self.volume(request.volume)
+        try calls.begin(.follow, by: site)
+        defer { calls.end(.follow, by: site) }
+        let catalog = try await backend.catalog(of: volume, for: site)
+        let since = request.since > 0 ? SequenceNumber(request.since) : nil
         let position = try await catalog.sendChanges(to: site.description, since: since) { rows in
             // Its right may have been taken back meanwhile.
             _ = try await backend.catalog(of: volume, for: site)
-            try await call.send(try FollowCoding.encode(rows).serializedBytes())
+            try await send(FollowCoding.encode(rows), to: call)
         }
         var last = Godwit_Peer_V1_FollowReply()
         last.position = Godwit_Peer_V1_CatalogPosition(position)
-        try await call.send(try last.serializedBytes())
+        try await send(last, to: call)
     }
 
     private func list(
         _ call: RPCServerCall, _ request: Godwit_Peer_V1_ListRequest, _ site: SiteID
     ) async throws {
         let wanted = try ListCoding.request(of: request)
-        let reader = try await backend.reader(
-            of: try Self.volume(request.volume), reign: Epoch(request.epoch), for: site)
+        let volume = try Self.volume(request.volume)
+        // Whoever lists waits for names, or will not be without them for long.
+        try calls.begin(.read(isUrgent: true), by: site)
+        defer { calls.end(.read(isUrgent: true), by: site) }
+        let reader = try await backend.reader(of: volume, reign: Epoch(request.epoch), for: site)
         var reply = ListCoding.encode(try reader.list(wanted))
         if request.wantsPosition { reply.position = Godwit_Peer_V1_CatalogPosition(try reader.position()) }
-        try await call.send(try reply.serializedBytes())
+        try await send(reply, to: call)
     }
 
     private func read(
         _ call: RPCServerCall, _ request: Godwit_Peer_V1_ReadRequest, _ site: SiteID
     ) async throws {
-        guard request.extents.count <= Self.largestExtentCount else {
+        guard request.extents.count <= PeerLimits.extentCount else {
             throw RPCStatus(.invalidArgument, "too many extents")
         }
         let extents = try request.extents.map { extent throws(RPCStatus) in
@@ -144,10 +183,12 @@ package struct PeerServer: Sendable {
             }
             return Extent(inode: InodeNumber(extent.inode), range: ByteRange(extent.start, extent.end))
         }
-        let reader = try await backend.reader(
-            of: try Self.volume(request.volume), reign: Epoch(request.epoch), for: site)
+        let volume = try Self.volume(request.volume)
+        try calls.begin(.read(isUrgent: request.urgent), by: site)
+        defer { calls.end(.read(isUrgent: request.urgent), by: site) }
+        let reader = try await backend.reader(of: volume, reign: Epoch(request.epoch), for: site)
         let pieces = try await reader.read(extents, maximumByteCount: Int(request.maximumByteCount))
-        try await call.send(try ReadCoding.encode(pieces).serializedBytes())
+        try await send(ReadCoding.encode(pieces), to: call)
     }
 
     private static func volume(_ text: String) throws(RPCStatus) -> VolumeID {

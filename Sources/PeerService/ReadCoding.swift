@@ -8,8 +8,6 @@ package import VolumeModel
 package enum ReadCoding {
     /// Bytes of SHA-256 that are sent: 128 bits, far beyond what chance can forge.
     private static let hashByteCount = 16
-    /// A peer may not make us allocate more than this for one answer.
-    private static let largestPayload = HeadReader.largestAnswer + 65_536
 
     package static func encode(_ pieces: [Piece]) -> Godwit_Peer_V1_ReadReply {
         var reply = Godwit_Peer_V1_ReadReply()
@@ -46,7 +44,8 @@ package enum ReadCoding {
         case .zstd:
             do {
                 payload = try Zstd.decompressed(
-                    Array(reply.payload), byteCount: Int(reply.byteCount), limit: largestPayload)
+                    Array(reply.payload), byteCount: Int(reply.byteCount),
+                    limit: PeerLimits.largestReadPayload)
             } catch {
                 throw .malformed(site: site, "an answer that cannot be decompressed (\(error))")
             }

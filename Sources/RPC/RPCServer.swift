@@ -114,6 +114,9 @@ package final class RPCServer: Sendable {
         return listeners
     }
 
+    /// Handlers that have not returned.
+    package var runningCallCount: Int { calls.runningCount }
+
     /// Accepts no more calls, lets the running ones end within `grace`, then cancels the rest.
     ///
     /// Returns when all calls are over and their handlers have returned; but does not wait for a handler

@@ -64,12 +64,16 @@ package final class RPCServerCall: Sendable {
     /// The same, for a client that must not take longer: then the call is cancelled, so that nobody can hold one by
     /// saying nothing.
     package func receive(within limit: Duration) async throws(RPCStatus) -> [UInt8]? {
-        let timer = Task {
+        let timer = cancel(after: limit)
+        defer { timer.cancel() }
+        return try await receive()
+    }
+
+    private func cancel(after limit: Duration) -> Task<Void, Never> {
+        Task {
             guard (try? await Task.sleep(for: limit)) != nil else { return }
             cgrpc_server_call_cancel(self.native)
         }
-        defer { timer.cancel() }
-        return try await receive()
     }
 
     /// Returns when gRPC took the message, which it does as fast as the client receives.
@@ -85,6 +89,14 @@ package final class RPCServerCall: Sendable {
             cgrpc_server_call_cancel(native)
         }
         guard isSent else { throw Self.over }
+    }
+
+    /// The same, to a client that must have taken so much of it by then: else the call is cancelled, so that nobody can
+    /// hold what is behind it by not reading.
+    package func send(_ message: [UInt8], within limit: Duration) async throws(RPCStatus) {
+        let timer = cancel(after: limit)
+        defer { timer.cancel() }
+        try await send(message)
     }
 
     /// Leaves a message to be sent together with the status when the handler returns: the answer of a unary

@@ -13,14 +13,21 @@ internal import VolumeModel
 final class PeerPort: Sendable {
     private static let grace: Duration = .seconds(2)
 
-    private let site: Site
+    private let context: SiteContext
+    private let service: PeerServer
+    private let limits: PeerLimits
     private let endpoint: RPCEndpoint
     private let server: Mutex<RPCServer>
     let port: UInt16?
 
     init(site: Site, endpoint: RPCEndpoint) throws {
-        self.site = site
-        let (server, port) = try Self.server(for: site, on: endpoint)
+        context = site.context
+        limits = PeerLimits()
+        // One for all servers: what a peer has open is counted across them.
+        service = PeerServer(
+            backend: SitePeerBackend(site: site), limits: limits,
+            statusOfError: { SiteStatus.status(of: $0) })
+        let (server, port) = try Self.server(on: endpoint, context, service, limits)
         self.server = Mutex(server)
         self.port = port
         // The same port again, also if it was one of the system's choice.
@@ -29,12 +36,12 @@ final class PeerPort: Sendable {
     }
 
     private static func server(
-        for site: Site, on endpoint: RPCEndpoint
+        on endpoint: RPCEndpoint, _ context: SiteContext, _ service: PeerServer, _ limits: PeerLimits
     ) throws -> (server: RPCServer, port: UInt16?) {
-        let service = PeerServer(
-            backend: SitePeerBackend(site: site), statusOfError: { SiteStatus.status(of: $0) })
-        let server = RPCServer { (call) async throws(RPCStatus) in try await service.handle(call) }
-        let identity = site.context.identity
+        let server = RPCServer(options: limits.serverOptions) { (call) async throws(RPCStatus) in
+            try await service.handle(call)
+        }
+        let identity = context.identity
         let port = try server.listen(
             on: endpoint,
             security: .mutualTLS(
@@ -51,12 +58,12 @@ final class PeerPort: Sendable {
         var lastFailure = ""
         while !Task.isCancelled {
             do {
-                let fresh = try Self.server(for: site, on: endpoint).server
+                let fresh = try Self.server(on: endpoint, context, service, limits).server
                 server.withLock { $0 = fresh }
                 break
             } catch {
                 // The old one lets go of the port in a moment.
-                if "\(error)" != lastFailure { site.context.logger.debug("peers' port: \(error)") }
+                if "\(error)" != lastFailure { context.logger.debug("peers' port: \(error)") }
                 lastFailure = "\(error)"
                 try? await Task.sleep(for: .milliseconds(20))
             }

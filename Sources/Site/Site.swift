@@ -52,7 +52,8 @@ package actor Site {
     func create(
         name: String, limits: VolumeLimits, parameters: [String: String]
     ) async throws -> VolumeAgent {
-        try Self.check(name: name)
+        guard VolumeName.isValid(name) else { throw SiteError.invalid(VolumeName.rule) }
+        guard limits.isCountable else { throw SiteError.invalid(VolumeLimits.rule) }
         guard isCreating.insert(name).inserted else {
             throw SiteError.busy("volume '\(name)' is being created by another request")
         }
@@ -83,7 +84,7 @@ package actor Site {
     ///
     /// - Throws: `.nameTaken`; `.precondition` when bytes of it are elsewhere; what the disk says. Nothing is left then.
     func restore(_ epoch: Epoch, of origin: VolumeAgent, as name: String) async throws -> VolumeAgent {
-        try Self.check(name: name)
+        guard VolumeName.isValid(name) else { throw SiteError.invalid(VolumeName.rule) }
         guard isCreating.insert(name).inserted else {
             throw SiteError.busy("volume '\(name)' is being created by another request")
         }
@@ -110,19 +111,10 @@ package actor Site {
         }
     }
 
-    /// What a user may name a volume: it appears in logs, tables and URLs, never in a path.
-    private static func check(name: String) throws(SiteError) {
-        guard (1...128).contains(name.utf8.count),
-            name.unicodeScalars.allSatisfy({ $0.value >= 0x20 && $0.value != 0x7f && $0 != "/" })
-        else {
-            throw .invalid("a volume's name is 1 to 128 bytes without '/' and control characters")
-        }
-    }
-
     /// Makes the follower of a volume that a peer offers; known already, it is the same one.
     func adopt(_ record: VolumeRecord) async throws -> VolumeAgent {
         if let known = agents[record.id] { return known }
-        try Self.check(name: record.name)
+        guard VolumeName.isValid(record.name) else { throw SiteError.invalid(VolumeName.rule) }
         if try await context.registry.volume(named: record.name) != nil {
             throw SiteError.nameTaken(record.name)
         }

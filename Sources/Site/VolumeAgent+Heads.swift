@@ -281,6 +281,7 @@ extension VolumeAgent {
         guard case .owning = record.head.role else {
             throw SiteError.precondition("volume '\(record.name)' is not owned here: expand it at its owner")
         }
+        guard limits.isCountable else { throw SiteError.invalid(VolumeLimits.rule) }
         func shrinks(_ new: UInt64, _ old: UInt64) -> Bool { new != 0 && (old == 0 || new < old) }
         guard !shrinks(limits.byteCount, record.capacity) else {
             throw SiteError.invalid(

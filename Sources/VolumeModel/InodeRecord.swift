@@ -61,6 +61,12 @@ package struct VolumeLimits: Hashable, Sendable {
         self.byteCount = byteCount
         self.inodeCount = inodeCount
     }
+
+    /// Numbers up to here fit SQLite's and can be counted on from.
+    package static let largest = UInt64(Int64.max / 2)
+    package static let rule = "a volume holds at most \(largest) bytes and as many files"
+
+    package var isCountable: Bool { byteCount <= Self.largest && inodeCount <= Self.largest }
 }
 
 /// One name in a directory.

@@ -1,0 +1,98 @@
+internal import RPC
+internal import Synchronization
+internal import VolumeModel
+
+/// Counts what each peer has open, and refuses what would be more than `PeerLimits` allows.
+final class PeerCalls: Sendable {
+    /// Calls that hold more than a request.
+    enum Kind: Hashable, Sendable {
+        case follow
+        case read(isUrgent: Bool)
+    }
+
+    private struct Open {
+        var calls = 0
+        var connections: [String: Int] = [:]
+        var follows = 0
+        var reads = 0
+        var backgroundReads = 0
+    }
+
+    private let limits: PeerLimits
+    private let open = Mutex<[SiteID: Open]>([:])
+
+    init(limits: PeerLimits) { self.limits = limits }
+
+    /// Calls of all peers.
+    var count: Int { open.withLock { $0.values.reduce(0) { $0 + $1.calls } } }
+
+    /// - Parameter connection: the address at its other end.
+    func begin(by site: SiteID, over connection: String) throws(RPCStatus) {
+        try change(site) { (open) throws(RPCStatus) in
+            try Self.check(open.calls, limits.callCount, site, "calls")
+            if open.connections[connection] == nil {
+                try Self.check(open.connections.count, limits.connectionCount, site, "connections")
+            }
+            open.calls += 1
+            open.connections[connection, default: 0] += 1
+        }
+    }
+
+    func end(by site: SiteID, over connection: String) {
+        open.withLock { all in
+            all[site]?.calls -= 1
+            all[site]?.connections[connection, default: 1] -= 1
+            if all[site]?.connections[connection] == 0 { all[site]?.connections[connection] = nil }
+            if all[site]?.calls == 0 { all[site] = nil }
+        }
+    }
+
+    func begin(_ kind: Kind, by site: SiteID) throws(RPCStatus) {
+        try change(site) { (open) throws(RPCStatus) in
+            switch kind {
+            case .follow:
+                try Self.check(open.follows, limits.followCount, site, "streams of changes")
+                open.follows += 1
+            case .read(let isUrgent):
+                try Self.check(open.reads, limits.readCount, site, "reads")
+                if !isUrgent {
+                    try Self.check(
+                        open.backgroundReads, limits.backgroundReadCount, site, "reads in the background")
+                    open.backgroundReads += 1
+                }
+                open.reads += 1
+            }
+        }
+    }
+
+    /// Within a call that goes on.
+    func end(_ kind: Kind, by site: SiteID) {
+        open.withLock { all in
+            switch kind {
+            case .follow: all[site]?.follows -= 1
+            case .read(let isUrgent):
+                all[site]?.reads -= 1
+                if !isUrgent { all[site]?.backgroundReads -= 1 }
+            }
+        }
+    }
+
+    /// Refused, nothing is changed.
+    private func change(
+        _ site: SiteID, _ body: (inout Open) throws(RPCStatus) -> Void
+    ) throws(RPCStatus) {
+        try open.withLock { all throws(RPCStatus) in
+            var changed = all[site] ?? Open()
+            try body(&changed)
+            all[site] = changed
+        }
+    }
+
+    private static func check(
+        _ count: Int, _ limit: Int, _ site: SiteID, _ what: String
+    ) throws(RPCStatus) {
+        guard count < limit else {
+            throw RPCStatus(.resourceExhausted, "site \(site) has \(limit) \(what) here already")
+        }
+    }
+}

@@ -1,0 +1,84 @@
+internal import Catalog
+package import RPC
+
+/// How much one peer may ask for, and keep open here at a time: all of it in one place.
+///
+/// A peer is trusted to be the site that it says it is, and with the volumes that name it; not to be sound.
+/// Whatever it sends, it must leave room for the others. Beyond a limit it gets `resourceExhausted`, or
+/// `invalidArgument` where no later time would do; an honest peer asks again later, or for less.
+package struct PeerLimits: Sendable {
+    // MARK: what a peer has open
+
+    /// Connections that have calls. An honest site has two to each process of a peer; 64 leave room for those that
+    /// a broken link left behind, until keepalive has found them.
+    package var connectionCount = 64
+    /// Calls on all of its connections, also those whose request has not come yet or that wait for a volume: as many as
+    /// the streams of an honest site's two connections.
+    package var callCount = 2048
+    /// Streams of changes. Each has a database connection, so three descriptors, and a snapshot that keeps the log from
+    /// beginning anew. A site with more volumes follows the others a moment later.
+    package var followCount = 256
+    /// Answers of bytes and names under way: each may hold some MiB until it is sent. 64 are what hydrating one volume
+    /// asks for in the background.
+    package var readCount = 512
+    /// Those among them that nobody waits for: so there is room for a fault in any case.
+    package var backgroundReadCount = 256
+
+    // MARK: how long it may take
+
+    /// A call's only request comes with it; over the worst link this is long.
+    package var requestTimeout: Duration = .seconds(30)
+    /// One message of an answer: 2 MiB within this are 60 kbit/s. A caller that does not read holds its call, and with
+    /// Follow a snapshot, no longer than this.
+    package var sendTimeout: Duration = .seconds(300)
+
+    // MARK: what it may send
+
+    /// One request: the largest that is legal, an offer with all parameters, has less than a third of it.
+    package var requestByteCount = 1 << 20
+
+    /// Extents of a Read.
+    package static let extentCount = 4096
+    /// Directories and inodes of a List.
+    package static let placeCount = 4096
+    package static let inodeCount = 4096
+    /// Parameters of an Offer, and bytes of their keys and values: what Kubernetes allows a StorageClass.
+    package static let parameterCount = 512
+    package static let parameterByteCount = 256 << 10
+
+    // MARK: what it is sent, and what is taken from it as an answer
+
+    /// Data in one answer to Read, whatever was asked.
+    package static let readAnswerByteCount = 1 << 20
+    /// The same as received, with room for what an older release may add.
+    static let largestReadPayload = readAnswerByteCount + 65_536
+    /// Rows in one answer to List, whatever was asked.
+    static let listAnswerByteCount = 2 << 20
+    /// The same as received: the last entry may have large attributes.
+    static let largestListing = listAnswerByteCount + (13 << 20)
+    /// Rows in one message of Follow, as received.
+    static let largestFollowBatch = Catalog.batchByteCount * 2 + (1 << 20)
+
+    package init() {}
+
+    // MARK: connections
+
+    /// For all peers together. Messages: the largest listing and a bit. Handshakes, signs of life and what gRPC keeps in
+    /// buffers: `RPCServerOptions` tells the reasons.
+    package var serverOptions: RPCServerOptions {
+        var options = RPCServerOptions()
+        options.maximumMessageByteCount = 16 << 20
+        options.maximumMetadataByteCount = 64 << 10
+        options.maximumConcurrentStreams = 1024
+        options.maximumConcurrentCalls = 8192
+        return options
+    }
+
+    /// For what a peer answers: the same messages.
+    package static var channelOptions: RPCChannelOptions {
+        var options = RPCChannelOptions()
+        options.maximumMessageByteCount = 16 << 20
+        options.maximumMetadataByteCount = 64 << 10
+        return options
+    }
+}
