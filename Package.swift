@@ -74,6 +74,14 @@ let package = Package(
             ], swiftSettings: strict),
         .target(
             name: "CSIProtocol", dependencies: [.product(name: "SwiftProtobuf", package: "swift-protobuf")]),
+        // HTTP for probes and scrapes, by the makers of the HTTP client.
+        .target(
+            name: "Monitoring",
+            dependencies: [
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOHTTP1", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+            ], swiftSettings: strict),
         .target(name: "HostMounts", dependencies: ["CLinux"], swiftSettings: strict),
         .target(
             name: "CSIService",
@@ -84,8 +92,8 @@ let package = Package(
         .target(
             name: "Site",
             dependencies: [
-                "CSIService", "Catalog", "ControlProtocol", "FuseMount", "Handoff", "Hydration",
-                "PeerProtocol",
+                "CSIProtocol", "CSIService", "Catalog", "ControlProtocol", "FuseMount", "Handoff",
+                "Hydration", "Monitoring", "PeerProtocol",
                 "PeerService", "RPC", "SQLite", "SiteIdentity", "VolumeFileSystem", "VolumeModel",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SwiftProtobuf", package: "swift-protobuf"),
@@ -108,7 +116,7 @@ let package = Package(
             name: "godwit",
             dependencies: [
                 "CSIProtocol", "CSIService", "Cluster", "ControlProtocol", "Hydration", "KubernetesAPI",
-                "RPC",
+                "Monitoring", "RPC",
                 "Site", "SiteIdentity",
                 "VolumeModel",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
@@ -134,6 +142,7 @@ let package = Package(
                 .product(name: "Crypto", package: "swift-crypto"),
                 .product(name: "SwiftASN1", package: "swift-asn1"),
             ], swiftSettings: strict),
+        .testTarget(name: "MonitoringTests", dependencies: ["Monitoring"], swiftSettings: strict),
         .testTarget(name: "SourceTests", swiftSettings: strict),
         .testTarget(
             name: "CSIServiceTests",
@@ -167,7 +176,8 @@ let package = Package(
         .testTarget(
             name: "SiteTests",
             dependencies: [
-                "PeerProtocol", "PeerService", "RPC", "SiteIdentity", "TestBed", "VolumeModel", "godwit",
+                "CSIProtocol", "PeerProtocol", "PeerService", "RPC", "SiteIdentity", "TestBed", "VolumeModel",
+                "godwit", .product(name: "SwiftProtobuf", package: "swift-protobuf"),
             ],
             path: "Tests/SiteTests", swiftSettings: strict),
         .testTarget(

@@ -7,6 +7,7 @@ internal import Glibc
 internal import Hydration
 internal import KubernetesAPI
 internal import Logging
+internal import Monitoring
 internal import RPC
 internal import Site
 internal import SiteIdentity
@@ -33,6 +34,16 @@ struct SiteCommand: AsyncParsableCommand {
         help: ArgumentHelp(
             "The CSI driver's socket, for example unix:///csi/csi.sock.", valueName: "endpoint"))
     var csiEndpoint: String?
+    @Option(
+        help: ArgumentHelp(
+            "Kubelet's directory, for example /var/lib/kubelet: the driver makes itself known there. Its socket is "
+                + "below it, in plugins/\(CSIService.driverName), unless --csi-endpoint says otherwise.",
+            valueName: "dir"))
+    var kubeletDir: String?
+    @Option(
+        help: ArgumentHelp(
+            "Where /healthz and /readyz are answered over HTTP; none: nowhere.", valueName: "host:port"))
+    var monitorListen: String?
     @Option(help: "The name of this host within the site; the host's own name if not given.")
     var node: String?
     @Option(
@@ -60,6 +71,19 @@ struct SiteCommand: AsyncParsableCommand {
         guard Logger.Level(rawValue: logLevel) != nil else {
             throw ValidationError("'\(logLevel)' is no log level")
         }
+        if let kubeletDir {
+            guard kubeletDir.hasPrefix("/") else {
+                throw ValidationError("--kubelet-dir is an absolute path")
+            }
+            guard csiEndpoint?.hasPrefix("unix:") != false else {
+                throw ValidationError("--kubelet-dir needs a --csi-endpoint that is a Unix socket")
+            }
+        }
+        if let monitorListen {
+            guard case .tcp? = RPCEndpoint(monitorListen) else {
+                throw ValidationError("--monitor-listen is host:port, not '\(monitorListen)'")
+            }
+        }
     }
 
     func run() async throws {
@@ -85,17 +109,7 @@ struct SiteCommand: AsyncParsableCommand {
                 registry: try registry(state), identity: identity, hydration: hydration, logger: logger)
             let site = Site(context: context)
             try await site.start()
-            let csi = CSIService(backend: SiteCSIBackend(site: site))
-            let servers = try SiteServers(
-                site: site,
-                endpoints: .init(
-                    control: .unix(path: state.controlSocket), peers: try endpoint(peerListen),
-                    csi: try endpoint(csiEndpoint)),
-                csi: { (call) async throws(RPCStatus) in try await csi.handle(call) })
-            logger.info("site \(identity.site) is ready", metadata: ["release": "\(Release.current)"])
-            await stop.wait()
-            logger.info("stopping")
-            await servers.stop()
+            try await serve(site, stop)
             await site.stop()
         }
     }
@@ -106,6 +120,56 @@ struct SiteCommand: AsyncParsableCommand {
             return PrefetchTable.standard.extended(by: try PrefetchTable(text))
         } catch {
             throw ValidationError("\(path), \(error)")
+        }
+    }
+
+    /// Answers everybody until a signal comes.
+    private func serve(_ site: Site, _ stop: StopSignals) async throws {
+        let logger = site.context.logger
+        let endpoints = SiteServers.Endpoints(
+            control: .unix(path: site.context.state.controlSocket), peers: try endpoint(peerListen),
+            csi: try driverEndpoint())
+        let csi = CSIService(backend: SiteCSIBackend(site: site))
+        let servers = try SiteServers(
+            site: site, endpoints: endpoints,
+            csi: { (call) async throws(RPCStatus) in try await csi.handle(call) })
+        let registration = registration(at: endpoints.csi, logger)
+        let monitor = try SiteMonitor(endpoints: endpoints, registration: registration)
+        var monitoring: MonitoringServer?
+        if let monitorListen, case .tcp(let host, let port)? = RPCEndpoint(monitorListen) {
+            do {
+                monitoring = try await MonitoringServer(host: host, port: port) { await monitor.answer($0) }
+            } catch {
+                await servers.stop()
+                throw ValidationError("--monitor-listen \(monitorListen) cannot be listened on: \(error)")
+            }
+        }
+        if let monitoring { logger.info("probes are answered at port \(monitoring.port)") }
+        let registering = registration.map { registration in Task { await registration.run() } }
+        logger.info("site \(site.context.site) is ready", metadata: ["release": "\(Release.current)"])
+        await stop.wait()
+        logger.info("stopping")
+        // Kubelet first: it is to ask for nothing any more.
+        registering?.cancel()
+        await registering?.value
+        await monitoring?.stop()
+        monitor.close()
+        await servers.stop()
+    }
+
+    /// The CSI socket; below kubelet's directory, which the socket's own is made in, if nothing else is said.
+    private func driverEndpoint() throws -> RPCEndpoint? {
+        guard csiEndpoint == nil, let kubeletDir else { return try endpoint(csiEndpoint) }
+        let directory = kubeletDir + "/plugins/" + CSIService.driverName
+        try FileManager.default.createDirectory(
+            atPath: directory, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o750])
+        return .unix(path: directory + "/csi.sock")
+    }
+
+    private func registration(at driver: RPCEndpoint?, _ logger: Logger) -> KubeletRegistration? {
+        guard let kubeletDir, case .unix(let path)? = driver else { return nil }
+        return KubeletRegistration(kubeletDirectory: kubeletDir, driverEndpoint: path) {
+            logger.notice("\($0)")
         }
     }
 

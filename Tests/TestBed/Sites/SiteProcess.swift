@@ -9,17 +9,21 @@ package actor SiteProcess {
     private nonisolated let network: NetworkNamespace?
     private nonisolated let options: [String]
     private nonisolated let environment: [String: String]
+    private nonisolated let kubeletDirectory: String?
     private var process: ChildProcess?
 
     /// - Parameters:
     ///   - binary: the program `godwit`.
     ///   - address: where peers reach it: an address of the namespace, or of loopback.
     ///   - stateDirectory: made if it is missing.
+    ///   - kubeletDirectory: where it makes itself known; its CSI socket is there then.
     package init(
         name: String, binary: String, stateDirectory: String, address: String,
-        network: NetworkNamespace? = nil, options: [String] = [], environment: [String: String] = [:]
+        network: NetworkNamespace? = nil, options: [String] = [], environment: [String: String] = [:],
+        kubeletDirectory: String? = nil
     ) {
         self.name = name
+        self.kubeletDirectory = kubeletDirectory
         self.binary = binary
         self.stateDirectory = stateDirectory
         self.address = address
@@ -28,7 +32,9 @@ package actor SiteProcess {
         self.environment = environment
     }
 
-    package nonisolated var csiEndpoint: String { "unix://\(stateDirectory)/csi.sock" }
+    package nonisolated var csiEndpoint: String {
+        "unix://" + (kubeletDirectory.map { $0 + "/plugins/csi.godwit.dev" } ?? stateDirectory) + "/csi.sock"
+    }
     package nonisolated var logPath: String { stateDirectory + ".log" }
     package var pid: Int32? { process?.pid }
     package var usage: ProcessUsage? { process?.usage }
@@ -106,10 +112,9 @@ package actor SiteProcess {
         var program = Program(
             binary,
             [
-                "site", "--state-dir", stateDirectory, "--peer-listen", address, "--csi-endpoint",
-                csiEndpoint,
-                "--node", "\(name)-node",
-            ] + options)
+                "site", "--state-dir", stateDirectory, "--peer-listen", address, "--node", "\(name)-node",
+            ] + (kubeletDirectory.map { ["--kubelet-dir", $0] } ?? ["--csi-endpoint", csiEndpoint])
+                + options)
         program.network = network
         program.environment = environment
         program.output = .file(logPath)
