@@ -78,6 +78,7 @@ let package = Package(
         .target(
             name: "Monitoring",
             dependencies: [
+                "VolumeModel",
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOHTTP1", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
@@ -142,7 +143,8 @@ let package = Package(
                 .product(name: "Crypto", package: "swift-crypto"),
                 .product(name: "SwiftASN1", package: "swift-asn1"),
             ], swiftSettings: strict),
-        .testTarget(name: "MonitoringTests", dependencies: ["Monitoring"], swiftSettings: strict),
+        .testTarget(
+            name: "MonitoringTests", dependencies: ["Monitoring", "VolumeModel"], swiftSettings: strict),
         .testTarget(name: "SourceTests", swiftSettings: strict),
         .testTarget(
             name: "CSIServiceTests",

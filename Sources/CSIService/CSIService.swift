@@ -12,6 +12,7 @@ package struct CSIService: Sendable {
 
     let backend: any CSIBackend
     let operations = PendingOperations()
+    package let times = OperationTimes()
 
     package init(backend: any CSIBackend) { self.backend = backend }
 
@@ -19,7 +20,16 @@ package struct CSIService: Sendable {
         guard let request = try await call.receive() else {
             throw RPCStatus(.invalidArgument, "a request is missing")
         }
-        try call.sendLast(try await handle(method: call.method, request: request))
+        let started = ContinuousClock.now
+        let answer: [UInt8]
+        do {
+            answer = try await handle(method: call.method, request: request)
+        } catch {
+            times.record(call.method, error.code, ContinuousClock.now - started)
+            throw error
+        }
+        times.record(call.method, .ok, ContinuousClock.now - started)
+        try call.sendLast(answer)
     }
 
     /// One call: its method (`/csi.v1.Identity/Probe`) and its encoded request, to its encoded response.

@@ -17,6 +17,8 @@ package final class Hydrator: Sendable {
         package var streamsInBackground = true
         /// What is fetched first when no start has been recorded.
         package var firstGuesses = PrefetchTable.standard
+        /// Counted together, for all hydrators that share this object.
+        package var counters = HydrationCounters()
 
         package init() {}
     }
@@ -111,6 +113,7 @@ package final class Hydrator: Sendable {
                         activity.faultCount += 1
                         activity.faultLatency.record(latency)
                     }
+                    configuration.counters.change { $0.faults.record(latency) }
                     return
                 }
                 lastFailure = "the source is silent"
@@ -122,6 +125,7 @@ package final class Hydrator: Sendable {
             attempt += 1
             if Task.isCancelled || ContinuousClock.now - started >= configuration.faultTimeout {
                 let error = error(source.name, lastFailure)
+                configuration.counters.change { $0.failedFaultCount += 1 }
                 log("read fails with EIO: \(error)")
                 throw error
             }
@@ -284,6 +288,7 @@ package final class Hydrator: Sendable {
                 // A batch of small files is a long piece of work: whoever waits for a thread goes between.
                 if urgency != .urgent { await Task.yield() }
             }
+            configuration.counters.change { $0.receivedByteCount += received }
             activity.withLock { activity in
                 activity.receivedByteCount += received
                 guard urgency == .prefetch else { return }

@@ -17,6 +17,8 @@ package final class SiteContext: Sendable {
     package let hydration: Hydrator.Configuration
     private let current: Mutex<SiteIdentity>
     private let clients = Mutex<[SiteID: PeerClient]>([:])
+    /// How long takeovers by this site took, from asking the owner to stop until this site could write.
+    let handoffs = Mutex(TimeHistogram(bounds: TimeHistogram.handoffBounds))
 
     /// The keys that are in use, and whom they trust.
     package var identity: SiteIdentity { current.withLock { $0 } }

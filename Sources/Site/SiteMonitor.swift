@@ -5,7 +5,7 @@ package import Monitoring
 package import RPC
 internal import SwiftProtobuf
 
-/// What a site answers to those who watch it: whether it lives, and whether it is of use.
+/// What a site answers to those who watch it: whether it lives, whether it is of use, and its figures.
 package final class SiteMonitor: Sendable {
     /// Less than what probes are given in Manifests, so that a reason arrives.
     private static let probeTimeout: Duration = .seconds(8)
@@ -13,13 +13,21 @@ package final class SiteMonitor: Sendable {
     private let channel: RPCChannel
     private let asksDriver: Bool
     private let registration: KubeletRegistration?
+    private let site: Site
+    private let operations: OperationTimes
+    private let volumeLimit: Int
 
     /// - Parameters:
     ///   - csi: asked for its health as Kubernetes would, if it is a Unix socket; else the control socket is.
     ///   - registration: ready is only whom kubelet knows; nil: kubelet is not told.
+    ///   - volumeLimit: how many volumes have figures of their own.
     package init(
-        endpoints: SiteServers.Endpoints, registration: KubeletRegistration?
+        site: Site, endpoints: SiteServers.Endpoints, operations: OperationTimes,
+        registration: KubeletRegistration?, volumeLimit: Int
     ) throws(RPCStatus) {
+        self.site = site
+        self.operations = operations
+        self.volumeLimit = volumeLimit
         if case .unix? = endpoints.csi, let csi = endpoints.csi {
             channel = try RPCChannel(to: csi, security: .plaintext)
             asksDriver = true
@@ -38,7 +46,12 @@ package final class SiteMonitor: Sendable {
         case "/readyz":
             if let reason = await illness() ?? unreadiness { return MonitoringReply(503, reason + "\n") }
             return MonitoringReply(200, "ok\n")
-        default: return MonitoringReply(404, "here are /healthz and /readyz\n")
+        case "/metrics":
+            let metrics = SiteMetrics(
+                site: site, operations: operations, volumeLimit: volumeLimit,
+                isRegistered: registration.map { $0.status == .registered })
+            return MonitoringReply(200, await metrics.text(), contentType: MetricsText.contentType)
+        default: return MonitoringReply(404, "here are /healthz, /readyz and /metrics\n")
         }
     }
 

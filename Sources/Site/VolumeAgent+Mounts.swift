@@ -25,8 +25,13 @@ extension VolumeAgent {
         let deadline = ContinuousClock.now + patience
         lastRefusal = nil
         while true {
+            let asked = ContinuousClock.now
             try await apply(.takeOver)
-            if case .owning(let epoch, _) = record.head.role { return epoch }
+            if case .owning(let epoch, _) = record.head.role {
+                let time = ContinuousClock.now - asked
+                context.handoffs.withLock { $0.record(time) }
+                return epoch
+            }
             guard ContinuousClock.now < deadline else { break }
             try await Task.sleep(for: .milliseconds(20))
         }

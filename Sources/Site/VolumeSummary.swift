@@ -13,6 +13,8 @@ struct VolumeSummary: Sendable {
     var inodeCount: UInt64 = 0
     var allocatedByteCount: UInt64 = 0
     var progress: HydrationProgress?
+    /// Whether the figures of bytes and files are known: those of a head that is open.
+    var isOpen = false
     var mounts: [String] = []
     var namesAreArriving = false
     var prefetchedByteCount: UInt64 = 0
@@ -122,10 +124,19 @@ extension VolumeAgent {
         }
         return summary
     }
+
+    /// The same, of what is open anyway.
+    func observed() -> VolumeSummary {
+        var summary = VolumeSummary(record: record)
+        summary.mounts = Array(mounts.keys)
+        if let head = heads[record.headNumber] { summary.add(head, mounts.values.first?.recorder) }
+        return summary
+    }
 }
 
 extension VolumeSummary {
     fileprivate mutating func add(_ head: OpenHead, _ recorder: StartRecorder?) {
+        isOpen = true
         trouble = head.storage.trouble
         let counts = try? head.storage.catalog.perform { ($0.counters, $0.missingByteCount) }
         totalByteCount = counts?.0.byteCount ?? 0

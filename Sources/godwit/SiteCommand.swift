@@ -42,8 +42,10 @@ struct SiteCommand: AsyncParsableCommand {
     var kubeletDir: String?
     @Option(
         help: ArgumentHelp(
-            "Where /healthz and /readyz are answered over HTTP; none: nowhere.", valueName: "host:port"))
+            "Where /healthz, /readyz and /metrics are answered over HTTP; none: nowhere.",
+            valueName: "host:port"))
     var monitorListen: String?
+    @Option(help: "How many volumes have figures of their own in /metrics.") var monitorVolumes = 500
     @Option(help: "The name of this host within the site; the host's own name if not given.")
     var node: String?
     @Option(
@@ -79,6 +81,9 @@ struct SiteCommand: AsyncParsableCommand {
                 throw ValidationError("--kubelet-dir needs a --csi-endpoint that is a Unix socket")
             }
         }
+        guard (0...100_000).contains(monitorVolumes) else {
+            throw ValidationError("--monitor-volumes is 0 to 100000")
+        }
         if let monitorListen {
             guard case .tcp? = RPCEndpoint(monitorListen) else {
                 throw ValidationError("--monitor-listen is host:port, not '\(monitorListen)'")
@@ -94,6 +99,7 @@ struct SiteCommand: AsyncParsableCommand {
         try await reporting {
             // A peer that went away must be an error of the call, not the end of the process.
             signal(SIGPIPE, SIG_IGN)
+            MetricsText.noteProcessStart()
             let stop = StopSignals()
             LoggingSystem.bootstrap { StreamLogHandler.standardError(label: $0) }
             var logger = Logger(label: "godwit")
@@ -134,7 +140,9 @@ struct SiteCommand: AsyncParsableCommand {
             site: site, endpoints: endpoints,
             csi: { (call) async throws(RPCStatus) in try await csi.handle(call) })
         let registration = registration(at: endpoints.csi, logger)
-        let monitor = try SiteMonitor(endpoints: endpoints, registration: registration)
+        let monitor = try SiteMonitor(
+            site: site, endpoints: endpoints, operations: csi.times, registration: registration,
+            volumeLimit: monitorVolumes)
         var monitoring: MonitoringServer?
         if let monitorListen, case .tcp(let host, let port)? = RPCEndpoint(monitorListen) {
             do {
