@@ -113,7 +113,8 @@ package struct PeerServer: Sendable {
             let volume = try Self.volume(message.volume)
             try await send(try await backend.status(of: volume, for: site), to: call)
         case "Withdraw":
-            try await send(try await backend.withdraw(try .init(serializedBytes: request), by: site), to: call)
+            try await send(
+                try await backend.withdraw(try .init(serializedBytes: request), by: site), to: call)
         default: throw RPCStatus(.unimplemented, "no such method: \(call.method)")
         }
     }

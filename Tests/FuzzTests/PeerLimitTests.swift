@@ -42,6 +42,9 @@ import VolumeModel
         func status(of volume: VolumeID, for peer: SiteID) async throws -> Godwit_Peer_V1_VolumeStatus {
             throw PeerError.unknownVolume(volume)
         }
+        func withdraw(
+            _ request: Godwit_Peer_V1_WithdrawRequest, by peer: SiteID
+        ) async throws -> Godwit_Peer_V1_WithdrawReply { Godwit_Peer_V1_WithdrawReply() }
     }
 
     private static let volume = VolumeID(randomHigh: 3, randomLow: 4)
