@@ -19,6 +19,8 @@ package final class Catalog: Sendable {
     package let directory: String
     /// Whether the last user of the head ended in order. If not, data files may be longer than they should be.
     package let wasClosedCleanly: Bool
+    /// Inodes whose data files may never have reached the disk before the last, disorderly end.
+    package let inodesToRecover: [InodeNumber]
     private let state: Mutex<CatalogState>
     /// A second connection, so that moving the log into the database stops nobody.
     private let checkpointer: Mutex<Connection>
@@ -88,14 +90,19 @@ package final class Catalog: Sendable {
 
     /// Opens a head's catalog.
     ///
+    /// - Parameter removesOrphans: removes files that were unlinked but open when the last process ended: nobody is left
+    ///   who knows them. A follower's are its owner's affair.
     /// - Throws: `.unusable` when the file is missing, damaged, or of a newer release, or when another
     ///   process has it open: nothing is changed then.
-    package init(opening directory: String) throws(CatalogError) {
+    package init(opening directory: String, removesOrphans: Bool = false) throws(CatalogError) {
         let path = directory + "/" + Self.fileName
         lock = try HeadLock(directory: directory)
         self.directory = directory
         do {
+            try Self.checkHeader(of: path)
             let connection = try Connection(path: path, mode: .readWrite)
+            // Until all of this has been found good nothing is changed, not by closing it either.
+            connection.leaveLogOnClose()
             try connection.execute(CatalogSchema.pragmas)
             connection.keepWriteAheadLog()
             connection.watchLog()
@@ -104,7 +111,13 @@ package final class Catalog: Sendable {
             try Self.checkVersion(of: connection, path: path)
             var state = try CatalogState(connection: connection)
             wasClosedCleanly = try state.statements.meta(.isClean) ?? 1 == 1
+            inodesToRecover = try state.inspect(wasClean: wasClosedCleanly)
+            // One commit, or none where damage comes to light.
             try state.markInUse(wasClean: wasClosedCleanly)
+            if removesOrphans, !state.isFollower {
+                for orphan in try state.orphans() { try state.removeInode(orphan) }
+            }
+            _ = try state.commit()
             self.state = Mutex(state)
             let second = try Connection(path: path, mode: .readWrite)
             try second.execute("PRAGMA synchronous = FULL")
@@ -115,6 +128,9 @@ package final class Catalog: Sendable {
             lock.release()
             throw error.isCorruption || error.isMissingFile
                 ? .unusable(path: path, reason: error.message) : .database(error)
+        } catch CatalogError.database(let error) where error.isCorruption {
+            lock.release()
+            throw .unusable(path: path, reason: error.message)
         } catch {
             lock.release()
             throw (error as? CatalogError) ?? .unusable(path: path, reason: "\(error)")
@@ -127,6 +143,29 @@ package final class Catalog: Sendable {
     }
 
     deinit { lock.release() }
+
+    /// Looks at the first bytes of a file before SQLite does, which takes an empty one for a new one and deletes its log.
+    static func checkHeader(of path: String) throws(CatalogError) {
+        let descriptor = Glibc.open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW)
+        guard descriptor >= 0 else {
+            let failure = errno
+            guard failure == ENOENT || failure == ELOOP else {
+                throw .system(call: "open", path: path, Errno(failure))
+            }
+            throw .unusable(path: path, reason: "there is no such file, or it is a symbolic link")
+        }
+        defer { Glibc.close(descriptor) }
+        var header = [UInt8](repeating: 0, count: 100)
+        let count = header.withUnsafeMutableBytes { pread(descriptor, $0.baseAddress, $0.count, 0) }
+        guard count >= 0 else { throw .system(call: "pread", path: path, Errno(errno)) }
+        // "SQLite format 3", and the two bytes that say that it has a write-ahead log.
+        guard count == header.count, header.starts(with: Array("SQLite format 3\0".utf8)),
+            header[18] == 2, header[19] == 2
+        else {
+            throw .unusable(
+                path: path, reason: "it is damaged, or no catalog: its header is not that of a database")
+        }
+    }
 
     static func checkVersion(of connection: Connection, path: String) throws {
         let statement = try? connection.prepare("SELECT value FROM meta WHERE key = 'schema_version'")
@@ -280,6 +319,7 @@ package final class Catalog: Sendable {
     ///
     /// - Parameter delete: deletes one; a file that is missing already is no failure.
     package func collectGarbage(_ delete: (DataFileNumber) throws -> Void) throws {
+        var last: [DataFileNumber] = []
         while true {
             let batch = try perform { state in
                 let batch = state.hasGarbage ? try state.garbage() : []
@@ -287,6 +327,13 @@ package final class Catalog: Sendable {
                 return batch
             }
             guard !batch.isEmpty else { return }
+            // Rows that are found and cannot be deleted: without this it would go on for ever.
+            guard batch != last else {
+                throw CatalogError.unusable(
+                    path: directory + "/" + Self.fileName,
+                    reason: "its list of deleted files is damaged: 'godwit volume check' tells more")
+            }
+            last = batch
             // Only what a durable commit has discarded may go: until then a crash could bring it back.
             try synchronize()
             for data in batch { try delete(data) }

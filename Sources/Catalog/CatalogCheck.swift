@@ -57,6 +57,7 @@ package struct CatalogCheck {
         path = directory + "/" + Catalog.fileName
         do {
             // Read-write because the log of a catalog in use needs its index file; nothing is written.
+            try Catalog.checkHeader(of: path)
             connection = try Connection(path: path, mode: .readWrite)
             connection.setBusyTimeout(milliseconds: 5000)
             connection.keepWriteAheadLog()
@@ -327,7 +328,9 @@ extension CatalogCheck {
         let lock = try HeadLock(directory: directory)
         defer { lock.release() }
         do {
-            let connection = try Connection(path: directory + "/" + Catalog.fileName, mode: .readWrite)
+            let path = directory + "/" + Catalog.fileName
+            try Catalog.checkHeader(of: path)
+            let connection = try Connection(path: path, mode: .readWrite)
             try connection.execute("PRAGMA synchronous = FULL; BEGIN IMMEDIATE")
             for table in ["inode", "entry", "xattr"] {
                 try connection.execute(
@@ -356,11 +359,15 @@ extension CatalogCheck {
             ] {
                 let highest = try connection.prepare(sql).first { $0.integer(0) } ?? 0
                 let next = try statements.meta(key) ?? 1
-                if highest >= next { try statements.setMeta(key, highest + 1) }
+                // A number that cannot be counted on from is damage, and nothing to begin with.
+                guard highest >= next, highest < Int64.max / 2 else { continue }
+                try statements.setMeta(key, highest + 1)
             }
             try connection.execute("COMMIT")
-        } catch {
+        } catch let error as SQLiteError {
             throw .database(error)
+        } catch {
+            throw (error as? CatalogError) ?? .unusable(path: directory, reason: "\(error)")
         }
     }
 }

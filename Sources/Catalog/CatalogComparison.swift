@@ -21,6 +21,8 @@ package enum CatalogComparison {
         _ first: Catalog, _ second: Catalog, _ report: (Kind, _ path: [UInt8]) async throws -> Void
     ) async throws {
         var pending: [(path: [UInt8], first: InodeNumber, second: InodeNumber)] = [([], .root, .root)]
+        // A directory has one place: what comes again goes round in a circle, in a catalog that is damaged.
+        var seen: Set<InodeNumber> = [.root]
         while let directory = pending.popLast() {
             let here = try names(of: directory.first, in: first)
             let there = try names(of: directory.second, in: second)
@@ -33,7 +35,9 @@ package enum CatalogComparison {
                 let one = try first.perform { try $0.peekInode(inode) }
                 let two = try second.perform { try $0.peekInode(other) }
                 if one.map(Content.init) != two.map(Content.init) { try await report(.changed, path) }
-                if one?.attributes.kind == .directory, two?.attributes.kind == .directory {
+                if one?.attributes.kind == .directory, two?.attributes.kind == .directory,
+                    seen.insert(inode).inserted
+                {
                     pending.append((path, inode, other))
                 }
             }

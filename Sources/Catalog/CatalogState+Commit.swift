@@ -104,12 +104,41 @@ extension CatalogState {
         nextEviction = max(Self.cleanInodeLimit, inodes.count + Self.cleanInodeLimit / 4)
     }
 
+    /// Looks at what opening it relies on, before anything is changed.
+    ///
+    /// - Returns: inodes whose data files may be gone, after an end that was not in order.
+    /// - Throws: `.unusable` when it cannot be counted on.
+    func inspect(wasClean: Bool) throws -> [InodeNumber] {
+        func refuse(_ what: String) -> CatalogError {
+            .unusable(path: connection.path, reason: "\(what): it is damaged, restore it from another copy")
+        }
+        // From the first opening on all of them are written with every commit.
+        if try statements.meta(.isClean) != nil {
+            for key in [CatalogKey.sequence, .nextInode, .nextCookie, .nextData]
+            where try statements.meta(key) == nil {
+                throw refuse("it does not tell '\(key.rawValue)'")
+            }
+        }
+        let limit = Int64.max / 2
+        let next = [
+            counters.nextInode.number, UInt64(bitPattern: counters.nextCookie), nextData, durableData,
+        ]
+        guard next.allSatisfy({ (1...UInt64(limit)).contains($0) }), (1...limit).contains(sequence.number),
+            limits.isCountable
+        else { throw refuse("it has counters that cannot be counted on from") }
+        guard !isFollower else { return [] }
+        guard try peekInode(.root)?.attributes.kind == .directory else {
+            throw refuse("it has no root directory")
+        }
+        for orphan in try orphans() { _ = try peekInode(orphan) }
+        return wasClean ? [] : try inodes(withDataFrom: DataFileNumber(durableData)).map(\.attributes.inode)
+    }
+
     mutating func markInUse(wasClean: Bool) throws {
         try beginIfNeeded()
         // What these files had taken and was not synced is gone: their counts say too much.
         if !wasClean { try statements.setMeta(.uncertainData, Int64(bitPattern: nextData)) }
         try statements.setMeta(.isClean, 0)
-        _ = try commit()
     }
 
     mutating func markClean() throws {
@@ -173,7 +202,7 @@ extension CatalogState {
     }
 
     /// Live inodes whose data files have this number or a higher one. Looks at all inodes.
-    package mutating func inodes(withDataFrom first: DataFileNumber) throws -> [InodeRecord] {
+    func inodes(withDataFrom first: DataFileNumber) throws -> [InodeRecord] {
         var numbers: [InodeNumber] = []
         let statement = try connection.prepare("SELECT ino FROM inode WHERE died = 0 AND data >= ?1")
         statement.bind(1, first.number)

@@ -133,7 +133,7 @@ package struct CatalogState {
     ///   the write.
     package mutating func reserve(_ byteCount: UInt64) -> UInt64 {
         let granted = min(byteCount, freeByteCount ?? byteCount)
-        reservedByteCount += granted
+        reservedByteCount &+= granted
         return granted
     }
 
@@ -198,11 +198,12 @@ package struct CatalogState {
         try beginIfNeeded()
         let number = counters.nextInode
         counters.nextInode = InodeNumber(number.number + 1)
-        counters.inodeCount += 1
+        // A damaged sum is wrong, but no reason to end.
+        counters.inodeCount &+= 1
         let record = make(number)
         var cached = CachedInode(record: record, born: nil)
         mark(&cached, .structural)
-        counters.byteCount += record.countedByteCount
+        counters.byteCount &+= record.countedByteCount
         inodes[number] = cached
         dirtyInodes.insert(number)
         return record

@@ -33,20 +33,13 @@ package final class HeadStorage: Sendable {
         opening directory: String, openFileLimit: Int = ByteStore.defaultOpenFileLimit,
         freeSpace: (@Sendable () -> UInt64)? = nil
     ) throws {
-        catalog = try Catalog(opening: directory)
+        catalog = try Catalog(opening: directory, removesOrphans: true)
         let bytes = try ByteStore(directory: directory + "/data", openFileLimit: openFileLimit)
         self.bytes = bytes
         dataLocks = DataLocks()
         recovered = catalog.wasClosedCleanly ? nil : RecoveredFiles()
         measureFreeSpace = freeSpace ?? { (try? bytes.diskSpace().free) ?? 0 }
-        firstUncertain = try catalog.perform { state in
-            // Files that were unlinked but open when the last process ended have nobody left who knows them.
-            // A follower's are its owner's affair.
-            if !state.isFollower {
-                for orphan in try state.orphans() { try state.removeInode(orphan) }
-            }
-            return DataFileNumber(state.durableData)
-        }
+        firstUncertain = try catalog.perform { DataFileNumber($0.durableData) }
         try makeLostFiles()
     }
 
@@ -54,11 +47,11 @@ package final class HeadStorage: Sendable {
     /// anything says that all files are durable, for then one that is gone would be a loss.
     private func makeLostFiles() throws {
         guard recovered != nil else { return }
-        let first = firstUncertain
-        let records = try catalog.perform { state in
-            state.isFollower ? [] : try state.inodes(withDataFrom: first)
+        for inode in catalog.inodesToRecover {
+            // It may have been an orphan.
+            guard let record = try catalog.perform({ try $0.peekInode(inode) }) else { continue }
+            _ = try dataFile(of: record)
         }
-        for record in records { _ = try dataFile(of: record) }
     }
 
     /// Serializes changes to the bytes of one inode: an arriving block must not overwrite what an application

@@ -127,7 +127,7 @@ extension VolumeFileSystem {
         }
         try Self.store(inherited, of: record.attributes.inode, in: &state)
         try state.addEntry(name, in: parent, inode: record.attributes.inode, kind: kind)
-        if kind == .directory { directory.attributes.linkCount += 1 }
+        if kind == .directory, directory.attributes.linkCount < .max { directory.attributes.linkCount += 1 }
         try Self.noteNamesChanged(&directory, in: &state)
         return record.attributes
     }
