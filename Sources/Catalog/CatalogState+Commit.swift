@@ -202,7 +202,7 @@ extension CatalogState {
     }
 
     /// Live inodes whose data files have this number or a higher one. Looks at all inodes.
-    func inodes(withDataFrom first: DataFileNumber) throws -> [InodeRecord] {
+    package func inodes(withDataFrom first: DataFileNumber) throws -> [InodeRecord] {
         var numbers: [InodeNumber] = []
         let statement = try connection.prepare("SELECT ino FROM inode WHERE died = 0 AND data >= ?1")
         statement.bind(1, first.number)
