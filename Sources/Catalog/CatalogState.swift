@@ -380,6 +380,12 @@ package struct CatalogState {
         return names
     }
 
+    /// What the values of all attributes take together.
+    package func extendedAttributeByteCount(of inode: InodeNumber) throws -> Int {
+        statements.sumXattrs.bind(1, inode.number)
+        return try statements.sumXattrs.first { Int($0.integer(0)) } ?? 0
+    }
+
     package mutating func setExtendedAttribute(
         _ name: [UInt8], of inode: InodeNumber, value: [UInt8]
     ) throws {

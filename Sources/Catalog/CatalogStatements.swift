@@ -7,7 +7,7 @@ final class CatalogStatements {
     let getInode, putInode, endInode, deleteInode: Statement
     let findEntry, putEntry, endEntry, deleteEntry, listEntries, anyEntry: Statement
     let getXattr, listXattrs, putXattr, endXattr, deleteXattr: Statement
-    let endAllXattrs, deleteAllXattrs: Statement
+    let endAllXattrs, deleteAllXattrs, sumXattrs: Statement
     let listResident, putResident, deleteResidentWithin, deleteResident: Statement
     let putMeta, getMeta: Statement
     let putMissing, getMissing, listMissing, deleteMissing: Statement
@@ -54,6 +54,8 @@ final class CatalogStatements {
         endAllXattrs = try connection.prepare(
             "UPDATE xattr SET died = ?2 WHERE ino = ?1 AND died = 0 AND born <= ?3")
         deleteAllXattrs = try connection.prepare("DELETE FROM xattr WHERE ino = ?1 AND died = 0")
+        sumXattrs = try connection.prepare(
+            "SELECT coalesce(sum(length(value)), 0) FROM xattr WHERE ino = ?1 AND died = 0")
         listResident = try connection.prepare("SELECT start, end FROM resident WHERE ino = ?1 ORDER BY start")
         putResident = try connection.prepare(
             "INSERT OR REPLACE INTO resident(ino, start, end) VALUES (?1, ?2, ?3)")

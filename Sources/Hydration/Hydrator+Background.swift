@@ -158,6 +158,8 @@ extension Hydrator {
             }
             let (urgent, paused) = activity.withLock { ($0.urgentCount, $0.policy.isPaused) }
             if paused {
+                // Names come all the same: without them the volume cannot be handed on.
+                try await streamDirectoriesOnce()
                 note(waitingFor: "paused")
                 try await Task.sleep(for: .milliseconds(200))
             } else if givesWay, urgent > 0 {

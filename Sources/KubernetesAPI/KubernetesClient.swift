@@ -43,6 +43,12 @@ package final class KubernetesClient: Sendable {
     /// Call it once, when nothing uses the client any more.
     package func close() async { try? await http.shutdown() }
 
+    deinit {
+        // Whoever has not closed it leaves that to us: the client must not go before.
+        let http = self.http
+        http.shutdown { _ in withExtendedLifetime(http) {} }
+    }
+
     private static func tls(_ connection: ClusterConnection) throws(KubernetesError) -> TLSConfiguration {
         var tls = TLSConfiguration.makeClientConfiguration()
         tls.minimumTLSVersion = .tlsv12

@@ -650,41 +650,57 @@ package nonisolated struct Godwit_Peer_V1_SealRequest: Sendable {
   package init() {}
 }
 
-package nonisolated struct Godwit_Peer_V1_SealGrant: Sendable {
+package nonisolated struct Godwit_Peer_V1_SealGrant: @unchecked Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
-  package var after: UInt64 = 0
+  package var after: UInt64 {
+    get {_storage._after}
+    set {_uniqueStorage()._after = newValue}
+  }
 
   package var heir: Godwit_Peer_V1_Reign {
-    get {_heir ?? Godwit_Peer_V1_Reign()}
-    set {_heir = newValue}
+    get {_storage._heir ?? Godwit_Peer_V1_Reign()}
+    set {_uniqueStorage()._heir = newValue}
   }
   /// Returns true if `heir` has been explicitly set.
-  package var hasHeir: Bool {self._heir != nil}
+  package var hasHeir: Bool {_storage._heir != nil}
   /// Clears the value of `heir`. Subsequent reads from it will return its default value.
-  package mutating func clearHeir() {self._heir = nil}
+  package mutating func clearHeir() {_uniqueStorage()._heir = nil}
 
-  package var finalSequence: Int64 = 0
+  package var finalSequence: Int64 {
+    get {_storage._finalSequence}
+    set {_uniqueStorage()._finalSequence = newValue}
+  }
 
   /// What the follower lacks since the number that it named, with the position that it reaches; absent when there
   /// is too much of it for one answer. It saves a round trip and may be ignored.
   package var tail: Godwit_Peer_V1_FollowReply {
-    get {_tail ?? Godwit_Peer_V1_FollowReply()}
-    set {_tail = newValue}
+    get {_storage._tail ?? Godwit_Peer_V1_FollowReply()}
+    set {_uniqueStorage()._tail = newValue}
   }
   /// Returns true if `tail` has been explicitly set.
-  package var hasTail: Bool {self._tail != nil}
+  package var hasTail: Bool {_storage._tail != nil}
   /// Clears the value of `tail`. Subsequent reads from it will return its default value.
-  package mutating func clearTail() {self._tail = nil}
+  package mutating func clearTail() {_uniqueStorage()._tail = nil}
+
+  /// For an heir that has not followed: the root and what is below as far as it fits, with the position. It saves a round
+  /// trip and may be ignored.
+  package var firstListing: Godwit_Peer_V1_ListReply {
+    get {_storage._firstListing ?? Godwit_Peer_V1_ListReply()}
+    set {_uniqueStorage()._firstListing = newValue}
+  }
+  /// Returns true if `firstListing` has been explicitly set.
+  package var hasFirstListing: Bool {_storage._firstListing != nil}
+  /// Clears the value of `firstListing`. Subsequent reads from it will return its default value.
+  package mutating func clearFirstListing() {_uniqueStorage()._firstListing = nil}
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
 
-  fileprivate var _heir: Godwit_Peer_V1_Reign? = nil
-  fileprivate var _tail: Godwit_Peer_V1_FollowReply? = nil
+  fileprivate var _storage = _StorageClass.defaultInstance
 }
 
 package nonisolated struct Godwit_Peer_V1_SealRefusal: Sendable {
@@ -2199,48 +2215,97 @@ nonisolated extension Godwit_Peer_V1_SealRequest: SwiftProtobuf.Message, SwiftPr
 
 nonisolated extension Godwit_Peer_V1_SealGrant: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".SealGrant"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}after\0\u{1}heir\0\u{3}final_sequence\0\u{1}tail\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}after\0\u{1}heir\0\u{3}final_sequence\0\u{1}tail\0\u{3}first_listing\0")
+
+  fileprivate class _StorageClass {
+    var _after: UInt64 = 0
+    var _heir: Godwit_Peer_V1_Reign? = nil
+    var _finalSequence: Int64 = 0
+    var _tail: Godwit_Peer_V1_FollowReply? = nil
+    var _firstListing: Godwit_Peer_V1_ListReply? = nil
+
+      // This property is used as the initial default value for new instances of the type.
+      // The type itself is protecting the reference to its storage via CoW semantics.
+      // This will force a copy to be made of this reference when the first mutation occurs;
+      // hence, it is safe to mark this as `nonisolated(unsafe)`.
+      static nonisolated(unsafe) let defaultInstance = _StorageClass()
+
+    private init() {}
+
+    init(copying source: _StorageClass) {
+      _after = source._after
+      _heir = source._heir
+      _finalSequence = source._finalSequence
+      _tail = source._tail
+      _firstListing = source._firstListing
+    }
+  }
+
+  fileprivate mutating func _uniqueStorage() -> _StorageClass {
+    if !isKnownUniquelyReferenced(&_storage) {
+      _storage = _StorageClass(copying: _storage)
+    }
+    return _storage
+  }
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
-    while let fieldNumber = try decoder.nextFieldNumber() {
-      // The use of inline closures is to circumvent an issue where the compiler
-      // allocates stack space for every case branch when no optimizations are
-      // enabled. https://github.com/apple/swift-protobuf/issues/1034
-      switch fieldNumber {
-      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.after) }()
-      case 2: try { try decoder.decodeSingularMessageField(value: &self._heir) }()
-      case 3: try { try decoder.decodeSingularInt64Field(value: &self.finalSequence) }()
-      case 4: try { try decoder.decodeSingularMessageField(value: &self._tail) }()
-      default: break
+    _ = _uniqueStorage()
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      while let fieldNumber = try decoder.nextFieldNumber() {
+        // The use of inline closures is to circumvent an issue where the compiler
+        // allocates stack space for every case branch when no optimizations are
+        // enabled. https://github.com/apple/swift-protobuf/issues/1034
+        switch fieldNumber {
+        case 1: try { try decoder.decodeSingularUInt64Field(value: &_storage._after) }()
+        case 2: try { try decoder.decodeSingularMessageField(value: &_storage._heir) }()
+        case 3: try { try decoder.decodeSingularInt64Field(value: &_storage._finalSequence) }()
+        case 4: try { try decoder.decodeSingularMessageField(value: &_storage._tail) }()
+        case 5: try { try decoder.decodeSingularMessageField(value: &_storage._firstListing) }()
+        default: break
+        }
       }
     }
   }
 
   package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
-    // The use of inline closures is to circumvent an issue where the compiler
-    // allocates stack space for every if/case branch local when no optimizations
-    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
-    // https://github.com/apple/swift-protobuf/issues/1182
-    if self.after != 0 {
-      try visitor.visitSingularUInt64Field(value: self.after, fieldNumber: 1)
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every if/case branch local when no optimizations
+      // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+      // https://github.com/apple/swift-protobuf/issues/1182
+      if _storage._after != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._after, fieldNumber: 1)
+      }
+      try { if let v = _storage._heir {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
+      } }()
+      if _storage._finalSequence != 0 {
+        try visitor.visitSingularInt64Field(value: _storage._finalSequence, fieldNumber: 3)
+      }
+      try { if let v = _storage._tail {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 4)
+      } }()
+      try { if let v = _storage._firstListing {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 5)
+      } }()
     }
-    try { if let v = self._heir {
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
-    } }()
-    if self.finalSequence != 0 {
-      try visitor.visitSingularInt64Field(value: self.finalSequence, fieldNumber: 3)
-    }
-    try { if let v = self._tail {
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 4)
-    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
   package static func ==(lhs: Godwit_Peer_V1_SealGrant, rhs: Godwit_Peer_V1_SealGrant) -> Bool {
-    if lhs.after != rhs.after {return false}
-    if lhs._heir != rhs._heir {return false}
-    if lhs.finalSequence != rhs.finalSequence {return false}
-    if lhs._tail != rhs._tail {return false}
+    if lhs._storage !== rhs._storage {
+      let storagesAreEqual: Bool = withExtendedLifetime((lhs._storage, rhs._storage)) { (_args: (_StorageClass, _StorageClass)) in
+        let _storage = _args.0
+        let rhs_storage = _args.1
+        if _storage._after != rhs_storage._after {return false}
+        if _storage._heir != rhs_storage._heir {return false}
+        if _storage._finalSequence != rhs_storage._finalSequence {return false}
+        if _storage._tail != rhs_storage._tail {return false}
+        if _storage._firstListing != rhs_storage._firstListing {return false}
+        return true
+      }
+      if !storagesAreEqual {return false}
+    }
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

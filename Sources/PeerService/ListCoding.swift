@@ -1,3 +1,4 @@
+package import Catalog
 internal import Compression
 package import PeerProtocol
 package import RPC
@@ -45,7 +46,10 @@ package enum ListCoding {
             byteCount: min(max(Int(message.maximumByteCount), 4096), PeerLimits.listAnswerByteCount))
     }
 
-    static func encode(_ listing: Listing) -> Godwit_Peer_V1_ListReply {
+    /// - Parameter position: where the head was sealed; nil: nobody asks.
+    package static func encode(
+        _ listing: Listing, position: CatalogPosition? = nil
+    ) -> Godwit_Peer_V1_ListReply {
         var rows: [UInt8] = []
         for row in listing.singles { CatalogRowCoder.append(row, to: &rows) }
         var reply = Godwit_Peer_V1_ListReply()
@@ -63,6 +67,7 @@ package enum ListCoding {
             message.complete = part.isComplete
             return message
         }
+        if let position { reply.position = Godwit_Peer_V1_CatalogPosition(position) }
         return reply
     }
 

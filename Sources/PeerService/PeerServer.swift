@@ -167,9 +167,8 @@ package struct PeerServer: Sendable {
         try calls.begin(.read(isUrgent: true), by: site)
         defer { calls.end(.read(isUrgent: true), by: site) }
         let reader = try await backend.reader(of: volume, reign: Epoch(request.epoch), for: site)
-        var reply = ListCoding.encode(try reader.list(wanted))
-        if request.wantsPosition { reply.position = Godwit_Peer_V1_CatalogPosition(try reader.position()) }
-        try await send(reply, to: call)
+        let position = request.wantsPosition ? try reader.position() : nil
+        try await send(ListCoding.encode(try reader.list(wanted), position: position), to: call)
     }
 
     private func read(

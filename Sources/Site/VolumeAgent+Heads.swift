@@ -123,11 +123,7 @@ extension VolumeAgent {
 
     private func beginArrival(from owner: SiteID, _ grant: Grant) async throws -> SequenceNumber {
         try await makeEmptyReplica(of: owner)
-        let (listing, position) = try await context.client(of: owner).list(
-            ListingRequest(
-                places: [ListingPlace(directory: .root, after: 0)], inodes: [.root],
-                byteCount: Self.firstListingByteCount),
-            of: id, reign: grant.heir.epoch, wantsPosition: true, urgency: .urgent, timeout: .seconds(10))
+        let (listing, position) = try await firstListing(of: owner, grant)
         guard let position, position.sequence >= grant.finalSequence else {
             throw PeerError.malformed(site: owner, "a head without the end that was granted")
         }
@@ -137,8 +133,33 @@ extension VolumeAgent {
         return position.sequence
     }
 
+    private func firstListing(
+        of owner: SiteID, _ grant: Grant
+    ) async throws -> (listing: Listing, position: CatalogPosition?) {
+        if let first = firstListing, first.heir == grant.heir.epoch {
+            firstListing = nil
+            return (try ListCoding.listing(of: first.reply, from: owner), first.reply.position.value)
+        }
+        return try await context.client(of: owner).list(
+            Self.firstListingRequest, of: id, reign: grant.heir.epoch, wantsPosition: true, urgency: .urgent,
+            timeout: .seconds(10))
+    }
+
+    /// The first names of a head that was just sealed for an heir that has none; nil: it will have to ask.
+    func firstListing(for heir: Epoch, of site: SiteID) -> Godwit_Peer_V1_ListReply? {
+        do {
+            let reader = try reader(for: heir, of: site)
+            return ListCoding.encode(
+                try reader.list(Self.firstListingRequest), position: try reader.position())
+        } catch {
+            logger.debug("no first names for \(site): \(error)")
+            return nil
+        }
+    }
+
     /// More would only delay the first write.
-    private static let firstListingByteCount = 128 << 10
+    private static let firstListingRequest = ListingRequest(
+        places: [ListingPlace(directory: .root, after: 0)], inodes: [.root], byteCount: 128 << 10)
 
     private var openHeadIsArriving: Bool {
         heads[record.headNumber]?.storage.catalog.isArriving ?? false

@@ -39,6 +39,8 @@ actor VolumeAgent {
     var waitingFollowers: [CheckedContinuation<Void, Never>] = []
     /// Set when a first replica that is on its way is wanted no longer: the volume is taken over without.
     let replicaInterruption = Interruption()
+    /// The first names of a head that was granted, which came with the grant.
+    var firstListing: (heir: Epoch, reply: Godwit_Peer_V1_ListReply)?
     var isClosed = false
     /// When a takeover by force was last told to everybody.
     var lastTakeoverAnnouncement: ContinuousClock.Instant?
@@ -200,6 +202,9 @@ actor VolumeAgent {
                 logger.debug("the tail will be asked for: \(error)")
             }
         }
+        if case .sealGrant(let grant)? = reply.message, grant.hasFirstListing {
+            firstListing = (Epoch(grant.heir.epoch), grant.firstListing)
+        }
         guard let event = try HandoffCoding.event(of: reply, from: site, self: context.site) else { return }
         if case .sealRefused(_, _, let refusal) = event { lastRefusal = refusal }
         try await apply(event)
@@ -229,11 +234,13 @@ actor VolumeAgent {
         }
         do {
             var answer = try await apply(event, from: site) ?? Godwit_Peer_V1_HandoffMessage()
-            if case .sealRequest(let request)? = message.message, case .sealGrant? = answer.message,
-                request.followed > 0
-            {
-                // What is missing there goes with the answer: it saves a round trip, and nothing depends on it.
-                if let tail = await tail(for: site, since: SequenceNumber(request.followed)) {
+            // What is missing there goes with the answer: it saves a round trip, and nothing depends on it.
+            if case .sealRequest(let request)? = message.message, case .sealGrant(let grant)? = answer.message {
+                if request.followed == 0 {
+                    if let first = firstListing(for: Epoch(grant.heir.epoch), of: site) {
+                        answer.sealGrant.firstListing = first
+                    }
+                } else if let tail = await tail(for: site, since: SequenceNumber(request.followed)) {
                     answer.sealGrant.tail = tail
                 }
             }

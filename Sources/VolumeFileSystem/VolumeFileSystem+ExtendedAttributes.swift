@@ -9,6 +9,8 @@ extension VolumeFileSystem {
     /// What the kernel can show in one listing; ext4's room for names is smaller.
     static let nameListLimit = 65_536
     static let valueLimit = 65_536
+    /// An inode travels to another site in one piece, with all of its attributes.
+    static let allValuesLimit = 4 << 20
 
     private enum Place {
         case plain
@@ -66,6 +68,8 @@ extension VolumeFileSystem {
                 let used = names.reduce(name.count + 1) { $0 + $1.count + 1 }
                 guard used <= Self.nameListLimit else { throw Errno.noSpace }
             }
+            let stored = try state.extendedAttributeByteCount(of: inode) - (current?.count ?? 0)
+            guard stored + value.count <= Self.allValuesLimit else { throw Errno.noSpace }
             var record = try state.existing(inode)
             try state.setExtendedAttribute(name, of: inode, value: value)
             record.attributes.changeTime = Self.now()

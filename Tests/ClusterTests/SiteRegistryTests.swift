@@ -18,7 +18,7 @@ extension ClusterTests {
                     .write(toFile: path, atomically: true, encoding: .utf8)
                 let site = SiteProcess(
                     name: "london", binary: godwitBinary, stateDirectory: cluster.directory + "/state",
-                    address: "127.0.0.1:17443", options: ["--registry", path])
+                    address: "127.0.0.1:\(try freePort())", options: ["--registry", path])
                 try await site.initialise()
                 try cleanup.add("site", limit: .seconds(40)) { await site.stop() }
                 try await site.start()

@@ -29,8 +29,8 @@ struct TwoClusters: Sendable {
 
     static func run(_ body: @escaping @Sendable (TwoClusters) async throws -> Void) async throws {
         try await Cleanup.scope(catchingSignals: false) { cleanup in
-            let london = try await start("london", port: 17451, cleanup)
-            let sydney = try await start("sydney", port: 17452, cleanup)
+            let london = try await start("london", cleanup)
+            let sydney = try await start("sydney", cleanup)
             try await SiteProcess.introduce(london.site, sydney.site)
             for end in [london, sydney] { try await end.site.start() }
             try await london.site.godwit(["volume", "create", "pvc-1", "--capacity", "1Gi"])
@@ -46,7 +46,7 @@ struct TwoClusters: Sendable {
         }
     }
 
-    private static func start(_ name: String, port: Int, _ cleanup: Cleanup) async throws -> End {
+    private static func start(_ name: String, _ cleanup: Cleanup) async throws -> End {
         let cluster = try await TestCluster.start(name, cleanup)
         try await installResources(cluster)
         let applied = try await cluster.kubectl(["apply", "-k", ClusterTests.root + "/Manifests/base"])
@@ -55,7 +55,7 @@ struct TwoClusters: Sendable {
         let kubeconfig = try await account("godwit-site", of: cluster)
         let site = SiteProcess(
             name: name, binary: godwitBinary, stateDirectory: directory + "/state",
-            address: "127.0.0.1:\(port)", options: ["--registry", kubeconfig])
+            address: "127.0.0.1:\(try freePort())", options: ["--registry", kubeconfig])
         try await site.initialise()
         try cleanup.add("site \(name)", limit: .seconds(40)) { await site.stop() }
         let client = try KubernetesClient(.kubeconfig(path: cluster.kubeconfig))

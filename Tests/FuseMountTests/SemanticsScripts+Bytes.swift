@@ -110,6 +110,9 @@ extension SemanticsScripts {
         probe setxattr g user.$(printf %0250d $i) v 0; done | sort -u > seen; is "$(cat seen)" 0
         is "$(probe listxattr g 0)" 65280; is "$(probe setxattr g user.$(printf %0250d 256) v 0)" 0
         is "$(probe setxattr g user.b v 0)" ENOSPC; is "$(probe listxattr g 65536)" 65536
+        touch h; for i in $(seq 1 64); do probe bigxattr h user.$i 65536; done | sort -u > seen; is "$(cat seen)" 0
+        is "$(probe setxattr h user.a v 0)" ENOSPC; is "$(probe setxattr h user.1 v 0)" 0
+        is "$(probe setxattr h user.a v 0)" 0
         """,
         "directInputOutputNeedsNoAlignment": """
         seq 1 1000 > f; dd if=f of=g iflag=direct oflag=direct bs=7 status=none; cmp f g

@@ -43,7 +43,7 @@ extension SiteTests {
                 let kubelet = try FakeKubelet(directory: directory + "/kubelet")
                 let site = SiteProcess(
                     name: "london", binary: godwitBinary, stateDirectory: directory + "/state",
-                    address: "127.0.0.1:17461",
+                    address: "127.0.0.1:\(try freePort())",
                     options: ["--monitor-listen", "127.0.0.1:0"], kubeletDirectory: kubelet.directory)
                 try await site.initialise()
                 try cleanup.add("site london", limit: .seconds(40)) { await site.stop() }

@@ -117,21 +117,5 @@ extension SiteTests {
             #expect(volumes.contains("data") && !volumes.contains("offered"), "\(volumes)")
             #expect(!volumes.contains("aaaa"))
         }
-
-        private func freePort() throws -> UInt16 {
-            let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-            defer { close(descriptor) }
-            var address = sockaddr_in()
-            address.sin_family = sa_family_t(AF_INET)
-            address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
-            var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-            let result = withUnsafeMutablePointer(to: &address) { pointer in
-                pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                    bind(descriptor, $0, length) == 0 ? getsockname(descriptor, $0, &length) : -1
-                }
-            }
-            try #require(result == 0, "no free port")
-            return UInt16(bigEndian: address.sin_port)
-        }
     }
 }
