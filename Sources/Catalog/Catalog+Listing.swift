@@ -14,6 +14,8 @@ extension Catalog {
     ///   below, as fits. Of the first place there is at least one entry, if it has one.
     /// - Throws: `.missingDirectory` when it has not arrived here itself.
     package func list(_ request: ListingRequest) throws -> Listing {
+        // Rows are all that is listed.
+        try commit()
         var answer = Listing()
         var byteCount = 0
         if let name = request.name, let file = try perform({ try $0.listedFile(name) }) {

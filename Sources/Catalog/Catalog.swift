@@ -199,9 +199,11 @@ package final class Catalog: Sendable {
             guard !state.isClosed else {
                 throw CatalogError.unusable(path: directory, reason: "it is closed")
             }
-            let changeCount = state.changeCount
+            var changeCount = state.changeCount
             do {
                 try state.prepareOperation()
+                // A commit that was due is no change of this operation.
+                changeCount = state.changeCount
                 return try body(&state)
             } catch let error as SQLiteError {
                 if state.changeCount != changeCount {

@@ -159,6 +159,44 @@ import VolumeModel
         try catalog.close()
     }
 
+    /// So many changes wait that the next operation begins with a commit; and that one only asks for what is not here.
+    @Test func anOperationThatAsksForADirectoryAfterADueCommitIsNotTakenForHalfDone() throws {
+        let owner = try make()
+        let catalog = try Catalog(opening: owner.path)
+        for number in 0..<300 {
+            try catalog.perform { state in
+                let record = try state.addInode { inode in
+                    InodeRecord(
+                        attributes: FileAttributes(
+                            inode: inode, kind: .regular, permissions: 0o644, linkCount: 1, uid: 0, gid: 0,
+                            accessTime: .zero, modificationTime: .zero, changeTime: .zero))
+                }
+                try state.addEntry(
+                    Array("file \(number)".utf8), in: .root, inode: record.attributes.inode, kind: .regular)
+            }
+        }
+        let temporary = try TemporaryDirectory()
+        try TestVolume.makeArrivingHeir(of: catalog, in: temporary.path, byteCount: 4096)
+        let heir = try Catalog(opening: temporary.path)
+        #expect(heir.isArriving)
+        try heir.perform { state in
+            for number in 0..<21_000 {
+                try state.setExtendedAttribute(Array("user.\(number)".utf8), of: .root, value: [1])
+            }
+        }
+        let last = [UInt8]("file 299".utf8)
+        do {
+            _ = try heir.perform { try $0.entry(last, in: .root) }
+            Issue.record("the name is known already")
+        } catch CatalogError.missingDirectory(let directory, let name) {
+            #expect(directory == .root && name == last)
+        }
+        #expect(heir.trouble == nil)
+        try heir.perform { try $0.setExtendedAttribute(Array("user.a".utf8), of: .root, value: [2]) }
+        try heir.close()
+        try catalog.close()
+    }
+
     /// Also while nothing is changed: memory is bounded however many inodes are looked at.
     @Test func inodesThatAreOnlyReadDoNotPileUpInMemory() throws {
         let temporary = try make(withRoot: true)
