@@ -171,3 +171,25 @@ extension Epoch {
         return next <= highest.number ? Epoch(next) : nil
     }
 }
+
+/// As logs tell it.
+extension Role: CustomStringConvertible {
+    package var description: String {
+        switch self {
+        case .following(let reign): "following \(reign)"
+        case .acquiring(let from, let wanted): "asking \(from) for epoch \(wanted)"
+        case .receiving(let from, let grant):
+            "receiving epoch \(grant.heir.epoch) from \(from), up to change \(grant.finalSequence)"
+        case .declining(let from, let declined): "declining epoch \(declined) of \(from)"
+        case .owning(let epoch, let holder):
+            "owning at epoch \(epoch)" + (holder.map { ", held by \($0)" } ?? "")
+        case .sealing(let epoch, let heir): "sealing epoch \(epoch) for \(heir)"
+        case .sealed(let epoch, let grant):
+            "sealed epoch \(epoch) for \(grant.heir), up to change \(grant.finalSequence)"
+        case .reclaiming(let epoch, let grant): "reclaiming epoch \(epoch) from \(grant.heir)"
+        case .retired(let reign): "retired, owned by \(reign)"
+        case .fenced(let epoch, let by, let owner):
+            "fenced: epoch \(epoch) was overruled by \(owner.map { "\(Reign($0, by))" } ?? "epoch \(by)")"
+        }
+    }
+}
