@@ -107,8 +107,11 @@ let package = Package(
                 .product(name: "NIOSSL", package: "swift-nio-ssl"), "Yams",
             ], swiftSettings: strict),
         .target(
+            name: "ClusterResources", dependencies: ["KubernetesAPI", "VolumeModel"], swiftSettings: strict),
+        .target(
             name: "Cluster",
             dependencies: [
+                "ClusterResources",
                 "ControlProtocol", "Handoff", "Hydration", "KubernetesAPI", "RPC", "Site", "VolumeModel",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SwiftProtobuf", package: "swift-protobuf"),
@@ -123,6 +126,13 @@ let package = Package(
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SwiftProtobuf", package: "swift-protobuf"),
+            ], swiftSettings: strict),
+        // For whoever uses a cluster: needs nothing of what a site needs.
+        .executableTarget(
+            name: "kubectl-godwit",
+            dependencies: [
+                "ClusterResources", "KubernetesAPI", "VolumeModel",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ], swiftSettings: strict),
         // The project's own test tools: an emulated WAN link, databases, sites as processes.
         .target(name: "CTestBed", path: "Tests/CTestBed"),
@@ -185,8 +195,8 @@ let package = Package(
         .testTarget(
             name: "ClusterTests",
             dependencies: [
-                "Cluster", "Handoff", "Hydration", "KubernetesAPI", "Site", "TestBed", "VolumeModel",
-                "godwit",
+                "Cluster", "ClusterResources", "Handoff", "Hydration", "KubernetesAPI", "Site", "TestBed",
+                "VolumeModel", "godwit", "kubectl-godwit",
             ], swiftSettings: strict),
         .testTarget(
             name: "DurabilityTests",

@@ -1,3 +1,4 @@
+internal import ClusterResources
 internal import KubernetesAPI
 
 /// How a wish ends: withdrawn, replaced by another, fulfilled or overtaken.

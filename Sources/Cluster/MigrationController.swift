@@ -1,3 +1,4 @@
+internal import ClusterResources
 internal import Foundation
 package import KubernetesAPI
 package import Logging
@@ -8,7 +9,7 @@ internal import VolumeModel
 /// It looks at what is, decides (`ClaimDecision`), acts, and keeps nothing that matters: killed at any moment and
 /// started again, it decides the same. Every effect may be repeated.
 package actor MigrationController {
-    package static let driver = "csi.godwit.dev"
+    package static let driver = ClusterNames.driver
 
     let client: KubernetesClient
     let site: any SiteControl

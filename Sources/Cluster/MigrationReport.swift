@@ -1,3 +1,4 @@
+internal import ClusterResources
 internal import Foundation
 internal import KubernetesAPI
 internal import VolumeModel

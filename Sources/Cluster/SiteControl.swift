@@ -1,3 +1,4 @@
+package import ClusterResources
 internal import ControlProtocol
 internal import RPC
 internal import Site

@@ -235,7 +235,8 @@ actor VolumeAgent {
         do {
             var answer = try await apply(event, from: site) ?? Godwit_Peer_V1_HandoffMessage()
             // What is missing there goes with the answer: it saves a round trip, and nothing depends on it.
-            if case .sealRequest(let request)? = message.message, case .sealGrant(let grant)? = answer.message {
+            if case .sealRequest(let request)? = message.message, case .sealGrant(let grant)? = answer.message
+            {
                 if request.followed == 0 {
                     if let first = firstListing(for: Epoch(grant.heir.epoch), of: site) {
                         answer.sealGrant.firstListing = first

@@ -1,5 +1,5 @@
 internal import ArgumentParser
-internal import Site
+internal import VolumeModel
 
 /// The command `godwit`.
 @main

@@ -1,3 +1,4 @@
+import ClusterResources
 import KubernetesAPI
 import Testing
 

@@ -1,3 +1,4 @@
+import ClusterResources
 import Foundation
 import KubernetesAPI
 import Testing
@@ -8,7 +9,7 @@ import Testing
 extension ClusterTests {
     /// A real cluster, a real controller under exactly the rights that Manifests grant, and two real sites.
     @Suite(.enabled(if: geteuid() == 0, "sites need root")) struct ControllerTests {
-        private struct Scene: Sendable {
+        struct Scene: Sendable {
             let cluster: TestCluster
             let client: KubernetesClient
             let sites: SitePair
@@ -54,7 +55,7 @@ extension ClusterTests {
             }
         }
 
-        private func withScene(_ body: @escaping @Sendable (Scene) async throws -> Void) async throws {
+        func withScene(_ body: @escaping @Sendable (Scene) async throws -> Void) async throws {
             try await withCluster { cluster, client, cleanup in
                 let applied = try await cluster.kubectl([
                     "apply", "-k", ClusterTests.root + "/Manifests/base",

@@ -67,7 +67,7 @@ import Testing
             ["Hydration"],
             ["VolumeFileSystem"], ["FuseMount", "SiteIdentity"],
             ["CSIProtocol", "PeerProtocol", "ControlProtocol"], ["CSIService", "PeerService"],
-            ["KubernetesAPI"], ["Site"], ["Cluster"], ["godwit"],
+            ["KubernetesAPI"], ["ClusterResources", "Site"], ["Cluster"], ["godwit", "kubectl-godwit"],
         ]
         var floor: [String: Int] = [:]
         for (index, targets) in floors.enumerated() {

@@ -1,0 +1,11 @@
+/// Names that Manifests give to what is installed.
+package enum ClusterNames {
+    package static let driver = "csi.godwit.dev"
+    package static let namespace = "godwit"
+    package static let controller = "godwit-controller"
+    package static let site = "godwit-site"
+    /// What the controller signs its Events with.
+    package static let eventSource = "godwit-controller"
+    /// Carries a volume's identifier, to find its `Volume` by.
+    package static let volumeLabel = "godwit.dev/volume-id"
+}

@@ -1,0 +1,166 @@
+internal import ClusterResources
+internal import Foundation
+internal import KubernetesAPI
+internal import VolumeModel
+
+/// Everything that `doctor` looks at, one thing after the other: one that cannot be looked at hides no other.
+struct Examination {
+    private static let install = "kubectl apply -k Manifests/base"
+
+    let client: KubernetesClient
+    let namespace: String
+
+    init(_ client: KubernetesClient, namespace: String) {
+        self.client = client
+        self.namespace = namespace
+    }
+
+    func findings() async throws(KubernetesError) -> [Finding] {
+        var findings = [Finding(.good, "the API server answers: \(try await client.serverVersion())")]
+        let parts: [(String, () async throws(KubernetesError) -> [Finding])] = [
+            ("custom resources", definitions), ("the CSIDriver", driver), ("storage classes", classes),
+            ("the controller", controller), ("the controller's lease", lease), ("sites", sites),
+            ("pods", pods), ("registration with kubelet", registration), ("migrations", migrations),
+            ("claims from other clusters", arrivals),
+        ]
+        for (name, look) in parts {
+            do {
+                findings += try await look()
+            } catch .forbidden(let reason) {
+                findings.append(Finding(.unknown, "\(name): you may not look at this (\(reason))"))
+            } catch .notFound(let reason) {
+                // A kind that the server does not have.
+                findings.append(Finding(.broken, "\(name): \(reason)", Self.install))
+            }
+        }
+        return findings
+    }
+
+    // MARK: what is installed
+
+    private func definitions() async throws(KubernetesError) -> [Finding] {
+        var findings: [Finding] = []
+        for kind in [VolumeView.resource, MigrationResource.resource] {
+            let name = "\(kind.plural).\(kind.group)"
+            guard let definition = try await client.find(CustomResourceDefinition.self, name) else {
+                findings.append(Finding(.broken, "custom resource \(name) is not there", Self.install))
+                continue
+            }
+            let isServed = definition.spec.versions.contains { $0.name == kind.version && $0.served }
+            let isEstablished =
+                definition.status?.conditions?.contains { $0.type == "Established" && $0.status == "True" }
+                ?? false
+            findings.append(
+                isServed && isEstablished
+                    ? Finding(.good, "custom resource \(name) is served as \(kind.version)")
+                    : Finding(
+                        .broken, "custom resource \(name) is not served as \(kind.version)",
+                        "it is of another release: \(Self.install)"))
+        }
+        return findings
+    }
+
+    private func driver() async throws(KubernetesError) -> [Finding] {
+        guard let driver = try await client.find(CSIDriver.self, ClusterNames.driver) else {
+            return [Finding(.broken, "CSIDriver \(ClusterNames.driver) is not there", Self.install)]
+        }
+        guard driver.spec.attachRequired != false else {
+            return [
+                Finding(
+                    .broken, "CSIDriver \(ClusterNames.driver) says attachRequired: false",
+                    "ownership would not follow the pod: delete it, then \(Self.install)")
+            ]
+        }
+        return [Finding(.good, "CSIDriver \(ClusterNames.driver) is there")]
+    }
+
+    private func classes() async throws(KubernetesError) -> [Finding] {
+        let names = try await client.list(StorageClass.self).items
+            .filter { $0.provisioner == ClusterNames.driver }.compactMap(\.metadata.name)
+        return [
+            names.isEmpty
+                ? Finding(
+                    .warning, "no storage class is of \(ClusterNames.driver)", "new claims cannot ask for it")
+                : Finding(.good, "storage classes: \(names.joined(separator: ", "))")
+        ]
+    }
+
+    private func controller() async throws(KubernetesError) -> [Finding] {
+        let name = "deployment \(namespace)/\(ClusterNames.controller)"
+        guard let found = try await client.find(Deployment.self, ClusterNames.controller, in: namespace)
+        else {
+            return [Finding(.broken, "\(name) is not there", Self.install)]
+        }
+        let (wanted, available) = (found.spec.replicas ?? 1, found.status?.availableReplicas ?? 0)
+        guard available > 0 else {
+            return [
+                Finding(
+                    .broken,
+                    "\(name): none of \(wanted) pods is available: nothing is made, attached or moved",
+                    "kubectl describe pods -n \(namespace)")
+            ]
+        }
+        return [
+            Finding(available < wanted ? .warning : .good, "\(name): \(available) of \(wanted) available")
+        ]
+    }
+
+    /// Whether a controller works, by the lease that the one that does renews.
+    private func lease() async throws(KubernetesError) -> [Finding] {
+        guard let lease = try await client.find(Lease.self, ClusterNames.controller, in: namespace),
+            let holder = lease.spec.holderIdentity, !holder.isEmpty,
+            let renewed = lease.spec.renewTime.flatMap(Self.date)
+        else {
+            return [
+                Finding(
+                    .broken, "no controller leads",
+                    "kubectl logs -n \(namespace) deploy/\(ClusterNames.controller) -c migrations")
+            ]
+        }
+        let age = Date().timeIntervalSince(renewed)
+        let limit = 3 * Double(max(1, lease.spec.leaseDurationSeconds ?? 15))
+        guard abs(age) <= limit else {
+            return [
+                Finding(
+                    .broken,
+                    "the controller's lease was renewed \(Int(clamping: Int64(age.rounded()))) seconds ago by this machine's clock",
+                    "no controller works, or this machine's clock and its node's differ")
+            ]
+        }
+        return [Finding(.good, "controller \(holder) leads")]
+    }
+
+    static func date(_ text: String) -> Date? {
+        let formatter = ISO8601DateFormatter()
+        // The part of a second does not matter here, and not every reader takes six digits.
+        let whole = text.prefix { $0 != "." && $0 != "Z" } + "Z"
+        return formatter.date(from: String(whole))
+    }
+
+    private func sites() async throws(KubernetesError) -> [Finding] {
+        let name = "daemonset \(namespace)/\(ClusterNames.site)"
+        guard let found = try await client.find(DaemonSet.self, ClusterNames.site, in: namespace) else {
+            return [Finding(.broken, "\(name) is not there", Self.install)]
+        }
+        let (wanted, ready) = (found.status?.desiredNumberScheduled ?? 0, found.status?.numberReady ?? 0)
+        switch (wanted, ready) {
+        case (0, _):
+            return [
+                Finding(
+                    .broken, "\(name): no node is to hold the site",
+                    "kubectl label node <node> godwit.dev/site=true")
+            ]
+        case (1, 1): return [Finding(.good, "\(name): the site is ready")]
+        case (1, _):
+            return [
+                Finding(.broken, "\(name): the site is not ready", "kubectl describe pods -n \(namespace)")
+            ]
+        default:
+            return [
+                Finding(
+                    .broken, "\(name): \(wanted) nodes are labelled godwit.dev/site=true",
+                    "a site is one node: take the label from the others")
+            ]
+        }
+    }
+}

@@ -1,0 +1,235 @@
+import ClusterResources
+import Foundation
+import KubernetesAPI
+import Testing
+
+@testable import TestBed
+
+/// Runs `kubectl-godwit` as the user of a kubeconfig.
+private func plugin(
+    _ kubeconfig: String, _ arguments: [String], limit: Duration = .seconds(120)
+) async throws -> ChildProcess.Outcome {
+    try await ChildProcess.run(
+        Program(kubectlGodwitBinary, arguments + ["--kubeconfig", kubeconfig]), limit: limit)
+}
+
+extension ClusterTests.ControllerTests {
+    @Test func aMoveIsAskedForAndFollowedToItsEndByThePlugin() async throws {
+        try await withScene { scene in
+            let kubeconfig = scene.cluster.kubeconfig
+            _ = try await scene.startController()
+            // One watches in a log, one at a terminal.
+            func watch(_ program: Program) async throws -> ChildProcess {
+                let started = try await ChildProcess.start(program)
+                try scene.cleanup.add("watch \(started.pid)") { _ = await started.end(grace: .seconds(5)) }
+                return started
+            }
+            let command = [
+                "migrate", "data", "--to", "sydney", "--watch", "--kubeconfig", kubeconfig,
+            ]
+            let inLog = try await watch(Program(kubectlGodwitBinary, command))
+            let words = ([kubectlGodwitBinary] + command).joined(separator: " ")
+            let atTerminal = try await watch(Program("/usr/bin/script", ["-qefc", words, "/dev/null"]))
+            try await scene.wait(for: .ready)
+            try await eventually("the word that it is ready") { inLog.output().contains("Normal Ready:") }
+            #expect(inLog.exit == nil)
+            let table = try await plugin(kubeconfig, ["status"])
+            #expect(table.exit.isSuccess && table.output.contains("Ready"), "\(table.output)")
+
+            try await scene.sites.sydney.csi(["publish", scene.volume, "--node", "sydney-node"])
+            #expect(try await inLog.wait(limit: .seconds(120)).isSuccess, "\(inLog.output())")
+            let log = inLog.output()
+            #expect(log.contains("persistentvolumeclaim/data is to move to sydney"), "\(log)")
+            #expect(log.contains("Ready: site sydney follows"), "\(log)")
+            #expect(log.contains("100% resident  Done"), "\(log)")
+            #expect(!log.contains("\u{1b}"), "\(log)")
+            #expect(try await atTerminal.wait(limit: .seconds(120)).isSuccess, "\(atTerminal.output())")
+            let screen = atTerminal.output()
+            #expect(screen.contains("\r\u{1b}[K[==============================] 100%"), "\(screen)")
+
+            let status = try await plugin(kubeconfig, ["status", "data"])
+            #expect(status.output.contains("Done, from london to sydney"), "\(status.output)")
+            #expect(status.output.contains("every byte is at site sydney"), "\(status.output)")
+            let json = try await plugin(kubeconfig, ["status", "-A", "-o", "json"])
+            let all = try JSONSerialization.jsonObject(with: Data(json.output.utf8)) as? [[String: Any]]
+            #expect(all?.first?["volumeID"] as? String == scene.volume, "\(json.output)")
+        }
+    }
+
+    @Test func whatCannotBeFollowedEndsTheWatchWithItsReason() async throws {
+        try await withScene { scene in
+            let kubeconfig = scene.cluster.kubeconfig
+            for (arguments, words) in [
+                (["migrate", "none", "--to", "sydney"], "not found"),
+                (["migrate", "data", "--to", "No/Site"], "is no site's name"),
+                (["status", "none"], "not found"),
+                (["status", "data", "-A"], "--all-namespaces"),
+                (["migrate", "data", "--to", "sydney", "--context", "other"], "no context 'other'"),
+            ] {
+                let refused = try await plugin(kubeconfig, arguments)
+                #expect(!refused.exit.isSuccess && refused.output.contains(words), "\(refused.output)")
+            }
+            #expect(try await scene.migration() == nil)
+            _ = try await scene.startController()
+            let mars = try await plugin(kubeconfig, ["migrate", "data", "--to", "mars", "--watch"])
+            #expect(!mars.exit.isSuccess, "\(mars.output)")
+            #expect(
+                mars.output.contains("mars") && mars.output.contains("godwit pki trust"), "\(mars.output)")
+            let doctor = try await plugin(kubeconfig, ["doctor"])
+            #expect(!doctor.exit.isSuccess)
+            #expect(doctor.output.contains("migration default/data to mars failed"), "\(doctor.output)")
+            #expect(doctor.output.contains("leads\n"), "\(doctor.output)")
+        }
+    }
+}
+
+extension ClusterTests {
+    @Suite struct PluginTests {
+        @Test func theDoctorNamesWhatIsMissingAndIsContentWhenNothingIs() async throws {
+            try await withCluster { cluster, client, _ in
+                _ = try await cluster.kubectl(["delete", "crd", "migrations.godwit.dev"])
+                let bare = try await plugin(cluster.kubeconfig, ["doctor"])
+                #expect(!bare.exit.isSuccess)
+                for words in [
+                    "custom resource migrations.godwit.dev is not there",
+                    "CSIDriver csi.godwit.dev is not there",
+                    "deployment godwit/godwit-controller is not there", "no controller leads",
+                    "ok    custom resource volumes.godwit.dev is served", "kubectl apply -k",
+                    "not to be seen from here", "certificates",
+                ] {
+                    #expect(bare.output.contains(words), "\(words): \(bare.output)")
+                }
+                let applied = try await cluster.kubectl([
+                    "apply", "-k", ClusterTests.root + "/Manifests/base",
+                ])
+                try #require(applied.exit.isSuccess, "\(applied.output)")
+                try await Self.pretendToRun(cluster, client)
+                try await eventually("a doctor who is content") {
+                    try await plugin(cluster.kubeconfig, ["doctor"]).exit.isSuccess
+                }
+                // kubectl finds it by its name, and passes on what follows.
+                var program = Program("kubectl", ["godwit", "doctor", "-o", "json"])
+                let directory = URL(fileURLWithPath: kubectlGodwitBinary).deletingLastPathComponent().path
+                program.environment = [
+                    "PATH": directory + ":/usr/bin:/bin", "KUBECONFIG": cluster.kubeconfig,
+                ]
+                let content = try await ChildProcess.run(program, limit: .seconds(60))
+                let findings =
+                    try JSONSerialization.jsonObject(with: Data(content.output.utf8)) as? [[String: Any]]
+                #expect(findings?.count ?? 0 > 10, "\(content.output)")
+                #expect(findings?.contains { $0["outcome"] as? String == "broken" } == false)
+                #expect(content.output.contains("kubelet of node node-1 has registered the driver"))
+
+                // A container that cannot start, and a kubelet that has forgotten the driver.
+                _ = try await client.patch(
+                    Pod.self, "godwit-site-x", in: "godwit",
+                    ["status": ["containerStatuses": [Self.container("site", waits: "ImagePullBackOff")]]],
+                    subresource: "status")
+                _ = try await client.patch(CSINode.self, "node-1", ["spec": ["drivers": []]])
+                let ill = try await plugin(cluster.kubeconfig, ["doctor"])
+                #expect(!ill.exit.isSuccess)
+                #expect(ill.output.contains("container site waits: ImagePullBackOff"), "\(ill.output)")
+                #expect(ill.output.contains("node-1 has not registered the driver"), "\(ill.output)")
+            }
+        }
+
+        @Test func aUserOfOneNamespaceSeesWhatIsTheirs() async throws {
+            try await withCluster { cluster, client, _ in
+                let applied = try await cluster.kubectl([
+                    "apply", "-k", ClusterTests.root + "/Manifests/base",
+                ])
+                try #require(applied.exit.isSuccess, "\(applied.output)")
+                for command in [
+                    ["create", "serviceaccount", "dev"],
+                    [
+                        "create", "role", "dev", "--verb=get,list,patch",
+                        "--resource=persistentvolumeclaims",
+                    ],
+                    ["create", "rolebinding", "dev", "--role=dev", "--serviceaccount=default:dev"],
+                    [
+                        "create", "rolebinding", "dev-view", "--clusterrole=godwit-view",
+                        "--serviceaccount=default:dev",
+                    ],
+                ] {
+                    let made = try await cluster.kubectl(command)
+                    try #require(made.exit.isSuccess, "\(made.output)")
+                }
+                _ = try await client.create(
+                    PersistentVolumeClaim(
+                        metadata: ObjectMeta(name: "data", namespace: "default"),
+                        spec: .init(
+                            accessModes: ["ReadWriteOnce"], storage: "1Gi", storageClassName: "godwit",
+                            volumeName: "pvc-1")))
+                let token = try await cluster.serviceAccountToken("dev", in: "default")
+                let kubeconfig = cluster.directory + "/dev.kubeconfig"
+                try cluster.kubeconfigText(user: "token: \(token)").write(
+                    toFile: kubeconfig, atomically: true, encoding: .utf8)
+                let asked = try await plugin(kubeconfig, ["migrate", "data", "--to", "sydney"])
+                #expect(asked.exit.isSuccess, "\(asked.output)")
+                let claim = try await client.get(PersistentVolumeClaim.self, "data", in: "default")
+                #expect(claim.metadata.annotations?["godwit.dev/migrate-to"] == "sydney")
+                let status = try await plugin(kubeconfig, ["status", "data"])
+                #expect(status.exit.isSuccess && status.output.contains("sydney"), "\(status.output)")
+                #expect(status.output.contains("you may not read PersistentVolumes"), "\(status.output)")
+                let elsewhere = try await plugin(kubeconfig, ["status", "-n", "godwit"])
+                #expect(!elsewhere.exit.isSuccess && elsewhere.output.contains("forbidden"))
+                // What they may not look at is named, and is no fault.
+                let doctor = try await plugin(kubeconfig, ["doctor"])
+                #expect(doctor.exit.isSuccess, "\(doctor.output)")
+                #expect(doctor.output.contains("?     the CSIDriver: you may not look"), "\(doctor.output)")
+            }
+        }
+
+        private static func container(_ name: String, waits reason: String? = nil) -> JSONValue {
+            [
+                "name": .string(name), "ready": .bool(reason == nil), "restartCount": 0, "image": "x",
+                "imageID": "x",
+                "state": reason.map { ["waiting": ["reason": .string($0)]] } ?? ["running": [:]],
+            ]
+        }
+
+        /// What a scheduler, kubelet and the controller manager would write of an installation that runs.
+        private static func pretendToRun(_ cluster: TestCluster, _ client: KubernetesClient) async throws {
+            _ = try await client.patch(
+                Deployment.self, ClusterNames.controller, in: "godwit",
+                ["status": ["replicas": 1, "availableReplicas": 1, "readyReplicas": 1]], subresource: "status"
+            )
+            _ = try await client.patch(
+                DaemonSet.self, ClusterNames.site, in: "godwit",
+                [
+                    "status": [
+                        "desiredNumberScheduled": 1, "currentNumberScheduled": 1, "numberReady": 1,
+                        "numberMisscheduled": 0,
+                    ]
+                ], subresource: "status")
+            let objects = """
+                apiVersion: v1
+                kind: Pod
+                metadata:
+                  name: godwit-site-x
+                  namespace: godwit
+                  labels: {app.kubernetes.io/name: godwit, app.kubernetes.io/component: site}
+                spec:
+                  nodeName: node-1
+                  containers: [{name: site, image: "ghcr.io/godwit/godwit:latest"}]
+                ---
+                apiVersion: storage.k8s.io/v1
+                kind: CSINode
+                metadata: {name: node-1}
+                spec: {drivers: [{name: csi.godwit.dev, nodeID: node-1, topologyKeys: []}]}
+                """
+            let made = try await cluster.kubectl(["apply", "-f", "-"], input: objects)
+            try #require(made.exit.isSuccess, "\(made.output)")
+            _ = try await client.patch(
+                Pod.self, "godwit-site-x", in: "godwit",
+                ["status": ["phase": "Running", "containerStatuses": [container("site")]]],
+                subresource: "status")
+            var lease = Lease(
+                metadata: ObjectMeta(name: ClusterNames.controller, namespace: "godwit"), spec: .init())
+            lease.spec.holderIdentity = "node-1-abc"
+            lease.spec.leaseDurationSeconds = 300
+            lease.spec.renewTime = Timestamps.microseconds(Date())
+            _ = try await client.create(lease)
+        }
+    }
+}
