@@ -62,11 +62,14 @@ extension Catalog {
         }
     }
 
-    /// Keeps for a follower what changes from now on, as if it had just taken everything.
+    /// Keeps what changes from now on, under a name that is never used for another state.
     ///
-    /// - Returns: the sequence number that it is at.
+    /// - Returns: the sequence number of the present. Repeated it is the same, though the pin was a change itself.
     package func pin(_ follower: String) throws -> SequenceNumber {
         let sequence = try perform { state in
+            let find = try state.connection.prepare("SELECT newest FROM pin WHERE name = ?1")
+            find.bind(1, follower)
+            if let known = try find.first({ SequenceNumber($0.integer(0)) }) { return known }
             _ = try state.commit()
             let sequence = state.committedSequence
             _ = try state.pin(follower, since: nil, newest: sequence)

@@ -12,7 +12,8 @@ extension Catalog {
             copy.bind(1, path)
             try copy.run()
             let connection = try Connection(path: path, mode: .readWrite)
-            try connection.execute("PRAGMA synchronous = FULL; BEGIN")
+            // The copy that SQLite made has no log; a catalog has one.
+            try connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; BEGIN")
             for table in ["inode", "entry", "xattr"] {
                 try connection.execute("DELETE FROM \(table) WHERE died > 0")
             }

@@ -239,22 +239,26 @@ enum FuseOperations {
         }
         table.create = { request, parent, name, mode, info in
             guard let (server, request) = FuseOperations.server(request), let info else { return }
-            var opened = info.pointee
-            do throws(FileSystemError) {
-                let name = FuseOperations.bytes(name)
-                let (attributes, handle) =
-                    name == FuseOperations.unnamed
-                    ? try server.fileSystem.createUnnamed(
-                        in: InodeNumber(parent), permissions: mode & 0o7777, openFlags: opened.flags,
-                        caller: request.caller)
-                    : try server.fileSystem.create(
-                        name, in: InodeNumber(parent), permissions: mode & 0o7777, openFlags: opened.flags,
-                        caller: request.caller)
-                opened.fh = handle.number
+            let (fileSystem, seconds, caller) = (
+                server.fileSystem, server.options.cacheSeconds, request.caller
+            )
+            let (name, flags) = (FuseOperations.bytes(name), info.pointee.flags)
+            server.serve(request) { () throws(FileSystemError) -> (FileAttributes, FileHandle) in
+                name == FuseOperations.unnamed
+                    ? try fileSystem.createUnnamed(
+                        in: InodeNumber(parent), permissions: mode & 0o7777, openFlags: flags, caller: caller)
+                    : try fileSystem.create(
+                        name, in: InodeNumber(parent), permissions: mode & 0o7777, openFlags: flags,
+                        caller: caller)
+            } reply: { request, made in
+                var opened = fuse_file_info()
+                opened.flags = flags
+                opened.fh = made.1.number
                 opened.keep_cache = 1
-                request.reply(created: attributes, &opened, cacheSeconds: server.options.cacheSeconds)
-            } catch {
-                request.fail(error.errno)
+                request.reply(created: made.0, &opened, cacheSeconds: seconds)
+            } unwanted: { made in
+                fileSystem.release(made.0.inode, handle: made.1)
+                fileSystem.forget(made.0.inode, count: 1)
             }
         }
         table.read = { request, inode, size, offset, info in

@@ -37,16 +37,19 @@ final class FuseServer: Sendable {
     // MARK: answering
 
     /// Runs an operation and answers with what it returns.
+    ///
+    /// - Parameter unwanted: takes what it returned after whoever asked had given up: the kernel knows nothing of it.
     func serve<Result>(
         _ request: FuseRequest, _ operation: @escaping @Sendable () throws(FileSystemError) -> Result,
-        reply: @escaping @Sendable (FuseRequest, Result) -> Void
+        reply: @escaping @Sendable (FuseRequest, Result) -> Void,
+        unwanted: @escaping @Sendable (Result) -> Void = { _ in }
     ) {
         do {
             reply(request, try operation())
         } catch {
             switch error {
             case .errno(let errno): request.fail(errno)
-            case .fault(let fault): serveLater(request, fault, operation, reply)
+            case .fault(let fault): serveLater(request, fault, operation, reply, unwanted)
             }
         }
     }
@@ -54,7 +57,8 @@ final class FuseServer: Sendable {
     private func serveLater<Result>(
         _ request: FuseRequest, _ fault: Fault,
         _ operation: @escaping @Sendable () throws(FileSystemError) -> Result,
-        _ reply: @escaping @Sendable (FuseRequest, Result) -> Void
+        _ reply: @escaping @Sendable (FuseRequest, Result) -> Void,
+        _ unwanted: @escaping @Sendable (Result) -> Void
     ) {
         watchForSignal(request)
         let isStarted = start(request) {
@@ -63,7 +67,7 @@ final class FuseServer: Sendable {
                 do throws(FileSystemError) {
                     try await self.fileSystem.resolve(missing)
                     let result = try operation()
-                    if self.finish(request) { reply(request, result) }
+                    if self.finish(request) { reply(request, result) } else { unwanted(result) }
                     return
                 } catch {
                     switch error {
@@ -187,7 +191,7 @@ final class FuseServer: Sendable {
                     { () throws(FileSystemError) -> [UInt8] in
                         try Self.readBytes(fileSystem, inode, handle, offset, size)
                     },
-                    { $0.reply(bytes: $1) })
+                    { $0.reply(bytes: $1) }, { _ in })
             }
         }
     }

@@ -50,21 +50,18 @@ extension Hydrator {
         try await bring(request, urgency: .urgent, timeout: timeout)
     }
 
-    /// - Throws: also when the answer is of none of the places, or says nothing new of any: no source can keep us
-    ///   asking for ever.
+    /// - Throws: also when the answer brings none of the places on: no source can keep us asking for ever.
     private func bring(_ request: ListingRequest, urgency: Urgency, timeout: Duration) async throws {
         guard let directories else {
             throw HydrationError.noDirectorySource(request.places.first?.directory ?? .root)
         }
         let listing = try await directories.list(request, urgency: urgency, timeout: timeout)
-        let isNews =
-            request.places.isEmpty
-            || listing.parts.contains { part in
-                (part.isComplete || part.last > part.after)
-                    && request.places.contains { $0.directory == part.directory && $0.after == part.after }
-            }
-        guard isNews else { throw UnwantedAnswer(what: "none of the directories that were asked for") }
         try storage.catalog.take(listing, askedFor: request.name)
+        let isNews = try storage.catalog.perform { state in
+            try request.places.isEmpty
+                || request.places.contains { try state.missingPlace(of: $0.directory) != $0 }
+        }
+        guard isNews else { throw UnwantedAnswer(what: "nothing of the directories that were asked for") }
     }
 
     /// Fetches inodes that are about to be needed though no name has led to them yet.

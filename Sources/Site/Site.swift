@@ -163,6 +163,7 @@ package actor Site {
 extension VolumeAgent {
     /// After a restart no mount of ours is served any more: dead ones are taken away, the holder goes.
     func startAfterRestart() async {
+        deleteNamelessHeads()
         do {
             try FuseMount.cleanStale(fsName: mountSource)
             if case .owning(_, let holder) = record.head.role, holder?.node == context.node {

@@ -433,6 +433,22 @@ extension VolumeAgent {
         for number in record.keptNumbers { _ = try openHead(number) }
     }
 
+    /// Deletes heads that no record names: what a crash has left after the record was changed, or before. Only at the
+    /// start, when nobody makes or deletes one. Those above the last number that the record knows stay: it may be an
+    /// older one, restored.
+    func deleteNamelessHeads() {
+        let named = record.keptNumbers.union([record.headNumber])
+        for number in context.state.heads(of: id)
+        where number <= record.lastHeadNumber && !named.contains(number) {
+            do {
+                try context.state.deleteHead(number, of: id)
+                logger.info("a copy that a crash has left (head \(number)) is deleted")
+            } catch {
+                logger.warning("a copy that a crash has left stays: \(error)")
+            }
+        }
+    }
+
     /// Deletes heads that nobody needs: not the present one, and none that is kept for an heir or aside.
     func discardUnneeded() async throws {
         try dropUnneededPins()

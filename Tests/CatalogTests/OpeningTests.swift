@@ -159,6 +159,17 @@ import VolumeModel
         try catalog.close()
     }
 
+    /// An heir that asks twice is told of the same end, though the pin is itself a change.
+    @Test func aPinOfOneNameIsOfOneState() throws {
+        let temporary = try make()
+        let catalog = try Catalog(opening: temporary.path)
+        let first = try catalog.pin("heir at epoch 2")
+        #expect(try catalog.pin("heir at epoch 2") == first)
+        #expect(try catalog.perform { try $0.isPinned(for: "heir at epoch 2", at: first) })
+        #expect(try catalog.pin("heir at epoch 3") > first)
+        try catalog.close()
+    }
+
     /// So many changes wait that the next operation begins with a commit; and that one only asks for what is not here.
     @Test func anOperationThatAsksForADirectoryAfterADueCommitIsNotTakenForHalfDone() throws {
         let owner = try make()

@@ -39,6 +39,8 @@ package final class FakeSource: ByteSource, DirectorySource {
         /// Whether only what somebody waits for is listed.
         package var holdsListings = false
         package var listings: [Listing] = []
+        /// If set, gives the answer instead.
+        package var listingAnswer: (@Sendable (ListingRequest) throws -> Listing)?
     }
 
     package let name = "site elsewhere"
@@ -101,7 +103,7 @@ package final class FakeSource: ByteSource, DirectorySource {
         }
         var request = request
         request.byteCount = min(request.byteCount, now.listingByteCount)
-        let listing = try catalog.list(request).asSent()
+        let listing = try now.listingAnswer?(request) ?? catalog.list(request).asSent()
         state.withLock { $0.listings.append(listing) }
         return listing
     }

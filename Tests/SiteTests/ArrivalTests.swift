@@ -34,6 +34,7 @@ extension SiteTests {
                 let changes = """
                     cat t/60/x/link many/none 2>/dev/null; mv t/1 u; rm -r t/2; echo new > t/59/x/y/z; mkdir t/2
                     rm link; ln u/x/y/z t/3/link; mv t/40/x/y t/41/moved; touch t/new; rmdir t/5 2>/dev/null; sync t/new
+                    echo made > t/57/x/y/fresh; ln -s a t/56/x/y/s; mkdir t/55/x/y/d; mkfifo t/54/x/y/p; touch t/53/x/y/1
                     """
                 for place in [copy, sydney] {
                     let changed = try await shell(changes, in: place)

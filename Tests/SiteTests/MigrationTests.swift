@@ -38,6 +38,31 @@ extension SiteTests {
             }
         }
 
+        /// A crash between the record and the directory leaves a copy that nobody names.
+        @Test func copiesThatACrashHasLeftAreDeletedAtTheStart() async throws {
+            try await withSites { pair, cleanup in
+                try await pair.london.godwit(["volume", "create", "data", "--capacity", "1Gi"])
+                for (from, to) in [(pair.london, pair.sydney), (pair.sydney, pair.london)] {
+                    try await from.godwit(["migrate", "data", "--to", to.name])
+                }
+                let id = try #require(try await pair.london.inspect("data")["id"] as? String)
+                let heads = "\(pair.london.stateDirectory)/volumes/\(id)/heads"
+                let present = try FileManager.default.contentsOfDirectory(atPath: heads)
+                #expect(present.count == 1 && present != ["1"])
+                await pair.london.stop()
+                // One that was deleted in the record, and one that the record, were it an older one, would not know.
+                for left in ["1", "99"] {
+                    try FileManager.default.createDirectory(
+                        atPath: "\(heads)/\(left)/data/00", withIntermediateDirectories: true)
+                }
+                try await pair.london.start()
+                let after = try FileManager.default.contentsOfDirectory(atPath: heads)
+                #expect(Set(after) == Set(present + ["99"]))
+                try await pair.mount("data", at: pair.london, cleanup)
+                try await pair.unmount("data", at: pair.london)
+            }
+        }
+
         @Test func aVolumeInUseIsNotGivenAwayAndTheErrorNamesTheHolder() async throws {
             try await withSites { pair, cleanup in
                 try await pair.london.godwit(["volume", "create", "data", "--capacity", "1Gi"])
