@@ -9,6 +9,8 @@ package struct ClusterConnection: Sendable {
         /// Read again for each request: kubelet replaces it from time to time.
         case tokenFile(String)
         case certificate(chainPEM: [UInt8], keyPEM: [UInt8])
+        /// Run for a token, and again when that expires.
+        case program(CredentialProgram)
     }
 
     /// `https://host:port`, perhaps with a path before the API's own.
@@ -53,9 +55,12 @@ package struct ClusterConnection: Sendable {
 
     /// What a kubeconfig file says, YAML or JSON.
     ///
-    /// - Parameter context: nil: the current one.
+    /// - Parameters:
+    ///   - context: nil: the current one.
+    ///   - runsPrograms: whether the user may sign in by a program that the file names: for a person's command, which may
+    ///     wait for it, not for a server.
     package static func kubeconfig(
-        path: String, context: String? = nil
+        path: String, context: String? = nil, runsPrograms: Bool = false
     ) throws(KubernetesError) -> ClusterConnection {
         let bytes = try read(path, "the kubeconfig")
         let file: KubeconfigFile
@@ -65,7 +70,8 @@ package struct ClusterConnection: Sendable {
             throw .configuration("\(path) is no kubeconfig: \(error)")
         }
         return try file.connection(
-            context: context, directory: URL(fileURLWithPath: path).deletingLastPathComponent().path)
+            context: context, directory: URL(fileURLWithPath: path).deletingLastPathComponent().path,
+            runsPrograms: runsPrograms)
     }
 
     fileprivate static func read(_ path: String, _ what: String) throws(KubernetesError) -> [UInt8] {
@@ -82,6 +88,7 @@ package struct ClusterConnection: Sendable {
         switch credential {
         case .none, .certificate: return nil
         case .token(let text): token = text
+        case .program(let program): token = try program.token()
         case .tokenFile(let path):
             token = String(decoding: try Self.read(path, "the service account's token"), as: UTF8.self)
         }
@@ -131,7 +138,7 @@ private struct KubeconfigFile: Decodable {
         var key: String?
         var keyData: String?
         var username: String?
-        var exec: Anything?
+        var exec: CredentialProgram.Settings?
         var provider: Anything?
 
         private enum CodingKeys: String, CodingKey {
@@ -159,7 +166,9 @@ private struct KubeconfigFile: Decodable {
         case current = "current-context"
     }
 
-    func connection(context: String?, directory: String) throws(KubernetesError) -> ClusterConnection {
+    func connection(
+        context: String?, directory: String, runsPrograms: Bool
+    ) throws(KubernetesError) -> ClusterConnection {
         guard let name = context ?? current, !name.isEmpty else {
             throw .configuration("the kubeconfig has no current context: name one")
         }
@@ -176,15 +185,19 @@ private struct KubeconfigFile: Decodable {
         return try ClusterConnection(
             server: cluster.server,
             authorityPEM: try bytes(cluster.authorityData, cluster.authority, directory),
-            credential: try credential(chosen, directory), namespace: chosen.namespace ?? "default")
+            credential: try credential(chosen, directory, runsPrograms),
+            namespace: chosen.namespace ?? "default")
     }
 
     private func credential(
-        _ context: Context, _ directory: String
+        _ context: Context, _ directory: String, _ runsPrograms: Bool
     ) throws(KubernetesError) -> ClusterConnection.Credential {
         guard let name = context.user else { return .none }
         guard let user = users?.first(where: { $0.name == name })?.value else {
             throw .configuration("the kubeconfig has no user '\(name)'")
+        }
+        if let exec = user.exec, runsPrograms {
+            return .program(CredentialProgram(exec, directory: directory))
         }
         if user.exec != nil || user.provider != nil || user.username != nil {
             throw .configuration(

@@ -34,12 +34,12 @@ struct ClusterOptions: ParsableArguments {
 
     private func connection() throws(KubernetesError) -> ClusterConnection {
         let environment = ProcessInfo.processInfo.environment
-        if let kubeconfig { return try .kubeconfig(path: kubeconfig, context: context) }
+        if let kubeconfig { return try .kubeconfig(path: kubeconfig, context: context, runsPrograms: true) }
         let home = (environment["HOME"] ?? "") + "/.kube/config"
         var candidates = (environment["KUBECONFIG"] ?? "").split(separator: ":").map(String.init)
         if candidates.isEmpty { candidates = [home] }
         if let path = candidates.first(where: { FileManager.default.fileExists(atPath: $0) }) {
-            return try .kubeconfig(path: path, context: context)
+            return try .kubeconfig(path: path, context: context, runsPrograms: true)
         }
         guard environment["KUBERNETES_SERVICE_HOST"] != nil, context == nil else {
             throw .configuration(

@@ -180,6 +180,43 @@ extension ClusterTests {
             }
         }
 
+        /// As the kubeconfigs of cloud providers have it.
+        @Test func aUserWhoSignsInByAProgramIsServed() async throws {
+            try await withCluster { cluster, _, _ in
+                let script = cluster.directory + "/sign-in"
+                try """
+                #!/bin/sh
+                echo "$WHO $1 $KUBERNETES_EXEC_INFO" >> \(cluster.directory)/asked
+                printf '{"kind": "ExecCredential", "status": {"token": "%s"}}' "$WHO-token"
+                """.write(toFile: script, atomically: true, encoding: .utf8)
+                #expect(chmod(script, 0o755) == 0)
+                func doctor(_ command: String, who: String = "admin") async throws -> ChildProcess.Outcome {
+                    let kubeconfig = cluster.directory + "/program.kubeconfig"
+                    let exec =
+                        "exec: {apiVersion: client.authentication.k8s.io/v1beta1, command: \(command), args: [now], "
+                        + "env: [{name: WHO, value: \(who)}], installHint: get it somewhere}"
+                    try cluster.kubeconfigText(user: exec).write(
+                        toFile: kubeconfig, atomically: true, encoding: .utf8)
+                    return try await plugin(kubeconfig, ["doctor"])
+                }
+                let good = try await doctor("./sign-in")
+                #expect(good.output.contains("ok    the API server answers"), "\(good.output)")
+                let asked = try String(contentsOfFile: cluster.directory + "/asked", encoding: .utf8)
+                // Once for all requests, as the interface wants it.
+                #expect(asked.split(separator: "\n").count == 1, "\(asked)")
+                #expect(asked.hasPrefix("admin now ") && asked.contains("v1beta1"), "\(asked)")
+                let other = try await doctor(script, who: "nobody")
+                #expect(!other.exit.isSuccess && !other.output.contains("answers"), "\(other.output)")
+                for (command, words) in [
+                    ("no-such-program", "get it somewhere"), ("/bin/false", "ended with status 1"),
+                    ("/bin/echo", "printed no ExecCredential"),
+                ] {
+                    let refused = try await doctor(command)
+                    #expect(!refused.exit.isSuccess && refused.output.contains(words), "\(refused.output)")
+                }
+            }
+        }
+
         private static func container(_ name: String, waits reason: String? = nil) -> JSONValue {
             [
                 "name": .string(name), "ready": .bool(reason == nil), "restartCount": 0, "image": "x",
