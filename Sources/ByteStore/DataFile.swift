@@ -199,6 +199,13 @@ package final class DataFile: Sendable {
     }
 
     /// Size in bytes, and allocated blocks of 512 bytes, of the data file itself.
+    package func modificationTime() throws(ByteStoreError) -> FileTime {
+        var status = stat()
+        guard fstat(descriptor, &status) == 0 else { throw failure("fstat") }
+        return FileTime(
+            seconds: Int64(status.st_mtim.tv_sec), nanoseconds: UInt32(clamping: status.st_mtim.tv_nsec))
+    }
+
     /// Copies the bytes below `size` into an empty file, without the holes.
     package func copy(to other: DataFile, size: UInt64) throws(ByteStoreError) {
         let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 20, alignment: 4096)

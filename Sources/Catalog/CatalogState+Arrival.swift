@@ -74,7 +74,9 @@ extension CatalogState {
         try beginIfNeeded()
         var places: [InodeNumber: Int64] = [:]
         try takeEach(of: rows) { state, entry in
-            guard let part = parts[entry.parent], entry.cookie <= part.last else { return }
+            guard let part = parts[entry.parent], entry.cookie <= part.last,
+                entry.cookie < state.counters.nextCookie
+            else { return }
             let known = try places[entry.parent] ?? state.missingPlace(of: entry.parent)?.after
             guard let known, part.after <= known, known < entry.cookie else { return }
             try state.put(entry)
@@ -88,7 +90,9 @@ extension CatalogState {
         guard isArriving else { return }
         try beginIfNeeded()
         try takeEach(of: rows[...]) { state, entry in
-            guard let place = try state.missingPlace(of: entry.parent), place.after < entry.cookie else {
+            guard entry.cookie < state.counters.nextCookie,
+                let place = try state.missingPlace(of: entry.parent), place.after < entry.cookie
+            else {
                 return
             }
             try state.put(entry)
@@ -180,8 +184,11 @@ extension Catalog {
     /// - Parameters:
     ///   - listing: with the root and its attributes among the singles.
     ///   - position: the origin's, which does not change any more.
+    ///   - heir: the reign for which the origin was sealed.
     /// - Throws: `.unusable` when this is no follower's, or not empty, or the rows lack the root.
-    package func beginArrival(with listing: Listing, at position: CatalogPosition) throws {
+    package func beginArrival(
+        with listing: Listing, at position: CatalogPosition, for heir: Epoch
+    ) throws {
         try check(position)
         let isRoot = { (row: CatalogRow) in
             if case .inode(let record) = row { record.attributes.inode == .root } else { false }
@@ -197,6 +204,7 @@ extension Catalog {
                 throw CatalogError.unusable(path: directory, reason: "it is not empty")
             }
             try state.beginArrival(of: root)
+            try state.statements.setMeta(.arrivalGrant, Int64(bitPattern: heir.number))
             for case .attribute(.root, let name, let value) in listing.singles {
                 try state.setExtendedAttribute(name, of: .root, value: value)
             }
@@ -204,6 +212,13 @@ extension Catalog {
         }
         try take(listing)
         try synchronize()
+    }
+
+    /// The reign for which this catalog arrived; nil: it came as a whole, or is a volume's first.
+    package func arrivalGrant() throws -> Epoch? {
+        try perform { state in
+            try state.statements.meta(.arrivalGrant).map { Epoch(UInt64(bitPattern: $0)) }
+        }
     }
 
     /// Takes what the origin has listed. May be repeated, with the same and with others between.

@@ -141,6 +141,7 @@ enum CatalogKey: String {
     case missingByteCount = "missing_byte_count"
     case epoch
     case originSequence = "origin_sequence"
+    case arrivalGrant = "arrival_grant"
     case isClean = "is_clean"
     case isFollower = "is_follower"
     case capacity

@@ -44,7 +44,8 @@ extension CatalogState {
         let added = inodes[number]?.residency?.markValid(part) ?? 0
         guard added > 0 else { return }
         missingByteCount -= min(missingByteCount, added)
-        unrecordedByteCount += added
+        let (sum, isTooMuch) = unrecordedByteCount.addingReportingOverflow(added)
+        unrecordedByteCount = isTooMuch ? .max : sum
         touch(number)
         unrecordedInodes.insert(number)
         hasChanges = true

@@ -256,9 +256,6 @@ enum FuseOperations {
                 opened.fh = made.1.number
                 opened.keep_cache = 1
                 request.reply(created: made.0, &opened, cacheSeconds: seconds)
-            } unwanted: { made in
-                fileSystem.release(made.0.inode, handle: made.1)
-                fileSystem.forget(made.0.inode, count: 1)
             }
         }
         table.read = { request, inode, size, offset, info in

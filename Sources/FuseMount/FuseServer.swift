@@ -20,8 +20,16 @@ final class FuseServer: Sendable {
     /// Syncs at the disk at a time: more only queue there.
     private let syncLimit = DispatchSemaphore(value: 16)
 
+    /// A request that waits. Addresses of requests come again, identities do not.
+    private struct Waiter {
+        let identity: UInt64
+        let task: Task<Void, Never>
+    }
+
     private struct Waiting {
-        var tasks: [UInt: Task<Void, Never>] = [:]
+        var tasks: [UInt: Waiter] = [:]
+        var nextIdentity: UInt64 = 0
+        var isDraining = false
         /// Those whose task is about to be started; a signal takes one out.
         var starting: Set<UInt> = []
         /// Tasks and syncs that have not ended yet.
@@ -37,19 +45,16 @@ final class FuseServer: Sendable {
     // MARK: answering
 
     /// Runs an operation and answers with what it returns.
-    ///
-    /// - Parameter unwanted: takes what it returned after whoever asked had given up: the kernel knows nothing of it.
     func serve<Result>(
         _ request: FuseRequest, _ operation: @escaping @Sendable () throws(FileSystemError) -> Result,
-        reply: @escaping @Sendable (FuseRequest, Result) -> Void,
-        unwanted: @escaping @Sendable (Result) -> Void = { _ in }
+        reply: @escaping @Sendable (FuseRequest, Result) -> Void
     ) {
         do {
             reply(request, try operation())
         } catch {
             switch error {
             case .errno(let errno): request.fail(errno)
-            case .fault(let fault): serveLater(request, fault, operation, reply, unwanted)
+            case .fault(let fault): serveLater(request, fault, operation, reply)
             }
         }
     }
@@ -57,24 +62,33 @@ final class FuseServer: Sendable {
     private func serveLater<Result>(
         _ request: FuseRequest, _ fault: Fault,
         _ operation: @escaping @Sendable () throws(FileSystemError) -> Result,
-        _ reply: @escaping @Sendable (FuseRequest, Result) -> Void,
-        _ unwanted: @escaping @Sendable (Result) -> Void
+        _ reply: @escaping @Sendable (FuseRequest, Result) -> Void
     ) {
         watchForSignal(request)
-        let isStarted = start(request) {
+        let isStarted = start(request) { identity in
             var missing = fault
             while true {
+                var failure: FileSystemError?
+                do throws(FileSystemError) { try await self.fileSystem.resolve(missing) } catch {
+                    failure = error
+                }
+                // From here on a signal comes too late: what was answered with EINTR must not be done afterwards.
+                guard let claim = self.claim(request, identity) else { return }
                 do throws(FileSystemError) {
-                    try await self.fileSystem.resolve(missing)
-                    let result = try operation()
-                    if self.finish(request) { reply(request, result) } else { unwanted(result) }
+                    if let failure { throw failure }
+                    reply(request, try operation())
                     return
                 } catch {
                     switch error {
                     case .errno(let errno):
-                        if self.finish(request) { request.fail(errno) }
+                        request.fail(errno)
                         return
-                    case .fault(let next): missing = next
+                    case .fault(let next):
+                        missing = next
+                        guard self.giveBack(claim, request) else {
+                            request.fail(.interrupted)
+                            return
+                        }
                     }
                 }
             }
@@ -96,22 +110,44 @@ final class FuseServer: Sendable {
     }
 
     /// - Returns: false when the signal came first: then nothing was started, and the caller answers.
-    private func start(_ request: FuseRequest, _ body: @escaping @Sendable () async -> Void) -> Bool {
+    private func start(
+        _ request: FuseRequest, _ body: @escaping @Sendable (_ identity: UInt64) async -> Void
+    ) -> Bool {
         waiting.withLock { waiting in
             let key = UInt(bitPattern: request.pointer)
             guard waiting.starting.remove(key) != nil else { return false }
             waiting.runningCount += 1
-            waiting.tasks[key] = Task {
-                await body()
+            waiting.nextIdentity += 1
+            let identity = waiting.nextIdentity
+            let task = Task {
+                await body(identity)
                 self.ended()
             }
+            waiting.tasks[key] = Waiter(identity: identity, task: task)
             return true
         }
     }
 
-    /// - Returns: whether the request is still to be answered, by the caller.
-    private func finish(_ request: FuseRequest) -> Bool {
-        waiting.withLock { $0.tasks.removeValue(forKey: UInt(bitPattern: request.pointer)) != nil }
+    /// Takes a request out of those that a signal may end.
+    ///
+    /// - Returns: nil when it was answered already, and may have made room for another one at the same address.
+    private func claim(_ request: FuseRequest, _ identity: UInt64) -> Waiter? {
+        waiting.withLock { waiting in
+            let key = UInt(bitPattern: request.pointer)
+            guard waiting.tasks[key]?.identity == identity else { return nil }
+            return waiting.tasks.removeValue(forKey: key)
+        }
+    }
+
+    /// Lets a signal end it again.
+    ///
+    /// - Returns: false when one has come meanwhile, or the mount is being ended: the caller answers.
+    private func giveBack(_ waiter: Waiter, _ request: FuseRequest) -> Bool {
+        waiting.withLock { waiting in
+            guard !waiting.isDraining, fuse_req_interrupted(request.pointer) == 0 else { return false }
+            waiting.tasks[UInt(bitPattern: request.pointer)] = waiter
+            return true
+        }
     }
 
     /// The process that waits was sent a signal: it gets EINTR now, what was on its way arrives anyway.
@@ -119,7 +155,7 @@ final class FuseServer: Sendable {
         let task = waiting.withLock { waiting in
             let key = UInt(bitPattern: request.pointer)
             waiting.starting.remove(key)
-            return waiting.tasks.removeValue(forKey: key)
+            return waiting.tasks.removeValue(forKey: key)?.task
         }
         guard let task else { return }
         task.cancel()
@@ -141,10 +177,11 @@ final class FuseServer: Sendable {
     func drain() async {
         let waitingTasks = waiting.withLock { waiting in
             defer { waiting.tasks = [:] }
+            waiting.isDraining = true
             return waiting.tasks
         }
-        for (pointer, task) in waitingTasks {
-            task.cancel()
+        for (pointer, waiter) in waitingTasks {
+            waiter.task.cancel()
             if let pointer = fuse_req_t(bitPattern: pointer) {
                 FuseRequest(pointer: pointer).fail(.interrupted)
             }
@@ -191,7 +228,7 @@ final class FuseServer: Sendable {
                     { () throws(FileSystemError) -> [UInt8] in
                         try Self.readBytes(fileSystem, inode, handle, offset, size)
                     },
-                    { $0.reply(bytes: $1) }, { _ in })
+                    { $0.reply(bytes: $1) })
             }
         }
     }

@@ -10,24 +10,45 @@ extension Hydrator {
     /// A source that fails is asked again, for as long as it takes; a disk without room pauses it. After a
     /// restart it goes on where the recorded ranges end.
     package func run() async throws {
-        guard configuration.streamsInBackground else {
-            try await streamDirectories()
-            try await waitUntilAllIsHere()
-            return
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            // Names wait for nothing: without them the volume cannot be handed on.
+            group.addTask { try await self.streamDirectories() }
+            group.addTask {
+                try await self.configuration.streamsInBackground
+                    ? self.streamBytes() : self.waitUntilAllIsHere()
+            }
+            try await group.waitForAll()
         }
+    }
+
+    /// How often what an application is expected to read is tried before the rest: it comes with that, too.
+    private static let profileAttempts = 8
+
+    private func streamBytes() async throws {
         var window = StreamWindow()
         var failures = 0
         var start = InodeNumber(0)
-        var profilePosition = 0
-        var guess: [Extent]?
-        var guessPosition = 0
+        var first = profile
+        var firstPosition = 0
+        var firstFailures = 0
+        var hasGuessed = !profile.isEmpty
         while true {
             try Task.checkCancellation()
             do {
-                try await fetch(profile, from: &profilePosition)
-                try await streamDirectoriesOnce()
-                if guess == nil { guess = profile.isEmpty ? try await firstGuess() : [] }
-                try await fetch(guess ?? [], from: &guessPosition)
+                do {
+                    if !hasGuessed, !storage.catalog.isArriving {
+                        first = try await firstGuess()
+                        hasGuessed = true
+                    }
+                    try await fetch(first, from: &firstPosition)
+                } catch let error as CancellationError {
+                    throw error
+                } catch {
+                    // One range of it that cannot be had holds up nothing else.
+                    firstFailures += 1
+                    if firstFailures >= Self.profileAttempts { (first, hasGuessed) = ([], true) }
+                    throw error
+                }
                 let found = try await pass(&window, after: start)
                 note(waitingFor: nil)
                 failures = 0
@@ -158,8 +179,6 @@ extension Hydrator {
             }
             let (urgent, paused) = activity.withLock { ($0.urgentCount, $0.policy.isPaused) }
             if paused {
-                // Names come all the same: without them the volume cannot be handed on.
-                try await streamDirectoriesOnce()
                 note(waitingFor: "paused")
                 try await Task.sleep(for: .milliseconds(200))
             } else if givesWay, urgent > 0 {

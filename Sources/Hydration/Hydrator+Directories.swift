@@ -85,13 +85,12 @@ extension Hydrator {
         while true {
             do {
                 try await streamDirectoriesOnce()
-                note(waitingFor: nil)
                 return
             } catch let error as CancellationError {
                 throw error
             } catch {
+                // Why is told by the bytes, which come from the same source.
                 failures += 1
-                note(waitingFor: reason(for: error))
                 try await Task.sleep(for: .milliseconds(min(2000, 50 << min(failures, 6))))
             }
         }
@@ -124,8 +123,10 @@ extension Hydrator {
         }
     }
 
+    /// Gives way to faults, but not for ever: there may always be some.
     private func waitForUrgent() async throws {
-        while activity.withLock({ $0.urgentCount > 0 }) {
+        let limit = ContinuousClock.now + .milliseconds(100)
+        while activity.withLock({ $0.urgentCount > 0 }), ContinuousClock.now < limit {
             try Task.checkCancellation()
             try await Task.sleep(for: .milliseconds(1))
         }

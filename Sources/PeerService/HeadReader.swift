@@ -65,7 +65,13 @@ package struct HeadReader: Sendable {
     private func checkUnchanged(_ inode: InodeNumber) throws {
         guard let unchangedSince else { return }
         let isUnchanged = try storage.withDataLock(of: inode) {
-            try storage.catalog.perform { try $0.isUnchanged(inode, since: unchangedSince) }
+            let record = try storage.catalog.perform { state in
+                try state.isUnchanged(inode, since: unchangedSince) ? try state.peekInode(inode) : nil
+            }
+            guard let record else { return false }
+            if storage.catalog.wasClosedCleanly || record.data == .none { return true }
+            // What was written in the last moments before a crash is in the file, and the catalog does not know.
+            return try storage.dataFile(of: record).modificationTime() <= record.attributes.changeTime
         }
         guard isUnchanged else { throw PeerError.changed(inode) }
     }

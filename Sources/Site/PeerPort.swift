@@ -91,8 +91,8 @@ struct IdentityWatch: Sendable {
         while !Task.isCancelled {
             try? await Task.sleep(for: Self.interval)
             do {
-                if context.identity.isRenewalDue() {
-                    try context.identity.renewLeaf()
+                // Somebody else may renew it where this process cannot.
+                if context.identity.isRenewalDue(), (try? context.identity.renewLeaf()) != nil {
                     context.logger.notice("the site's certificate was renewed")
                 }
                 let stamp = try SiteIdentity.stamp(of: directory)

@@ -121,6 +121,7 @@ extension VolumeAgent {
     /// Makes this site one that may take the volume over, without a replica. May be repeated.
     func beginPreparing(_ reign: Reign) async throws {
         try await accept(reign)
+        guard case .following(let present) = record.head.role, present.owner == reign.owner else { return }
         try await makeEmptyReplica(of: reign.owner)
     }
 

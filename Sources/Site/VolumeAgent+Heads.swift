@@ -19,20 +19,6 @@ extension VolumeAgent {
         return head
     }
 
-    /// Makes the directory and the catalog of a new head, and opens it. The record names it afterwards.
-    func makeHead(epoch: Epoch, withRoot: Bool) async throws -> OpenHead {
-        let number = try context.state.makeHead(above: record.lastHeadNumber, of: id)
-        try Catalog.create(
-            in: context.state.head(number, of: id), limits: record.limits, epoch: epoch,
-            now: VolumeFileSystem.now(),
-            withRoot: withRoot)
-        try await change { record in
-            record.headNumber = number
-            record.lastHeadNumber = max(record.lastHeadNumber, number)
-        }
-        return try openHead(number)
-    }
-
     // MARK: following
 
     /// How often a prepared follower takes its owner's changes without being asked.
@@ -68,7 +54,13 @@ extension VolumeAgent {
     ///
     /// - Returns: the owner's sequence number that is here durably.
     func follow(_ owner: SiteID) async throws -> SequenceNumber {
-        try await followAlone { try await $0.takeChanges(of: owner) }
+        try await followAlone { agent in
+            // What was granted is here, or on its way: there is nothing to follow any more.
+            if case .receiving = agent.record.head.role, let reached = try agent.followedSequence(of: owner) {
+                return reached
+            }
+            return try await agent.takeChanges(of: owner)
+        }
     }
 
     /// What a follower has of its owner; nil: nothing.
@@ -95,17 +87,20 @@ extension VolumeAgent {
 
     /// Applies what came with the grant, if it goes on from where this follower is.
     func takeTail(
-        _ tail: Godwit_Peer_V1_FollowReply, since: SequenceNumber, of owner: SiteID
+        _ tail: Godwit_Peer_V1_FollowReply, since: SequenceNumber, of owner: SiteID, for heir: Epoch
     ) async throws {
         guard tail.hasPosition else { return }
         let rows = try FollowCoding.rows(of: tail, from: owner)
         _ = try await followAlone { agent in
             let position = tail.position.value
             let reached = position.sequence
-            guard try agent.followedSequence(of: owner) == since, reached > since else { return since }
-            let catalog = try agent.openHead(agent.record.headNumber).storage.catalog
-            try catalog.apply(rows)
-            try catalog.finishChanges(at: position)
+            guard try agent.followedSequence(of: owner) == since, reached >= since else { return since }
+            if reached > since {
+                let catalog = try agent.openHead(agent.record.headNumber).storage.catalog
+                try catalog.apply(rows)
+                try catalog.finishChanges(at: position)
+            }
+            agent.confirmedGrant = heir
             return reached
         }
     }
@@ -113,11 +108,25 @@ extension VolumeAgent {
     /// Brings a follower to where its owner sealed; there already, nothing is asked for. A site that has not
     /// followed gets the root, and the other directories when they are asked for.
     func catchUp(with owner: SiteID, to grant: Grant) async throws -> SequenceNumber {
-        try await followAlone { agent in
+        if try followedSequence(of: owner) == nil { interruptFirstReplica() }
+        return try await followAlone { agent in
             guard let reached = try agent.followedSequence(of: owner) else {
                 return try await agent.beginArrival(from: owner, grant)
             }
-            return reached >= grant.finalSequence ? reached : try await agent.takeChanges(of: owner)
+            // Numbers of different heads cannot be compared: that this is the granted one the owner has said.
+            let catalog = try agent.openHead(agent.record.headNumber).storage.catalog
+            let arrivedFor = try catalog.arrivalGrant()
+            let isConfirmed = agent.confirmedGrant == grant.heir.epoch || arrivedFor == grant.heir.epoch
+            if isConfirmed, reached >= grant.finalSequence { return reached }
+            guard arrivedFor == nil else { return try await agent.beginArrival(from: owner, grant) }
+            do {
+                let reached = try await agent.takeChanges(of: owner, into: catalog)
+                agent.confirmedGrant = grant.heir.epoch
+                return reached
+            } catch PeerError.call(_, _, let status) where status.code == .outOfRange {
+                // It is another head than the one that was followed. Nobody owns the volume now: no time for all names.
+                return try await agent.beginArrival(from: owner, grant)
+            }
         }
     }
 
@@ -127,9 +136,10 @@ extension VolumeAgent {
         guard let position, position.sequence >= grant.finalSequence else {
             throw PeerError.malformed(site: owner, "a head without the end that was granted")
         }
-        // A catalog that arrived for an earlier grant is of another end.
-        if openHeadIsArriving { try await beginFollowing(owner) }
-        try openHead(record.headNumber).storage.catalog.beginArrival(with: listing, at: position)
+        let present = try openHead(record.headNumber).storage.catalog
+        if try present.originSequence() != nil { try await beginFollowing(owner) }
+        try openHead(record.headNumber).storage.catalog.beginArrival(
+            with: listing, at: position, for: grant.heir.epoch)
         return position.sequence
     }
 
@@ -160,10 +170,6 @@ extension VolumeAgent {
     /// More would only delay the first write.
     private static let firstListingRequest = ListingRequest(
         places: [ListingPlace(directory: .root, after: 0)], inodes: [.root], byteCount: 128 << 10)
-
-    private var openHeadIsArriving: Bool {
-        heads[record.headNumber]?.storage.catalog.isArriving ?? false
-    }
 
     /// Whether a replica of this owner's is here, however old.
     func hasReplica(of owner: SiteID) throws -> Bool { try followedSequence(of: owner) != nil }
@@ -238,10 +244,26 @@ extension VolumeAgent {
     }
 
     /// A new, empty replica; the one before it is of no use any more.
+    ///
+    /// - Throws: `.precondition` when this site owns the head, or did last: that is nobody's replica, and is not
+    ///   replaced whatever a peer says.
     private func beginFollowing(_ owner: SiteID) async throws {
         let old = record.headNumber
-        _ = try await makeHead(epoch: .first, withRoot: false)
-        try await change { $0.followedFrom = owner }
+        let number = try context.state.makeHead(above: record.lastHeadNumber, of: id)
+        try Catalog.create(
+            in: context.state.head(number, of: id), limits: record.limits, epoch: .first,
+            now: VolumeFileSystem.now(), withRoot: false)
+        // No decision comes between the look and the change.
+        try await change { record in
+            guard !record.head.hasOwnHead, record.headNumber == old else { return }
+            record.headNumber = number
+            record.lastHeadNumber = max(record.lastHeadNumber, number)
+            record.followedFrom = owner
+        }
+        guard record.headNumber == number else {
+            try context.state.deleteHead(number, of: id)
+            throw SiteError.precondition("volume '\(record.name)' does not follow another site now")
+        }
         guard old != 0, !record.keptNumbers.contains(old) else { return }
         if let open = heads.removeValue(forKey: old) { try await open.close() }
         try context.state.deleteHead(old, of: id)
@@ -250,7 +272,7 @@ extension VolumeAgent {
     private func takeChanges(of owner: SiteID, into catalog: Catalog) async throws -> SequenceNumber {
         let since = try catalog.originSequence()
         let interruption = replicaInterruption
-        interruption.set(false)
+        if case .following = record.head.role { interruption.set(false) }
         let position = try await context.client(of: owner).follow(id, since: since) { rows in
             guard since != nil || !interruption.isSet else {
                 throw SiteError.busy("the volume is being taken over, and its names follow")

@@ -40,6 +40,8 @@ actor VolumeAgent {
     /// Set when a first replica that is on its way is wanted no longer: the volume is taken over without.
     let replicaInterruption = Interruption()
     /// The first names of a head that was granted, which came with the grant.
+    /// The grant for which the owner has said where this replica is.
+    var confirmedGrant: Epoch?
     var firstListing: (heir: Epoch, reply: Godwit_Peer_V1_ListReply)?
     var isClosed = false
     /// When a takeover by force was last told to everybody.
@@ -197,7 +199,8 @@ actor VolumeAgent {
         if case .sealGrant(let grant)? = reply.message, grant.hasTail {
             do {
                 try await takeTail(
-                    grant.tail, since: SequenceNumber(message.sealRequest.followed), of: site)
+                    grant.tail, since: SequenceNumber(message.sealRequest.followed), of: site,
+                    for: Epoch(grant.heir.epoch))
             } catch {
                 logger.debug("the tail will be asked for: \(error)")
             }
@@ -323,6 +326,7 @@ actor VolumeAgent {
     /// Owns the volume and holds it for this node, though nothing is mounted yet.
     func attachExclusively() async throws {
         try await exclusively { agent in
+            for ending in agent.endings.values { await ending.value }
             try await agent.own()
             try await agent.apply(.attach(Holder(node: agent.context.node, pod: nil)))
         }

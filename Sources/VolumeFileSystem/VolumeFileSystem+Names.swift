@@ -36,7 +36,11 @@ extension VolumeFileSystem {
 
     func removeOrphan(_ inode: InodeNumber) {
         do {
-            try storage.catalog.perform { try $0.removeInode(inode) }
+            try storage.catalog.perform { state in
+                // It may have been given a name meanwhile.
+                guard try state.inode(inode)?.attributes.linkCount == 0 else { return }
+                try state.removeInode(inode)
+            }
         } catch {
             log("inode \(inode) stays until the next start: \(error)")
         }

@@ -79,7 +79,7 @@ package final class TestVolume: Sendable {
         let listing = try owner.list(
             ListingRequest(
                 places: [ListingPlace(directory: .root, after: 0)], inodes: [.root], byteCount: byteCount))
-        try catalog.beginArrival(with: listing.asSent(), at: try owner.position())
+        try catalog.beginArrival(with: listing.asSent(), at: try owner.position(), for: epoch)
         try catalog.perform { try $0.setEpoch(epoch) }
         try catalog.close()
     }

@@ -75,6 +75,61 @@ extension SiteTests {
             }
         }
 
+        /// Whatever a site that may know the volume says, the owner's own head is nobody's replica.
+        @Test func anOfferToTheOwnerTakesNothingFromIt() async throws {
+            try await Cleanup.scope(catchingSignals: false) { cleanup in
+                let directory = try cleanup.makeTemporaryDirectory()
+                let sites = try ["london", "tokyo"].map { name in
+                    SiteProcess(
+                        name: name, binary: godwitBinary, stateDirectory: directory + "/" + name,
+                        address: "127.0.0.1:\(try freePort())")
+                }
+                let (london, tokyo) = (sites[0], sites[1])
+                for site in sites { try await site.initialise() }
+                try await SiteProcess.introduce(london, tokyo)
+                for site in sites {
+                    try cleanup.add(site.name) { await site.stop() }
+                    try await site.start()
+                }
+                try await london.godwit(["volume", "create", "data", "--capacity", "1Gi"])
+                try await london.godwit(["migrate", "data", "--to", "tokyo", "--prepare-only"])
+                let mount = directory + "/mnt"
+                try FileManager.default.createDirectory(atPath: mount, withIntermediateDirectories: false)
+                try await london.godwit(["volume", "mount", "data", mount])
+                try cleanup.add(mountAt: mount)
+                _ = try await shell("echo kept > file; sync file", in: mount)
+                let id = try #require(try await london.inspect("data")["id"] as? String)
+                let heads = "\(london.stateDirectory)/volumes/\(id)/heads"
+                let before = try FileManager.default.contentsOfDirectory(atPath: heads)
+                await tokyo.stop()
+
+                let identity = try SiteIdentity(loading: tokyo.stateDirectory + "/pki")
+                let peer = try #require(SiteID("london"))
+                let client = try PeerClient(
+                    site: peer, endpoint: try #require(RPCEndpoint(london.address)),
+                    security: .mutualTLS(
+                        certificateChainPEM: identity.certificateChainPEM,
+                        privateKeyPEM: identity.privateKeyPEM,
+                        trustedRootsPEM: try identity.rootPEM(of: peer),
+                        expectedServerName: identity.serverName(of: peer)))
+                defer { client.close() }
+                for withoutReplica in [true, false] {
+                    var offer = Godwit_Peer_V1_OfferRequest()
+                    offer.volume = id
+                    offer.name = "data"
+                    offer.capacity = 1 << 30
+                    offer.epoch = 1
+                    offer.withoutReplica = withoutReplica
+                    _ = try? await client.offer(offer, timeout: .seconds(10))
+                    #expect(try FileManager.default.contentsOfDirectory(atPath: heads) == before)
+                    #expect(try await london.inspect("data")["role"] as? String == "owning")
+                    let read = try await shell("cat file; echo more >> file; sync file", in: mount)
+                    #expect(read.output == "kept\n" || read.output == "kept\nmore\n", "\(read.output)")
+                }
+                try await london.godwit(["volume", "unmount", "data"])
+            }
+        }
+
         /// A volume whose name or claim cannot be is refused before anything of it is kept.
         private func offerNonsense(_ client: PeerClient, to site: SiteProcess) async throws {
             let huge = String(repeating: "a", count: 1 << 20)
