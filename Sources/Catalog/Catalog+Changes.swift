@@ -210,6 +210,7 @@ extension CatalogState {
         counters = position.counters
         try setLimits(position.limits)
         missingByteCount = position.counters.byteCount
+        if isArriving { pending = PendingSums(position.counters) }
         try statements.setMeta(.originSequence, position.sequence.number)
         isApplying = false
         _ = try commit()

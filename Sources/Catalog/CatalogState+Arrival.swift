@@ -99,8 +99,9 @@ extension CatalogState {
         }
     }
 
-    private func takeEach(
-        of rows: ArraySlice<CatalogRow>, _ takeEntry: (CatalogState, DirectoryEntryRecord) throws -> Void
+    private mutating func takeEach(
+        of rows: ArraySlice<CatalogRow>,
+        _ takeEntry: (inout CatalogState, DirectoryEntryRecord) throws -> Void
     ) throws {
         var attributes: [(inode: InodeNumber, name: [UInt8], value: [UInt8])] = []
         for row in rows {
@@ -117,18 +118,19 @@ extension CatalogState {
                     }
                 }
                 attributes = []
-            case .entry(let entry): try takeEntry(self, entry)
+            case .entry(let entry): try takeEntry(&self, entry)
             case .removedInode, .removedEntry, .removedAttribute: continue
             }
         }
     }
 
     /// - Returns: false when it is known already.
-    private func take(_ record: InodeRecord) throws -> Bool {
+    private mutating func take(_ record: InodeRecord) throws -> Bool {
         let number = record.attributes.inode
         guard inodes[number] == nil, number < counters.nextInode, try !isGone(number) else { return false }
         guard try storedInode(number) == nil else { return false }
         try statements.put(record, born: sequence)
+        pending.take(record)
         if record.attributes.kind == .directory { try putMissing(number, after: 0) }
         return true
     }
@@ -149,8 +151,21 @@ extension CatalogState {
         guard try missingPlaces(besides: [], limit: 1).isEmpty else { return }
         isArriving = false
         absentNames = []
+        settlePending()
         let forget = try connection.prepare("DELETE FROM gone")
         try forget.run()
+    }
+
+    /// What has not come by now never will: files without a name at the origin, and bytes that turned out to be zeros.
+    private mutating func settlePending() {
+        func less(_ value: UInt64, _ difference: Int64) -> UInt64 {
+            UInt64(clamping: Int64(clamping: value).subtractingReportingOverflow(difference).partialValue)
+        }
+        counters.inodeCount = less(counters.inodeCount, pending.inodeCount)
+        counters.byteCount = less(counters.byteCount, pending.byteCount)
+        counters.allocatedByteCount = less(counters.allocatedByteCount, pending.allocatedByteCount)
+        missingByteCount = less(missingByteCount, pending.missingByteCount)
+        pending = PendingSums()
     }
 
     private func putMissing(_ directory: InodeNumber, after cookie: Int64) throws(SQLiteError) {
@@ -169,6 +184,46 @@ extension CatalogState {
     private func isGone(_ number: InodeNumber) throws(SQLiteError) -> Bool {
         statements.getGone.bind(1, number.number)
         return try statements.getGone.first { _ in true } ?? false
+    }
+}
+
+/// What an origin's sums say is to come, less what has come. May end below zero: an origin that goes on arriving itself
+/// changes its rows.
+struct PendingSums {
+    var inodeCount: Int64 = 0
+    var byteCount: Int64 = 0
+    var allocatedByteCount: Int64 = 0
+    var missingByteCount: Int64 = 0
+
+    init() {}
+
+    /// The root is there from the beginning.
+    init(_ counters: CatalogCounters) {
+        inodeCount = Int64(clamping: counters.inodeCount) - 1
+        byteCount = Int64(clamping: counters.byteCount)
+        allocatedByteCount = Int64(clamping: counters.allocatedByteCount)
+        missingByteCount = byteCount
+    }
+
+    init(_ statements: CatalogStatements) throws(SQLiteError) {
+        inodeCount = try statements.meta(.pendingInodes) ?? 0
+        byteCount = try statements.meta(.pendingBytes) ?? 0
+        allocatedByteCount = try statements.meta(.pendingAllocated) ?? 0
+        missingByteCount = try statements.meta(.pendingMissing) ?? 0
+    }
+
+    func write(_ statements: CatalogStatements) throws(SQLiteError) {
+        try statements.setMeta(.pendingInodes, inodeCount)
+        try statements.setMeta(.pendingBytes, byteCount)
+        try statements.setMeta(.pendingAllocated, allocatedByteCount)
+        try statements.setMeta(.pendingMissing, missingByteCount)
+    }
+
+    mutating func take(_ record: InodeRecord) {
+        inodeCount &-= 1
+        byteCount &-= Int64(clamping: record.countedByteCount)
+        allocatedByteCount &-= Int64(clamping: record.allocatedByteCount)
+        missingByteCount &-= Int64(clamping: record.backedByteCount)
     }
 }
 

@@ -82,6 +82,7 @@ extension CatalogState {
     }
 
     private func writeCounters() throws(SQLiteError) {
+        if isArriving { try pending.write(statements) }
         try statements.setMeta(.sequence, sequence.number)
         try statements.setMeta(.nextInode, Int64(bitPattern: counters.nextInode.number))
         try statements.setMeta(.nextCookie, counters.nextCookie)

@@ -65,6 +65,8 @@ package struct CatalogState {
     var hasGarbage = true
     /// Whether directories are missing: `CatalogState+Arrival`.
     package internal(set) var isArriving: Bool
+    /// What the origin's sums promise and has not come.
+    var pending = PendingSums()
     /// Names that the origin said do not exist, in directories that are missing.
     var absentNames: Set<ListingRequest.Name> = []
     /// Stays until the head is opened anew: an operation failed half-way, or part of the log is lost.
@@ -83,6 +85,7 @@ package struct CatalogState {
         nextData = UInt64(bitPattern: try statements.meta(.nextData) ?? 1)
         durableData = UInt64(bitPattern: try statements.meta(.durableData) ?? 1)
         isArriving = try Self.storedArrival(statements)
+        pending = isArriving ? try PendingSums(statements) : PendingSums()
         newestPin =
             try connection.prepare("SELECT max(newest) FROM pin").first { row in
                 row.isNull(0) ? nil : SequenceNumber(row.integer(0))
@@ -503,5 +506,6 @@ package struct CatalogState {
         limits = try Self.storedLimits(statements)
         missingByteCount = UInt64(bitPattern: try statements.meta(.missingByteCount) ?? 0)
         isArriving = try Self.storedArrival(statements)
+        pending = isArriving ? try PendingSums(statements) : PendingSums()
     }
 }

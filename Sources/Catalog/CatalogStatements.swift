@@ -142,6 +142,10 @@ enum CatalogKey: String {
     case epoch
     case originSequence = "origin_sequence"
     case arrivalGrant = "arrival_grant"
+    case pendingInodes = "pending_inodes"
+    case pendingBytes = "pending_bytes"
+    case pendingAllocated = "pending_allocated"
+    case pendingMissing = "pending_missing"
     case isClean = "is_clean"
     case isFollower = "is_follower"
     case capacity

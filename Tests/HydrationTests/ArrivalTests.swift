@@ -125,6 +125,31 @@ import VolumeModel
         try await scene.close()
     }
 
+    /// The origin counts files without a name, which never come.
+    @Test func sumsAreThoseOfWhatHasComeInTheEnd() async throws {
+        let temporary = try TemporaryDirectory()
+        let owner = try TestVolume.make(in: try temporary.make("owner"))
+        let (unnamed, handle) = try owner.fileSystem.createUnnamed(
+            in: .root, permissions: 0o600, openFlags: 2, caller: .root)
+        try owner.write(unnamed.inode, at: 0, [UInt8](repeating: 1, count: 10_000))
+        let file = try owner.create("file")
+        try owner.write(file, at: 0, [UInt8](repeating: 2, count: 20_000))
+        try owner.storage.settle()
+        let source = FakeSource({ _ in [UInt8](repeating: 2, count: 20_000) })
+        source.set { $0.catalog = owner.storage.catalog }
+        let directory = try temporary.make("heir")
+        try TestVolume.makeArrivingHeir(of: owner.storage.catalog, in: directory, byteCount: 1)
+        let again = try TestVolume(opening: directory, source: source)
+        try await again.close()
+        let heir = try TestVolume(opening: directory, source: source)
+        try await heir.bringAllNames()
+        #expect(try CatalogImage(heir.storage.catalog).faults() == [])
+        #expect(try heir.storage.catalog.perform { $0.missingByteCount } == 20_000)
+        try await heir.close()
+        owner.fileSystem.release(unnamed.inode, handle: handle)
+        try await owner.close()
+    }
+
     /// A pause is for bytes: without its names a volume could not be handed on.
     @Test func namesComeThoughHydrationIsPaused() async throws {
         let scene = try Scene()
