@@ -119,6 +119,8 @@ package struct PeerServer: Sendable {
         }
     }
 
+    // Not inlined: Swift 6.3.1's optimizer ends in a crash where it is.
+    @inline(never)
     private func send(_ message: some Message, to call: RPCServerCall) async throws {
         try await call.send(try message.serializedBytes(), within: limits.sendTimeout)
     }
