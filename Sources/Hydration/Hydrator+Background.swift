@@ -21,34 +21,19 @@ extension Hydrator {
         }
     }
 
-    /// How often what an application is expected to read is tried before the rest: it comes with that, too.
-    private static let profileAttempts = 8
+    /// How often what only has to come earlier is tried before the rest: it comes with that, too.
+    private static let expectedAttempts = 8
+    /// How long bytes wait for names at most.
+    private static let namesPatience: Duration = .seconds(60)
 
     private func streamBytes() async throws {
+        try await streamExpected()
         var window = StreamWindow()
         var failures = 0
         var start = InodeNumber(0)
-        var first = profile
-        var firstPosition = 0
-        var firstFailures = 0
-        var hasGuessed = !profile.isEmpty
         while true {
             try Task.checkCancellation()
             do {
-                do {
-                    if !hasGuessed, !storage.catalog.isArriving {
-                        first = try await firstGuess()
-                        hasGuessed = true
-                    }
-                    try await fetch(first, from: &firstPosition)
-                } catch let error as CancellationError {
-                    throw error
-                } catch {
-                    // One range of it that cannot be had holds up nothing else.
-                    firstFailures += 1
-                    if firstFailures >= Self.profileAttempts { (first, hasGuessed) = ([], true) }
-                    throw error
-                }
                 let found = try await pass(&window, after: start)
                 note(waitingFor: nil)
                 failures = 0
@@ -66,10 +51,49 @@ extension Hydrator {
                 // A file that its source cannot give holds up no other: the next pass begins behind it.
                 start = (error as? BatchFailure)?.last ?? InodeNumber(0)
                 note(waitingFor: reason(for: (error as? BatchFailure)?.cause ?? error))
-                try await Task.sleep(for: .milliseconds(min(2000, 50 << min(failures, 6))))
+                try await Task.sleep(for: Self.pause(after: failures))
             }
         }
     }
+
+    /// Fetches what the application will probably ask for first: what its last starts have read, then all names, and
+    /// where no start is known, what the names tell.
+    private func streamExpected() async throws {
+        var position = 0
+        try await attempt { try await fetch(profile, from: &position) }
+        try await waitForNames()
+        guard profile.isEmpty else { return }
+        var guess: [Extent]?
+        try await attempt {
+            let extents = if let guess { guess } else { try await firstGuess() }
+            guess = extents
+            try await fetch(extents, from: &position)
+        }
+    }
+
+    /// Tries what is good to have first. A range of it that cannot be had holds up nothing for long.
+    private func attempt(_ body: () async throws -> Void) async throws {
+        for failures in 1...Self.expectedAttempts {
+            do {
+                try await body()
+                return
+            } catch let error as CancellationError {
+                throw error
+            } catch {
+                note(waitingFor: reason(for: error))
+                try await Task.sleep(for: Self.pause(after: failures))
+            }
+        }
+    }
+
+    private func waitForNames() async throws {
+        let deadline = ContinuousClock.now + Self.namesPatience
+        while storage.catalog.isArriving, ContinuousClock.now < deadline {
+            try await Task.sleep(for: .milliseconds(20))
+        }
+    }
+
+    static func pause(after failures: Int) -> Duration { .milliseconds(min(2000, 50 << min(failures, 6))) }
 
     private func waitUntilAllIsHere() async throws {
         while true {
@@ -101,6 +125,7 @@ extension Hydrator {
         let cause: any Error
     }
 
+    /// Says why nothing comes at the moment; nil: it comes. Told once.
     func note(waitingFor reason: String?) {
         let isNew = activity.withLock { activity in
             defer { activity.waitingReason = reason }
@@ -109,6 +134,7 @@ extension Hydrator {
         if isNew, let reason { log("hydration waits: \(reason)") }
     }
 
+    /// What people read of a failure.
     func reason(for error: any Error) -> String {
         if let error = error as? ByteStoreError, error.errno == .noSpace {
             return "the disk here is full: free some space and it goes on by itself"

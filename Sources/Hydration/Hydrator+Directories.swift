@@ -2,7 +2,7 @@ package import VolumeModel
 
 /// Brings the names of a head whose catalog arrives while it is in use: those that are asked for at once, the rest
 /// behind. Names are little beside bytes, and the volume cannot be handed on before all of them are here: they come
-/// first, and neither a pause nor a rate limit holds them up.
+/// before all bytes that nobody asks for or is known to ask for, and neither a pause nor a rate limit holds them up.
 extension Hydrator {
     /// Encoded rows in one answer: for whoever waits, and in the background.
     private static let urgentByteCount = 256 << 10
@@ -85,13 +85,14 @@ extension Hydrator {
         while true {
             do {
                 try await streamDirectoriesOnce()
+                if failures > 0 { note(waitingFor: nil) }
                 return
             } catch let error as CancellationError {
                 throw error
             } catch {
-                // Why is told by the bytes, which come from the same source.
                 failures += 1
-                try await Task.sleep(for: .milliseconds(min(2000, 50 << min(failures, 6))))
+                note(waitingFor: reason(for: error))
+                try await Task.sleep(for: Self.pause(after: failures))
             }
         }
     }

@@ -10,7 +10,7 @@ import VolumeModel
     /// A volume with these files below directories that are made for them, and its heir, which has no bytes.
     private static func heir(
         of files: [(path: String, bytes: [UInt8])], in temporary: TemporaryDirectory,
-        table: PrefetchTable = .standard
+        table: PrefetchTable = .standard, namesArrive: Bool = false
     ) async throws -> (heir: TestVolume, source: FakeSource, inodes: [String: InodeNumber]) {
         let owner = try TestVolume.make(in: try temporary.make("owner"))
         var inodes: [String: InodeNumber] = [:]
@@ -37,12 +37,22 @@ import VolumeModel
         let contents = Dictionary(
             uniqueKeysWithValues: files.map { (inodes[$0.path] ?? .root, $0.bytes) })
         let source = FakeSource({ contents[$0] })
-        try await TestVolume.makeHeir(of: owner.storage.catalog, in: try temporary.make("heir"))
+        let directory = try temporary.make("heir")
+        if namesArrive {
+            source.set { [catalog = owner.storage.catalog] state in
+                state.catalog = catalog
+                state.listingByteCount = 100
+                state.delay = .milliseconds(10)
+            }
+            try TestVolume.makeArrivingHeir(of: owner.storage.catalog, in: directory, byteCount: 100)
+        } else {
+            try await TestVolume.makeHeir(of: owner.storage.catalog, in: directory)
+        }
         var configuration = Hydrator.Configuration()
         configuration.firstGuesses = table
         let heir = try TestVolume(
-            opening: temporary.path + "/heir", source: source, configuration: configuration)
-        try await owner.close()
+            opening: directory, source: source, configuration: configuration)
+        if !namesArrive { try await owner.close() }
         return (heir, source, inodes)
     }
 
@@ -73,6 +83,25 @@ import VolumeModel
         let order = source.requests.flatMap { $0.extents.map(\.inode) }
         let first = order.firstIndex(of: inodes["pg/global/pg_control", default: .root]) ?? .max
         let rest = order.firstIndex(of: inodes["a/large", default: .root]) ?? -1
+        #expect(first < rest, "\(order)")
+        try await heir.close()
+    }
+
+    /// A guess needs names, and bytes wait until these have come.
+    @Test func whatIsGuessedComesFirstAlsoWhereNamesAreStillArriving() async throws {
+        let temporary = try TemporaryDirectory()
+        let many = (0..<200).map { ("a/\($0)", [UInt8](repeating: 1, count: 100)) }
+        let (heir, source, inodes) = try await Self.heir(
+            of: many + [
+                ("a/large", Self.large), ("pg/global/pg_control", [2]), ("pg/global/1262", [3]),
+                ("pg/PG_VERSION", [4]), ("pg/base/16384/1259", [5]),
+            ], in: temporary, namesArrive: true)
+        #expect(heir.storage.catalog.isArriving)
+        heir.startHydration()
+        try await heir.waitForHydration()
+        let order = source.requests.flatMap { $0.extents.map(\.inode) }
+        let first = order.firstIndex(of: inodes["pg/global/pg_control", default: .root]) ?? .max
+        let rest = order.firstIndex { number in many.contains { inodes[$0.0] == number } } ?? -1
         #expect(first < rest, "\(order)")
         try await heir.close()
     }
