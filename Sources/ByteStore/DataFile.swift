@@ -198,7 +198,7 @@ package final class DataFile: Sendable {
         throw failure("lseek")
     }
 
-    /// Size in bytes, and allocated blocks of 512 bytes, of the data file itself.
+    /// When the data file itself was last written to, as its file system says.
     package func modificationTime() throws(ByteStoreError) -> FileTime {
         var status = stat()
         guard fstat(descriptor, &status) == 0 else { throw failure("fstat") }
@@ -221,6 +221,7 @@ package final class DataFile: Sendable {
         try other.truncate(to: size)
     }
 
+    /// Size in bytes, and allocated blocks of 512 bytes, of the data file itself.
     package func extent() throws(ByteStoreError) -> (size: UInt64, blockCount: UInt64) {
         var status = stat()
         guard fstat(descriptor, &status) == 0 else { throw failure("fstat") }

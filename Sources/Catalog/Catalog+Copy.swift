@@ -17,9 +17,9 @@ extension Catalog {
             for table in ["inode", "entry", "xattr"] {
                 try connection.execute("DELETE FROM \(table) WHERE died > 0")
             }
-            try connection.execute(
-                "DELETE FROM pin; DELETE FROM garbage; DELETE FROM meta WHERE key = 'origin_sequence'")
+            try connection.execute("DELETE FROM pin; DELETE FROM garbage")
             let statements = try CatalogStatements(connection)
+            for key in CatalogKey.ofOrigin { try statements.deleteMeta(key) }
             try statements.setMeta(.epoch, 1)
             try statements.setMeta(.isFollower, 0)
             try statements.setMeta(.isClean, 1)

@@ -107,21 +107,12 @@ struct ListedFile: Sendable {
 }
 
 extension CatalogState {
-    private static let entryColumns = "e.parent, e.cookie, e.name, e.ino, e.kind"
-    private static let joinedColumns = CatalogStatements.inodeColumns.split(separator: ",")
-        .map { "i." + $0.drop { $0 == " " } }.joined(separator: ", ")
-
     /// As of the last commit, which is all there is to a sealed head.
     func listedFiles(of place: ListingPlace, limit: Int) throws -> [ListedFile] {
         if let known = try missingPlace(of: place.directory) {
             throw CatalogError.missingDirectory(known.directory, name: nil)
         }
-        let statement = try connection.prepare(
-            """
-            SELECT \(Self.joinedColumns), \(Self.entryColumns) FROM entry AS e
-            JOIN inode AS i ON i.ino = e.ino AND i.died = 0
-            WHERE e.parent = ?1 AND e.cookie > ?2 AND e.died = 0 ORDER BY e.cookie LIMIT ?3
-            """)
+        let statement = statements.listFiles
         statement.bind(1, place.directory.number)
         statement.bind(2, place.after)
         statement.bind(3, Int64(limit))
@@ -140,11 +131,7 @@ extension CatalogState {
                 path: connection.path, reason: "an inode in directory \(place.directory) is malformed")
         }
         guard let last = files.last?.entry?.cookie else { return [] }
-        let attributes = try connection.prepare(
-            """
-            SELECT ino, name, value FROM xattr WHERE died = 0 AND ino IN
-            (SELECT ino FROM entry WHERE parent = ?1 AND cookie > ?2 AND cookie <= ?3 AND died = 0)
-            """)
+        let attributes = statements.listFileXattrs
         attributes.bind(1, place.directory.number)
         attributes.bind(2, place.after)
         attributes.bind(3, last)

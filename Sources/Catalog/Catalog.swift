@@ -289,6 +289,9 @@ package final class Catalog: Sendable {
         }
     }
 
+    /// Whether directories are still at the origin.
+    package var isArriving: Bool { state.withLock { $0.isArriving } }
+
     /// Whether a power loss now would take back a commit.
     package var hasUnsynchronizedCommits: Bool {
         state.withLock { $0.durableGeneration < $0.openGeneration - 1 }

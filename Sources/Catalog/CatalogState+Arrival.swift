@@ -231,9 +231,6 @@ extension Catalog {
     /// Rows that are taken under one holding of the lock, about.
     private static let arrivalChunk = 600
 
-    /// Whether directories are still at the origin.
-    package var isArriving: Bool { (try? perform { $0.isArriving }) ?? false }
-
     /// Makes a follower's empty catalog one whose names are at the origin: from now on it may be promoted.
     ///
     /// - Parameters:

@@ -5,17 +5,21 @@ internal import VolumeModel
 final class CatalogStatements {
     let begin, commit: Statement
     let getInode, putInode, endInode, deleteInode: Statement
-    let findEntry, putEntry, endEntry, deleteEntry, listEntries, anyEntry: Statement
+    let findEntry, putEntry, endEntry, deleteEntry, listEntries, listFiles, anyEntry: Statement
     let getXattr, listXattrs, putXattr, endXattr, deleteXattr: Statement
-    let endAllXattrs, deleteAllXattrs, sumXattrs: Statement
+    let listFileXattrs, endAllXattrs, deleteAllXattrs, sumXattrs: Statement
     let listResident, putResident, deleteResidentWithin, deleteResident: Statement
-    let putMeta, getMeta: Statement
+    let putMeta, getMeta, removeMeta: Statement
     let putMissing, getMissing, listMissing, deleteMissing: Statement
     let putGone, getGone: Statement
     let putGarbage, listGarbage, deleteGarbage: Statement
 
     static let inodeColumns =
         "ino, born, mode, links, uid, gid, device, size, blocks, atime, mtime, ctime, parent, target, data, backed"
+
+    private static func inodeColumns(of table: String) -> String {
+        inodeColumns.split(separator: ",").map { "\(table)." + $0.drop { $0 == " " } }.joined(separator: ", ")
+    }
 
     init(_ connection: Connection) throws(SQLiteError) {
         begin = try connection.prepare("BEGIN IMMEDIATE")
@@ -41,6 +45,18 @@ final class CatalogStatements {
             SELECT cookie, name, ino, kind FROM entry
             WHERE parent = ?1 AND cookie > ?2 AND died = 0 ORDER BY cookie LIMIT ?3
             """)
+        // Names with what they name: the inode's columns, then the entry's.
+        listFiles = try connection.prepare(
+            """
+            SELECT \(Self.inodeColumns(of: "i")), e.parent, e.cookie, e.name, e.ino, e.kind FROM entry AS e
+            JOIN inode AS i ON i.ino = e.ino AND i.died = 0
+            WHERE e.parent = ?1 AND e.cookie > ?2 AND e.died = 0 ORDER BY e.cookie LIMIT ?3
+            """)
+        listFileXattrs = try connection.prepare(
+            """
+            SELECT ino, name, value FROM xattr WHERE died = 0 AND ino IN
+            (SELECT ino FROM entry WHERE parent = ?1 AND cookie > ?2 AND cookie <= ?3 AND died = 0)
+            """)
         anyEntry = try connection.prepare("SELECT 1 FROM entry WHERE parent = ?1 AND died = 0 LIMIT 1")
         getXattr = try connection.prepare(
             "SELECT value, born FROM xattr WHERE ino = ?1 AND name = ?2 AND died = 0")
@@ -64,6 +80,7 @@ final class CatalogStatements {
         deleteResident = try connection.prepare("DELETE FROM resident WHERE ino = ?1")
         putMeta = try connection.prepare("INSERT OR REPLACE INTO meta(key, value) VALUES (?1, ?2)")
         getMeta = try connection.prepare("SELECT value FROM meta WHERE key = ?1")
+        removeMeta = try connection.prepare("DELETE FROM meta WHERE key = ?1")
         putMissing = try connection.prepare("INSERT OR REPLACE INTO missing(ino, after) VALUES (?1, ?2)")
         getMissing = try connection.prepare("SELECT after FROM missing WHERE ino = ?1")
         listMissing = try connection.prepare("SELECT ino, after FROM missing ORDER BY ino")
@@ -120,6 +137,11 @@ final class CatalogStatements {
         return try getMeta.first { $0.integer(0) }
     }
 
+    func deleteMeta(_ key: CatalogKey) throws(SQLiteError) {
+        removeMeta.bind(1, key.rawValue)
+        try removeMeta.run()
+    }
+
     func setMeta(_ key: CatalogKey, _ value: Int64) throws(SQLiteError) {
         putMeta.bind(1, key.rawValue)
         putMeta.bind(2, value)
@@ -151,6 +173,11 @@ enum CatalogKey: String {
     case capacity
     case inodeCapacity = "inode_capacity"
     case allocatedByteCount = "allocated_byte_count"
+
+    /// What a catalog knows of the one that it came from.
+    static let ofOrigin: [CatalogKey] = [
+        .originSequence, .arrivalGrant, .pendingInodes, .pendingBytes, .pendingAllocated, .pendingMissing,
+    ]
 }
 
 extension FileTime {

@@ -1,4 +1,3 @@
-internal import Foundation
 internal import Logging
 internal import PeerService
 internal import RPC
@@ -72,47 +71,4 @@ final class PeerPort: Sendable {
     }
 
     func stop() async { _ = await server.withLock { $0 }.shutdown(grace: Self.grace) }
-}
-
-/// Follows the keys on disk: takes up new ones, and changes of trust, without a restart; renews the certificate in
-/// time.
-struct IdentityWatch: Sendable {
-    private static let interval: Duration = .seconds(1)
-
-    let context: SiteContext
-
-    /// Until it is cancelled.
-    ///
-    /// - Parameter whenChanged: called after the context has the new identity.
-    func run(_ whenChanged: @Sendable () async -> Void) async {
-        let directory = context.state.keys
-        var known = try? SiteIdentity.stamp(of: directory)
-        var lastFailure: String?
-        while !Task.isCancelled {
-            try? await Task.sleep(for: Self.interval)
-            do {
-                // Somebody else may renew it where this process cannot.
-                if context.identity.isRenewalDue(), (try? context.identity.renewLeaf()) != nil {
-                    context.logger.notice("the site's certificate was renewed")
-                }
-                let stamp = try SiteIdentity.stamp(of: directory)
-                guard stamp != known else { continue }
-                let fresh = try SiteIdentity(loading: directory)
-                guard fresh.site == context.site else {
-                    throw SiteError.unusable("\(directory) holds the keys of site \(fresh.site) now")
-                }
-                context.use(fresh)
-                await whenChanged()
-                known = stamp
-                lastFailure = nil
-                let peers = try fresh.peers().map(\.site.description).joined(separator: ", ")
-                context.logger.notice(
-                    "new keys or trust: certificate until \(fresh.expiry.ISO8601Format()), peers: \(peers)")
-            } catch {
-                // Once: what is in use stays in use.
-                if "\(error)" != lastFailure { context.logger.error("the site's keys: \(error)") }
-                lastFailure = "\(error)"
-            }
-        }
-    }
 }

@@ -64,20 +64,46 @@ package actor Site {
             }
             return try agent(existing.value.id)
         }
+        let agent = try await insert(name, limits, parameters) { directory in
+            try Catalog.create(
+                in: directory, limits: limits, epoch: .first, now: VolumeFileSystem.now(), withRoot: true)
+        }
+        context.logger.info("volume '\(name)' (\(agent.id)) is created")
+        return agent
+    }
+
+    /// Adds a volume whose first head `make` puts into a directory.
+    private func insert(
+        _ name: String, _ limits: VolumeLimits, _ parameters: [String: String],
+        make: (_ directory: String) async throws -> Void
+    ) async throws -> VolumeAgent {
         var generator = SystemRandomNumberGenerator()
         let id = VolumeID(randomHigh: generator.next(), randomLow: generator.next())
-        // The data first, then the record: a crash in between leaves a directory that nothing names.
-        let number = try context.state.makeHead(above: 0, of: id)
-        try Catalog.create(
-            in: context.state.head(number, of: id), limits: limits, epoch: .first,
-            now: VolumeFileSystem.now(), withRoot: true)
-        let record = VolumeRecord(
-            id: id, name: name, limits: limits, parameters: parameters,
-            head: HeadRecord(newAt: context.site), headNumber: number)
-        let agent = VolumeAgent(try await context.registry.insert(record), context: context)
-        agents[id] = agent
-        context.logger.info("volume '\(name)' (\(id)) is created")
-        return agent
+        // The data first, then the record: a crash in between leaves a directory that nothing names, of which
+        // 'godwit volume check' tells.
+        do {
+            let number = try context.state.makeHead(above: 0, of: id)
+            try await make(context.state.head(number, of: id))
+            let record = VolumeRecord(
+                id: id, name: name, limits: limits, parameters: parameters,
+                head: HeadRecord(newAt: context.site), headNumber: number)
+            let agent = VolumeAgent(try await context.registry.insert(record), context: context)
+            agents[id] = agent
+            return agent
+        } catch {
+            // A record whose insertion seemed to fail may be there: its data must not go.
+            if await isUnnamed(id, name) { try? context.state.deleteVolume(id) }
+            throw error
+        }
+    }
+
+    /// Whether the registry is known to have no volume of this name and number.
+    private func isUnnamed(_ id: VolumeID, _ name: String) async -> Bool {
+        do {
+            return try await context.registry.volume(named: name)?.value.id != id
+        } catch {
+            return false
+        }
     }
 
     /// Makes a volume of its own of a divergence.
@@ -90,25 +116,13 @@ package actor Site {
         }
         defer { isCreating.remove(name) }
         guard try await context.registry.volume(named: name) == nil else { throw SiteError.nameTaken(name) }
-        var generator = SystemRandomNumberGenerator()
-        let id = VolumeID(randomHigh: generator.next(), randomLow: generator.next())
-        // As for an empty volume: the data first, then the record.
-        let number = try context.state.makeHead(above: 0, of: id)
-        do {
-            try await origin.copyDivergenceExclusively(epoch, to: context.state.head(number, of: id))
-            let source = await origin.record
-            let record = VolumeRecord(
-                id: id, name: name, limits: source.limits, parameters: source.parameters,
-                head: HeadRecord(newAt: context.site), headNumber: number)
-            let agent = VolumeAgent(try await context.registry.insert(record), context: context)
-            agents[id] = agent
-            context.logger.notice(
-                "volume '\(name)' (\(id)) is made of what '\(source.name)' had at epoch \(epoch)")
-            return agent
-        } catch {
-            try? context.state.deleteVolume(id)
-            throw error
+        let source = await origin.record
+        let agent = try await insert(name, source.limits, source.parameters) { directory in
+            try await origin.copyDivergenceExclusively(epoch, to: directory)
         }
+        context.logger.notice(
+            "volume '\(name)' (\(agent.id)) is made of what '\(source.name)' had at epoch \(epoch)")
+        return agent
     }
 
     /// Makes the follower of a volume that a peer offers; known already, it is the same one.

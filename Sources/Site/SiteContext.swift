@@ -16,6 +16,8 @@ package final class SiteContext: Sendable {
     package let logger: Logger
     package let hydration: Hydrator.Configuration
     private let current: Mutex<SiteIdentity>
+    /// Whom the keys trusted when they were taken into use: what is on disk may be newer.
+    private let trusted: Mutex<Set<SiteIdentity.Peer>>
     private let clients = Mutex<[SiteID: PeerClient]>([:])
     /// How long takeovers by this site took, from asking the owner to stop until this site could write.
     let handoffs = Mutex(TimeHistogram(bounds: TimeHistogram.handoffBounds))
@@ -32,6 +34,7 @@ package final class SiteContext: Sendable {
         self.state = state
         self.registry = registry
         current = Mutex(identity)
+        trusted = Mutex(Self.peers(of: identity))
         self.hydration = hydration
         self.logger = logger
     }
@@ -67,8 +70,11 @@ package final class SiteContext: Sendable {
 
     /// From now on connections are made with these keys, and with those who are trusted now.
     func use(_ fresh: SiteIdentity) {
-        let before = (try? identity.peers()) ?? []
-        let kept = Set((try? fresh.peers()) ?? []).intersection(before).map(\.site)
+        let now = Self.peers(of: fresh)
+        let kept = trusted.withLock { trusted in
+            defer { trusted = now }
+            return Set(trusted.intersection(now).map(\.site))
+        }
         let old = clients.withLock { clients in
             defer { clients = [:] }
             current.withLock { $0 = fresh }
@@ -84,6 +90,11 @@ package final class SiteContext: Sendable {
                 client.close()
             }
         }
+    }
+
+    /// None, if that cannot be read: then every connection is made anew.
+    private static func peers(of identity: SiteIdentity) -> Set<SiteIdentity.Peer> {
+        Set((try? identity.peers()) ?? [])
     }
 
     func closeClients() {

@@ -122,7 +122,7 @@ extension VolumeAgent {
     func beginPreparing(_ reign: Reign) async throws {
         try await accept(reign)
         guard case .following(let present) = record.head.role, present.owner == reign.owner else { return }
-        try await makeEmptyReplica(of: reign.owner)
+        try await prepareReplica(of: reign.owner)
     }
 
     private func accept(_ reign: Reign) async throws {

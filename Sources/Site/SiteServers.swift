@@ -1,9 +1,6 @@
-internal import Logging
 internal import PeerService
 package import RPC
 internal import SiteIdentity
-internal import Synchronization
-internal import VolumeModel
 
 /// The sockets on which a site answers: the command line, its peers, Kubernetes.
 package final class SiteServers: Sendable {

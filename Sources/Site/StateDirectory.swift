@@ -47,16 +47,23 @@ package struct StateDirectory: Sendable {
 
     /// The numbers of all heads of a volume that have a directory.
     func heads(of id: VolumeID) -> [UInt64] {
-        guard let stream = opendir(volume(id) + "/heads") else { return [] }
+        Self.names(in: volume(id) + "/heads").compactMap { UInt64($0) }.sorted()
+    }
+
+    /// All volumes that have a directory.
+    func volumes() -> [VolumeID] { Self.names(in: path + "/volumes").sorted().compactMap { VolumeID($0) } }
+
+    private static func names(in directory: String) -> [String] {
+        guard let stream = opendir(directory) else { return [] }
         defer { closedir(stream) }
-        var numbers: [UInt64] = []
+        var names: [String] = []
         while let entry = readdir(stream) {
-            let name = withUnsafePointer(to: &entry.pointee.d_name) {
-                $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
-            }
-            if let number = UInt64(name) { numbers.append(number) }
+            names.append(
+                withUnsafePointer(to: &entry.pointee.d_name) {
+                    $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+                })
         }
-        return numbers.sorted()
+        return names
     }
 
     /// Bytes that the disk has room for.

@@ -65,7 +65,7 @@ extension VolumeAgent {
     /// Mounts the volume's file system at a directory of this host.
     func mount(at path: String, isReadOnly: Bool, pod: String? = nil, group: UInt32? = nil) async throws {
         // What ends there lets go of the volume first.
-        for ending in endings.values { await ending.value }
+        await waitForEndings()
         if let mount = mounts[path] {
             guard mount.isReadOnly == isReadOnly else {
                 throw SiteError.precondition("\(path) is mounted already, with other options")

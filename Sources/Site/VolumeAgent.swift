@@ -39,9 +39,9 @@ actor VolumeAgent {
     var waitingFollowers: [CheckedContinuation<Void, Never>] = []
     /// Set when a first replica that is on its way is wanted no longer: the volume is taken over without.
     let replicaInterruption = Interruption()
-    /// The first names of a head that was granted, which came with the grant.
     /// The grant for which the owner has said where this replica is.
     var confirmedGrant: Epoch?
+    /// The first names of a head that was granted, which came with the grant.
     var firstListing: (heir: Epoch, reply: Godwit_Peer_V1_ListReply)?
     var isClosed = false
     /// When a takeover by force was last told to everybody.
@@ -326,7 +326,7 @@ actor VolumeAgent {
     /// Owns the volume and holds it for this node, though nothing is mounted yet.
     func attachExclusively() async throws {
         try await exclusively { agent in
-            for ending in agent.endings.values { await ending.value }
+            await agent.waitForEndings()
             try await agent.own()
             try await agent.apply(.attach(Holder(node: agent.context.node, pod: nil)))
         }
@@ -355,6 +355,9 @@ actor VolumeAgent {
     private func waitUntilUnused(_ limit: Duration) async throws {
         let deadline = ContinuousClock.now + limit
         while !mounts.isEmpty, ContinuousClock.now < deadline { try await Task.sleep(for: .milliseconds(20)) }
-        for ending in endings.values { await ending.value }
+        await waitForEndings()
     }
+
+    /// Waits until what mounts that have ended changed is durable, and their holder is gone.
+    func waitForEndings() async { for ending in endings.values { await ending.value } }
 }

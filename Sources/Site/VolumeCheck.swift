@@ -18,7 +18,8 @@ package enum VolumeCheck {
     ) async throws -> (found: Godwit_Control_V1_CheckReply, left: Godwit_Control_V1_CheckReply) {
         let state = try StateDirectory(existing: stateDirectory)
         let registry = try SQLiteRegistry(path: state.registry)
-        let records = try await registry.volumes().map(\.value).filter { record in
+        let all = try await registry.volumes().map(\.value)
+        let records = all.filter { record in
             called.map { $0 == record.name || $0 == record.id.description } ?? true
         }
         if let called, records.isEmpty { throw SiteError.unknownVolume(called) }
@@ -39,6 +40,12 @@ package enum VolumeCheck {
             found.add(unknown, record.name, state.volume(record.id))
             left.add(unknown, record.name, state.volume(record.id))
         }
+        let known = Set(all.map(\.id))
+        for id in state.volumes() where called == nil && !known.contains(id) {
+            let directory = state.volume(id)
+            found.add([unknownVolume(directory)], "\(id)", directory)
+            left.add([unknownVolume(directory)], "\(id)", directory)
+        }
         return (found, left)
     }
 
@@ -49,6 +56,13 @@ package enum VolumeCheck {
         } catch {
             return [HeadFinding(.damage, "\(error)")]
         }
+    }
+
+    private static func unknownVolume(_ directory: String) -> HeadFinding {
+        HeadFinding(
+            .leftover,
+            "\(directory) holds a volume that the registry does not name: a crash left it amid a creation, or the "
+                + "registry is from a backup. Look before you delete it")
     }
 
     private static func unknownHeads(of record: VolumeRecord, in state: StateDirectory) -> [HeadFinding] {

@@ -1,0 +1,61 @@
+internal import Foundation
+internal import Logging
+internal import SiteIdentity
+
+/// Follows the keys on disk: takes up new ones, and changes of trust, without a restart; renews the certificate in
+/// time.
+struct IdentityWatch: Sendable {
+    private static let interval: Duration = .seconds(1)
+
+    let context: SiteContext
+
+    /// Until it is cancelled.
+    ///
+    /// - Parameter whenChanged: called after the context has the new identity.
+    func run(_ whenChanged: @Sendable () async -> Void) async {
+        let directory = context.state.keys
+        var known = try? SiteIdentity.stamp(of: directory)
+        var lastFailure: String?
+        var lastRenewalFailure: String?
+        while !Task.isCancelled {
+            try? await Task.sleep(for: Self.interval)
+            do {
+                // What fails is told once. Somebody else may renew it, or mend that, meanwhile.
+                lastRenewalFailure = renewIfDue(after: lastRenewalFailure)
+                let stamp = try SiteIdentity.stamp(of: directory)
+                guard stamp != known else { continue }
+                let fresh = try SiteIdentity(loading: directory)
+                guard fresh.site == context.site else {
+                    throw SiteError.unusable("\(directory) holds the keys of site \(fresh.site) now")
+                }
+                context.use(fresh)
+                await whenChanged()
+                known = stamp
+                lastFailure = nil
+                let peers = try fresh.peers().map(\.site.description).joined(separator: ", ")
+                context.logger.notice(
+                    "new keys or trust: certificate until \(fresh.expiry.ISO8601Format()), peers: \(peers)")
+            } catch {
+                // Once: what is in use stays in use.
+                if "\(error)" != lastFailure { context.logger.error("the site's keys: \(error)") }
+                lastFailure = "\(error)"
+            }
+        }
+    }
+
+    /// - Returns: why it could not be renewed.
+    private func renewIfDue(after lastFailure: String?) -> String? {
+        guard context.identity.isRenewalDue() else { return nil }
+        do {
+            try context.identity.renewLeaf()
+            context.logger.notice("the site's certificate was renewed")
+            return nil
+        } catch {
+            let failure = "\(error)"
+            if failure != lastFailure {
+                context.logger.error("the site's certificate cannot be renewed: \(failure)")
+            }
+            return failure
+        }
+    }
+}
