@@ -7,20 +7,22 @@ package import VolumeModel
 
 /// The calls that this site makes to one peer.
 ///
-/// Two connections: what an application waits for never stands behind bulk data in one socket's buffer.
+/// What an application waits for has a connection of its own, and never stands behind bulk data in a socket's buffer.
 package final class PeerClient: Sendable {
     static let service = "/godwit.peer.v1.Peer/"
 
     package let site: SiteID
     private let urgent: RPCChannel
-    private let bulk: RPCChannel
+    private let bulk: BulkConnections
 
     package init(site: SiteID, endpoint: RPCEndpoint, security: RPCSecurity) throws(PeerError) {
         self.site = site
         do {
             let options = PeerLimits.channelOptions
             urgent = try RPCChannel(to: endpoint, security: security, options: options)
-            bulk = try RPCChannel(to: endpoint, security: security, options: options)
+            bulk = try BulkConnections { () throws(RPCStatus) in
+                try RPCChannel(to: endpoint, security: security, options: options)
+            }
         } catch {
             throw .call(site: site, method: "connect", error)
         }
@@ -85,20 +87,26 @@ package final class PeerClient: Sendable {
         request.volume = volume.description
         request.since = since?.number ?? 0
         let bytes: [UInt8] = try serialize(request)
-        let method = Self.service + "Follow"
         do {
             // The tail of a hand-off is waited for: it takes the urgent connection.
-            let stream = try (since == nil ? bulk : urgent).open(
-                method, metadata: RPCMetadata(), timeout: nil, waitForReady: false)
-            try await stream.send(bytes)
-            try await stream.finishSending()
-            while let message = try await stream.receive() {
-                let reply: Godwit_Peer_V1_FollowReply = try parse(message)
-                if reply.byteCount > 0 { try apply(try FollowCoding.rows(of: reply, from: site)) }
-                if reply.hasPosition { return reply.position.value }
-            }
+            guard since == nil else { return try await follow(bytes, over: urgent, apply: apply) }
+            return try await bulk.call { try await follow(bytes, over: $0, apply: apply) }
         } catch let error as RPCStatus {
             throw PeerError.call(site: site, method: "Follow", error)
+        }
+    }
+
+    private func follow(
+        _ request: [UInt8], over channel: RPCChannel, apply: ([CatalogRow]) throws -> Void
+    ) async throws -> CatalogPosition {
+        let stream = try channel.open(
+            Self.service + "Follow", metadata: RPCMetadata(), timeout: nil, waitForReady: false)
+        try await stream.send(request)
+        try await stream.finishSending()
+        while let message = try await stream.receive() {
+            let reply: Godwit_Peer_V1_FollowReply = try parse(message)
+            if reply.byteCount > 0 { try apply(try FollowCoding.rows(of: reply, from: site)) }
+            if reply.hasPosition { return reply.position.value }
         }
         throw PeerError.malformed(site: site, "a stream of changes without an end")
     }
@@ -115,7 +123,7 @@ package final class PeerClient: Sendable {
         request.epoch = reign.number
         request.wantsPosition = wantsPosition
         let reply: Godwit_Peer_V1_ListReply = try await call(
-            "List", request, over: urgency == .urgent ? urgent : bulk, timeout: timeout)
+            "List", request, isUrgent: urgency == .urgent, timeout: timeout)
         return (
             try ListCoding.listing(of: reply, from: site), reply.hasPosition ? reply.position.value : nil
         )
@@ -138,20 +146,22 @@ package final class PeerClient: Sendable {
             return message
         }
         let reply: Godwit_Peer_V1_ReadReply = try await call(
-            "Read", request, over: urgency == .urgent ? urgent : bulk, timeout: timeout)
+            "Read", request, isUrgent: urgency == .urgent, timeout: timeout)
         return try ReadCoding.decode(reply, asked: extents, from: site)
     }
 
     // MARK: one call
 
     private func call<Request: Message, Reply: Message>(
-        _ method: String, _ request: Request, over channel: RPCChannel? = nil, timeout: Duration
+        _ method: String, _ request: Request, isUrgent: Bool = true, timeout: Duration
     ) async throws(PeerError) -> Reply {
         let bytes = try serialize(request)
-        do {
-            let reply = try await (channel ?? urgent).unary(
+        func answer(of channel: RPCChannel) async throws(RPCStatus) -> [UInt8] {
+            try await channel.unary(
                 Self.service + method, bytes, metadata: RPCMetadata(), timeout: timeout, waitForReady: false)
-            return try parse(reply)
+        }
+        do {
+            return try parse(isUrgent ? try await answer(of: urgent) : try await bulk.call(answer))
         } catch let error as RPCStatus {
             throw .call(site: site, method: method, error)
         } catch let error as PeerError {

@@ -9,20 +9,19 @@ package import RPC
 package struct PeerLimits: Sendable {
     // MARK: what a peer has open
 
-    /// Connections that have calls. An honest site has two to each process of a peer; 64 leave room for those that
+    /// Connections that have calls. An honest site has five to each process of a peer; 64 leave room for those that
     /// a broken link left behind, until keepalive has found them.
     package var connectionCount = 64
-    /// Calls on all of its connections, also those whose request has not come yet or that wait for a volume: as many as
-    /// the streams of an honest site's two connections.
+    /// Calls on all of its connections, also those whose request has not come yet or that wait for a volume.
     package var callCount = 2048
     /// Streams of changes. Each has a database connection, so three descriptors, and a snapshot that keeps the log from
     /// beginning anew. A site with more volumes follows the others a moment later.
     package var followCount = 256
-    /// Answers of bytes and names under way: each may hold some MiB until it is sent. 64 are what hydrating one volume
-    /// asks for in the background.
-    package var readCount = 512
+    /// Answers of bytes and names under way: each may hold some MiB until it is sent. 128 are what hydrating one volume
+    /// asks for at most in the background.
+    package var readCount = 1024
     /// Those among them that nobody waits for: so there is room for a fault in any case.
-    package var backgroundReadCount = 256
+    package var backgroundReadCount = 512
 
     // MARK: how long it may take
 

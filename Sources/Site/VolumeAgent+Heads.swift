@@ -136,10 +136,8 @@ extension VolumeAgent {
             throw SiteError.precondition("volume '\(record.name)' is still mounted here")
         }
         let storage = try openHead(record.headNumber).storage
-        return try await onBlockingThread {
-            try storage.catalog.synchronize()
-            return try storage.catalog.pin(Self.pinName(of: heir.epoch))
-        }
+        // This makes durable all that has changed as well.
+        return try await onBlockingThread { try storage.catalog.pin(Self.pinName(of: heir.epoch)) }
     }
 
     /// The pin of what was granted to a reign; a follower's has the name of its site.

@@ -226,14 +226,54 @@ import VolumeModel
         try await volume.close()
     }
 
-    @Test func moreIsAskedForAtATimeWhileAnswersStayQuick() {
+    /// A link that takes one request at a time, of so many milliseconds, and is so far away.
+    private struct Link {
+        var transfer: Int
+        var roundTrip: Int
+        private var now = ContinuousClock.now
+        private var waiting: [ContinuousClock.Instant] = []
+        private var isFreeAt = ContinuousClock.now
+
+        init(transfer: Int, roundTrip: Int) { (self.transfer, self.roundTrip) = (transfer, roundTrip) }
+
+        /// Answers the requests that the window allows, for so many seconds.
+        ///
+        /// - Returns: the share of the time in which the link was in use.
+        mutating func serve(_ window: inout StreamWindow, seconds: Int) -> Double {
+            let (begin, end) = (now, now + .seconds(seconds))
+            var count = 0
+            while now < end {
+                while waiting.count < window.requestCount { waiting.append(now) }
+                let asked = waiting.removeFirst()
+                // Halfway there it waits for those before it; then it travels back.
+                isFreeAt =
+                    max(isFreeAt, asked + .milliseconds(roundTrip / 2)) + .milliseconds(transfer)
+                now = max(now, isFreeAt + .milliseconds(roundTrip / 2))
+                window.noteAnswer(after: now - asked)
+                count += 1
+            }
+            return Double(count * transfer) / ((now - begin) / .milliseconds(1))
+        }
+    }
+
+    @Test(arguments: [(1, 100), (10, 20), (1, 1), (2, 200)])
+    func aLinkIsFilledWithinASecondOrTwoAndNoLongQueueBuilt(_ transfer: Int, _ roundTrip: Int) {
         var window = StreamWindow()
-        for _ in 0..<5000 { window.noteAnswer(after: .milliseconds(10)) }
-        #expect(window.requestCount == StreamWindow.largest)
-        for _ in 0..<5000 { window.noteAnswer(after: .milliseconds(60)) }
-        #expect(window.requestCount == StreamWindow.smallest)
-        for _ in 0..<100 { window.noteAnswer(after: .milliseconds(10)) }
-        #expect(window.requestCount > StreamWindow.smallest)
+        var link = Link(transfer: transfer, roundTrip: roundTrip)
+        _ = link.serve(&window, seconds: 3)
+        #expect(link.serve(&window, seconds: 10) > 0.9)
+        let needed = Double(roundTrip + transfer) / Double(transfer)
+        #expect(window.requestCount <= max(6, Int(needed * 2.5)), "\(window)")
+    }
+
+    @Test func lessIsAskedForWhenTheLinkBecomesSlower() {
+        var window = StreamWindow()
+        var link = Link(transfer: 1, roundTrip: 100)
+        _ = link.serve(&window, seconds: 5)
+        #expect(window.requestCount > 80)
+        link.transfer = 20
+        _ = link.serve(&window, seconds: 60)
+        #expect(window.requestCount < 20)
         window.noteFailure()
         #expect(window == StreamWindow())
     }

@@ -30,6 +30,22 @@ struct BenchPlan: Sendable {
     /// 100 Mbit/s, 20 ms round trip.
     let link = LinkSettings(LineSettings(bitsPerSecond: 100_000_000, delay: .milliseconds(10)))
 
+    struct FarLink: Sendable {
+        let title: String
+        let settings: LinkSettings
+    }
+
+    /// One that loses packets, and one with much under way.
+    let farLinks = [
+        FarLink(
+            title: "100 Mbit/s, 100 ms, 0.1 % lost",
+            settings: LinkSettings(
+                LineSettings(bitsPerSecond: 100_000_000, delay: .milliseconds(50), loss: 0.001))),
+        FarLink(
+            title: "500 Mbit/s, 100 ms",
+            settings: LinkSettings(LineSettings(bitsPerSecond: 500_000_000, delay: .milliseconds(50)))),
+    ]
+
     /// A line for people who wait, apart from the report.
     func note(_ text: String) { writeError("bench: \(text)") }
 }

@@ -42,18 +42,53 @@ struct HydrationBench: Sendable {
     }
 
     func run() async throws -> BenchSection {
+        var section = BenchSection(9, "Hydration: share of the link (useful bytes), 100 Mbit/s, 20 ms")
+        section.rows += try await withSites(over: plan.link) { try await measure($0, $1) }
+        for far in plan.farLinks {
+            section.rows += try await withSites(over: far.settings) { try await self.far(far, $0, $1) }
+        }
+        return section
+    }
+
+    private func withSites(
+        over link: LinkSettings, _ body: @escaping @Sendable (SitePair, Cleanup) async throws -> [BenchRow]
+    ) async throws -> [BenchRow] {
         try await Cleanup.scope { cleanup in
-            let pair = try await SitePair.start(binary: plan.binary, link: plan.link, cleanup)
+            let pair = try await SitePair.start(binary: plan.binary, link: link, cleanup)
             do {
-                return try await measure(pair, cleanup)
+                return try await body(pair, cleanup)
             } catch {
                 throw LabError.invalid("\(error)\n\(pair.logs)")
             }
         }
     }
 
-    private func measure(_ pair: SitePair, _ cleanup: Cleanup) async throws -> BenchSection {
-        var section = BenchSection(9, "Hydration: share of the link (useful bytes), 100 Mbit/s, 20 ms")
+    /// Links that one connection does not fill.
+    private func far(_ far: BenchPlan.FarLink, _ pair: SitePair, _ cleanup: Cleanup) async throws
+        -> [BenchRow]
+    {
+        let content = Content.large(plan.hydrationFileByteCount)
+        plan.note("hydration over \(far.title)")
+        let tree = "\(pair.directory)/tree"
+        try BenchFiles.makeDirectory(tree)
+        try await fill(tree, content)
+        let hydration = try await hydrate(content, like: tree, volume: "far", pair, cleanup)
+        let copy = try await FullCopy(over: pair.link).run(from: tree, to: "\(pair.directory)/copy")
+        let copyRate = Double(content.byteCount) / copy.duration.seconds
+        let rate = Double(far.settings.aToB.bitsPerSecond) / 8
+        return [
+            BenchRow(
+                "\(far.title): useful bytes a second, over the link's",
+                "\(fixed(hydration.bytesPerSecond / 1e6, 2)) MB/s", against: "\(fixed(rate / 1e6, 2)) MB/s",
+                ratio: hydration.bytesPerSecond / rate),
+            BenchRow(
+                "   rsync of the same, over the link's", "\(fixed(copyRate / 1e6, 2)) MB/s",
+                against: "\(fixed(rate / 1e6, 2)) MB/s", ratio: copyRate / rate),
+        ]
+    }
+
+    private func measure(_ pair: SitePair, _ cleanup: Cleanup) async throws -> [BenchRow] {
+        var rows: [BenchRow] = []
         let rate = Double(plan.link.aToB.bitsPerSecond) / 8
         let contents: [Content] = [.large(plan.hydrationFileByteCount), .small(plan.hydrationFileCount)]
         for (number, content) in contents.enumerated() {
@@ -66,7 +101,7 @@ struct HydrationBench: Sendable {
                 from: tree, to: "\(pair.directory)/copy\(number)")
             let copyRate = Double(content.byteCount) / copy.duration.seconds
             let gibibytes = Double(hydration.byteCount) / 0x1p30
-            section.rows += [
+            rows += [
                 BenchRow(
                     "\(content.title): useful bytes a second, over the link's",
                     "\(fixed(hydration.bytesPerSecond / 1e6, 2)) MB/s",
@@ -81,15 +116,15 @@ struct HydrationBench: Sendable {
                     ratio: Double(hydration.linkByteCount) / Double(max(1, hydration.byteCount))),
             ]
             for (site, seconds) in zip(["source", "target"], hydration.processorSeconds) {
-                section.rows.append(
+                rows.append(
                     BenchRow(
                         "   processor seconds a GiB at the \(site)", "\(fixed(seconds / gibibytes, 2)) s",
                         value: seconds / gibibytes))
             }
         }
         plan.note("hydration beside a database")
-        section.rows.append(try await foreground(pair, cleanup))
-        return section
+        rows.append(try await foreground(pair, cleanup))
+        return rows
     }
 
     /// What a resident database loses while another volume of the site fills the link. The link's emulator and
