@@ -17,7 +17,7 @@ extension Catalog {
             for table in ["inode", "entry", "xattr"] {
                 try connection.execute("DELETE FROM \(table) WHERE died > 0")
             }
-            try connection.execute("DELETE FROM pin; DELETE FROM garbage")
+            try connection.execute("DELETE FROM pin; DELETE FROM garbage; DELETE FROM changed")
             let statements = try CatalogStatements(connection)
             for key in CatalogKey.ofOrigin { try statements.deleteMeta(key) }
             try statements.setMeta(.epoch, 1)

@@ -2,10 +2,10 @@
 ///
 /// A row of `inode`, `entry` and `xattr` is valid for sequence numbers `[born, died)`; `died` is 0 while
 /// it lives (a zero costs no byte in SQLite's records). What never travels to another site stands in
-/// `inode.data`, `inode.backed`, `resident`, `missing`, `gone`, `garbage` and `pin`.
+/// `inode.data`, `inode.backed`, `resident`, `changed`, `missing`, `gone`, `garbage` and `pin`.
 enum CatalogSchema {
     /// Raised with every change of the tables. A newer number than this is refused.
-    static let version: Int64 = 2
+    static let version: Int64 = 3
 
     static let statements = """
         CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -36,6 +36,8 @@ enum CatalogSchema {
         CREATE TABLE resident(
             ino INTEGER NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL,
             PRIMARY KEY(ino, start)) WITHOUT ROWID;
+        CREATE TABLE changed(
+            ino INTEGER PRIMARY KEY, all_from INTEGER NOT NULL, shift INTEGER NOT NULL, granules BLOB NOT NULL);
         CREATE TABLE missing(ino INTEGER PRIMARY KEY, after INTEGER NOT NULL);
         CREATE TABLE gone(ino INTEGER PRIMARY KEY);
         CREATE TABLE garbage(data INTEGER PRIMARY KEY);

@@ -31,6 +31,7 @@ extension CatalogState {
         do {
             try begin()
             try writeDirtyInodes(&lives)
+            try writeChanges()
             try writeCounters()
             try statements.commit.run()
         } catch let error as SQLiteError {
@@ -45,6 +46,7 @@ extension CatalogState {
             throw CatalogError.database(error)
         }
         dirtyInodes.removeAll(keepingCapacity: true)
+        changed.noteCommitted()
         recorder.forget()
         commitFailure = nil
         hasChanges = false
@@ -138,7 +140,10 @@ extension CatalogState {
     mutating func markInUse(wasClean: Bool) throws {
         try beginIfNeeded()
         // What these files had taken and was not synced is gone: their counts say too much.
-        if !wasClean { try statements.setMeta(.uncertainData, Int64(bitPattern: nextData)) }
+        if !wasClean {
+            try statements.setMeta(.uncertainData, Int64(bitPattern: nextData))
+            try noteCrash()
+        }
         try statements.setMeta(.isClean, 0)
     }
 
@@ -187,7 +192,9 @@ extension CatalogState {
             for orphan in try orphans() { try removeInode(orphan) }
             try statements.setMeta(.isFollower, 0)
             isFollower = false
+            try beginChangeRecord(since: epoch)
         }
+        try breakSeal()
         try statements.setMeta(.epoch, Int64(bitPattern: epoch.number))
     }
 

@@ -69,6 +69,8 @@ package struct CatalogState {
     var pending = PendingSums()
     /// Names that the origin said do not exist, in directories that are missing.
     var absentNames: Set<ListingRequest.Name> = []
+    /// What has changed since this site began to own the head: `CatalogState+Changed`.
+    var changed: ChangeRecord
     /// Stays until the head is opened anew: an operation failed half-way, or part of the log is lost.
     var failure: SQLiteError?
 
@@ -86,6 +88,7 @@ package struct CatalogState {
         durableData = UInt64(bitPattern: try statements.meta(.durableData) ?? 1)
         isArriving = try Self.storedArrival(statements)
         pending = isArriving ? try PendingSums(statements) : PendingSums()
+        changed = try ChangeRecord(statements)
         newestPin =
             try connection.prepare("SELECT max(newest) FROM pin").first { row in
                 row.isNull(0) ? nil : SequenceNumber(row.integer(0))
@@ -231,6 +234,7 @@ package struct CatalogState {
         try statements.deleteAllXattrs.run()
         inodes[number] = nil
         dirtyInodes.remove(number)
+        try forgetChanges(of: number)
         try noteGone(number)
     }
 

@@ -10,6 +10,7 @@ final class CatalogStatements {
     let listFileXattrs, endAllXattrs, deleteAllXattrs, sumXattrs: Statement
     let listResident, putResident, deleteResidentWithin, deleteResident: Statement
     let putMeta, getMeta, removeMeta: Statement
+    let putChanged, getChanged, deleteChanged: Statement
     let putMissing, getMissing, listMissing, deleteMissing: Statement
     let putGone, getGone: Statement
     let putGarbage, listGarbage, deleteGarbage: Statement
@@ -22,6 +23,11 @@ final class CatalogStatements {
     }
 
     init(_ connection: Connection) throws(SQLiteError) {
+        putChanged = try connection.prepare(
+            "INSERT OR REPLACE INTO changed(ino, all_from, shift, granules) VALUES (?1, ?2, ?3, ?4)")
+        getChanged = try connection.prepare(
+            "SELECT ino, all_from, shift, granules FROM changed WHERE ino = ?1")
+        deleteChanged = try connection.prepare("DELETE FROM changed WHERE ino = ?1")
         begin = try connection.prepare("BEGIN IMMEDIATE")
         commit = try connection.prepare("COMMIT")
         getInode = try connection.prepare(
@@ -173,10 +179,17 @@ enum CatalogKey: String {
     case capacity
     case inodeCapacity = "inode_capacity"
     case allocatedByteCount = "allocated_byte_count"
+    case changedSince = "changed_since"
+    case firstChangedInode = "first_changed_inode"
+    case changesAreUncertain = "changes_are_uncertain"
+    case sealedFor = "sealed_for"
+    case sealIsDurable = "seal_is_durable"
+    case sealIsUncertain = "seal_is_uncertain"
 
     /// What a catalog knows of the one that it came from.
     static let ofOrigin: [CatalogKey] = [
         .originSequence, .arrivalGrant, .pendingInodes, .pendingBytes, .pendingAllocated, .pendingMissing,
+        .changedSince, .firstChangedInode, .changesAreUncertain, .sealedFor, .sealIsDurable, .sealIsUncertain,
     ]
 }
 

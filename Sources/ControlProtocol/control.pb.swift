@@ -292,11 +292,48 @@ package nonisolated struct Godwit_Control_V1_Volume: @unchecked Sendable {
   /// Clears the value of `claimReport`. Subsequent reads from it will return its default value.
   package mutating func clearClaimReport() {_uniqueStorage()._claimReport = nil}
 
+  /// Bytes that came from a copy kept here, instead of over the link.
+  package var savedByteCount: UInt64 {
+    get {_storage._savedByteCount}
+    set {_uniqueStorage()._savedByteCount = newValue}
+  }
+
+  /// Bytes that came from elsewhere and were read by applications.
+  package var neededByteCount: UInt64 {
+    get {_storage._neededByteCount}
+    set {_uniqueStorage()._neededByteCount = newValue}
+  }
+
+  /// Copies of states that have left, kept in case the volume returns; nobody else depends on them.
+  package var keptCopies: [Godwit_Control_V1_KeptCopy] {
+    get {_storage._keptCopies}
+    set {_uniqueStorage()._keptCopies = newValue}
+  }
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
 
   fileprivate var _storage = _StorageClass.defaultInstance
+}
+
+package nonisolated struct Godwit_Control_V1_KeptCopy: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// The reign that the state was handed to.
+  package var epoch: UInt64 = 0
+
+  /// What it takes on the disk.
+  package var byteCount: UInt64 = 0
+
+  /// When it was released, in seconds since 1970.
+  package var since: Int64 = 0
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
 }
 
 /// What a cluster needs to know of a PersistentVolumeClaim to make the same one; see peer.proto.
@@ -700,6 +737,9 @@ package nonisolated struct Godwit_Control_V1_MigrateProgress: Sendable {
   /// Clears the value of `claim`. Subsequent reads from it will return its default value.
   package mutating func clearClaim() {self._claim = nil}
 
+  /// Bytes that came from a copy kept at the target, instead of over the link.
+  package var savedByteCount: UInt64 = 0
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -931,7 +971,7 @@ nonisolated extension Godwit_Control_V1_ListVolumesReply: SwiftProtobuf.Message,
 
 nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Volume"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}name\0\u{1}capacity\0\u{1}role\0\u{1}epoch\0\u{1}owner\0\u{1}origin\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}inode_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}mounts\0\u{1}released\0\u{3}prefetched_byte_count\0\u{3}prefetched_unread_byte_count\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0\u{3}allocated_byte_count\0\u{3}inode_limit\0\u{1}trouble\0\u{1}divergences\0\u{1}claim\0\u{3}claim_report\0\u{3}names_arriving\0\u{3}shared_with\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}name\0\u{1}capacity\0\u{1}role\0\u{1}epoch\0\u{1}owner\0\u{1}origin\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}inode_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}mounts\0\u{1}released\0\u{3}prefetched_byte_count\0\u{3}prefetched_unread_byte_count\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0\u{3}allocated_byte_count\0\u{3}inode_limit\0\u{1}trouble\0\u{1}divergences\0\u{1}claim\0\u{3}claim_report\0\u{3}names_arriving\0\u{3}shared_with\0\u{3}saved_byte_count\0\u{3}needed_byte_count\0\u{3}kept_copies\0")
 
   fileprivate class _StorageClass {
     var _id: String = String()
@@ -963,6 +1003,9 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
     var _sharedWith: [String] = []
     var _claim: Godwit_Control_V1_ClaimFacts? = nil
     var _claimReport: Godwit_Control_V1_ClaimReport? = nil
+    var _savedByteCount: UInt64 = 0
+    var _neededByteCount: UInt64 = 0
+    var _keptCopies: [Godwit_Control_V1_KeptCopy] = []
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -1002,6 +1045,9 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
       _sharedWith = source._sharedWith
       _claim = source._claim
       _claimReport = source._claimReport
+      _savedByteCount = source._savedByteCount
+      _neededByteCount = source._neededByteCount
+      _keptCopies = source._keptCopies
     }
   }
 
@@ -1049,6 +1095,9 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
         case 27: try { try decoder.decodeSingularMessageField(value: &_storage._claimReport) }()
         case 28: try { try decoder.decodeSingularBoolField(value: &_storage._namesArriving) }()
         case 29: try { try decoder.decodeRepeatedStringField(value: &_storage._sharedWith) }()
+        case 30: try { try decoder.decodeSingularUInt64Field(value: &_storage._savedByteCount) }()
+        case 31: try { try decoder.decodeSingularUInt64Field(value: &_storage._neededByteCount) }()
+        case 32: try { try decoder.decodeRepeatedMessageField(value: &_storage._keptCopies) }()
         default: break
         }
       }
@@ -1148,6 +1197,15 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
       if !_storage._sharedWith.isEmpty {
         try visitor.visitRepeatedStringField(value: _storage._sharedWith, fieldNumber: 29)
       }
+      if _storage._savedByteCount != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._savedByteCount, fieldNumber: 30)
+      }
+      if _storage._neededByteCount != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._neededByteCount, fieldNumber: 31)
+      }
+      if !_storage._keptCopies.isEmpty {
+        try visitor.visitRepeatedMessageField(value: _storage._keptCopies, fieldNumber: 32)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -1186,10 +1244,53 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
         if _storage._sharedWith != rhs_storage._sharedWith {return false}
         if _storage._claim != rhs_storage._claim {return false}
         if _storage._claimReport != rhs_storage._claimReport {return false}
+        if _storage._savedByteCount != rhs_storage._savedByteCount {return false}
+        if _storage._neededByteCount != rhs_storage._neededByteCount {return false}
+        if _storage._keptCopies != rhs_storage._keptCopies {return false}
         return true
       }
       if !storagesAreEqual {return false}
     }
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Control_V1_KeptCopy: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".KeptCopy"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}epoch\0\u{3}byte_count\0\u{1}since\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.epoch) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.byteCount) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self.since) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.epoch != 0 {
+      try visitor.visitSingularUInt64Field(value: self.epoch, fieldNumber: 1)
+    }
+    if self.byteCount != 0 {
+      try visitor.visitSingularUInt64Field(value: self.byteCount, fieldNumber: 2)
+    }
+    if self.since != 0 {
+      try visitor.visitSingularInt64Field(value: self.since, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Control_V1_KeptCopy, rhs: Godwit_Control_V1_KeptCopy) -> Bool {
+    if lhs.epoch != rhs.epoch {return false}
+    if lhs.byteCount != rhs.byteCount {return false}
+    if lhs.since != rhs.since {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1912,7 +2013,7 @@ nonisolated extension Godwit_Control_V1_MigrateRequest: SwiftProtobuf.Message, S
 
 nonisolated extension Godwit_Control_V1_MigrateProgress: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".MigrateProgress"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}phase\0\u{3}elapsed_seconds\0\u{1}epoch\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{3}inode_count\0\u{3}handoff_milliseconds\0\u{1}claim\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}phase\0\u{3}elapsed_seconds\0\u{1}epoch\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{3}inode_count\0\u{3}handoff_milliseconds\0\u{1}claim\0\u{3}saved_byte_count\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1933,6 +2034,7 @@ nonisolated extension Godwit_Control_V1_MigrateProgress: SwiftProtobuf.Message, 
       case 11: try { try decoder.decodeSingularUInt64Field(value: &self.inodeCount) }()
       case 12: try { try decoder.decodeSingularDoubleField(value: &self.handoffMilliseconds) }()
       case 13: try { try decoder.decodeSingularMessageField(value: &self._claim) }()
+      case 14: try { try decoder.decodeSingularUInt64Field(value: &self.savedByteCount) }()
       default: break
       }
     }
@@ -1982,6 +2084,9 @@ nonisolated extension Godwit_Control_V1_MigrateProgress: SwiftProtobuf.Message, 
     try { if let v = self._claim {
       try visitor.visitSingularMessageField(value: v, fieldNumber: 13)
     } }()
+    if self.savedByteCount != 0 {
+      try visitor.visitSingularUInt64Field(value: self.savedByteCount, fieldNumber: 14)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1999,6 +2104,7 @@ nonisolated extension Godwit_Control_V1_MigrateProgress: SwiftProtobuf.Message, 
     if lhs.inodeCount != rhs.inodeCount {return false}
     if lhs.handoffMilliseconds != rhs.handoffMilliseconds {return false}
     if lhs._claim != rhs._claim {return false}
+    if lhs.savedByteCount != rhs.savedByteCount {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -10,11 +10,14 @@ package struct Piece: Hashable, Sendable {
     package let inode: InodeNumber
     package let range: ByteRange
     package let content: Content
+    /// Whether it came from a copy that this site had kept, and not over the link.
+    package let isOwn: Bool
 
-    package init(inode: InodeNumber, range: ByteRange, content: Content) {
+    package init(inode: InodeNumber, range: ByteRange, content: Content, isOwn: Bool = false) {
         self.inode = inode
         self.range = range
         self.content = content
+        self.isOwn = isOwn
     }
 }
 
@@ -34,8 +37,7 @@ package protocol ByteSource: Sendable {
 
     /// Fetches bytes, verified against the hashes that the source states.
     ///
-    /// The answer may stop early (a large request); what it covers is a prefix of `extents`, in order and
-    /// without gaps, and not empty. A piece of zeros may reach beyond what was asked, to the end of the
+    /// The answer may stop early (a large request), but is not empty; it covers nothing twice. A piece of zeros may reach beyond what was asked, to the end of the
     /// hole that it is of. May be repeated.
     func read(_ extents: [Extent], urgency: Urgency, timeout: Duration) async throws -> [Piece]
 }

@@ -22,6 +22,8 @@ package final class HeadStorage: Sendable {
     /// Data files from this number on may be missing after a power loss.
     private let firstUncertain: DataFileNumber
     private let measureFreeSpace: @Sendable () -> UInt64
+    private let hasFailedSync = Atomic(false)
+    private let roomMaker = Mutex<(@Sendable () -> Bool)?>(nil)
     /// Why the last `settle` did not do everything.
     private let failedSettle = Mutex<String?>(nil)
     private let space = Mutex((checked: ContinuousClock.now - .seconds(60), free: UInt64(0)))
@@ -152,6 +154,10 @@ package final class HeadStorage: Sendable {
 
     // MARK: durability
 
+    /// Whether the disk has ever refused bytes since this was opened: what is read then may not be what a later look
+    /// finds there.
+    package var hadSyncFailure: Bool { hasFailedSync.load(ordering: .acquiring) }
+
     /// Makes one inode's bytes, ranges and attributes durable: fsync(2).
     package func synchronize(_ inode: InodeNumber, dataOnly: Bool) throws {
         while let record = try synchronizeData(inode) {
@@ -177,7 +183,12 @@ package final class HeadStorage: Sendable {
             } catch let error as ByteStoreError where error.errno == .noSuchEntry {
                 return record
             }
-            try file.synchronize()
+            do {
+                try file.synchronize()
+            } catch {
+                hasFailedSync.store(true, ordering: .releasing)
+                throw error
+            }
             let extent = try file.extent()
             try catalog.perform { state in
                 guard var record = try state.inode(inode), record.data == file.number else { return }
@@ -224,6 +235,7 @@ package final class HeadStorage: Sendable {
         // All bytes first, also those of files without an origin: a size or a name that is durable before the
         // bytes would show zeros after a power loss. One file that fails holds up no other.
         let failures = bytes.synchronizeAll()
+        if !failures.isEmpty { hasFailedSync.store(true, ordering: .releasing) }
         try catalog.perform { state in
             for item in unrecorded where failures[item.data] == nil {
                 try state.record(item.ranges, of: item.inode, data: item.data)
@@ -261,8 +273,25 @@ package final class HeadStorage: Sendable {
         try dataLocks.holdAll { try catalog.close() }
     }
 
-    /// Whether there is disk space for more data. Looks at the disk five times a second at most.
-    package func hasRoom() -> Bool { freeByteCount() > Self.reservedByteCount }
+    /// Whether there is disk space for more data. Looks at the disk five times a second at most, and gives up what is
+    /// needed by nobody before it says no.
+    package func hasRoom() -> Bool { freeByteCount() > Self.reservedByteCount || makesRoom() }
+
+    /// Sets what gives up something that takes room and is needed by nobody; it says whether there was anything.
+    package func makeRoom(with giveUp: @escaping @Sendable () -> Bool) {
+        roomMaker.withLock { $0 = giveUp }
+    }
+
+    /// The disk is full: gives up what is needed by nobody, as much as makes room.
+    package func makesRoom(for byteCount: UInt64 = 0) -> Bool {
+        guard let giveUp = roomMaker.withLock({ $0 }) else { return false }
+        while giveUp() {
+            let free = measureFreeSpace()
+            space.withLock { $0 = (ContinuousClock.now, free) }
+            if free > Self.reservedByteCount, free - Self.reservedByteCount >= byteCount { return true }
+        }
+        return false
+    }
 
     private func freeByteCount() -> UInt64 {
         let now = ContinuousClock.now

@@ -6,6 +6,8 @@ package final class HydrationCounters: Sendable {
     package struct Counts: Hashable, Sendable {
         /// Bytes received, before decompression, zeros left out.
         package var receivedByteCount: UInt64 = 0
+        /// Bytes taken from copies kept here instead.
+        package var savedByteCount: UInt64 = 0
         /// Faults that were served, by how long they took.
         package var faults = TimeHistogram(bounds: TimeHistogram.faultBounds)
         /// Faults that ended with an error for the application.

@@ -16,6 +16,10 @@ package struct HydrationProgress: Hashable, Sendable {
     package var missingByteCount: UInt64
     /// Bytes received since the process started, before decompression, zeros left out.
     package var receivedByteCount: UInt64
+    /// Bytes that were taken from a copy kept here instead.
+    package var savedByteCount: UInt64 = 0
+    /// Bytes that came because somebody was waiting for them.
+    package var neededByteCount: UInt64 = 0
     package var faultCount: UInt64
     package var faultLatency: LatencyHistogram
 

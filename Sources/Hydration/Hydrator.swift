@@ -53,6 +53,8 @@ package final class Hydrator: Sendable {
     struct Activity {
         var urgentCount = 0
         var receivedByteCount: UInt64 = 0
+        var savedByteCount: UInt64 = 0
+        var neededByteCount: UInt64 = 0
         var faultCount: UInt64 = 0
         var faultLatency = LatencyHistogram()
         var waitingReason: String?
@@ -282,15 +284,23 @@ package final class Hydrator: Sendable {
             let pieces = try await source.read(rest, urgency: urgency, timeout: timeout)
             let left = try Self.remainder(of: rest, after: pieces)
             var received: UInt64 = 0
+            var saved: UInt64 = 0
             for piece in pieces {
-                if case .bytes(let bytes) = piece.content { received += UInt64(bytes.count) }
+                if case .bytes(let bytes) = piece.content {
+                    if piece.isOwn { saved += UInt64(bytes.count) } else { received += UInt64(bytes.count) }
+                }
                 try storage.store(piece)
                 // A batch of small files is a long piece of work: whoever waits for a thread goes between.
                 if urgency != .urgent { await Task.yield() }
             }
-            configuration.counters.change { $0.receivedByteCount += received }
+            configuration.counters.change {
+                $0.receivedByteCount += received
+                $0.savedByteCount += saved
+            }
             activity.withLock { activity in
                 activity.receivedByteCount += received
+                activity.savedByteCount += saved
+                if urgency == .urgent { activity.neededByteCount += received + saved }
                 guard urgency == .prefetch else { return }
                 for piece in pieces {
                     guard case .bytes = piece.content else { continue }
@@ -345,7 +355,8 @@ package final class Hydrator: Sendable {
                 }
             return HydrationProgress(
                 phase: phase, totalByteCount: counts.0, missingByteCount: counts.1,
-                receivedByteCount: activity.receivedByteCount, faultCount: activity.faultCount,
+                receivedByteCount: activity.receivedByteCount, savedByteCount: activity.savedByteCount,
+                neededByteCount: activity.neededByteCount, faultCount: activity.faultCount,
                 faultLatency: activity.faultLatency)
         }
     }

@@ -307,6 +307,10 @@ package nonisolated struct Godwit_Peer_V1_Extent: Sendable {
 
   package var end: UInt64 = 0
 
+  /// The first 16 bytes of SHA-256 of what the caller has for these bytes itself: if the source has the same, it says so
+  /// instead of sending them. Empty: the caller has nothing.
+  package var hash: Data = Data()
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -348,6 +352,9 @@ package nonisolated struct Godwit_Peer_V1_Piece: Sendable {
   /// The first 16 bytes of SHA-256 of the piece's bytes; empty: all of them are zero and none are sent.
   package var hash: Data = Data()
 
+  /// The whole extent is what the caller has itself: its hash is that of the extent.
+  package var same: Bool = false
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -366,6 +373,110 @@ package nonisolated struct Godwit_Peer_V1_ReadReply: Sendable {
   package var encoding: Godwit_Peer_V1_Encoding = .raw
 
   package var byteCount: UInt32 = 0
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+package nonisolated struct Godwit_Peer_V1_ChangesRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var volume: String = String()
+
+  /// The caller's own reign, for which the head was sealed: the fencing token.
+  package var epoch: UInt64 = 0
+
+  /// The state that the caller has: the one that was granted to the reign of this epoch.
+  package var since: UInt64 = 0
+
+  /// Only inodes with higher numbers.
+  package var after: UInt64 = 0
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+package nonisolated struct Godwit_Peer_V1_ChangesReply: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var kind: Godwit_Peer_V1_ChangesReply.Kind = .unknown
+
+  /// Inodes from this number on are new since.
+  package var firstNewInode: UInt64 = 0
+
+  /// By their numbers, ascending. An inode in between that is not named has not changed.
+  package var inodes: [Godwit_Peer_V1_ChangedInode] = []
+
+  /// Whether no more follow.
+  package var complete: Bool = false
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package nonisolated enum Kind: SwiftProtobuf.Enum, Swift.CaseIterable {
+    package typealias RawValue = Int
+
+    /// Nothing is known: not since this state.
+    case unknown // = 0
+
+    /// A crash came in between: only what existed then is known, and each piece of it is to be compared.
+    case uncertain // = 1
+    case exact // = 2
+    case UNRECOGNIZED(Int)
+
+    package init() {
+      self = .unknown
+    }
+
+    package init?(rawValue: Int) {
+      switch rawValue {
+      case 0: self = .unknown
+      case 1: self = .uncertain
+      case 2: self = .exact
+      default: self = .UNRECOGNIZED(rawValue)
+      }
+    }
+
+    package var rawValue: Int {
+      switch self {
+      case .unknown: return 0
+      case .uncertain: return 1
+      case .exact: return 2
+      case .UNRECOGNIZED(let i): return i
+      }
+    }
+
+    // The compiler won't synthesize support with the UNRECOGNIZED case.
+    package static let allCases: [Godwit_Peer_V1_ChangesReply.Kind] = [
+      .unknown,
+      .uncertain,
+      .exact,
+    ]
+
+  }
+
+  package init() {}
+}
+
+package nonisolated struct Godwit_Peer_V1_ChangedInode: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var inode: UInt64 = 0
+
+  /// From this byte on everything has changed.
+  package var allFrom: UInt64 = 0
+
+  /// The bytes before, in granules of this power of two: one bit each, the lowest of the first byte first.
+  package var shift: UInt32 = 0
+
+  package var granules: Data = Data()
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -916,54 +1027,105 @@ package nonisolated struct Godwit_Peer_V1_StatusRequest: Sendable {
   package init() {}
 }
 
-package nonisolated struct Godwit_Peer_V1_VolumeStatus: Sendable {
+package nonisolated struct Godwit_Peer_V1_VolumeStatus: @unchecked Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
-  package var role: String = String()
+  package var role: String {
+    get {_storage._role}
+    set {_uniqueStorage()._role = newValue}
+  }
 
-  package var epoch: UInt64 = 0
+  package var epoch: UInt64 {
+    get {_storage._epoch}
+    set {_uniqueStorage()._epoch = newValue}
+  }
 
-  package var totalByteCount: UInt64 = 0
+  package var totalByteCount: UInt64 {
+    get {_storage._totalByteCount}
+    set {_uniqueStorage()._totalByteCount = newValue}
+  }
 
-  package var missingByteCount: UInt64 = 0
+  package var missingByteCount: UInt64 {
+    get {_storage._missingByteCount}
+    set {_uniqueStorage()._missingByteCount = newValue}
+  }
 
-  package var receivedByteCount: UInt64 = 0
+  package var receivedByteCount: UInt64 {
+    get {_storage._receivedByteCount}
+    set {_uniqueStorage()._receivedByteCount = newValue}
+  }
 
-  package var faultCount: UInt64 = 0
+  package var faultCount: UInt64 {
+    get {_storage._faultCount}
+    set {_uniqueStorage()._faultCount = newValue}
+  }
 
-  package var faultP50Microseconds: UInt64 = 0
+  package var faultP50Microseconds: UInt64 {
+    get {_storage._faultP50Microseconds}
+    set {_uniqueStorage()._faultP50Microseconds = newValue}
+  }
 
-  package var faultP99Microseconds: UInt64 = 0
+  package var faultP99Microseconds: UInt64 {
+    get {_storage._faultP99Microseconds}
+    set {_uniqueStorage()._faultP99Microseconds = newValue}
+  }
 
   /// Empty unless hydration waits for something.
-  package var waitingReason: String = String()
+  package var waitingReason: String {
+    get {_storage._waitingReason}
+    set {_uniqueStorage()._waitingReason = newValue}
+  }
 
-  package var complete: Bool = false
+  package var complete: Bool {
+    get {_storage._complete}
+    set {_uniqueStorage()._complete = newValue}
+  }
 
-  package var inodeCount: UInt64 = 0
+  package var inodeCount: UInt64 {
+    get {_storage._inodeCount}
+    set {_uniqueStorage()._inodeCount = newValue}
+  }
 
   /// Whether the volume's origin has been told that it is no longer needed, and has confirmed.
-  package var released: Bool = false
+  package var released: Bool {
+    get {_storage._released}
+    set {_uniqueStorage()._released = newValue}
+  }
 
   package var claim: Godwit_Peer_V1_ClaimReport {
-    get {_claim ?? Godwit_Peer_V1_ClaimReport()}
-    set {_claim = newValue}
+    get {_storage._claim ?? Godwit_Peer_V1_ClaimReport()}
+    set {_uniqueStorage()._claim = newValue}
   }
   /// Returns true if `claim` has been explicitly set.
-  package var hasClaim: Bool {self._claim != nil}
+  package var hasClaim: Bool {_storage._claim != nil}
   /// Clears the value of `claim`. Subsequent reads from it will return its default value.
-  package mutating func clearClaim() {self._claim = nil}
+  package mutating func clearClaim() {_uniqueStorage()._claim = nil}
 
   /// Whether names are still at the origin: the volume cannot be handed on before they have come.
-  package var namesArriving: Bool = false
+  package var namesArriving: Bool {
+    get {_storage._namesArriving}
+    set {_uniqueStorage()._namesArriving = newValue}
+  }
+
+  /// Bytes that came from a copy which the site had kept, instead of over the link.
+  package var savedByteCount: UInt64 {
+    get {_storage._savedByteCount}
+    set {_uniqueStorage()._savedByteCount = newValue}
+  }
+
+  /// Bytes that came and were read by applications.
+  package var neededByteCount: UInt64 {
+    get {_storage._neededByteCount}
+    set {_uniqueStorage()._neededByteCount = newValue}
+  }
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
 
-  fileprivate var _claim: Godwit_Peer_V1_ClaimReport? = nil
+  fileprivate var _storage = _StorageClass.defaultInstance
 }
 
 // MARK: - Code below here is support for the SwiftProtobuf runtime.
@@ -1463,7 +1625,7 @@ nonisolated extension Godwit_Peer_V1_CatalogPosition: SwiftProtobuf.Message, Swi
 
 nonisolated extension Godwit_Peer_V1_Extent: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Extent"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}inode\0\u{1}start\0\u{1}end\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}inode\0\u{1}start\0\u{1}end\0\u{1}hash\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1474,6 +1636,7 @@ nonisolated extension Godwit_Peer_V1_Extent: SwiftProtobuf.Message, SwiftProtobu
       case 1: try { try decoder.decodeSingularUInt64Field(value: &self.inode) }()
       case 2: try { try decoder.decodeSingularUInt64Field(value: &self.start) }()
       case 3: try { try decoder.decodeSingularUInt64Field(value: &self.end) }()
+      case 4: try { try decoder.decodeSingularBytesField(value: &self.hash) }()
       default: break
       }
     }
@@ -1489,6 +1652,9 @@ nonisolated extension Godwit_Peer_V1_Extent: SwiftProtobuf.Message, SwiftProtobu
     if self.end != 0 {
       try visitor.visitSingularUInt64Field(value: self.end, fieldNumber: 3)
     }
+    if !self.hash.isEmpty {
+      try visitor.visitSingularBytesField(value: self.hash, fieldNumber: 4)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1496,6 +1662,7 @@ nonisolated extension Godwit_Peer_V1_Extent: SwiftProtobuf.Message, SwiftProtobu
     if lhs.inode != rhs.inode {return false}
     if lhs.start != rhs.start {return false}
     if lhs.end != rhs.end {return false}
+    if lhs.hash != rhs.hash {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1553,7 +1720,7 @@ nonisolated extension Godwit_Peer_V1_ReadRequest: SwiftProtobuf.Message, SwiftPr
 
 nonisolated extension Godwit_Peer_V1_Piece: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Piece"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}inode\0\u{1}start\0\u{1}end\0\u{1}hash\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}inode\0\u{1}start\0\u{1}end\0\u{1}hash\0\u{1}same\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1565,6 +1732,7 @@ nonisolated extension Godwit_Peer_V1_Piece: SwiftProtobuf.Message, SwiftProtobuf
       case 2: try { try decoder.decodeSingularUInt64Field(value: &self.start) }()
       case 3: try { try decoder.decodeSingularUInt64Field(value: &self.end) }()
       case 4: try { try decoder.decodeSingularBytesField(value: &self.hash) }()
+      case 5: try { try decoder.decodeSingularBoolField(value: &self.same) }()
       default: break
       }
     }
@@ -1583,6 +1751,9 @@ nonisolated extension Godwit_Peer_V1_Piece: SwiftProtobuf.Message, SwiftProtobuf
     if !self.hash.isEmpty {
       try visitor.visitSingularBytesField(value: self.hash, fieldNumber: 4)
     }
+    if self.same != false {
+      try visitor.visitSingularBoolField(value: self.same, fieldNumber: 5)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1591,6 +1762,7 @@ nonisolated extension Godwit_Peer_V1_Piece: SwiftProtobuf.Message, SwiftProtobuf
     if lhs.start != rhs.start {return false}
     if lhs.end != rhs.end {return false}
     if lhs.hash != rhs.hash {return false}
+    if lhs.same != rhs.same {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1636,6 +1808,145 @@ nonisolated extension Godwit_Peer_V1_ReadReply: SwiftProtobuf.Message, SwiftProt
     if lhs.payload != rhs.payload {return false}
     if lhs.encoding != rhs.encoding {return false}
     if lhs.byteCount != rhs.byteCount {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Peer_V1_ChangesRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".ChangesRequest"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0\u{1}since\0\u{1}after\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.volume) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.epoch) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.since) }()
+      case 4: try { try decoder.decodeSingularUInt64Field(value: &self.after) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.volume.isEmpty {
+      try visitor.visitSingularStringField(value: self.volume, fieldNumber: 1)
+    }
+    if self.epoch != 0 {
+      try visitor.visitSingularUInt64Field(value: self.epoch, fieldNumber: 2)
+    }
+    if self.since != 0 {
+      try visitor.visitSingularUInt64Field(value: self.since, fieldNumber: 3)
+    }
+    if self.after != 0 {
+      try visitor.visitSingularUInt64Field(value: self.after, fieldNumber: 4)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Peer_V1_ChangesRequest, rhs: Godwit_Peer_V1_ChangesRequest) -> Bool {
+    if lhs.volume != rhs.volume {return false}
+    if lhs.epoch != rhs.epoch {return false}
+    if lhs.since != rhs.since {return false}
+    if lhs.after != rhs.after {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Peer_V1_ChangesReply: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".ChangesReply"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}kind\0\u{3}first_new_inode\0\u{1}inodes\0\u{1}complete\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularEnumField(value: &self.kind) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.firstNewInode) }()
+      case 3: try { try decoder.decodeRepeatedMessageField(value: &self.inodes) }()
+      case 4: try { try decoder.decodeSingularBoolField(value: &self.complete) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.kind != .unknown {
+      try visitor.visitSingularEnumField(value: self.kind, fieldNumber: 1)
+    }
+    if self.firstNewInode != 0 {
+      try visitor.visitSingularUInt64Field(value: self.firstNewInode, fieldNumber: 2)
+    }
+    if !self.inodes.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.inodes, fieldNumber: 3)
+    }
+    if self.complete != false {
+      try visitor.visitSingularBoolField(value: self.complete, fieldNumber: 4)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Peer_V1_ChangesReply, rhs: Godwit_Peer_V1_ChangesReply) -> Bool {
+    if lhs.kind != rhs.kind {return false}
+    if lhs.firstNewInode != rhs.firstNewInode {return false}
+    if lhs.inodes != rhs.inodes {return false}
+    if lhs.complete != rhs.complete {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Peer_V1_ChangesReply.Kind: SwiftProtobuf._ProtoNameProviding {
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0KIND_UNKNOWN\0\u{1}KIND_UNCERTAIN\0\u{1}KIND_EXACT\0")
+}
+
+nonisolated extension Godwit_Peer_V1_ChangedInode: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".ChangedInode"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}inode\0\u{3}all_from\0\u{1}shift\0\u{1}granules\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.inode) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.allFrom) }()
+      case 3: try { try decoder.decodeSingularUInt32Field(value: &self.shift) }()
+      case 4: try { try decoder.decodeSingularBytesField(value: &self.granules) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.inode != 0 {
+      try visitor.visitSingularUInt64Field(value: self.inode, fieldNumber: 1)
+    }
+    if self.allFrom != 0 {
+      try visitor.visitSingularUInt64Field(value: self.allFrom, fieldNumber: 2)
+    }
+    if self.shift != 0 {
+      try visitor.visitSingularUInt32Field(value: self.shift, fieldNumber: 3)
+    }
+    if !self.granules.isEmpty {
+      try visitor.visitSingularBytesField(value: self.granules, fieldNumber: 4)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Peer_V1_ChangedInode, rhs: Godwit_Peer_V1_ChangedInode) -> Bool {
+    if lhs.inode != rhs.inode {return false}
+    if lhs.allFrom != rhs.allFrom {return false}
+    if lhs.shift != rhs.shift {return false}
+    if lhs.granules != rhs.granules {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2735,98 +3046,174 @@ nonisolated extension Godwit_Peer_V1_StatusRequest: SwiftProtobuf.Message, Swift
 
 nonisolated extension Godwit_Peer_V1_VolumeStatus: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".VolumeStatus"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}role\0\u{1}epoch\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}complete\0\u{3}inode_count\0\u{1}released\0\u{1}claim\0\u{3}names_arriving\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}role\0\u{1}epoch\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}complete\0\u{3}inode_count\0\u{1}released\0\u{1}claim\0\u{3}names_arriving\0\u{3}saved_byte_count\0\u{3}needed_byte_count\0")
+
+  fileprivate class _StorageClass {
+    var _role: String = String()
+    var _epoch: UInt64 = 0
+    var _totalByteCount: UInt64 = 0
+    var _missingByteCount: UInt64 = 0
+    var _receivedByteCount: UInt64 = 0
+    var _faultCount: UInt64 = 0
+    var _faultP50Microseconds: UInt64 = 0
+    var _faultP99Microseconds: UInt64 = 0
+    var _waitingReason: String = String()
+    var _complete: Bool = false
+    var _inodeCount: UInt64 = 0
+    var _released: Bool = false
+    var _claim: Godwit_Peer_V1_ClaimReport? = nil
+    var _namesArriving: Bool = false
+    var _savedByteCount: UInt64 = 0
+    var _neededByteCount: UInt64 = 0
+
+      // This property is used as the initial default value for new instances of the type.
+      // The type itself is protecting the reference to its storage via CoW semantics.
+      // This will force a copy to be made of this reference when the first mutation occurs;
+      // hence, it is safe to mark this as `nonisolated(unsafe)`.
+      static nonisolated(unsafe) let defaultInstance = _StorageClass()
+
+    private init() {}
+
+    init(copying source: _StorageClass) {
+      _role = source._role
+      _epoch = source._epoch
+      _totalByteCount = source._totalByteCount
+      _missingByteCount = source._missingByteCount
+      _receivedByteCount = source._receivedByteCount
+      _faultCount = source._faultCount
+      _faultP50Microseconds = source._faultP50Microseconds
+      _faultP99Microseconds = source._faultP99Microseconds
+      _waitingReason = source._waitingReason
+      _complete = source._complete
+      _inodeCount = source._inodeCount
+      _released = source._released
+      _claim = source._claim
+      _namesArriving = source._namesArriving
+      _savedByteCount = source._savedByteCount
+      _neededByteCount = source._neededByteCount
+    }
+  }
+
+  fileprivate mutating func _uniqueStorage() -> _StorageClass {
+    if !isKnownUniquelyReferenced(&_storage) {
+      _storage = _StorageClass(copying: _storage)
+    }
+    return _storage
+  }
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
-    while let fieldNumber = try decoder.nextFieldNumber() {
-      // The use of inline closures is to circumvent an issue where the compiler
-      // allocates stack space for every case branch when no optimizations are
-      // enabled. https://github.com/apple/swift-protobuf/issues/1034
-      switch fieldNumber {
-      case 1: try { try decoder.decodeSingularStringField(value: &self.role) }()
-      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.epoch) }()
-      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.totalByteCount) }()
-      case 4: try { try decoder.decodeSingularUInt64Field(value: &self.missingByteCount) }()
-      case 5: try { try decoder.decodeSingularUInt64Field(value: &self.receivedByteCount) }()
-      case 6: try { try decoder.decodeSingularUInt64Field(value: &self.faultCount) }()
-      case 7: try { try decoder.decodeSingularUInt64Field(value: &self.faultP50Microseconds) }()
-      case 8: try { try decoder.decodeSingularUInt64Field(value: &self.faultP99Microseconds) }()
-      case 9: try { try decoder.decodeSingularStringField(value: &self.waitingReason) }()
-      case 10: try { try decoder.decodeSingularBoolField(value: &self.complete) }()
-      case 11: try { try decoder.decodeSingularUInt64Field(value: &self.inodeCount) }()
-      case 12: try { try decoder.decodeSingularBoolField(value: &self.released) }()
-      case 13: try { try decoder.decodeSingularMessageField(value: &self._claim) }()
-      case 14: try { try decoder.decodeSingularBoolField(value: &self.namesArriving) }()
-      default: break
+    _ = _uniqueStorage()
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      while let fieldNumber = try decoder.nextFieldNumber() {
+        // The use of inline closures is to circumvent an issue where the compiler
+        // allocates stack space for every case branch when no optimizations are
+        // enabled. https://github.com/apple/swift-protobuf/issues/1034
+        switch fieldNumber {
+        case 1: try { try decoder.decodeSingularStringField(value: &_storage._role) }()
+        case 2: try { try decoder.decodeSingularUInt64Field(value: &_storage._epoch) }()
+        case 3: try { try decoder.decodeSingularUInt64Field(value: &_storage._totalByteCount) }()
+        case 4: try { try decoder.decodeSingularUInt64Field(value: &_storage._missingByteCount) }()
+        case 5: try { try decoder.decodeSingularUInt64Field(value: &_storage._receivedByteCount) }()
+        case 6: try { try decoder.decodeSingularUInt64Field(value: &_storage._faultCount) }()
+        case 7: try { try decoder.decodeSingularUInt64Field(value: &_storage._faultP50Microseconds) }()
+        case 8: try { try decoder.decodeSingularUInt64Field(value: &_storage._faultP99Microseconds) }()
+        case 9: try { try decoder.decodeSingularStringField(value: &_storage._waitingReason) }()
+        case 10: try { try decoder.decodeSingularBoolField(value: &_storage._complete) }()
+        case 11: try { try decoder.decodeSingularUInt64Field(value: &_storage._inodeCount) }()
+        case 12: try { try decoder.decodeSingularBoolField(value: &_storage._released) }()
+        case 13: try { try decoder.decodeSingularMessageField(value: &_storage._claim) }()
+        case 14: try { try decoder.decodeSingularBoolField(value: &_storage._namesArriving) }()
+        case 15: try { try decoder.decodeSingularUInt64Field(value: &_storage._savedByteCount) }()
+        case 16: try { try decoder.decodeSingularUInt64Field(value: &_storage._neededByteCount) }()
+        default: break
+        }
       }
     }
   }
 
   package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
-    // The use of inline closures is to circumvent an issue where the compiler
-    // allocates stack space for every if/case branch local when no optimizations
-    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
-    // https://github.com/apple/swift-protobuf/issues/1182
-    if !self.role.isEmpty {
-      try visitor.visitSingularStringField(value: self.role, fieldNumber: 1)
-    }
-    if self.epoch != 0 {
-      try visitor.visitSingularUInt64Field(value: self.epoch, fieldNumber: 2)
-    }
-    if self.totalByteCount != 0 {
-      try visitor.visitSingularUInt64Field(value: self.totalByteCount, fieldNumber: 3)
-    }
-    if self.missingByteCount != 0 {
-      try visitor.visitSingularUInt64Field(value: self.missingByteCount, fieldNumber: 4)
-    }
-    if self.receivedByteCount != 0 {
-      try visitor.visitSingularUInt64Field(value: self.receivedByteCount, fieldNumber: 5)
-    }
-    if self.faultCount != 0 {
-      try visitor.visitSingularUInt64Field(value: self.faultCount, fieldNumber: 6)
-    }
-    if self.faultP50Microseconds != 0 {
-      try visitor.visitSingularUInt64Field(value: self.faultP50Microseconds, fieldNumber: 7)
-    }
-    if self.faultP99Microseconds != 0 {
-      try visitor.visitSingularUInt64Field(value: self.faultP99Microseconds, fieldNumber: 8)
-    }
-    if !self.waitingReason.isEmpty {
-      try visitor.visitSingularStringField(value: self.waitingReason, fieldNumber: 9)
-    }
-    if self.complete != false {
-      try visitor.visitSingularBoolField(value: self.complete, fieldNumber: 10)
-    }
-    if self.inodeCount != 0 {
-      try visitor.visitSingularUInt64Field(value: self.inodeCount, fieldNumber: 11)
-    }
-    if self.released != false {
-      try visitor.visitSingularBoolField(value: self.released, fieldNumber: 12)
-    }
-    try { if let v = self._claim {
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 13)
-    } }()
-    if self.namesArriving != false {
-      try visitor.visitSingularBoolField(value: self.namesArriving, fieldNumber: 14)
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every if/case branch local when no optimizations
+      // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+      // https://github.com/apple/swift-protobuf/issues/1182
+      if !_storage._role.isEmpty {
+        try visitor.visitSingularStringField(value: _storage._role, fieldNumber: 1)
+      }
+      if _storage._epoch != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._epoch, fieldNumber: 2)
+      }
+      if _storage._totalByteCount != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._totalByteCount, fieldNumber: 3)
+      }
+      if _storage._missingByteCount != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._missingByteCount, fieldNumber: 4)
+      }
+      if _storage._receivedByteCount != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._receivedByteCount, fieldNumber: 5)
+      }
+      if _storage._faultCount != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._faultCount, fieldNumber: 6)
+      }
+      if _storage._faultP50Microseconds != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._faultP50Microseconds, fieldNumber: 7)
+      }
+      if _storage._faultP99Microseconds != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._faultP99Microseconds, fieldNumber: 8)
+      }
+      if !_storage._waitingReason.isEmpty {
+        try visitor.visitSingularStringField(value: _storage._waitingReason, fieldNumber: 9)
+      }
+      if _storage._complete != false {
+        try visitor.visitSingularBoolField(value: _storage._complete, fieldNumber: 10)
+      }
+      if _storage._inodeCount != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._inodeCount, fieldNumber: 11)
+      }
+      if _storage._released != false {
+        try visitor.visitSingularBoolField(value: _storage._released, fieldNumber: 12)
+      }
+      try { if let v = _storage._claim {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 13)
+      } }()
+      if _storage._namesArriving != false {
+        try visitor.visitSingularBoolField(value: _storage._namesArriving, fieldNumber: 14)
+      }
+      if _storage._savedByteCount != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._savedByteCount, fieldNumber: 15)
+      }
+      if _storage._neededByteCount != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._neededByteCount, fieldNumber: 16)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   package static func ==(lhs: Godwit_Peer_V1_VolumeStatus, rhs: Godwit_Peer_V1_VolumeStatus) -> Bool {
-    if lhs.role != rhs.role {return false}
-    if lhs.epoch != rhs.epoch {return false}
-    if lhs.totalByteCount != rhs.totalByteCount {return false}
-    if lhs.missingByteCount != rhs.missingByteCount {return false}
-    if lhs.receivedByteCount != rhs.receivedByteCount {return false}
-    if lhs.faultCount != rhs.faultCount {return false}
-    if lhs.faultP50Microseconds != rhs.faultP50Microseconds {return false}
-    if lhs.faultP99Microseconds != rhs.faultP99Microseconds {return false}
-    if lhs.waitingReason != rhs.waitingReason {return false}
-    if lhs.complete != rhs.complete {return false}
-    if lhs.inodeCount != rhs.inodeCount {return false}
-    if lhs.released != rhs.released {return false}
-    if lhs._claim != rhs._claim {return false}
-    if lhs.namesArriving != rhs.namesArriving {return false}
+    if lhs._storage !== rhs._storage {
+      let storagesAreEqual: Bool = withExtendedLifetime((lhs._storage, rhs._storage)) { (_args: (_StorageClass, _StorageClass)) in
+        let _storage = _args.0
+        let rhs_storage = _args.1
+        if _storage._role != rhs_storage._role {return false}
+        if _storage._epoch != rhs_storage._epoch {return false}
+        if _storage._totalByteCount != rhs_storage._totalByteCount {return false}
+        if _storage._missingByteCount != rhs_storage._missingByteCount {return false}
+        if _storage._receivedByteCount != rhs_storage._receivedByteCount {return false}
+        if _storage._faultCount != rhs_storage._faultCount {return false}
+        if _storage._faultP50Microseconds != rhs_storage._faultP50Microseconds {return false}
+        if _storage._faultP99Microseconds != rhs_storage._faultP99Microseconds {return false}
+        if _storage._waitingReason != rhs_storage._waitingReason {return false}
+        if _storage._complete != rhs_storage._complete {return false}
+        if _storage._inodeCount != rhs_storage._inodeCount {return false}
+        if _storage._released != rhs_storage._released {return false}
+        if _storage._claim != rhs_storage._claim {return false}
+        if _storage._namesArriving != rhs_storage._namesArriving {return false}
+        if _storage._savedByteCount != rhs_storage._savedByteCount {return false}
+        if _storage._neededByteCount != rhs_storage._neededByteCount {return false}
+        return true
+      }
+      if !storagesAreEqual {return false}
+    }
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -25,10 +25,24 @@ package struct HeadReader: Sendable {
 
     /// - Returns: pieces that cover a prefix of the extents, in order, with at most `maximumByteCount` bytes
     ///   of data; a hole is named whole, also beyond what was asked.
-    package func read(_ extents: [Extent], maximumByteCount: Int) async throws -> [Piece] {
+    ///
+    /// - Parameter hashes: of what the reader has itself, by the extents' places; one that is the same here is given
+    ///   whole and marked as the reader's own.
+    package func read(
+        _ extents: [Extent], hashes: [Int: [UInt8]] = [:], maximumByteCount: Int
+    ) async throws -> [Piece] {
         var room = UInt64(min(max(maximumByteCount, 4096), PeerLimits.readAnswerByteCount))
+        var compared: UInt64 = 0
         var pieces: [Piece] = []
-        for extent in extents {
+        for (index, extent) in extents.enumerated() {
+            guard room > 0, compared < Self.comparisonLimit else { return pieces }
+            if let hash = hashes[index], extent.range.byteCount <= UInt64(PeerLimits.readAnswerByteCount) {
+                compared += extent.range.byteCount
+                if let same = try await own(extent, hash) {
+                    pieces.append(same)
+                    continue
+                }
+            }
             var position = extent.range.start
             while position < extent.range.end {
                 guard room > 0 else { return pieces }
@@ -41,6 +55,38 @@ package struct HeadReader: Sendable {
             }
         }
         return pieces
+    }
+
+    /// Bytes that are compared for one answer: more would take long.
+    private static let comparisonLimit: UInt64 = 8 << 20
+
+    /// An extent, if all of it is what the reader has.
+    private func own(_ extent: Extent, _ hash: [UInt8]) async throws -> Piece? {
+        var bytes: [UInt8] = []
+        bytes.reserveCapacity(Int(extent.range.byteCount))
+        var position = extent.range.start
+        while position < extent.range.end {
+            let found = try await piece(of: extent.inode, in: ByteRange(position, extent.range.end))
+            switch found.content {
+            case .bytes(let part): bytes += part
+            case .zeros:
+                let end = min(found.range.end, extent.range.end)
+                bytes += repeatElement(0, count: Int(end - position))
+            }
+            position = min(found.range.end, extent.range.end)
+        }
+        try checkUnchanged(extent.inode)
+        guard ReadCoding.hash(bytes[...]) == hash else { return nil }
+        return Piece(inode: extent.inode, range: extent.range, content: .bytes(bytes), isOwn: true)
+    }
+
+    /// Which bytes have changed since the reign of `epoch` began here, the inodes above `after`, in parts.
+    package func changes(since epoch: Epoch, after: InodeNumber) throws -> ChangesSince {
+        // Of a head that has gone on without its reader's knowledge nothing is told in this way.
+        guard unchangedSince == nil else { return ChangesSince(kind: .unknown) }
+        return try storage.catalog.perform {
+            try $0.changes(since: epoch, after: after, byteCount: PeerLimits.changesAnswerByteCount)
+        }
     }
 
     /// - Throws: when the head may change: a listing in several answers would be of several states.

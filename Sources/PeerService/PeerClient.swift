@@ -130,8 +130,11 @@ package final class PeerClient: Sendable {
     }
 
     /// Reads bytes of the head that the peer keeps for our reign; every piece is verified.
+    ///
+    /// - Parameter own: what we have ourselves, by extent: where the peer has the same it does not send it.
     package func read(
-        _ extents: [Extent], of volume: VolumeID, reign: Epoch, urgency: Urgency, timeout: Duration
+        _ extents: [Extent], own: [Extent: [UInt8]] = [:], of volume: VolumeID, reign: Epoch,
+        urgency: Urgency, timeout: Duration
     ) async throws(PeerError) -> [Piece] {
         var request = Godwit_Peer_V1_ReadRequest()
         request.volume = volume.description
@@ -143,11 +146,31 @@ package final class PeerClient: Sendable {
             message.inode = extent.inode.number
             message.start = extent.range.start
             message.end = extent.range.end
+            if let bytes = own[extent] { message.hash = .init(ReadCoding.hash(bytes[...])) }
             return message
         }
         let reply: Godwit_Peer_V1_ReadReply = try await call(
             "Read", request, isUrgent: urgency == .urgent, timeout: timeout)
-        return try ReadCoding.decode(reply, asked: extents, from: site)
+        return try ReadCoding.decode(reply, asked: extents, own: own, from: site)
+    }
+
+    /// Which bytes of the head that the peer keeps for our reign have changed since the state that was granted to
+    /// `epoch`. A peer that does not know this question answers that it does not know.
+    package func changes(
+        of volume: VolumeID, since epoch: Epoch, after: InodeNumber, reign: Epoch, timeout: Duration
+    ) async throws(PeerError) -> ChangesSince {
+        var request = Godwit_Peer_V1_ChangesRequest()
+        request.volume = volume.description
+        request.epoch = reign.number
+        request.since = epoch.number
+        request.after = after.number
+        do {
+            let reply: Godwit_Peer_V1_ChangesReply = try await call(
+                "Changes", request, isUrgent: false, timeout: timeout)
+            return try ChangesCoding.decode(reply, after: after, from: site)
+        } catch .call(_, _, let status) where status.code == .unimplemented {
+            return ChangesSince(kind: .unknown)
+        }
     }
 
     // MARK: one call
@@ -213,6 +236,18 @@ package struct PeerSource: ByteSource, DirectorySource {
         _ extents: [Extent], urgency: Urgency, timeout: Duration
     ) async throws -> [Piece] {
         try await client().read(extents, of: volume, reign: reign, urgency: urgency, timeout: timeout)
+    }
+
+    func read(
+        _ extents: [Extent], own: [Extent: [UInt8]], urgency: Urgency, timeout: Duration
+    ) async throws -> [Piece] {
+        try await client().read(
+            extents, own: own, of: volume, reign: reign, urgency: urgency, timeout: timeout)
+    }
+
+    func changes(since epoch: Epoch, after: InodeNumber, timeout: Duration) async throws -> ChangesSince {
+        try await client().changes(
+            of: volume, since: epoch, after: after, reign: reign, timeout: timeout)
     }
 
     package func list(

@@ -51,6 +51,8 @@ package struct PeerLimits: Sendable {
     package static let readAnswerByteCount = 1 << 20
     /// The same as received, with room for what an older release may add.
     static let largestReadPayload = readAnswerByteCount + 65_536
+    /// What is told of changed bytes in one answer to Changes, about.
+    static let changesAnswerByteCount = 1 << 20
     /// Rows in one answer to List, whatever was asked.
     static let listAnswerByteCount = 2 << 20
     /// The same as received: the last entry may have large attributes.

@@ -102,6 +102,7 @@ package struct PeerServer: Sendable {
         case "Follow": try await follow(call, try .init(serializedBytes: request), site)
         case "List": try await list(call, try .init(serializedBytes: request), site)
         case "Read": try await read(call, try .init(serializedBytes: request), site)
+        case "Changes": try await changes(call, try .init(serializedBytes: request), site)
         case "Exchange":
             try await send(
                 try await backend.exchange(try .init(serializedBytes: request), from: site), to: call)
@@ -185,12 +186,27 @@ package struct PeerServer: Sendable {
             }
             return Extent(inode: InodeNumber(extent.inode), range: ByteRange(extent.start, extent.end))
         }
+        let hashes = request.extents.enumerated().filter { !$0.element.hash.isEmpty }
+            .map { ($0.offset, Array($0.element.hash)) }
         let volume = try Self.volume(request.volume)
         try calls.begin(.read(isUrgent: request.urgent), by: site)
         defer { calls.end(.read(isUrgent: request.urgent), by: site) }
         let reader = try await backend.reader(of: volume, reign: Epoch(request.epoch), for: site)
-        let pieces = try await reader.read(extents, maximumByteCount: Int(request.maximumByteCount))
+        let pieces = try await reader.read(
+            extents, hashes: Dictionary(uniqueKeysWithValues: hashes),
+            maximumByteCount: Int(request.maximumByteCount))
         try await send(ReadCoding.encode(pieces), to: call)
+    }
+
+    private func changes(
+        _ call: RPCServerCall, _ request: Godwit_Peer_V1_ChangesRequest, _ site: SiteID
+    ) async throws {
+        let volume = try Self.volume(request.volume)
+        try calls.begin(.read(isUrgent: false), by: site)
+        defer { calls.end(.read(isUrgent: false), by: site) }
+        let reader = try await backend.reader(of: volume, reign: Epoch(request.epoch), for: site)
+        let changes = try reader.changes(since: Epoch(request.since), after: InodeNumber(request.after))
+        try await send(ChangesCoding.encode(changes), to: call)
     }
 
     private static func volume(_ text: String) throws(RPCStatus) -> VolumeID {

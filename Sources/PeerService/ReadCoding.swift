@@ -9,6 +9,8 @@ package enum ReadCoding {
     /// Bytes of SHA-256 that are sent: 128 bits, far beyond what chance can forge.
     private static let hashByteCount = 16
 
+    ///
+    /// - Parameter pieces: one that is the reader's own is only named.
     package static func encode(_ pieces: [Piece]) -> Godwit_Peer_V1_ReadReply {
         var reply = Godwit_Peer_V1_ReadReply()
         var payload: [UInt8] = []
@@ -17,7 +19,10 @@ package enum ReadCoding {
             message.inode = piece.inode.number
             message.start = piece.range.start
             message.end = piece.range.end
-            if case .bytes(let bytes) = piece.content {
+            guard case .bytes(let bytes) = piece.content else { return message }
+            if piece.isOwn {
+                message.same = true
+            } else {
                 message.hash = .init(hash(bytes[...]))
                 payload.append(contentsOf: bytes)
             }
@@ -35,8 +40,10 @@ package enum ReadCoding {
     }
 
     /// Takes an answer apart and verifies every hash and that it is an answer to what was asked.
+    ///
+    /// - Parameter own: the bytes whose hashes were sent along, by extent; a source may say that it has the same.
     package static func decode(
-        _ reply: Godwit_Peer_V1_ReadReply, asked: [Extent], from site: SiteID
+        _ reply: Godwit_Peer_V1_ReadReply, asked: [Extent], own: [Extent: [UInt8]] = [:], from site: SiteID
     ) throws(PeerError) -> [Piece] {
         let payload: [UInt8]
         switch reply.encoding {
@@ -59,6 +66,13 @@ package enum ReadCoding {
             }
             let range = ByteRange(message.start, message.end)
             let inode = InodeNumber(message.inode)
+            if message.same {
+                guard let bytes = own[Extent(inode: inode, range: range)] else {
+                    throw .malformed(site: site, "'the same' of bytes that were not asked for so")
+                }
+                pieces.append(Piece(inode: inode, range: range, content: .bytes(bytes), isOwn: true))
+                continue
+            }
             if message.hash.isEmpty {
                 pieces.append(Piece(inode: inode, range: range, content: .zeros))
                 continue
@@ -99,7 +113,7 @@ package enum ReadCoding {
         if pieces.isEmpty { throw .malformed(site: site, "an empty answer") }
     }
 
-    private static func hash(_ bytes: ArraySlice<UInt8>) -> [UInt8] {
+    static func hash(_ bytes: ArraySlice<UInt8>) -> [UInt8] {
         var hasher = SHA256()
         bytes.withUnsafeBytes { hasher.update(bufferPointer: $0) }
         return Array(hasher.finalize().prefix(hashByteCount))

@@ -55,6 +55,10 @@ package struct ControlService: Sendable {
             }
             reply.volumes.sort { $0.name < $1.name }
             try await call.send(try reply.serializedBytes())
+        case "DropCopies":
+            let agent = try await agent(request)
+            try await agent.dropCopiesExclusively()
+            try await send(agent, to: call)
         case "InspectVolume": try await send(try await agent(request), to: call)
         case "Mount":
             let message = try Godwit_Control_V1_MountRequest(serializedBytes: request)

@@ -65,6 +65,7 @@ struct Migration: Sendable {
             progress.totalByteCount = status.totalByteCount
             progress.missingByteCount = status.missingByteCount
             progress.receivedByteCount = status.receivedByteCount
+            progress.savedByteCount = status.savedByteCount
             progress.faultCount = status.faultCount
             progress.faultP50Microseconds = status.faultP50Microseconds
             progress.faultP99Microseconds = status.faultP99Microseconds

@@ -177,6 +177,7 @@ package actor Site {
 extension VolumeAgent {
     /// After a restart no mount of ours is served any more: dead ones are taken away, the holder goes.
     func startAfterRestart() async {
+        noteCopies()
         deleteNamelessHeads()
         do {
             try FuseMount.cleanStale(fsName: mountSource)
@@ -206,6 +207,7 @@ extension VolumeAgent {
         }
         try await context.registry.remove(stored)
         await close()
+        forgetCopies()
         try context.state.deleteVolume(id)
         logger.info("deleted")
     }

@@ -15,6 +15,8 @@ package final class SiteContext: Sendable {
     package let registry: any SiteRegistry
     package let logger: Logger
     package let hydration: Hydrator.Configuration
+    /// What is kept of volumes that have left.
+    let copies: KeptCopies
     private let current: Mutex<SiteIdentity>
     /// Whom the keys trusted when they were taken into use: what is on disk may be newer.
     private let trusted: Mutex<Set<SiteIdentity.Peer>>
@@ -27,7 +29,7 @@ package final class SiteContext: Sendable {
 
     package init(
         node: String, state: StateDirectory, registry: any SiteRegistry, identity: SiteIdentity,
-        hydration: Hydrator.Configuration, logger: Logger
+        hydration: Hydrator.Configuration, copies: CopyPolicy = .whileThereIsRoom, logger: Logger
     ) {
         site = identity.site
         self.node = node
@@ -36,6 +38,7 @@ package final class SiteContext: Sendable {
         current = Mutex(identity)
         trusted = Mutex(Self.peers(of: identity))
         self.hydration = hydration
+        self.copies = KeptCopies(copies, in: state)
         self.logger = logger
     }
 

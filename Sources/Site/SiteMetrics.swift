@@ -98,6 +98,10 @@ struct SiteMetrics {
             "godwit_hydration_received_bytes_total", .counter,
             "Bytes received from other sites, before decompression, without zeros."
         ) { $0.add(counts.receivedByteCount) }
+        text.add(
+            "godwit_hydration_saved_bytes_total", .counter,
+            "Bytes taken from copies kept here instead of from other sites, without zeros."
+        ) { $0.add(counts.savedByteCount) }
         text.add("godwit_fault_seconds", .histogram, "Reads of bytes that were at another site, served.") {
             $0.add(counts.faults)
         }
@@ -145,6 +149,15 @@ struct SiteMetrics {
         }
         add("hydration_received_bytes_total", "Received for this head since it was opened.", .counter) {
             $0.progress?.receivedByteCount
+        }
+        add("hydration_saved_bytes_total", "Taken from a copy here since it was opened.", .counter) {
+            $0.progress?.savedByteCount
+        }
+        add("hydration_needed_bytes_total", "Of both, read by applications.", .counter) {
+            $0.progress == nil ? nil : $0.neededByteCount
+        }
+        add("copy_bytes", "What copies take that are kept in case the volume returns.") {
+            $0.record.copies.values.reduce(0) { $0 &+ $1.byteCount }
         }
         add("faults_total", "Served for this head since it was opened.", .counter) { $0.progress?.faultCount }
         text.add("godwit_volume_resident_ratio", .gauge, "The share of its bytes that is here, 0 to 1.") {

@@ -21,6 +21,8 @@ package struct VolumeRecord: Hashable, Sendable {
     package var retainedHeads: [Epoch: UInt64]
     /// The directories of what was written here and is in no later state, by the epoch under which it was.
     package var divergentHeads: [Epoch: UInt64] = [:]
+    /// Heads that nobody needs any more, by the reign that each was granted to.
+    package var copies: [Epoch: KeptCopy] = [:]
     /// The highest number that a head's directory ever had: none is used twice, for the deletion of an old one
     /// may still be under way.
     package var lastHeadNumber: UInt64

@@ -67,10 +67,14 @@ package struct StateDirectory: Sendable {
     }
 
     /// Bytes that the disk has room for.
-    func freeBytes() throws(SiteError) -> UInt64 {
+    func freeBytes() throws(SiteError) -> UInt64 { try space().free }
+
+    /// The same, and how large the disk is.
+    func space() throws(SiteError) -> (free: UInt64, total: UInt64) {
         var status = statvfs()
         guard statvfs(path, &status) == 0 else { throw .system(call: "statvfs", path: path, Errno(errno)) }
-        return UInt64(status.f_bavail) &* UInt64(status.f_frsize)
+        let unit = UInt64(status.f_frsize)
+        return (UInt64(status.f_bavail) &* unit, UInt64(status.f_blocks) &* unit)
     }
 
     /// Makes a directory for a new head.

@@ -12,6 +12,7 @@ package struct StoredVolume: Codable, Hashable, Sendable {
     var headNumber: UInt64
     var retainedHeads: [String: UInt64]
     var divergentHeads: [String: UInt64]?
+    var copies: [String: KeptCopy]?
     var lastHeadNumber: UInt64
     var sharedWith: [String]
     var followedFrom: String?
@@ -33,6 +34,10 @@ package struct StoredVolume: Codable, Hashable, Sendable {
             ? nil
             : Dictionary(
                 uniqueKeysWithValues: record.divergentHeads.map { (String($0.key.number), $0.value) })
+        copies =
+            record.copies.isEmpty
+            ? nil
+            : Dictionary(uniqueKeysWithValues: record.copies.map { (String($0.key.number), $0.value) })
         lastHeadNumber = record.lastHeadNumber
         sharedWith = record.sharedWith.map(\.description).sorted()
         followedFrom = record.followedFrom?.description
@@ -42,8 +47,8 @@ package struct StoredVolume: Codable, Hashable, Sendable {
     }
 
     package func record(id: VolumeID) throws -> VolumeRecord {
-        func byEpoch(_ stored: [String: UInt64]) throws -> [Epoch: UInt64] {
-            var numbers: [Epoch: UInt64] = [:]
+        func byEpoch<Value>(_ stored: [String: Value]) throws -> [Epoch: Value] {
+            var numbers: [Epoch: Value] = [:]
             for (epoch, number) in stored {
                 guard let epoch = UInt64(epoch) else {
                     throw RegistryError.malformed(id, "an epoch that is no number")
@@ -59,7 +64,10 @@ package struct StoredVolume: Codable, Hashable, Sendable {
             sharedWith: Set(sharedWith.compactMap { SiteID($0) }),
             followedFrom: followedFrom.flatMap { SiteID($0) })
         record.divergentHeads = try byEpoch(divergentHeads ?? [:])
-        record.lastHeadNumber = max(record.lastHeadNumber, record.divergentHeads.values.max() ?? 0)
+        record.copies = try byEpoch(copies ?? [:])
+        record.lastHeadNumber = max(
+            record.lastHeadNumber, record.divergentHeads.values.max() ?? 0,
+            record.copies.values.map(\.number).max() ?? 0)
         record.hydration = hydration
         record.claim = claim
         record.isGuest = isGuest ?? false

@@ -14,6 +14,8 @@ extension VolumeAgent {
         if let open = heads[number] { return open }
         guard number != 0 else { throw SiteError.precondition("volume '\(record.name)' has no bytes here") }
         let storage = try HeadStorage(opening: context.state.head(number, of: id))
+        let copies = context.copies
+        storage.makeRoom { copies.giveUpOldest() }
         let head = OpenHead(number: number, storage: storage, logger: logger)
         heads[number] = head
         return head
@@ -101,8 +103,11 @@ extension VolumeAgent {
             try context.client(of: source.site)
         }
         let logger = self.logger
+        let returning = ownCopy(for: source, besides: number).map { copy in
+            ReturningSource(peer: origin, copy: copy) { logger.info("\($0)") }
+        }
         head.startHydration(
-            from: origin, directories: origin, configuration: context.hydration, policy: record.hydration
+            from: returning ?? origin, directories: origin, configuration: context.hydration, policy: record.hydration
         ) { line in
             logger.warning("\(line)")
         } whenComplete: { [weak self] in
@@ -119,6 +124,8 @@ extension VolumeAgent {
     private func noteFlattened(_ reign: Epoch) async {
         logger.info("every byte of the head of epoch \(reign) is here")
         do {
+            // The present state is all here: no older one is of any use.
+            if record.head.hasOwnHead, reign == record.head.headReign { try await dropCopies() }
             try await apply(.flattened(reign: reign))
         } catch {
             logger.debug("the source will be told later: \(error)")
@@ -137,7 +144,10 @@ extension VolumeAgent {
         }
         let storage = try openHead(record.headNumber).storage
         // This makes durable all that has changed as well.
-        return try await onBlockingThread { try storage.catalog.pin(Self.pinName(of: heir.epoch)) }
+        return try await onBlockingThread {
+            try storage.catalog.pin(
+                Self.pinName(of: heir.epoch), sealedFor: heir.epoch, isCertain: !storage.hadSyncFailure)
+        }
     }
 
     /// The pin of what was granted to a reign; a follower's has the name of its site.
@@ -193,7 +203,7 @@ extension VolumeAgent {
     /// start, when nobody makes or deletes one. Those above the last number that the record knows stay: it may be an
     /// older one, restored.
     func deleteNamelessHeads() {
-        let named = record.keptNumbers.union([record.headNumber])
+        let named = record.keptNumbers.union([record.headNumber]).union(record.copies.values.map(\.number))
         for number in context.state.heads(of: id)
         where number <= record.lastHeadNumber && !named.contains(number) {
             do {
@@ -222,12 +232,29 @@ extension VolumeAgent {
         let dropsPresent = isRetired && !stillRetained.contains(present)
         gone = gone.filter { !stillRetained.contains($0) && ($0 != present || dropsPresent) }
         let dead = Set(gone)
+        let copies = await copiesWorthKeeping(
+            among: dropsPresent ? dead.union([present]) : dead)
+        // Decided while a disk was waited for: what is needed meanwhile stays.
+        guard record.head.keptReigns == needed, record.headNumber == present,
+            divergences.isSuperset(of: record.head.divergences.map(\.epoch))
+        else { return }
         try await change { record in
+            record.copies.merge(copies) { $1 }
             record.retainedHeads = record.retainedHeads.filter { needed.contains($0.key) }
             record.divergentHeads = record.divergentHeads.filter { divergences.contains($0.key) }
             if dropsPresent { record.headNumber = 0; record.followedFrom = nil }
         }
+        for (epoch, copy) in copies { context.copies.note(copy, KeptCopies.Key(volume: id, epoch: epoch)) }
+        let kept = Set(copies.values.map(\.number))
         for number in dead.union(dropsPresent && present != 0 ? [present] : []) {
+            if kept.contains(number) {
+                logger.info("the old copy (head \(number)) is kept, in case the volume returns")
+                if ownCopies[number] == nil, let open = heads.removeValue(forKey: number) {
+                    try await open.close()
+                }
+                continue
+            }
+            ownCopies.removeValue(forKey: number)?.giveUp()
             if let open = heads.removeValue(forKey: number) { try await open.close() }
             try context.state.deleteHead(number, of: id)
             logger.info("the old copy (head \(number)) is deleted")

@@ -20,6 +20,8 @@ actor VolumeAgent {
     let logger: Logger
     var stored: Versioned<VolumeRecord>
     var heads: [UInt64: OpenHead] = [:]
+    /// Earlier states that are being used for what returns, by the numbers of their heads.
+    var ownCopies: [UInt64: OwnCopy] = [:]
     var mounts: [String: Mount] = [:]
     /// Mounts that have ended, until what they changed is durable and their holder is gone.
     var endings: [String: Task<Void, Never>] = [:]
@@ -275,6 +277,7 @@ actor VolumeAgent {
         } catch {
             logger.debug("will try again: \(error)")
         }
+        await dropSuperfluousCopies()
         followOn()
         announceTakeover()
         keepStarts()
@@ -296,6 +299,8 @@ actor VolumeAgent {
         defer { isBusy = false }
         return try await body(self)
     }
+
+    func dropCopiesExclusively() async throws { try await exclusively { try await $0.dropCopies() } }
 
     func deleteExclusively() async throws { try await exclusively { try await $0.delete() } }
 

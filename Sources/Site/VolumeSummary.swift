@@ -22,6 +22,11 @@ struct VolumeSummary: Sendable {
     /// What is wrong with the disk or the head here; nil: nothing is.
     var trouble: String?
 
+    /// Bytes that came from elsewhere, or from a copy here, and that applications have read.
+    var neededByteCount: UInt64 {
+        (progress?.neededByteCount ?? 0) + prefetchedByteCount - min(prefetchedByteCount, prefetchedUnreadByteCount)
+    }
+
     var roleName: String { record.head.role.name }
 
     /// The reign that is, or is to be, as far as this site knows.
@@ -63,6 +68,15 @@ struct VolumeSummary: Sendable {
         message.missingByteCount = missingByteCount
         message.inodeCount = inodeCount
         message.receivedByteCount = progress?.receivedByteCount ?? 0
+        message.savedByteCount = progress?.savedByteCount ?? 0
+        message.neededByteCount = neededByteCount
+        message.keptCopies = record.copies.sorted { $0.key < $1.key }.map { epoch, copy in
+            var kept = Godwit_Control_V1_KeptCopy()
+            kept.epoch = epoch.number
+            kept.byteCount = copy.byteCount
+            kept.since = copy.since
+            return kept
+        }
         message.faultCount = progress?.faultCount ?? 0
         message.faultP50Microseconds = microseconds(0.5)
         message.faultP99Microseconds = microseconds(0.99)
@@ -98,6 +112,8 @@ struct VolumeSummary: Sendable {
         message.faultP50Microseconds = microseconds(0.5)
         message.faultP99Microseconds = microseconds(0.99)
         message.waitingReason = waitingReason
+        message.savedByteCount = progress?.savedByteCount ?? 0
+        message.neededByteCount = neededByteCount
         message.released = isReleased
         message.complete = missingByteCount == 0 && !namesAreArriving
         message.namesArriving = namesAreArriving

@@ -124,6 +124,7 @@ extension VolumeFileSystem {
         var record = try state.regularFile(inode)
         let oldSize = record.attributes.size
         try state.cutBacking(of: &record, to: size)
+        try state.noteChange(of: ByteRange(min(size, oldSize), ByteRange.maximumOffset), of: inode)
         if size == 0, record.data != .none {
             // A new data file, made when it is written to: the old one goes once that is durable.
             try state.discardData(record.data)
@@ -150,9 +151,9 @@ extension VolumeFileSystem {
         try changing(frees: !takesRoom) {
             if takesRoom {
                 let free = try storage.bytes.diskSpace().free
-                guard free > HeadStorage.reservedByteCount,
-                    free - HeadStorage.reservedByteCount >= byteCount
-                else { throw Errno.noSpace }
+                let fits =
+                    free > HeadStorage.reservedByteCount && free - HeadStorage.reservedByteCount >= byteCount
+                guard fits || storage.makesRoom(for: byteCount) else { throw Errno.noSpace }
             }
             try storage.withDataLock(of: inode) {
                 let room = try roomForWriting(inode, range)

@@ -32,7 +32,12 @@ extension VolumeFileSystem {
                 let file = try storage.dataFile(of: room.record)
                 let allowed = try fits(range, room, file)
                 let part = UnsafeRawBufferPointer(rebasing: bytes[0..<Int(allowed.byteCount)])
-                let (count, failure) = file.writeSome(part, at: range.start)
+                var (count, failure) = file.writeSome(part, at: range.start)
+                if failure?.errno == .noSpace, storage.makesRoom() {
+                    let rest = UnsafeRawBufferPointer(rebasing: part[count...])
+                    let more = file.writeSome(rest, at: range.start + UInt64(count))
+                    (count, failure) = (count + more.byteCount, more.failure)
+                }
                 // What was written before the disk was full is there, and POSIX wants it counted.
                 if let failure, count == 0 { throw failure }
                 try noteWritten(
@@ -52,6 +57,7 @@ extension VolumeFileSystem {
                 _ = try self.storage.makeDataFile(for: &record, in: &state)
                 try state.update(record, kind: .structural)
             }
+            try state.noteChange(of: range, of: inode)
             let wanted = Self.newByteCount(range, in: record)
             return Room(record: record, wanted: wanted, granted: wanted == 0 ? 0 : state.reserve(wanted))
         }

@@ -147,6 +147,7 @@ struct MigrationDisplay {
         object.add("totalBytes", progress.totalByteCount)
         object.add("missingBytes", progress.missingByteCount)
         object.add("receivedBytes", progress.receivedByteCount)
+        object.add("savedBytes", progress.savedByteCount)
         object.add("inodes", progress.inodeCount)
         object.add("bytesPerSecond", rate ?? 0)
         object.add("faults", progress.faultCount)

@@ -62,6 +62,12 @@ struct SiteCommand: AsyncParsableCommand {
             "More applications, or other ones of the same names, for what is fetched first when no start has been "
                 + "recorded; the form is told by 'godwit site --show-prefetch-table'.", valueName: "file"))
     var prefetchTable: String?
+    @Option(
+        help: ArgumentHelp(
+            "Copies of volumes that have left, kept in case they return: 'auto' (while a fifth of the disk is free), "
+                + "at most so many bytes of them (for example 50Gi), or 'none'. They go at once when the disk is "
+                + "full.", valueName: "size"))
+    var keepCopies = "auto"
     @Flag(help: "Print the table of what well-known applications read first, and end.")
     var showPrefetchTable = false
     @Option(help: "trace, debug, info, notice, warning, error.") var logLevel = "info"
@@ -70,6 +76,7 @@ struct SiteCommand: AsyncParsableCommand {
         guard faultTimeout > 0, faultTimeout <= 86_400 else {
             throw ValidationError("--fault-timeout is more than 0 and at most 86400 seconds")
         }
+        _ = try copyPolicy()
         guard Logger.Level(rawValue: logLevel) != nil else {
             throw ValidationError("'\(logLevel)' is no log level")
         }
@@ -112,11 +119,24 @@ struct SiteCommand: AsyncParsableCommand {
             if let prefetchTable { hydration.firstGuesses = try Self.table(prefetchTable) }
             let context = SiteContext(
                 node: node ?? ProcessInfo.processInfo.hostName, state: state,
-                registry: try registry(state), identity: identity, hydration: hydration, logger: logger)
+                registry: try registry(state), identity: identity, hydration: hydration, copies: try copyPolicy(),
+                logger: logger)
             let site = Site(context: context)
             try await site.start()
             try await serve(site, stop)
             await site.stop()
+        }
+    }
+
+    private func copyPolicy() throws -> CopyPolicy {
+        switch keepCopies {
+        case "auto": return .whileThereIsRoom
+        case "none": return .none
+        default:
+            guard let limit = ByteCount(argument: keepCopies) else {
+                throw ValidationError("--keep-copies is 'auto', 'none' or a size such as 50Gi")
+            }
+            return .limited(limit.bytes)
         }
     }
 

@@ -9,7 +9,8 @@ struct VolumeCommand: AsyncParsableCommand {
         subcommands: [
             Create.self, List.self, Inspect.self, Mount.self, Unmount.self, Expand.self, Revoke.self,
             Hydrate.self,
-            Check.self, TakeOver.self, Divergence.self, Diff.self, Delete.self,
+            Check.self, TakeOver.self, Divergence.self, Diff.self,
+            DropCopies.self, Delete.self,
         ])
 
     struct Create: AsyncParsableCommand {
@@ -214,6 +215,22 @@ struct VolumeCommand: AsyncParsableCommand {
         }
     }
 
+    struct DropCopies: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            commandName: "drop-copies",
+            abstract: "Delete the copies of a volume that are kept here in case it returns.",
+            discussion: """
+                Nobody depends on them: should the volume return, all of its bytes come over the link.
+
+                Example: godwit volume drop-copies data
+                """)
+        @OptionGroup var site: SiteOptions
+        @Argument(help: "The volume's name or identifier.") var volume: String
+        @Flag(help: "Print JSON.") var json = false
+
+        func run() async throws { try await show("DropCopies", volume, site, json: json) }
+    }
+
     struct Delete: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Delete a volume and its bytes at this site.",
@@ -262,6 +279,10 @@ enum VolumeText {
         options.add("missingBytes", volume.missingByteCount)
         options.add("namesArriving", volume.namesArriving)
         options.add("receivedBytes", volume.receivedByteCount)
+        options.add("savedBytes", volume.savedByteCount)
+        options.add("neededBytes", volume.neededByteCount)
+        options.add("keptCopies", volume.keptCopies.map { String($0.epoch) })
+        options.add("keptCopyBytes", volume.keptCopies.reduce(0) { $0 &+ $1.byteCount })
         options.add("faults", volume.faultCount)
         options.add("faultP50Microseconds", volume.faultP50Microseconds)
         options.add("faultP99Microseconds", volume.faultP99Microseconds)
@@ -301,6 +322,19 @@ enum VolumeText {
         ]
         if !volume.origin.isEmpty { rows.append(["origin", "site \(volume.origin)"]) }
         if volume.namesArriving { rows.append(["names", "still arriving from site \(volume.origin)"]) }
+        if volume.receivedByteCount > 0 || volume.savedByteCount > 0 {
+            rows.append([
+                "moved",
+                "\(Text.size(volume.receivedByteCount)) over the link, "
+                    + "\(Text.size(volume.savedByteCount)) taken from a copy here, "
+                    + "\(Text.size(volume.neededByteCount)) read by applications",
+            ])
+        }
+        for copy in volume.keptCopies {
+            rows.append([
+                "kept copy", "\(Text.size(copy.byteCount)), as handed over to epoch \(copy.epoch)",
+            ])
+        }
         if volume.faultCount > 0 {
             rows.append([
                 "faults",

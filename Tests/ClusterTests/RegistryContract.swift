@@ -38,6 +38,7 @@ enum RegistryContract {
         full.followedFrom = sydney
         full.retainedHeads = [Epoch(3): 4, .highest: 5]
         full.divergentHeads = [Epoch(9): 6]
+        full.copies = [Epoch(2): KeptCopy(number: 1, byteCount: 4096, since: 1_700_000_000)]
         full.lastHeadNumber = 7
         full.hydration = HydrationPolicy(isPaused: true, bytesPerSecond: 1 << 33)
         full.isGuest = true

@@ -1,0 +1,166 @@
+internal import SQLite
+package import VolumeModel
+
+/// Which bytes have changed since this site began to own the head, for the site that had it before.
+///
+/// What it relies on:
+/// - Whoever changes a file's bytes calls `noteChange` before, so that in this process nothing is forgotten.
+/// - Rows are written with the other changes, and a head that ended in order has all of them. After any other end the
+///   record is *uncertain* for good: a write may have reached the disk without it, for an fdatasync of bytes that
+///   are here waits for no commit. No time stamp would tell: fdatasync leaves the file's own behind as well.
+/// - An inode's number is never given twice, so that what was made since is told by its number alone.
+struct ChangeRecord {
+    /// The reign from whose beginning it counts; nil: nobody had the head before.
+    private(set) var since: Epoch?
+    private(set) var firstNewInode = InodeNumber(0)
+    fileprivate(set) var isUncertain = false
+    /// Those that were looked at lately, and all that are in no commit yet.
+    fileprivate var byInode: [InodeNumber: ChangedBytes] = [:]
+    fileprivate var dirty: Set<InodeNumber> = []
+
+    /// Kept in memory after a commit at most: 8 KiB each for the largest files, some bytes for most.
+    private static let memoryLimit = 2048
+
+    init(_ statements: CatalogStatements) throws(SQLiteError) {
+        since = try statements.meta(.changedSince).map { Epoch(UInt64(bitPattern: $0)) }
+        firstNewInode = InodeNumber(UInt64(bitPattern: try statements.meta(.firstChangedInode) ?? 0))
+        isUncertain = try statements.meta(.changesAreUncertain) == 1
+    }
+
+    init(since: Epoch, firstNewInode: InodeNumber) {
+        self.since = since
+        self.firstNewInode = firstNewInode
+    }
+
+    mutating func noteCommitted() {
+        dirty.removeAll(keepingCapacity: true)
+        if byInode.count > Self.memoryLimit { byInode.removeAll() }
+    }
+}
+
+extension CatalogState {
+    /// Notes that bytes of a file are about to change. Waits for nothing, and needs no commit.
+    ///
+    /// - Parameter range: a part past the file's end counts anyway.
+    package mutating func noteChange(of range: ByteRange, of number: InodeNumber) throws {
+        guard changed.since != nil, !changed.isUncertain, number < changed.firstNewInode, !range.isEmpty
+        else { return }
+        if changed.byInode[number] == nil {
+            // Before the first change the file is as large as it was then.
+            guard let record = try inode(number) else { return }
+            changed.byInode[number] =
+                try storedChanges(of: number) ?? ChangedBytes(unchangedOf: record.attributes.size)
+        }
+        guard changed.byInode[number]?.insert(range) == true else { return }
+        changed.dirty.insert(number)
+        hasChanges = true
+        changeCount &+= 1
+    }
+
+    private func storedChanges(of number: InodeNumber) throws -> ChangedBytes? {
+        statements.getChanged.bind(1, number.number)
+        guard let row = try statements.getChanged.first(Self.changedBytes(of:)) else { return nil }
+        // Damaged: all of it.
+        return row ?? ChangedBytes(unchangedOf: 0)
+    }
+
+    private static func changedBytes(of row: Statement) -> ChangedBytes? {
+        ChangedBytes(allFrom: row.unsigned(1), shift: row.unsigned32(2), bits: row.bytes(3))
+    }
+
+    func writeChanges() throws(SQLiteError) {
+        for number in changed.dirty.sorted() {
+            guard let bytes = changed.byInode[number] else { continue }
+            statements.putChanged.bind(1, number.number)
+            statements.putChanged.bind(2, bytes.allFrom)
+            statements.putChanged.bind(3, UInt32(bytes.shift))
+            statements.putChanged.bind(4, bytes.bits)
+            try statements.putChanged.run()
+        }
+    }
+
+    /// An inode that is gone is asked for by nobody.
+    mutating func forgetChanges(of number: InodeNumber) throws {
+        guard changed.since != nil, number < changed.firstNewInode else { return }
+        changed.byInode[number] = nil
+        changed.dirty.remove(number)
+        statements.deleteChanged.bind(1, number.number)
+        try statements.deleteChanged.run()
+    }
+
+    /// A head that was granted to this site begins: from here on what changes is noted.
+    mutating func beginChangeRecord(since epoch: Epoch) throws {
+        try connection.execute("DELETE FROM changed")
+        changed = ChangeRecord(since: epoch, firstNewInode: counters.nextInode)
+        try statements.setMeta(.changedSince, Int64(bitPattern: epoch.number))
+        try statements.setMeta(.firstChangedInode, Int64(bitPattern: counters.nextInode.number))
+        try statements.setMeta(.changesAreUncertain, 0)
+    }
+
+    /// The last end was not in order.
+    mutating func noteCrash() throws {
+        if changed.since != nil {
+            changed.isUncertain = true
+            try statements.setMeta(.changesAreUncertain, 1)
+        }
+        if try statements.meta(.sealIsDurable) != 1 { try statements.setMeta(.sealIsUncertain, 1) }
+    }
+
+    // MARK: the state that was granted
+
+    mutating func noteSeal(for heir: Epoch, isCertain: Bool) throws {
+        try beginIfNeeded()
+        try statements.setMeta(.sealedFor, Int64(bitPattern: heir.number))
+        try statements.setMeta(.sealIsDurable, 0)
+        try statements.setMeta(.sealIsUncertain, isCertain ? 0 : 1)
+    }
+
+    /// Everything of the sealed head is on disk: a crash takes nothing back any more.
+    package mutating func noteSealIsDurable() throws {
+        guard try statements.meta(.sealedFor) ?? 0 != 0, try statements.meta(.sealIsUncertain) != 1 else { return }
+        try beginIfNeeded()
+        try statements.setMeta(.sealIsDurable, 1)
+    }
+
+    /// The head goes on: it is no longer what was granted.
+    mutating func breakSeal() throws { try statements.setMeta(.sealedFor, 0) }
+
+    /// The reign that this head, as it is, was granted to; nil: it has gone on since, or never was.
+    package func sealedFor() throws -> (heir: Epoch, isCertain: Bool)? {
+        guard let number = try statements.meta(.sealedFor), number != 0 else { return nil }
+        return (Epoch(UInt64(bitPattern: number)), try statements.meta(.sealIsUncertain) != 1)
+    }
+
+    // MARK: what is told
+
+    /// A part of what has changed since a reign of this site's began.
+    ///
+    /// - Parameters:
+    ///   - after: only inodes with higher numbers.
+    ///   - byteCount: about how much is told at a time.
+    package mutating func changes(
+        since epoch: Epoch, after: InodeNumber, byteCount: Int
+    ) throws -> ChangesSince {
+        guard changed.since == epoch else { return ChangesSince(kind: .unknown) }
+        guard !changed.isUncertain else {
+            return ChangesSince(kind: .uncertain, firstNewInode: changed.firstNewInode)
+        }
+        _ = try commit()
+        var answer = ChangesSince(kind: .exact, firstNewInode: changed.firstNewInode)
+        var room = byteCount
+        let statement = try connection.prepare(
+            "SELECT ino, all_from, shift, granules FROM changed WHERE ino > ?1 ORDER BY ino")
+        statement.bind(1, Int64(clamping: after.number))
+        try statement.forEach { row in
+            guard room > 0 else {
+                answer.isComplete = false
+                return false
+            }
+            let bytes = Self.changedBytes(of: row) ?? ChangedBytes(unchangedOf: 0)
+            answer.inodes.append((InodeNumber(row.unsigned(0)), bytes))
+            room -= bytes.bits.count + 24
+            return true
+        }
+        return answer
+    }
+}

@@ -1,0 +1,140 @@
+package import Foundation
+internal import Glibc
+internal import Synchronization
+package import VolumeModel
+
+/// A state of a volume that was handed over and is needed by nobody, kept in case the volume returns.
+package struct KeptCopy: Hashable, Sendable, Codable {
+    /// The number of its head's directory.
+    package var number: UInt64
+    /// What its files take.
+    package var byteCount: UInt64
+    /// When it was released, in seconds since 1970.
+    package var since: Int64
+
+    package init(number: UInt64, byteCount: UInt64, since: Int64) {
+        self.number = number
+        self.byteCount = byteCount
+        self.since = since
+    }
+}
+
+/// How much of the disk may hold copies that are needed by nobody.
+package enum CopyPolicy: Hashable, Sendable {
+    case none
+    /// As long as a fifth of the disk is free.
+    case whileThereIsRoom
+    /// The same, and so many bytes of all volumes together at most.
+    case limited(UInt64)
+}
+
+/// All kept copies of a site, and who goes first when there is no room for them.
+///
+/// They are given up one by one, the oldest first, in order by `VolumeAgent`; and at once by whoever finds the disk
+/// full, on whatever thread that is: then the files go, and the agent finds that out later.
+package final class KeptCopies: Sendable {
+    /// Below this share of the disk no copy is kept: so that there is room for what is really stored, and time to
+    /// make more before it is needed.
+    private static let freeShare: UInt64 = 5
+
+    struct Key: Hashable, Sendable {
+        let volume: VolumeID
+        let epoch: Epoch
+    }
+
+    private struct Entry {
+        let copy: KeptCopy
+        /// Ends its use just now; nil: it is in no use.
+        var letGo: (@Sendable () -> Void)?
+    }
+
+    private struct State {
+        var entries: [Key: Entry] = [:]
+        /// What was given up and is still in its volume's record.
+        var gone: Set<Key> = []
+    }
+
+    private let policy: CopyPolicy
+    private let directory: StateDirectory
+    private let state = Mutex(State())
+
+    package init(_ policy: CopyPolicy, in directory: StateDirectory) {
+        self.policy = policy
+        self.directory = directory
+    }
+
+    static func now() -> Int64 { Int64(Date().timeIntervalSince1970) }
+
+    /// Whether one more copy may be kept.
+    func mayKeep(_ byteCount: UInt64) -> Bool {
+        switch policy {
+        case .none: false
+        case .whileThereIsRoom: hasRoom()
+        case .limited(let limit): byteCount <= limit && hasRoom()
+        }
+    }
+
+    func note(_ copy: KeptCopy, _ key: Key) {
+        state.withLock { if $0.entries[key] == nil { $0.entries[key] = Entry(copy: copy) } }
+    }
+
+    /// - Returns: false when it was given up meanwhile.
+    func use(_ key: Key, letGo: @escaping @Sendable () -> Void) -> Bool {
+        state.withLock { state in
+            guard state.entries[key] != nil else { return false }
+            state.entries[key]?.letGo = letGo
+            return true
+        }
+    }
+
+    func forget(_ key: Key) {
+        state.withLock { state in
+            state.entries[key] = nil
+            state.gone.remove(key)
+        }
+    }
+
+    func isGone(_ key: Key) -> Bool { state.withLock { $0.gone.contains(key) } }
+
+    /// Which copies are too many now, the oldest first.
+    func superfluous() -> [Key] {
+        let sorted = state.withLock { state in
+            state.entries.map { ($0.key, $0.value.copy) }.sorted { $0.1.since < $1.1.since }
+        }
+        guard let oldest = sorted.first else { return [] }
+        switch policy {
+        case .none: return sorted.map(\.0)
+        case .whileThereIsRoom: return hasRoom() ? [] : [oldest.0]
+        case .limited(let limit):
+            var sum = sorted.reduce(0) { $0 &+ $1.1.byteCount }
+            var keys: [Key] = []
+            for (key, copy) in sorted where sum > limit {
+                keys.append(key)
+                sum -= min(sum, copy.byteCount)
+            }
+            return keys.isEmpty && !hasRoom() ? [oldest.0] : keys
+        }
+    }
+
+    private func hasRoom() -> Bool {
+        guard let (free, total) = try? directory.space() else { return false }
+        return free >= total / Self.freeShare
+    }
+
+    /// The disk is full: deletes the oldest copy here and now.
+    ///
+    /// - Returns: whether there was one.
+    func giveUpOldest() -> Bool {
+        let found = state.withLock { state -> (Key, Entry)? in
+            guard let (key, entry) = state.entries.min(by: { $0.value.copy.since < $1.value.copy.since })
+            else { return nil }
+            state.entries[key] = nil
+            state.gone.insert(key)
+            return (key, entry)
+        }
+        guard let (key, entry) = found else { return false }
+        entry.letGo?()
+        try? directory.deleteHead(entry.copy.number, of: key.volume)
+        return true
+    }
+}

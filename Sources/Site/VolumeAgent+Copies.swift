@@ -1,0 +1,118 @@
+internal import Catalog
+internal import Handoff
+internal import Hydration
+internal import PeerService
+internal import VolumeModel
+
+/// What is kept of a volume that has left, in case it returns.
+///
+/// The hand-off knows nothing of it: when nobody depends on a head any more, it is kept instead of deleted. It may go
+/// at any moment, and is never offered for a takeover.
+extension VolumeAgent {
+    private func key(_ epoch: Epoch) -> KeptCopies.Key { KeptCopies.Key(volume: id, epoch: epoch) }
+
+    /// Tells the site of the copies that the record names.
+    func noteCopies() {
+        for (epoch, copy) in record.copies { context.copies.note(copy, key(epoch)) }
+    }
+
+    /// The volume is deleted, and its copies with it.
+    func forgetCopies() {
+        for epoch in record.copies.keys { context.copies.forget(key(epoch)) }
+    }
+
+    /// Which of these heads, that nobody needs any more, are worth keeping; each is made durable.
+    ///
+    /// - Returns: by the reign that the head was granted to.
+    func copiesWorthKeeping(among dead: Set<UInt64>) async -> [Epoch: KeptCopy] {
+        // Whoever has all of the present state needs no older one.
+        guard !(record.head.hasOwnHead && record.head.origin == nil) else { return [:] }
+        var kept: [Epoch: KeptCopy] = [:]
+        for (epoch, number) in record.retainedHeads where dead.contains(number) {
+            guard !record.divergentHeads.values.contains(number) else { continue }
+            do {
+                if let copy = try await copy(of: number, grantedTo: epoch) { kept[epoch] = copy }
+            } catch {
+                logger.debug("head \(number) is not kept: \(error)")
+            }
+        }
+        return kept
+    }
+
+    private func copy(of number: UInt64, grantedTo epoch: Epoch) async throws -> KeptCopy? {
+        let storage = try openHead(number).storage
+        let (seal, byteCount) = try storage.catalog.perform { state in
+            (try state.sealedFor(), state.counters.allocatedByteCount)
+        }
+        guard let seal, seal.heir == epoch, context.copies.mayKeep(byteCount) else { return nil }
+        try await onBlockingThread {
+            try storage.settle()
+            try storage.catalog.perform { try $0.noteSealIsDurable() }
+            try storage.catalog.synchronize()
+        }
+        return KeptCopy(number: number, byteCount: byteCount, since: KeptCopies.now())
+    }
+
+    /// Deletes copies: all of them, or some.
+    func dropCopies(where isUnwanted: (Epoch) -> Bool = { _ in true }) async throws {
+        let dropped = record.copies.filter { isUnwanted($0.key) }
+        guard !dropped.isEmpty else { return }
+        let epochs = Set(dropped.keys)
+        try await change { record in
+            record.copies = record.copies.filter { !epochs.contains($0.key) }
+        }
+        for (epoch, copy) in dropped {
+            context.copies.forget(key(epoch))
+            ownCopies.removeValue(forKey: copy.number)?.giveUp()
+            if let open = heads.removeValue(forKey: copy.number) {
+                do {
+                    try await open.close()
+                } catch {
+                    logger.debug("closing a copy: \(error)")
+                }
+            }
+            try context.state.deleteHead(copy.number, of: id)
+            logger.info("the copy that was kept since epoch \(epoch) is deleted")
+        }
+    }
+
+    /// Drops what was given up for room, or is too much now.
+    func dropSuperfluousCopies() async {
+        guard !record.copies.isEmpty else { return }
+        let superfluous = Set(context.copies.superfluous())
+        do {
+            try await dropCopies { epoch in
+                superfluous.contains(key(epoch)) || context.copies.isGone(key(epoch))
+            }
+        } catch {
+            logger.warning("a copy that is to go stays: \(error)")
+        }
+    }
+
+    /// The newest earlier state here of a head that is to be fetched: its bytes need not come over the link.
+    func ownCopy(for source: Source, besides number: UInt64) -> OwnCopy? {
+        var candidates = record.copies.mapValues(\.number)
+        for (epoch, retained) in record.retainedHeads where retained != number && retained != record.headNumber {
+            candidates[epoch] = retained
+        }
+        for (epoch, candidate) in candidates.sorted(by: { $0.key > $1.key }) where epoch < source.reign {
+            if let known = ownCopies[candidate] { return known }
+            do {
+                let storage = try openHead(candidate).storage
+                guard let copy = try OwnCopy(storage, grantedTo: epoch) else { continue }
+                if record.copies[epoch] != nil {
+                    let isThere = context.copies.use(key(epoch)) {
+                        copy.giveUp()
+                        storage.bytes.closeAll()
+                    }
+                    guard isThere else { continue }
+                }
+                ownCopies[candidate] = copy
+                return copy
+            } catch {
+                logger.debug("the copy of epoch \(epoch) is of no use: \(error)")
+            }
+        }
+        return nil
+    }
+}
