@@ -67,7 +67,9 @@ extension Catalog {
     /// - Parameter heir: the reign that the present is granted to. Until the head goes on it is that state.
     ///   `isCertain`: whether what is on disk is surely what was read from here.
     /// - Returns: the sequence number of the present. Repeated it is the same, though the pin was a change itself.
-    package func pin(_ follower: String, sealedFor heir: Epoch? = nil, isCertain: Bool = true) throws -> SequenceNumber {
+    package func pin(_ follower: String, sealedFor heir: Epoch? = nil, isCertain: Bool = true) throws
+        -> SequenceNumber
+    {
         let sequence = try perform { state in
             let find = try state.connection.prepare("SELECT newest FROM pin WHERE name = ?1")
             find.bind(1, follower)

@@ -117,7 +117,9 @@ extension CatalogState {
 
     /// Everything of the sealed head is on disk: a crash takes nothing back any more.
     package mutating func noteSealIsDurable() throws {
-        guard try statements.meta(.sealedFor) ?? 0 != 0, try statements.meta(.sealIsUncertain) != 1 else { return }
+        guard try statements.meta(.sealedFor) ?? 0 != 0, try statements.meta(.sealIsUncertain) != 1 else {
+            return
+        }
         try beginIfNeeded()
         try statements.setMeta(.sealIsDurable, 1)
     }

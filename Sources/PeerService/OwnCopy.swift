@@ -24,7 +24,9 @@ package final class OwnCopy: Sendable {
 
     /// - Returns: nil when this head is not, or no longer, what was granted to that reign.
     package init?(_ storage: HeadStorage, grantedTo heir: Epoch) throws {
-        guard let seal = try storage.catalog.perform({ try $0.sealedFor() }), seal.heir == heir else { return nil }
+        guard let seal = try storage.catalog.perform({ try $0.sealedFor() }), seal.heir == heir else {
+            return nil
+        }
         self.heir = heir
         isCertain = seal.isCertain && !storage.hadSyncFailure
         self.storage = storage

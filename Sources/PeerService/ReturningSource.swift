@@ -95,9 +95,13 @@ package final class ReturningSource: ByteSource, DirectorySource {
             }
             switch known.kind {
             case .exact where copy.isCertain:
-                log("\(known.changed.count) files have changed since epoch \(copy.heir), others are taken from here")
+                log(
+                    "\(known.changed.count) files have changed since epoch \(copy.heir), others are taken from here"
+                )
             case .exact, .uncertain, .unknown:
-                log("what has changed since epoch \(copy.heir) is not known for sure: pieces are compared by hash")
+                log(
+                    "what has changed since epoch \(copy.heir) is not known for sure: pieces are compared by hash"
+                )
             }
             return known
         } catch {

@@ -1,7 +1,7 @@
-package import Foundation
+internal import Foundation
 internal import Glibc
 internal import Synchronization
-package import VolumeModel
+internal import VolumeModel
 
 /// A state of a volume that was handed over and is needed by nobody, kept in case the volume returns.
 package struct KeptCopy: Hashable, Sendable, Codable {
@@ -24,7 +24,7 @@ package enum CopyPolicy: Hashable, Sendable {
     case none
     /// As long as a fifth of the disk is free.
     case whileThereIsRoom
-    /// The same, and so many bytes of all volumes together at most.
+    /// So many bytes of all volumes together at most, as long as a twentieth of the disk is free.
     case limited(UInt64)
 }
 
@@ -34,8 +34,8 @@ package enum CopyPolicy: Hashable, Sendable {
 /// full, on whatever thread that is: then the files go, and the agent finds that out later.
 package final class KeptCopies: Sendable {
     /// Below this share of the disk no copy is kept: so that there is room for what is really stored, and time to
-    /// make more before it is needed.
-    private static let freeShare: UInt64 = 5
+    /// make more before it is needed. Who names a size has thought of that.
+    private var freeShare: UInt64 { if case .limited = policy { 20 } else { 5 } }
 
     struct Key: Hashable, Sendable {
         let volume: VolumeID
@@ -118,7 +118,7 @@ package final class KeptCopies: Sendable {
 
     private func hasRoom() -> Bool {
         guard let (free, total) = try? directory.space() else { return false }
-        return free >= total / Self.freeShare
+        return free >= total / freeShare
     }
 
     /// The disk is full: deletes the oldest copy here and now.

@@ -92,7 +92,8 @@ extension VolumeAgent {
     /// The newest earlier state here of a head that is to be fetched: its bytes need not come over the link.
     func ownCopy(for source: Source, besides number: UInt64) -> OwnCopy? {
         var candidates = record.copies.mapValues(\.number)
-        for (epoch, retained) in record.retainedHeads where retained != number && retained != record.headNumber {
+        for (epoch, retained) in record.retainedHeads
+        where retained != number && retained != record.headNumber {
             candidates[epoch] = retained
         }
         for (epoch, candidate) in candidates.sorted(by: { $0.key > $1.key }) where epoch < source.reign {

@@ -107,7 +107,8 @@ extension VolumeAgent {
             ReturningSource(peer: origin, copy: copy) { logger.info("\($0)") }
         }
         head.startHydration(
-            from: returning ?? origin, directories: origin, configuration: context.hydration, policy: record.hydration
+            from: returning ?? origin, directories: origin, configuration: context.hydration,
+            policy: record.hydration
         ) { line in
             logger.warning("\(line)")
         } whenComplete: { [weak self] in

@@ -24,7 +24,8 @@ struct VolumeSummary: Sendable {
 
     /// Bytes that came from elsewhere, or from a copy here, and that applications have read.
     var neededByteCount: UInt64 {
-        (progress?.neededByteCount ?? 0) + prefetchedByteCount - min(prefetchedByteCount, prefetchedUnreadByteCount)
+        (progress?.neededByteCount ?? 0) + prefetchedByteCount
+            - min(prefetchedByteCount, prefetchedUnreadByteCount)
     }
 
     var roleName: String { record.head.role.name }

@@ -119,7 +119,8 @@ struct SiteCommand: AsyncParsableCommand {
             if let prefetchTable { hydration.firstGuesses = try Self.table(prefetchTable) }
             let context = SiteContext(
                 node: node ?? ProcessInfo.processInfo.hostName, state: state,
-                registry: try registry(state), identity: identity, hydration: hydration, copies: try copyPolicy(),
+                registry: try registry(state), identity: identity, hydration: hydration,
+                copies: try copyPolicy(),
                 logger: logger)
             let site = Site(context: context)
             try await site.start()
