@@ -48,10 +48,15 @@ extension CatalogState {
         if changed.byInode[number] == nil {
             // Before the first change the file is as large as it was then.
             guard let record = try inode(number) else { return }
-            changed.byInode[number] =
-                try storedChanges(of: number) ?? ChangedBytes(unchangedOf: record.attributes.size)
+            let stored = try storedChanges(of: number)
+            changed.byInode[number] = stored ?? ChangedBytes(unchangedOf: record.attributes.size)
+            // Also when nothing of it changes but its end: how large it was must be known later.
+            if stored == nil { noteDirty(number) }
         }
-        guard changed.byInode[number]?.insert(range) == true else { return }
+        if changed.byInode[number]?.insert(range) == true { noteDirty(number) }
+    }
+
+    private mutating func noteDirty(_ number: InodeNumber) {
         changed.dirty.insert(number)
         hasChanges = true
         changeCount &+= 1

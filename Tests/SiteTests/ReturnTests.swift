@@ -107,7 +107,8 @@ extension SiteTests {
                 try await run(Self.changes, pair, in: path)
                 // An overwrite that no commit of the catalog knows.
                 let torn = """
-                    sync; dd if=$R/changed of=punched bs=64k skip=9 seek=60 count=2 conv=notrunc,fdatasync status=none
+                    find . -type f -exec sync {} +; sync . sub
+                    dd if=$R/changed of=punched bs=64k skip=9 seek=60 count=2 conv=notrunc,fdatasync status=none
                     """
                 try await run(torn, pair, in: path)
                 await pair.sydney.kill()
