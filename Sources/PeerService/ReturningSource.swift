@@ -17,7 +17,8 @@ package final class ReturningSource: ByteSource, DirectorySource {
     private static let pageTimeout: Duration = .seconds(20)
 
     private let peer: PeerSource
-    private let copy: OwnCopy
+    /// Opens the copy: not before something is asked for, so that the hand-off does not wait for it.
+    private let openCopy: @Sendable () async -> OwnCopy?
     private let log: @Sendable (String) -> Void
     private let state = Mutex(State())
 
@@ -26,8 +27,10 @@ package final class ReturningSource: ByteSource, DirectorySource {
         var asking: Task<Known, any Error>?
     }
 
-    /// What the peer has told.
+    /// What the peer has told, and of which copy.
     private struct Known {
+        /// nil: there is none after all.
+        var copy: OwnCopy?
         var kind: ChangesSince.Kind
         var firstNewInode = InodeNumber(0)
         var changed: [InodeNumber: ChangedBytes] = [:]
@@ -35,9 +38,12 @@ package final class ReturningSource: ByteSource, DirectorySource {
         var last = InodeNumber(.max)
     }
 
-    package init(peer: PeerSource, copy: OwnCopy, log: @escaping @Sendable (String) -> Void) {
+    package init(
+        peer: PeerSource, log: @escaping @Sendable (String) -> Void,
+        openCopy: @escaping @Sendable () async -> OwnCopy?
+    ) {
         self.peer = peer
-        self.copy = copy
+        self.openCopy = openCopy
         self.log = log
     }
 
@@ -52,13 +58,13 @@ package final class ReturningSource: ByteSource, DirectorySource {
     package func read(
         _ extents: [Extent], urgency: Urgency, timeout: Duration
     ) async throws -> [Piece] {
-        guard !copy.isGivenUp, let known = try await known(isUrgent: urgency == .urgent) else {
-            return try await peer.read(extents, urgency: urgency, timeout: timeout)
-        }
+        guard let known = try await known(isUrgent: urgency == .urgent), let copy = known.copy,
+            !copy.isGivenUp
+        else { return try await peer.read(extents, urgency: urgency, timeout: timeout) }
         guard known.kind == .exact, copy.isCertain else {
-            return try await compare(extents, known, urgency: urgency, timeout: timeout)
+            return try await compare(extents, known, copy, urgency: urgency, timeout: timeout)
         }
-        var (pieces, rest) = await take(extents, known)
+        var (pieces, rest) = await take(extents, known, copy)
         guard !rest.isEmpty else { return pieces }
         do {
             rest = Array(rest.prefix(PeerLimits.extentCount))
@@ -88,11 +94,14 @@ package final class ReturningSource: ByteSource, DirectorySource {
 
     private func ask() async throws -> Known {
         do {
-            let known = try await askAll()
+            let copy = await openCopy()
+            var known = Known(kind: .unknown)
+            if let copy { known = try await askAll(copy) }
             state.withLock { state in
                 state.known = known
                 state.asking = nil
             }
+            guard let copy else { return known }
             switch known.kind {
             case .exact where copy.isCertain:
                 log(
@@ -110,15 +119,15 @@ package final class ReturningSource: ByteSource, DirectorySource {
         }
     }
 
-    private func askAll() async throws -> Known {
+    private func askAll(_ copy: OwnCopy) async throws -> Known {
         var known: Known?
         var after = InodeNumber(0)
         var byteCount = 0
         while true {
             let part = try await peer.changes(since: copy.heir, after: after, timeout: Self.pageTimeout)
-            var sum = known ?? Known(kind: part.kind, firstNewInode: part.firstNewInode)
+            var sum = known ?? Known(copy: copy, kind: part.kind, firstNewInode: part.firstNewInode)
             guard sum.kind == part.kind, sum.firstNewInode == part.firstNewInode else {
-                return Known(kind: .unknown)
+                return Known(copy: copy, kind: .unknown)
             }
             for item in part.inodes {
                 byteCount += item.bytes.bits.count + 64
@@ -138,7 +147,9 @@ package final class ReturningSource: ByteSource, DirectorySource {
     /// Takes what has not changed from the copy, about a portion of it.
     ///
     /// - Returns: that, and what is to be asked for.
-    private func take(_ extents: [Extent], _ known: Known) async -> (pieces: [Piece], rest: [Extent]) {
+    private func take(
+        _ extents: [Extent], _ known: Known, _ copy: OwnCopy
+    ) async -> (pieces: [Piece], rest: [Extent]) {
         var pieces: [Piece] = []
         var rest: [Extent] = []
         var room = Self.portion
@@ -181,7 +192,7 @@ package final class ReturningSource: ByteSource, DirectorySource {
 
     /// Sends the hashes of what is here, and takes what the peer has alike from here.
     private func compare(
-        _ extents: [Extent], _ known: Known, urgency: Urgency, timeout: Duration
+        _ extents: [Extent], _ known: Known, _ copy: OwnCopy, urgency: Urgency, timeout: Duration
     ) async throws -> [Piece] {
         var asked: [Extent] = []
         var own: [Extent: [UInt8]] = [:]

@@ -76,6 +76,15 @@ extension VolumeAgent {
         }
     }
 
+    /// The present state is all here. What stays after a failure goes with the volume, or for room.
+    func dropObsoleteCopies() async {
+        do {
+            try await dropCopies()
+        } catch {
+            logger.warning("a copy that is of no use any more stays: \(error)")
+        }
+    }
+
     /// Drops what was given up for room, or is too much now.
     func dropSuperfluousCopies() async {
         guard !record.copies.isEmpty else { return }
@@ -89,25 +98,25 @@ extension VolumeAgent {
         }
     }
 
-    /// The newest earlier state here of a head that is to be fetched: its bytes need not come over the link.
-    func ownCopy(for source: Source, besides number: UInt64) -> OwnCopy? {
+    /// Heads here that may hold an earlier state of one that is to be fetched, by the reign that each was granted to.
+    func earlierHeads(than source: Source, besides number: UInt64) -> [Epoch: UInt64] {
         var candidates = record.copies.mapValues(\.number)
         for (epoch, retained) in record.retainedHeads
         where retained != number && retained != record.headNumber {
             candidates[epoch] = retained
         }
-        for (epoch, candidate) in candidates.sorted(by: { $0.key > $1.key }) where epoch < source.reign {
+        return candidates.filter { $0.key < source.reign }
+    }
+
+    /// The newest of them that is still what was granted: its bytes need not come over the link.
+    func ownCopy(for source: Source, besides number: UInt64) -> OwnCopy? {
+        let candidates = earlierHeads(than: source, besides: number)
+        for (epoch, candidate) in candidates.sorted(by: { $0.key > $1.key }) {
             if let known = ownCopies[candidate] { return known }
             do {
                 let storage = try openHead(candidate).storage
                 guard let copy = try OwnCopy(storage, grantedTo: epoch) else { continue }
-                if record.copies[epoch] != nil {
-                    let isThere = context.copies.use(key(epoch)) {
-                        copy.giveUp()
-                        storage.bytes.closeAll()
-                    }
-                    guard isThere else { continue }
-                }
+                if record.copies[epoch] != nil, !use(copy, storage) { continue }
                 ownCopies[candidate] = copy
                 return copy
             } catch {
@@ -115,5 +124,27 @@ extension VolumeAgent {
             }
         }
         return nil
+    }
+
+    /// - Returns: whether the kept copy is still there.
+    private func use(_ copy: OwnCopy, _ storage: HeadStorage) -> Bool {
+        context.copies.use(key(copy.heir)) {
+            copy.giveUp()
+            storage.bytes.closeAll()
+        }
+    }
+
+    /// A head has become a kept copy: it is closed, unless it is just being of use.
+    func closeKept(_ number: UInt64) async {
+        if let copy = ownCopies[number], let storage = heads[number]?.storage {
+            _ = use(copy, storage)
+            return
+        }
+        guard let open = heads.removeValue(forKey: number) else { return }
+        do {
+            try await open.close()
+        } catch {
+            logger.debug("closing the kept copy: \(error)")
+        }
     }
 }

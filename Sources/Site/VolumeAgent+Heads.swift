@@ -103,9 +103,14 @@ extension VolumeAgent {
             try context.client(of: source.site)
         }
         let logger = self.logger
-        let returning = ownCopy(for: source, besides: number).map { copy in
-            ReturningSource(peer: origin, copy: copy) { logger.info("\($0)") }
-        }
+        let returning: ReturningSource? =
+            earlierHeads(than: source, besides: number).isEmpty
+            ? nil
+            : ReturningSource(peer: origin) {
+                logger.info("\($0)")
+            } openCopy: { [weak self] in
+                await self?.ownCopy(for: source, besides: number)
+            }
         head.startHydration(
             from: returning ?? origin, directories: origin, configuration: context.hydration,
             policy: record.hydration
@@ -126,7 +131,7 @@ extension VolumeAgent {
         logger.info("every byte of the head of epoch \(reign) is here")
         do {
             // The present state is all here: no older one is of any use.
-            if record.head.hasOwnHead, reign == record.head.headReign { try await dropCopies() }
+            if record.head.hasOwnHead, reign == record.head.headReign { await dropObsoleteCopies() }
             try await apply(.flattened(reign: reign))
         } catch {
             logger.debug("the source will be told later: \(error)")
@@ -250,9 +255,7 @@ extension VolumeAgent {
         for number in dead.union(dropsPresent && present != 0 ? [present] : []) {
             if kept.contains(number) {
                 logger.info("the old copy (head \(number)) is kept, in case the volume returns")
-                if ownCopies[number] == nil, let open = heads.removeValue(forKey: number) {
-                    try await open.close()
-                }
+                await closeKept(number)
                 continue
             }
             ownCopies.removeValue(forKey: number)?.giveUp()

@@ -125,6 +125,39 @@ import VolumeModel
         #expect(readable > 0)
     }
 
+    @Test func damagedChangesAreErrorsOrChangesThatCanBe() throws {
+        var mutator = Mutator(seed: 31)
+        let peer = try #require(SiteID("tokyo"))
+        var inodes: [(inode: InodeNumber, bytes: ChangedBytes)] = []
+        for inode in 3..<9 as Range<UInt64> {
+            var bytes = ChangedBytes(unchangedOf: inode << 30)
+            _ = bytes.insert(ByteRange(inode << 20, inode << 21))
+            inodes.append((InodeNumber(inode), bytes))
+        }
+        let sound = ChangesSince(
+            kind: .exact, firstNewInode: InodeNumber(9), inodes: inodes, isComplete: false)
+        let input = try ChangesCoding.encode(sound).serializedBytes() as [UInt8]
+        var readable = 0
+        for round in 0..<Self.rounds {
+            guard let reply = try? Godwit_Peer_V1_ChangesReply(serializedBytes: mutator.damaged([input])),
+                let changes = try? ChangesCoding.decode(reply, after: InodeNumber(2), from: peer)
+            else { continue }
+            readable += 1
+            #expect(changes.isComplete || changes.kind == .exact && !changes.inodes.isEmpty, "round \(round)")
+            var last = InodeNumber(2)
+            for item in changes.inodes {
+                #expect(item.inode > last, "round \(round)")
+                last = item.inode
+                // Whatever they say, all of a range is either changed or not.
+                let range = ByteRange(1 << 20, 1 << 26)
+                let parts = item.bytes.parts(of: range)
+                #expect(parts.reduce(0) { $0 + $1.range.byteCount } == range.byteCount, "round \(round)")
+                #expect(item.bytes.firstChange(from: 0) <= item.bytes.allFrom)
+            }
+        }
+        #expect(readable > 0)
+    }
+
     // MARK: start profiles
 
     @Test func damagedStartProfilesAreErrorsOrProfilesThatCanBeUsed() throws {

@@ -13,7 +13,7 @@ import VolumeModel
 /// are served meanwhile, and nothing is left behind.
 @Suite(.serialized, .timeLimit(.minutes(10))) struct PeerFuzzTests {
     private static let methods = [
-        "Hello", "Status", "Follow", "Read", "List", "Exchange", "Offer", "TakeOver",
+        "Hello", "Status", "Follow", "Read", "List", "Exchange", "Offer", "TakeOver", "Changes",
     ]
 
     /// A site with one volume that it owns and one that is sealed for tokyo's epoch 2.
@@ -57,6 +57,15 @@ import VolumeModel
                     return try follow.serializedBytes()
                 }
             case "Read": return [try read().serializedBytes()]
+            case "Changes":
+                return try [UInt64(1), 2, .max].map {
+                    var changes = Godwit_Peer_V1_ChangesRequest()
+                    changes.volume = sealed.description
+                    changes.epoch = 2
+                    changes.since = $0
+                    changes.after = 3
+                    return try changes.serializedBytes()
+                }
             case "List": return [try list().serializedBytes()]
             case "Exchange": return try handoffMessages().map { try $0.serializedBytes() }
             case "Offer": return try offers().map { try $0.serializedBytes() }
@@ -80,6 +89,7 @@ import VolumeModel
                 extent.inode = inode
                 extent.start = 4096
                 extent.end = 50_000
+                if inode % 2 == 0 { extent.hash = .init([UInt8](repeating: 9, count: 16)) }
                 return extent
             }
             return read

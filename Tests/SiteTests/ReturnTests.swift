@@ -82,7 +82,10 @@ extension SiteTests {
                         try await site.start()
                     }
                 }
+                let before = pair.link.counters
                 try await pair.sydney.godwit(["migrate", "data", "--to", "london"])
+                let carried = (pair.link.counters - before).deliveredByteCount
+                #expect(carried < 5 << 20, "on the link, with all that belongs to it")
                 try await isSame(pair, at: pair.london, as: copy, cleanup)
                 let state = try await pair.london.inspect("data")
                 let received = try #require(state["receivedBytes"] as? Int)

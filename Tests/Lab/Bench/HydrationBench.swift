@@ -97,6 +97,7 @@ struct HydrationBench: Sendable {
             try BenchFiles.makeDirectory(tree)
             try await fill(tree, content)
             let hydration = try await hydrate(content, like: tree, volume: "h\(number)", pair, cleanup)
+            let back = try await goBack("h\(number)", content, pair, cleanup)
             let copy = try await FullCopy(over: pair.link).run(
                 from: tree, to: "\(pair.directory)/copy\(number)")
             let copyRate = Double(content.byteCount) / copy.duration.seconds
@@ -121,10 +122,47 @@ struct HydrationBench: Sendable {
                         "   processor seconds a GiB at the \(site)", "\(fixed(seconds / gibibytes, 2)) s",
                         value: seconds / gibibytes))
             }
+            rows += back
         }
         plan.note("hydration beside a database")
         rows.append(try await foreground(pair, cleanup))
         return rows
+    }
+
+    /// The way back, after a megabyte was changed at the target.
+    private func goBack(
+        _ volume: String, _ content: Content, _ pair: SitePair, _ cleanup: Cleanup
+    ) async throws -> [BenchRow] {
+        let there = try await pair.mount(volume, at: pair.sydney, cleanup)
+        try await DedicatedThread.run("write") {
+            try BenchFiles.writePages("\(there)/new", byteCount: 1 << 20, seed: 10)
+        }
+        let digest = try await TreeDigest.of(there)
+        try await pair.unmount(volume, at: pair.sydney)
+        // The old copy is released, and then kept, only once all is there.
+        try await pair.waitUntilReleased(volume, at: pair.sydney)
+        try await BenchMachine.dropCaches()
+        let counters = pair.link.counters
+        let start = ContinuousClock.now
+        try await pair.sydney.godwit(["migrate", volume, "--to", "london"], limit: .seconds(600))
+        let elapsed = (ContinuousClock.now - start).seconds
+        let moved = (pair.link.counters - counters).deliveredByteCount
+        let home = try await pair.mount(volume, at: pair.london, cleanup)
+        let back = try await TreeDigest.of(home)
+        guard back.value == digest.value else {
+            let difference = digest.differences(to: back).first.map(\.description) ?? "nothing visible"
+            throw LabError.invalid("\(volume) differs after the way back: \(difference)")
+        }
+        try await pair.unmount(volume, at: pair.london)
+        return [
+            BenchRow(
+                "   back with 1 MiB that is new: bytes on the link, over all", BenchText.size(moved),
+                against: BenchText.size(UInt64(content.byteCount)),
+                ratio: Double(moved) / Double(content.byteCount)),
+            BenchRow(
+                "   back: from the command until every byte is there", "\(fixed(elapsed, 2)) s",
+                value: elapsed),
+        ]
     }
 
     /// What a resident database loses while another volume of the site fills the link. The link's emulator and
