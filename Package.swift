@@ -31,6 +31,7 @@ let package = Package(
         .systemLibrary(name: "CSQLite"),
         .systemLibrary(name: "CZstd"),
         .target(name: "CLinux"),
+        .systemLibrary(name: "CHeap"),
         .target(name: "SQLite", dependencies: ["CSQLite"], swiftSettings: strict),
         .target(name: "Compression", dependencies: ["CZstd"], swiftSettings: strict),
         .target(name: "Catalog", dependencies: ["CLinux", "SQLite", "VolumeModel"], swiftSettings: strict),
@@ -119,7 +120,8 @@ let package = Package(
         .executableTarget(
             name: "godwit",
             dependencies: [
-                "CSIProtocol", "CSIService", "Cluster", "ControlProtocol", "Hydration", "KubernetesAPI",
+                "CHeap", "CSIProtocol", "CSIService", "Cluster", "ControlProtocol", "Hydration",
+                "KubernetesAPI",
                 "Monitoring", "RPC",
                 "Site", "SiteIdentity",
                 "VolumeModel",

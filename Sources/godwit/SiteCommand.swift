@@ -103,6 +103,7 @@ struct SiteCommand: AsyncParsableCommand {
             print(PrefetchTable.standardText)
             return
         }
+        Heap.bound()
         try await reporting {
             // A peer that went away must be an error of the call, not the end of the process.
             signal(SIGPIPE, SIG_IGN)
