@@ -17,15 +17,38 @@
 
 _Static_assert(sizeof(off_t) == 8, "files are larger than 32 bits can tell");
 
-// O_TMPFILE has an opcode of its own (51) that this libfuse does not know. Request and answer are those of
-// FUSE_CREATE (35), and the name is "/", which no file has: so it is handed on as that.
+// What this libfuse does not know of the kernel's protocol is handed on in a form that it knows.
+enum {
+    GW_FUSE_HEADER_SIZE = 40,
+    // Of INIT's flags: set-ID bits are cleared by us, where a write says so. See gw_fuse_translate.
+    GW_FUSE_HANDLE_KILLPRIV_V2 = 1 << 28,
+    // Of a write's open flags, where no flag of open(2) is: the writer has no privilege to keep set-ID bits.
+    GW_FUSE_WRITE_KILLS_SET_IDS = 1 << 30,
+};
+
+// fuse_init_out, as far as we change it.
+struct gw_fuse_init_out {
+    uint32_t major, minor, max_readahead, flags;
+};
+
+// O_TMPFILE has an opcode of its own (51). Request and answer are those of FUSE_CREATE (35), and the name is "/",
+// which no file has: so it is handed on as that. A write (16) tells in write_flags (at 20 of fuse_write_in, bit 2),
+// which libfuse keeps to itself, what we look for in the file's flags (at 32), which it hands on.
 static inline void gw_fuse_translate(struct fuse_buf *buffer) {
-    uint32_t opcode;
-    if (buffer->flags & FUSE_BUF_IS_FD || buffer->size < 8) return;
-    memcpy(&opcode, (char *)buffer->mem + 4, sizeof opcode);
-    if (opcode != 51) return;
-    opcode = 35;
-    memcpy((char *)buffer->mem + 4, &opcode, sizeof opcode);
+    uint32_t opcode, write_flags, flags;
+    char *request = (char *)buffer->mem, *body = request + GW_FUSE_HEADER_SIZE;
+    if (buffer->flags & FUSE_BUF_IS_FD || buffer->size < GW_FUSE_HEADER_SIZE) return;
+    memcpy(&opcode, request + 4, sizeof opcode);
+    if (opcode == 51) {
+        opcode = 35;
+        memcpy(request + 4, &opcode, sizeof opcode);
+    } else if (opcode == 16 && buffer->size >= GW_FUSE_HEADER_SIZE + 36) {
+        memcpy(&write_flags, body + 20, sizeof write_flags);
+        memcpy(&flags, body + 32, sizeof flags);
+        flags &= ~(uint32_t)GW_FUSE_WRITE_KILLS_SET_IDS;
+        if (write_flags & 4) flags |= GW_FUSE_WRITE_KILLS_SET_IDS;
+        memcpy(body + 32, &flags, sizeof flags);
+    }
 }
 
 // One thread that takes requests. `buffer` is the caller's, and outlives the thread.

@@ -44,8 +44,10 @@ package final class FuseMount: Sendable {
             session.server.release()
             throw .cannotMount(path: path)
         }
+        FuseNegotiation.install(in: session.pointer)
         let threadCount = options.threadCount
         Self.startThread { [self] in
+            Readahead.widen(ofMountAt: path, to: options.readaheadByteCount)
             _ = gw_fuse_session_loop(session.pointer, threadCount)
             // Takes the mount away if it is still there (a session that ended by an error).
             fuse_session_unmount(session.pointer)
@@ -76,6 +78,7 @@ package final class FuseMount: Sendable {
             retained.release()
             throw .cannotMount(path: path)
         }
+        server.session.store(UInt(bitPattern: session), ordering: .releasing)
         return Session(pointer: session, server: retained)
     }
 

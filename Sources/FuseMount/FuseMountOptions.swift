@@ -6,6 +6,8 @@ package struct FuseMountOptions: Sendable {
     /// Threads that take requests from the kernel. Few are quicker on few cores; nothing that waits for a
     /// disk's sync or for the network runs on them.
     package var threadCount: UInt32 = 4
+    /// How far the kernel reads ahead of who reads a file in order.
+    package var readaheadByteCount = 256 << 10
     /// Whether other users than the one who mounts may look into it.
     package var allowsOthers = true
     /// How long the kernel keeps names and attributes without asking, in seconds. Long, because a head has

@@ -45,8 +45,7 @@ enum FuseOperations {
                     // is one, comes instead of the umask: so the umask is ours to apply.
                     | FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK)
             // Splicing costs more than a copy at every size measured. A writeback cache would read the rest
-            // of a page before a small write: a write must never fetch. The kernel's own handling of
-            // set-ID bits is right, and O_TRUNC comes as a setattr.
+            // of a page before a small write: a write must never fetch. O_TRUNC comes as a setattr.
             connection.pointee.want = connection.pointee.capable & wanted
             connection.pointee.max_write = 1 << 20
             connection.pointee.max_background = 64
@@ -267,6 +266,9 @@ enum FuseOperations {
         table.write = { request, inode, buffer, size, offset, info in
             guard let (server, request) = FuseOperations.server(request) else { return }
             do throws(FileSystemError) {
+                if let info, info.pointee.flags & Int32(GW_FUSE_WRITE_KILLS_SET_IDS) != 0 {
+                    try server.clearSetIDs(of: InodeNumber(inode))
+                }
                 // Never faults: nothing of the buffer need outlive this call.
                 let count = try server.fileSystem.write(
                     InodeNumber(inode), handle: FileHandle(info?.pointee.fh ?? inode),
@@ -294,9 +296,12 @@ enum FuseOperations {
             guard let (server, request) = FuseOperations.server(request) else { return }
             let fileSystem = server.fileSystem
             let handle = FileHandle(info?.pointee.fh ?? inode)
+            // Of the privilege to keep set-ID bits this request says nothing; it is root's.
+            let clearsSetIDs = request.caller.uid != 0
             server.serve(request) { () throws(FileSystemError) in
                 guard let mode = AllocationMode(flags: mode) else { throw .errno(.notSupported) }
                 guard offset >= 0, length > 0 else { throw .errno(.invalidArgument) }
+                if clearsSetIDs { try server.clearSetIDs(of: InodeNumber(inode)) }
                 try fileSystem.allocate(
                     InodeNumber(inode), handle: handle, mode: mode, offset: UInt64(offset),
                     byteCount: UInt64(length))
@@ -331,35 +336,20 @@ enum FuseOperations {
     }
 
     private static func addDirectories(to table: inout fuse_lowlevel_ops) {
-        table.opendir = { request, inode, info in
-            guard let (server, request) = FuseOperations.server(request), let info else { return }
-            var opened = info.pointee
-            do throws(FileSystemError) {
-                opened.fh = try server.fileSystem.openDirectory(InodeNumber(inode)).number
-                opened.keep_cache = 1
-                opened.cache_readdir = 1
-                request.reply(opened: &opened)
-            } catch {
-                request.fail(error.errno)
-            }
+        table.opendir = { request, _, _ in
+            // A listing needs no handle; ENOSYS lets the kernel stop asking, and keep listings as well.
+            guard let (_, request) = FuseOperations.server(request) else { return }
+            request.fail(.notImplemented)
         }
-        table.readdir = { request, inode, size, offset, info in
+        table.readdir = { request, inode, size, offset, _ in
             guard let (server, request) = FuseOperations.server(request) else { return }
             server.readDirectory(
-                request, InodeNumber(inode), size: size, offset: Int64(offset),
-                handle: FileHandle(info?.pointee.fh ?? inode), isPlus: false)
+                request, InodeNumber(inode), size: size, offset: Int64(offset), isPlus: false)
         }
-        table.readdirplus = { request, inode, size, offset, info in
+        table.readdirplus = { request, inode, size, offset, _ in
             guard let (server, request) = FuseOperations.server(request) else { return }
             server.readDirectory(
-                request, InodeNumber(inode), size: size, offset: Int64(offset),
-                handle: FileHandle(info?.pointee.fh ?? inode), isPlus: true)
-        }
-        table.releasedir = { request, inode, info in
-            guard let (server, request) = FuseOperations.server(request) else { return }
-            server.fileSystem.releaseDirectory(
-                InodeNumber(inode), handle: FileHandle(info?.pointee.fh ?? inode))
-            request.succeed()
+                request, InodeNumber(inode), size: size, offset: Int64(offset), isPlus: true)
         }
         table.fsyncdir = { request, inode, dataOnly, info in
             FuseOperations.synchronize(request, inode, dataOnly: dataOnly != 0, info)
@@ -476,5 +466,7 @@ extension AttributeChanges {
             modificationTime = .at(FileTime(status.st_mtim))
         }
         if has(FUSE_SET_ATTR_CTIME) { changeTime = FileTime(status.st_ctim) }
+        // Both set-ID bits (FATTR_KILL_SUIDGID), and only where the caller has no privilege to keep them.
+        clearsSetID = has(FUSE_SET_ATTR_KILL_SUID)
     }
 }

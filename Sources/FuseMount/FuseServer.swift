@@ -19,6 +19,11 @@ final class FuseServer: Sendable {
     private let syncs = DispatchQueue(label: "godwit.fuse.sync", attributes: .concurrent)
     /// Syncs at the disk at a time: more only queue there.
     private let syncLimit = DispatchSemaphore(value: 16)
+    /// Syncs on threads that take requests.
+    private let directSyncCount = Atomic<UInt32>(0)
+    private let hasAnswered = Atomic<Bool>(false)
+    /// Address of the session that notifications of the kernel go through. It outlives every request.
+    let session = Atomic<UInt>(0)
 
     /// A request that waits. Addresses of requests come again, identities do not.
     private struct Waiter {
@@ -40,6 +45,11 @@ final class FuseServer: Sendable {
     init(fileSystem: any MountableFileSystem, options: FuseMountOptions) {
         self.fileSystem = fileSystem
         self.options = options
+    }
+
+    /// - Returns: true once.
+    func isFirstAnswer() -> Bool {
+        !hasAnswered.load(ordering: .relaxed) && !hasAnswered.exchange(true, ordering: .relaxed)
     }
 
     // MARK: answering
@@ -195,10 +205,16 @@ final class FuseServer: Sendable {
         }
     }
 
-    /// Runs something that waits for the disk, off the threads that take requests.
+    /// Runs something that waits for the disk. While at least half of the threads that take requests do not, it is done
+    /// on the one that brought it: to wake another one takes as long as many a disk.
     func serveBlocking(
         _ request: FuseRequest, _ operation: @escaping @Sendable () throws(FileSystemError) -> Void
     ) {
+        defer { directSyncCount.wrappingSubtract(1, ordering: .relaxed) }
+        if directSyncCount.wrappingAdd(1, ordering: .relaxed).newValue <= options.threadCount / 2 {
+            serve(request, operation) { request, _ in request.succeed() }
+            return
+        }
         waiting.withLock { $0.runningCount += 1 }
         syncs.async {
             self.syncLimit.wait()
@@ -206,6 +222,17 @@ final class FuseServer: Sendable {
             self.syncLimit.signal()
             self.ended()
         }
+    }
+
+    // MARK: writing
+
+    /// What a write by who has no privilege does to set-user-ID and set-group-ID bits. The kernel is told if there were
+    /// any: it decides by what it knows of the mode as whom a program runs.
+    func clearSetIDs(of inode: InodeNumber) throws(FileSystemError) {
+        guard try fileSystem.clearSetIDs(of: inode) else { return }
+        guard let session = OpaquePointer(bitPattern: session.load(ordering: .acquiring)) else { return }
+        // A negative offset: of the bytes it keeps what it has. Waits for nothing; that it knew nothing is no failure.
+        _ = fuse_lowlevel_notify_inval_inode(session, inode.number, -1, 0)
     }
 
     // MARK: reading
@@ -253,8 +280,7 @@ final class FuseServer: Sendable {
     /// Fills the kernel's buffer with entries. `.` and `..` have the offsets 1 and 2, the file system's own
     /// are moved behind them.
     func readDirectory(
-        _ request: FuseRequest, _ inode: InodeNumber, size: Int, offset: Int64, handle: FileHandle,
-        isPlus: Bool
+        _ request: FuseRequest, _ inode: InodeNumber, size: Int, offset: Int64, isPlus: Bool
     ) {
         let fileSystem = self.fileSystem
         let cacheSeconds = options.cacheSeconds
@@ -268,7 +294,7 @@ final class FuseServer: Sendable {
             }
             let limit = max(4, size / (isPlus ? 168 : 40))
             let entries = try fileSystem.readDirectory(
-                inode, handle: handle, offset: max(0, offset - 2), limit: limit)
+                inode, offset: max(0, offset - 2), limit: limit)
             for entry in entries {
                 guard listing.add(entry, nextOffset: entry.nextOffset + 2) else { break }
                 if isPlus { fileSystem.retain(entry.attributes.inode, count: 1) }
@@ -286,13 +312,17 @@ private struct DirectoryBuffer {
     let size: Int
     let isPlus: Bool
     let cacheSeconds: Double
-    private(set) var bytes: [UInt8] = []
+    private var buffer: [UInt8]
+    private var usedCount = 0
+
+    var bytes: [UInt8] { Array(buffer.prefix(usedCount)) }
 
     init(request: FuseRequest, size: Int, isPlus: Bool, cacheSeconds: Double) {
         self.request = request
         self.size = size
         self.isPlus = isPlus
         self.cacheSeconds = cacheSeconds
+        buffer = [UInt8](repeating: 0, count: size)
     }
 
     mutating func add(dots name: String, _ inode: InodeNumber, nextOffset: Int64) -> Bool {
@@ -309,29 +339,22 @@ private struct DirectoryBuffer {
     }
 
     private mutating func add(_ name: [UInt8], _ entry: inout fuse_entry_param, _ nextOffset: Int64) -> Bool {
-        let start = bytes.count
-        let room = size - start
-        var needed = 0
+        let (start, room) = (usedCount, size - usedCount)
         let offset = off_t(nextOffset)
-        let isPlus = self.isPlus
-        let pointer = request.pointer
-        bytes.append(contentsOf: repeatElement(0, count: min(room, 512)))
-        (name + [0]).withUnsafeBufferPointer { name in
+        let (isPlus, pointer) = (isPlus, request.pointer)
+        let needed = (name + [0]).withUnsafeBufferPointer { name in
             name.withMemoryRebound(to: CChar.self) { name in
-                bytes.withUnsafeMutableBytes { buffer in
+                buffer.withUnsafeMutableBytes { buffer in
                     let place = buffer.baseAddress?.advanced(by: start).assumingMemoryBound(to: CChar.self)
-                    needed =
-                        isPlus
-                        ? fuse_add_direntry_plus(
-                            pointer, place, buffer.count - start, name.baseAddress, &entry, offset)
-                        : fuse_add_direntry(
-                            pointer, place, buffer.count - start, name.baseAddress, &entry.attr, offset)
+                    return isPlus
+                        ? fuse_add_direntry_plus(pointer, place, room, name.baseAddress, &entry, offset)
+                        : fuse_add_direntry(pointer, place, room, name.baseAddress, &entry.attr, offset)
                 }
             }
         }
-        let fits = needed <= bytes.count - start
-        bytes.removeLast(bytes.count - start - (fits ? needed : 0))
-        return fits
+        guard needed <= room else { return false }
+        usedCount += needed
+        return true
     }
 }
 

@@ -7,6 +7,8 @@ package struct MountEntry: Hashable, Sendable {
     package let type: String
     package let source: String
     package let isReadOnly: Bool
+    /// Major and minor number of what is mounted: `0:52`.
+    package let device: String
 }
 
 /// What is mounted on this host. Reads the kernel's table and never touches a mounted path: a mount whose
@@ -31,7 +33,7 @@ package enum MountTable {
             let options = left[5].split(separator: ",")
             return MountEntry(
                 path: unescape(left[4]), type: String(right[0]), source: unescape(right[1]),
-                isReadOnly: options.contains("ro"))
+                isReadOnly: options.contains("ro"), device: String(left[2]))
         }
     }
 

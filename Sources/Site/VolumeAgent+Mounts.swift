@@ -98,6 +98,10 @@ extension VolumeAgent {
             var options = FuseMountOptions()
             options.fsName = mountSource
             options.isReadOnly = isReadOnly
+            // What is read ahead of a byte that is elsewhere goes over the link.
+            if try head.storage.catalog.perform({ $0.missingByteCount > 0 || $0.isArriving }) {
+                options.readaheadByteCount = 128 << 10
+            }
             let fuse = try FuseMount(fileSystem: fileSystem, at: path, options: options)
             mounts[path] = Mount(
                 fuse: fuse, fileSystem: fileSystem, recorder: recorder, epoch: epoch,

@@ -16,7 +16,7 @@ package enum Fault: Hashable, Sendable {
     case entries(InodeNumber, name: [UInt8]?)
 }
 
-/// An open file or directory. Means nothing to anyone but the file system that gave it.
+/// An open file. Means nothing to anyone but the file system that gave it.
 package struct FileHandle: Hashable, Sendable {
     package let number: UInt64
 
@@ -163,7 +163,11 @@ package protocol MountableFileSystem: AnyObject, Sendable {
     func write(
         _ inode: InodeNumber, handle: FileHandle, offset: UInt64, bytes: UnsafeRawBufferPointer
     ) throws(FileSystemError) -> Int
-    /// May block for as long as a disk does: call it off the FUSE threads.
+    /// What a write, or an allocation, by who has no privilege to keep them does before: set-user-ID goes, and
+    /// set-group-ID where the group may execute (inode(7)).
+    /// - Returns: whether there were any.
+    func clearSetIDs(of inode: InodeNumber) throws(FileSystemError) -> Bool
+    /// May block for as long as a disk does: never from more than a part of the FUSE threads.
     func synchronize(_ inode: InodeNumber, handle: FileHandle?, dataOnly: Bool) throws(FileSystemError)
     func allocate(
         _ inode: InodeNumber, handle: FileHandle, mode: AllocationMode, offset: UInt64, byteCount: UInt64
@@ -173,14 +177,12 @@ package protocol MountableFileSystem: AnyObject, Sendable {
         _ inode: InodeNumber, handle: FileHandle, offset: UInt64, toHole: Bool
     ) throws(FileSystemError) -> UInt64
 
-    /// `.` and `..` are the caller's to add.
-    func openDirectory(_ inode: InodeNumber) throws(FileSystemError) -> FileHandle
+    /// Lists a directory, which needs no opening. `.` and `..` are the caller's to add.
     /// - Returns: up to `limit` entries after `offset` (0: from the start); empty at the end.
     ///   An entry that exists throughout a listing is given exactly once.
     func readDirectory(
-        _ inode: InodeNumber, handle: FileHandle, offset: Int64, limit: Int
+        _ inode: InodeNumber, offset: Int64, limit: Int
     ) throws(FileSystemError) -> [DirectoryEntry]
-    func releaseDirectory(_ inode: InodeNumber, handle: FileHandle)
     /// The parent of a directory; the root's is itself.
     func parent(ofDirectory inode: InodeNumber) throws(FileSystemError) -> InodeNumber
 

@@ -27,10 +27,7 @@ extension VolumeFileSystem {
         let time = now()
         if changes.uid != nil || changes.gid != nil || changes.clearsSetID {
             // chown(2): a new owner must not inherit the old one's set-ID programs.
-            if attributes.kind != .directory {
-                attributes.permissions &= ~0o4000
-                if attributes.permissions & 0o010 != 0 { attributes.permissions &= ~0o2000 }
-            }
+            clearSetIDs(&attributes)
         }
         if let permissions = changes.permissions { attributes.permissions = permissions & 0o7777 }
         if let uid = changes.uid { attributes.uid = uid }
@@ -40,6 +37,26 @@ extension VolumeFileSystem {
             attributes.modificationTime = moment(modification, now: time)
         }
         attributes.changeTime = changes.changeTime ?? time
+    }
+
+    package func clearSetIDs(of inode: InodeNumber) throws(FileSystemError) -> Bool {
+        // Nearly always there is nothing to do.
+        let permissions = try run { try $0.existing(inode).attributes.permissions }
+        guard permissions & 0o6000 != 0 else { return false }
+        return try change(frees: true) { state in
+            var record = try state.existing(inode)
+            Self.clearSetIDs(&record.attributes)
+            guard record.attributes.permissions != permissions else { return false }
+            record.attributes.changeTime = Self.now()
+            try state.update(record, kind: .metadata)
+            return true
+        }
+    }
+
+    private static func clearSetIDs(_ attributes: inout FileAttributes) {
+        guard attributes.kind != .directory else { return }
+        attributes.permissions &= ~0o4000
+        if attributes.permissions & 0o010 != 0 { attributes.permissions &= ~0o2000 }
     }
 
     private static func moment(_ time: AttributeChanges.Time, now: FileTime) -> FileTime {

@@ -4,18 +4,8 @@ package import VolumeModel
 /// Listing directories. An entry's place is its cookie, which grows with each new entry: what exists
 /// throughout a listing is given exactly once, whatever else changes meanwhile.
 extension VolumeFileSystem {
-    package func openDirectory(_ inode: InodeNumber) throws(FileSystemError) -> FileHandle {
-        try run { _ = try $0.directory(inode) }
-        opens.withLock { $0.counts[inode, default: 0] += 1 }
-        return FileHandle(inode.number)
-    }
-
-    package func releaseDirectory(_ inode: InodeNumber, handle: FileHandle) {
-        release(inode, handle: handle)
-    }
-
     package func readDirectory(
-        _ inode: InodeNumber, handle: FileHandle, offset: Int64, limit: Int
+        _ inode: InodeNumber, offset: Int64, limit: Int
     ) throws(FileSystemError) -> [DirectoryEntry] {
         try run { state in
             var entries: [DirectoryEntry] = []

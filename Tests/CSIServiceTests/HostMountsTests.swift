@@ -15,8 +15,8 @@ import Testing
             entries == [
                 MountEntry(
                     path: "/mnt/with space\\", type: "fuse.godwit", source: "godwit:london/x",
-                    isReadOnly: false),
-                MountEntry(path: "/ro", type: "tmpfs", source: "none", isReadOnly: true),
+                    isReadOnly: false, device: "98:0"),
+                MountEntry(path: "/ro", type: "tmpfs", source: "none", isReadOnly: true, device: "0:5"),
             ])
     }
 

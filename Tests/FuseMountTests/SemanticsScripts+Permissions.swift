@@ -28,6 +28,9 @@ extension SemanticsScripts {
         for mode in 6777 2767; do echo x > f; chgrp 10 f; chmod $mode f; as 10 sh -c 'echo y >> f'; stat -c %a f; rm f
         done > seen; is "$(tr '\\n' ' ' < seen)" '777 2767 '; touch g; chmod 6777 g
         is "$(as 10 probe truncate g 5)" 0; is "$(stat -c %a g)" 777
+        cp /usr/bin/id p; chmod 4777 p; is "$(as 10 ./p -u)" 0; as 10 sh -c 'echo >> p'; is "$(as 10 ./p -u)" 10
+        chmod 4777 p; as 10 fallocate -l 1M p; is "$(as 10 ./p -u)" 10
+        chmod 4777 p; echo >> p; is "$(as 10 ./p -u)" 0
         """,
         "onlyOwnersChangeModes": """
         touch f; chown 10 f; as 10 chmod 600 f; fails as 11 chmod 666 f; fails as 10 chown 11 f

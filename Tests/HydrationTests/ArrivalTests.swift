@@ -80,7 +80,7 @@ import VolumeModel
             let from = offset
             let batch = try await scene.heir.faulting { () throws(FileSystemError) in
                 try scene.heir.fileSystem.readDirectory(
-                    scene.large, handle: FileHandle(scene.large.number), offset: from, limit: 100)
+                    scene.large, offset: from, limit: 100)
             }
             guard let last = batch.last else { break }
             names += batch.map(\.name)

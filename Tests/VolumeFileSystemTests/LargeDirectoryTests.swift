@@ -29,9 +29,8 @@ import VolumeModel
         var listed: [[UInt8]: Int] = [:]
         var offset: Int64 = 0
         var round = 0
-        let handle = try fileSystem.openDirectory(directory)
         while true {
-            let batch = try fileSystem.readDirectory(directory, handle: handle, offset: offset, limit: 500)
+            let batch = try fileSystem.readDirectory(directory, offset: offset, limit: 500)
             guard let last = batch.last else { break }
             for entry in batch { listed[entry.name, default: 0] += 1 }
             offset = last.nextOffset
@@ -51,7 +50,6 @@ import VolumeModel
             round += 1
             if round < 50 { try make(Array("new-\(round)".utf8)) }
         }
-        fileSystem.releaseDirectory(directory, handle: handle)
         let stayed = (0..<Self.nameCount).filter { !gone.contains($0) }
         #expect(stayed.allSatisfy { listed[name($0)] == 1 })
         #expect(listed.values.allSatisfy { $0 == 1 })

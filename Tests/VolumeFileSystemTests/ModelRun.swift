@@ -452,7 +452,7 @@ final class ModelRun {
             }
             guard node.kind == .directory else { continue }
             let listed = try volume.fileSystem.readDirectory(
-                node.inode, handle: FileHandle(node.inode.number), offset: 0, limit: 1000)
+                node.inode, offset: 0, limit: 1000)
             let pairs = listed.map { (String(decoding: $0.name, as: UTF8.self), $0.attributes.inode) }
             guard pairs.count == node.children.count,
                 pairs.allSatisfy({ node.children[$0.0]?.inode == $0.1 })
