@@ -8,7 +8,7 @@ struct BenchCommand: AsyncParsableCommand {
         commandName: "bench",
         abstract: "Measure a volume beside ext4, and moves between two real sites, against the aims.",
         discussion: """
-            Workloads: 1 data, 2 metadata, 3 trees (beside ext4 and bindfs), 5 hand-off, 6 first query after a move, 7 bytes moved, 8 fault latency, 9 hydration, \
+            Workloads: 1 data, 2 metadata, 3 trees (beside ext4, bindfs and passthrough_hp), 4 resident databases, 5 hand-off, 6 first query after a move, 7 bytes moved, 8 fault latency, 9 hydration, \
             11 memory. Sites, link and databases are real; everything is removed at the end. \
             Build with -c release, and leave the machine alone meanwhile. Needs root.
 
@@ -27,7 +27,7 @@ struct BenchCommand: AsyncParsableCommand {
     @Option(help: "Files of the volume for workload 11. Default: 10,000 with --quick, else 100,000.")
     var memoryFiles: Int?
 
-    private static let known = [1, 2, 3, 5, 6, 7, 8, 9, 11]
+    private static let known = [1, 2, 3, 4, 5, 6, 7, 8, 9, 11]
 
     func validate() throws {
         _ = try workloads()
@@ -83,6 +83,7 @@ struct BenchCommand: AsyncParsableCommand {
     private func parts(_ plan: BenchPlan, _ wanted: Set<Int>) -> [Part] {
         [
             ([1, 2, 3], { try await FileBench(plan: plan).run() }),
+            ([4], { [try await ResidentDatabaseBench(plan: plan).run()] }),
             ([5], { [try await HandoffBench(plan: plan).run()] }),
             ([6, 7], { try await DatabaseBench(plan: plan).run() }),
             ([8], { [try await FaultBench(plan: plan).run()] }),

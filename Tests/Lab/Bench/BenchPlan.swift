@@ -27,6 +27,12 @@ struct BenchPlan: Sendable {
     var metadataFileCount: Int { isQuick ? 3000 : 10_000 }
     var treeFileCount: Int { isQuick ? 2000 : 9400 }
 
+    var pgbenchScale: Int { isQuick ? 10 : 136 }
+    let sysbenchTables = 8
+    var sysbenchRows: Int { isQuick ? 10_000 : 1_000_000 }
+    /// Of each measurement of a resident database.
+    var databaseSeconds: Int { isQuick ? 5 : 30 }
+
     /// 100 Mbit/s, 20 ms round trip.
     let link = LinkSettings(LineSettings(bitsPerSecond: 100_000_000, delay: .milliseconds(10)))
 

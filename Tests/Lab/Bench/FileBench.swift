@@ -2,19 +2,13 @@ internal import Foundation
 internal import Glibc
 internal import TestBed
 
-/// Workloads 1 to 3: a resident volume beside a directory of the same disk's file system, and beside bindfs, the
-/// simplest FUSE file system that Debian has. In turns, several rounds; the ratio is of each round.
+/// Workloads 1 to 3: a resident volume beside a directory of the same disk's file system, and beside FUSE file systems
+/// that only hand on. In turns, several rounds; the ratio is of each round.
 struct FileBench: Sendable {
     let plan: BenchPlan
 
     // open(2); a macro that Swift does not see.
     private static let O_DIRECT: Int32 = 0o40000
-
-    /// A place to measure at.
-    private struct Place: Sendable {
-        let name: String
-        let path: String
-    }
 
     /// Something to measure, in seconds.
     private struct Work: Sendable {
@@ -32,36 +26,12 @@ struct FileBench: Sendable {
 
     func run() async throws -> [BenchSection] {
         try await Cleanup.scope { cleanup in
-            let directory = try cleanup.makeTemporaryDirectory()
-            var places = [Place(name: "ext4", path: "\(directory)/ext4")]
-            try BenchFiles.makeDirectory(places[0].path)
-            let site = SiteProcess(
-                name: "london", binary: plan.binary, stateDirectory: "\(directory)/state",
-                address: "127.0.0.1:0")
-            try await site.initialise()
-            try cleanup.add("site") { await site.stop() }
-            try await site.start()
-            try await site.godwit(["volume", "create", "bench", "--capacity", "50Gi"])
-            let mount = "\(directory)/godwit"
-            try BenchFiles.makeDirectory(mount)
-            try await site.godwit(["volume", "mount", "bench", mount])
-            try cleanup.add(mountAt: mount)
-            places.append(Place(name: "godwit", path: mount))
-            if access("/usr/bin/bindfs", X_OK) == 0 {
-                let peer = "\(directory)/bindfs"
-                for path in ["\(directory)/below", peer] { try BenchFiles.makeDirectory(path) }
-                try await ChildProcess.check(
-                    Program("bindfs", ["--multithreaded", "\(directory)/below", peer]), limit: .seconds(10))
-                try cleanup.add(mountAt: peer)
-                places.append(Place(name: "bindfs", path: peer))
-            } else {
-                plan.note("bindfs is not installed: 'apt-get install bindfs' to have it beside")
-            }
-            return try await measure(places, site)
+            let places = try await BenchPlaces.make(plan, peers: [.bindfs, .passthrough], cleanup)
+            return try await measure(places.all, places.site)
         }
     }
 
-    private func measure(_ places: [Place], _ site: SiteProcess) async throws -> [BenchSection] {
+    private func measure(_ places: [BenchPlace], _ site: SiteProcess) async throws -> [BenchSection] {
         var sections = [
             BenchSection(1, "Data, resident: time on ext4 over time here (1: as quick)"),
             BenchSection(
@@ -77,7 +47,7 @@ struct FileBench: Sendable {
         for round in 1...plan.fileRoundCount {
             plan.note("files, round \(round) of \(plan.fileRoundCount)")
             for (index, work) in works.enumerated() {
-                for (number, place) in places.enumerated() where !(work.isDirect && place.name == "bindfs") {
+                for (number, place) in places.enumerated() where !(work.isDirect && place.kind == .bindfs) {
                     try await work.prepare(place.path)
                     if work.isCold { try await BenchMachine.dropCaches() }
                     let before = try BenchMachine.processorSeconds(pid)
@@ -94,7 +64,7 @@ struct FileBench: Sendable {
         return sections
     }
 
-    private func rows(_ work: Work, _ places: [Place], _ seconds: [[Double]], _ processor: Double)
+    private func rows(_ work: Work, _ places: [BenchPlace], _ seconds: [[Double]], _ processor: Double)
         -> [BenchRow]
     {
         var rows: [BenchRow] = []
@@ -108,7 +78,7 @@ struct FileBench: Sendable {
                 number == 1 ? ", site \(fixed(processor / Double(plan.fileRoundCount), 2)) s CPU" : ""
             rows.append(
                 BenchRow(
-                    number == 1 ? work.title : "   \(places[number].name)",
+                    number == 1 ? work.title : "   \(places[number].kind.rawValue)",
                     "\(timeText(own.median))\(processorText)", against: timeText(native.median),
                     ratio: ratio.median, aim: number == 1 ? work.aim : nil))
         }

@@ -1,0 +1,164 @@
+internal import Glibc
+internal import TestBed
+
+/// One database in one place.
+private protocol Contender: Sendable {
+    func fill() async throws
+    func start() async throws
+    /// - Returns: transactions a second.
+    func measure() async throws -> Double
+    func stop() async throws
+    func kill() async
+}
+
+/// Workload 4: databases whose bytes are all here, beside ext4 and bindfs. (passthrough_hp makes files as root, with
+/// which no database starts.) In turns, with the server of one place running at a time.
+struct ResidentDatabaseBench: Sendable {
+    let plan: BenchPlan
+
+    func run() async throws -> BenchSection {
+        try await Cleanup.scope { cleanup in
+            let places = try await BenchPlaces.make(plan, peers: [.bindfs], cleanup)
+            var section = BenchSection(4, "Databases, resident: transactions a second here over ext4's")
+            section.rows += try await rows("pgbench -s \(plan.pgbenchScale) -c 2", places, cleanup) {
+                place, sockets in
+                try PostgreSQL(place, sockets: sockets, plan)
+            }
+            if access("/usr/bin/sysbench", X_OK) == 0 {
+                let title =
+                    "sysbench oltp_read_write \(plan.sysbenchTables) x \(BenchText.count(plan.sysbenchRows))"
+                section.rows += try await rows(title, places, cleanup) { place, sockets in
+                    try MariaDB(place, sockets: sockets, plan)
+                }
+            } else {
+                plan.note("sysbench is not installed: 'apt-get install sysbench' to have MariaDB measured")
+            }
+            return section
+        }
+    }
+
+    private func rows(
+        _ title: String, _ places: BenchPlaces, _ cleanup: Cleanup,
+        _ make: (BenchPlace, _ sockets: String) throws -> any Contender
+    ) async throws -> [BenchRow] {
+        var contenders: [any Contender] = []
+        for place in places.all {
+            try BenchFiles.check(chmod(place.path, 0o755), "chmod", place.path)
+            let contender = try make(place, try cleanup.makeTemporaryDirectory())
+            try cleanup.add("database on \(place.kind.rawValue)") { await contender.kill() }
+            plan.note("filling a database for \(title) on \(place.kind.rawValue)")
+            try await contender.fill()
+            contenders.append(contender)
+        }
+        var rates = contenders.map { _ in [Double]() }
+        let pid = try await BenchMachine.pid(of: places.site)
+        var processor = 0.0
+        for round in 1...plan.fileRoundCount {
+            plan.note("\(title), round \(round) of \(plan.fileRoundCount)")
+            for (number, contender) in contenders.enumerated() {
+                let before = try BenchMachine.processorSeconds(pid)
+                try await contender.start()
+                rates[number].append(try await contender.measure())
+                try await contender.stop()
+                if number == 1 { processor += try BenchMachine.processorSeconds(pid) - before }
+            }
+        }
+        guard let native = Series(rates[0]) else { return [] }
+        return (1..<rates.count).compactMap { number in
+            guard let own = Series(rates[number]), let ratio = Series.ratios(rates[number], to: rates[0])
+            else {
+                return nil
+            }
+            let isOurs = number == 1
+            let cost = isOurs ? ", site \(fixed(processor / Double(plan.fileRoundCount), 2)) s CPU" : ""
+            return BenchRow(
+                isOurs ? title : "   \(places.all[number].kind.rawValue)", "\(fixed(own.median, 0))/s\(cost)",
+                against: "\(fixed(native.median, 0))/s", ratio: ratio.median,
+                aim: isOurs ? .atLeast(0.9, "0.9") : nil)
+        }
+    }
+
+    private struct PostgreSQL: Contender {
+        let server: PostgreSQLServer
+        let plan: BenchPlan
+
+        init(_ place: BenchPlace, sockets: String, _ plan: BenchPlan) throws {
+            self.plan = plan
+            server = try PostgreSQLServer(
+                dataDirectory: "\(place.path)/postgres", socketDirectory: "\(sockets)/s",
+                settings: ["shared_buffers": "256MB"])
+        }
+
+        func fill() async throws {
+            try await server.initialise()
+            try await server.start()
+            try await server.query("CREATE DATABASE bench")
+            _ = try await server.pgbench(["-i", "-q", "-s", "\(plan.pgbenchScale)"], limit: .seconds(900))
+            try await server.stop()
+        }
+
+        func start() async throws { try await server.start() }
+
+        func measure() async throws -> Double {
+            // All begin with the same log to write.
+            try await server.query("CHECKPOINT")
+            return try number(
+                behind: "tps = ",
+                in: try await server.pgbench(["-n", "-c", "2", "-T", "\(plan.databaseSeconds)"]))
+        }
+
+        func stop() async throws { try await server.stop() }
+        func kill() async { await server.kill() }
+    }
+
+    private struct MariaDB: Contender {
+        let server: MariaDBServer
+        let plan: BenchPlan
+
+        init(_ place: BenchPlace, sockets: String, _ plan: BenchPlan) throws {
+            self.plan = plan
+            server = try MariaDBServer(
+                dataDirectory: "\(place.path)/mariadb", socketDirectory: "\(sockets)/s")
+        }
+
+        func fill() async throws {
+            try await server.initialise()
+            try await server.start()
+            try await server.query("CREATE DATABASE bench")
+            _ = try await sysbench("prepare", limit: .seconds(1800))
+            try await server.stop()
+        }
+
+        func start() async throws { try await server.start() }
+
+        func measure() async throws -> Double {
+            let output = try await sysbench("run", limit: .seconds(plan.databaseSeconds + 120))
+            return try number(behind: "transactions:", in: output)
+                / Double(plan.databaseSeconds)
+        }
+
+        private func sysbench(_ command: String, limit: Duration) async throws -> String {
+            try await ChildProcess.check(
+                Program(
+                    "sysbench",
+                    [
+                        "oltp_read_write", "--db-driver=mysql", "--mysql-socket=\(server.socketPath)",
+                        "--mysql-user=root", "--mysql-db=bench", "--tables=\(plan.sysbenchTables)",
+                        "--table-size=\(plan.sysbenchRows)", "--threads=2", "--time=\(plan.databaseSeconds)",
+                        command,
+                    ]), limit: limit)
+        }
+
+        func stop() async throws { try await server.stop() }
+        func kill() async { await server.kill() }
+    }
+}
+
+/// The number that follows the first `words` in what a program wrote.
+private func number(behind words: String, in text: String) throws -> Double {
+    let rest = text.split(separator: words, maxSplits: 1).dropFirst().first?.drop { $0 == " " }
+    guard let number = rest.flatMap({ Double($0.prefix { $0.isNumber || $0 == "." }) }) else {
+        throw LabError.invalid("there is no '\(words)' in: \(text)")
+    }
+    return number
+}
