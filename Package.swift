@@ -199,7 +199,9 @@ let package = Package(
             dependencies: [
                 "Cluster", "ClusterResources", "Handoff", "Hydration", "KubernetesAPI", "Site", "TestBed",
                 "VolumeModel", "godwit", "kubectl-godwit",
-            ], swiftSettings: strict),
+            ],
+            // Run by the tests that use it.
+            exclude: ["node"], swiftSettings: strict),
         .testTarget(
             name: "DurabilityTests",
             dependencies: [

@@ -37,12 +37,12 @@ final class Listener: Sendable {
         case path(UnixSocketFile)
     }
 
-    init(endpoint: RPCEndpoint, security: RPCSecurity) throws(RPCStatus) {
+    init(endpoint: RPCEndpoint, security: RPCSecurity, group: UInt32?) throws(RPCStatus) {
         self.endpoint = endpoint
         self.security = security
         switch endpoint {
         case .unix(let path):
-            let file = try UnixSocketFile(path: path)
+            let file = try UnixSocketFile(path: path, group: group)
             place = .path(file)
             nativeAddress = RPCEndpoint.nativeUnixAddress(file.temporaryPath)
             port = nil

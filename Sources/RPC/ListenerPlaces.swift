@@ -82,6 +82,8 @@ struct PortReservation {
 final class UnixSocketFile: Sendable {
     let path: String
     let temporaryPath: String
+    /// Whose members may connect as well as the owner.
+    private let group: UInt32?
 
     /// Tells this server's socket file from another's at the same path.
     private struct Identity: Equatable {
@@ -90,7 +92,8 @@ final class UnixSocketFile: Sendable {
     }
     private let published = Mutex<Identity?>(nil)
 
-    init(path: String) throws(RPCStatus) {
+    init(path: String, group: UInt32?) throws(RPCStatus) {
+        self.group = group
         try RPCEndpoint.checkPath(path)
         let directory = path.lastIndex(of: "/").map { path[...$0] } ?? ""
         let digits = String(UInt32.random(in: 0...UInt32.max), radix: 36)
@@ -129,7 +132,13 @@ final class UnixSocketFile: Sendable {
     }
 
     func publish() throws(RPCStatus) {
-        guard chmod(temporaryPath, 0o600) == 0 else { throw abandon("cannot set the mode of", errno) }
+        // The group before its mode: nobody else's may connect in between.
+        if let group, chown(temporaryPath, uid_t.max, group) != 0 {
+            throw abandon("cannot give group \(group)", errno)
+        }
+        guard chmod(temporaryPath, group == nil ? 0o600 : 0o660) == 0 else {
+            throw abandon("cannot set the mode of", errno)
+        }
         guard let identity = Self.identity(temporaryPath) else { throw abandon("cannot look at", errno) }
         guard rename(temporaryPath, path) == 0 else { throw abandon("cannot rename", errno) }
         published.withLock { $0 = identity }

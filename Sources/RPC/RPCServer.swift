@@ -54,16 +54,18 @@ package final class RPCServer: Sendable {
 
     /// Adds an endpoint. To be called before `start`, which is when connections are first accepted.
     ///
-    /// A Unix socket gets mode 0600, and replaces a socket at that path that no one listens on.
+    /// A Unix socket gets mode 0600, or 0660 for a group, and replaces a socket at that path that no one listens on.
     ///
     /// - Returns: The port, chosen by the system if the endpoint's is 0; nil for a Unix socket.
     /// - Throws: `.alreadyExists` if someone listens there; `.invalidArgument` for an endpoint or
     ///   certificates that cannot be used; `.failedPrecondition` after `start`.
     @discardableResult
-    package func listen(on endpoint: RPCEndpoint, security: RPCSecurity) throws(RPCStatus) -> UInt16? {
+    package func listen(
+        on endpoint: RPCEndpoint, security: RPCSecurity, group: UInt32? = nil
+    ) throws(RPCStatus) -> UInt16? {
         guard case .configuring = state.withLock({ $0 }) else { throw Self.alreadyStarted }
         try security.check()
-        let listener = try Listener(endpoint: endpoint, security: security)
+        let listener = try Listener(endpoint: endpoint, security: security, group: group)
         let isAdded = state.withLock { state in
             guard case .configuring(let listeners) = state else { return false }
             state = .configuring(listeners + [listener])

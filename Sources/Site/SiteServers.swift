@@ -10,8 +10,11 @@ package final class SiteServers: Sendable {
         package var peers: RPCEndpoint?
         /// nil: no CSI driver.
         package var csi: RPCEndpoint?
+        /// Whose members may use the CSI socket, and a control socket beside it.
+        package var group: UInt32?
 
-        package init(control: RPCEndpoint, peers: RPCEndpoint?, csi: RPCEndpoint?) {
+        package init(control: RPCEndpoint, peers: RPCEndpoint?, csi: RPCEndpoint?, group: UInt32? = nil) {
+            self.group = group
             self.control = control
             self.peers = peers
             self.csi = csi
@@ -29,10 +32,14 @@ package final class SiteServers: Sendable {
         let control = ControlService(site: site, peerEndpoint: endpoints.peers?.description ?? "")
         let controlServer = RPCServer { (call) async throws(RPCStatus) in try await control.handle(call) }
         try controlServer.listen(on: endpoints.control, security: .plaintext)
+        if let group = endpoints.group, case .unix(let path)? = endpoints.csi {
+            let beside = path[...(path.lastIndex(of: "/") ?? path.startIndex)] + "control.sock"
+            try controlServer.listen(on: .unix(path: String(beside)), security: .plaintext, group: group)
+        }
         var servers = [controlServer]
         if let endpoint = endpoints.csi, let csi {
             let server = RPCServer(handler: csi)
-            try server.listen(on: endpoint, security: .plaintext)
+            try server.listen(on: endpoint, security: .plaintext, group: endpoints.group)
             servers.append(server)
         }
         for server in servers { try server.start() }

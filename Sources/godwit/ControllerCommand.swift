@@ -23,6 +23,10 @@ struct ControllerCommand: AsyncParsableCommand {
             """)
 
     @OptionGroup var site: SiteOptions
+    @Option(
+        help: ArgumentHelp(
+            "The site's control socket; the one in the state directory if not given.", valueName: "path"))
+    var controlSocket: String?
     @Option(help: ArgumentHelp("The cluster; as the pod's service account if not given.", valueName: "path"))
     var kubeconfig: String?
     @Option(
@@ -69,7 +73,7 @@ struct ControllerCommand: AsyncParsableCommand {
             let client = try KubernetesClient(
                 kubeconfig.map { path throws(KubernetesError) in try .kubeconfig(path: path) }
                     ?? .inCluster())
-            let control = try SiteControlSocket(path: site.stateDirectory + "/control.sock")
+            let control = try SiteControlSocket(path: controlSocket ?? site.stateDirectory + "/control.sock")
             let classes = try classes()
             let elector = LeaderElector(
                 client, namespace: leaseNamespace, name: "godwit-controller",

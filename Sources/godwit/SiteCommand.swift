@@ -42,6 +42,11 @@ struct SiteCommand: AsyncParsableCommand {
     var kubeletDir: String?
     @Option(
         help: ArgumentHelp(
+            "Who but root may call the driver, and use the control socket that is then made beside its own: the "
+                + "controller's group, in which it needs no root. Needs --kubelet-dir.", valueName: "gid"))
+    var socketGroup: UInt32?
+    @Option(
+        help: ArgumentHelp(
             "Where /healthz, /readyz and /metrics are answered over HTTP; none: nowhere.",
             valueName: "host:port"))
     var monitorListen: String?
@@ -87,6 +92,13 @@ struct SiteCommand: AsyncParsableCommand {
             guard csiEndpoint?.hasPrefix("unix:") != false else {
                 throw ValidationError("--kubelet-dir needs a --csi-endpoint that is a Unix socket")
             }
+        }
+        if let socketGroup {
+            guard kubeletDir != nil, csiEndpoint == nil else {
+                throw ValidationError("--socket-group needs --kubelet-dir, and the driver's socket there")
+            }
+            // The last number stands for 'no change' in chown(2).
+            guard socketGroup != UInt32.max else { throw ValidationError("--socket-group is no group") }
         }
         guard (0...100_000).contains(monitorVolumes) else {
             throw ValidationError("--monitor-volumes is 0 to 100000")
@@ -156,7 +168,7 @@ struct SiteCommand: AsyncParsableCommand {
         let logger = site.context.logger
         let endpoints = SiteServers.Endpoints(
             control: .unix(path: site.context.state.controlSocket), peers: try endpoint(peerListen),
-            csi: try driverEndpoint())
+            csi: try driverEndpoint(), group: socketGroup)
         let csi = CSIService(backend: SiteCSIBackend(site: site))
         let servers = try SiteServers(
             site: site, endpoints: endpoints,
@@ -193,6 +205,12 @@ struct SiteCommand: AsyncParsableCommand {
         let directory = kubeletDir + "/plugins/" + CSIService.driverName
         try FileManager.default.createDirectory(
             atPath: directory, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o750])
+        if let socketGroup {
+            // Kubelet may have made it, for root alone.
+            guard chown(directory, uid_t.max, socketGroup) == 0, chmod(directory, 0o750) == 0 else {
+                throw ValidationError("\(directory) cannot be given to the group \(socketGroup)")
+            }
+        }
         return .unix(path: directory + "/csi.sock")
     }
 

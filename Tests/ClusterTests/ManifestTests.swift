@@ -29,6 +29,45 @@ extension ClusterTests {
             }
         }
 
+        /// The pods of Manifests name the image's user, and the group that the site gives its sockets to, by number.
+        @Test func theControllerIsTheImagesUserAndNeedsNoRoot() async throws {
+            func text(_ path: String) throws -> String {
+                try String(contentsOfFile: "\(ClusterTests.root)/Manifests/\(path)", encoding: .utf8)
+            }
+            let controller = try text("base/controller.yaml")
+            #expect(controller.contains("runAsNonRoot: true") && !controller.contains("/var/lib/godwit"))
+            #expect(controller.contains("runAsUser: 65532") && controller.contains("runAsGroup: 65532"))
+            #expect(try text("base/site.yaml").contains("--socket-group=65532"))
+            #expect(try text("Dockerfile").contains("USER 65532:65532"))
+            #expect(try text("image/install").contains("godwit:x:65532:65532:"))
+        }
+
+        /// Each library that the programs load is in one of the packages that the image installs, or in one that those need.
+        @Test func theImagesPackagesHaveEveryLibraryOfThePrograms() async throws {
+            let script = """
+                "$1" --list | xargs apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts \
+                    --no-breaks --no-replaces --no-enhances | grep '^[a-z]' | sed 's/:.*//' | sort -u > installed
+                for library in $(ldd "$2" "$3" | sed -n 's/.*=> \\(.*\\) (.*/\\1/p' | sort -u); do
+                    # Swift's own are in the programs of the image.
+                    case $library in */swift/*) continue ;; esac
+                    package=$({ dpkg -S "${library#/usr}" || dpkg -S "/usr${library#/usr}"; } 2> /dev/null | head -1 | sed 's/:.*//')
+                    grep -qx "$package" installed || echo "missing: $library of ${package:-no package}"
+                done
+                echo "packages: $(wc -l < installed)"
+                """
+            try await Cleanup.scope(catchingSignals: false) { cleanup in
+                var program = Program(
+                    "/bin/bash",
+                    [
+                        "-euc", script, "check", ClusterTests.root + "/Manifests/image/install", godwitBinary,
+                        kubectlGodwitBinary,
+                    ])
+                program.directory = try cleanup.makeTemporaryDirectory()
+                let output = try await ChildProcess.check(program)
+                #expect(output.contains("packages: ") && !output.contains("missing: "), "\(output)")
+            }
+        }
+
         @Test func aServiceAccountHasTheRightsThatItNeedsAndNoOthers() async throws {
             try await withCluster { cluster, _, _ in
                 let applied = try await cluster.kubectl(["apply", "-k", Self.base])

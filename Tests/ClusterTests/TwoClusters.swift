@@ -53,7 +53,7 @@ struct TwoClusters: Sendable {
         let applied = try await cluster.kubectl(["apply", "-k", ClusterTests.root + "/Manifests/base"])
         try #require(applied.exit.isSuccess, "\(applied.output.suffix(600))")
         let directory = try cleanup.makeTemporaryDirectory()
-        let kubeconfig = try await account("godwit-site", of: cluster)
+        let kubeconfig = try await cluster.accountKubeconfig("godwit-site")
         let site = SiteProcess(
             name: name, binary: godwitBinary, stateDirectory: directory + "/state",
             address: "127.0.0.1:\(try freePort())", options: ["--registry", kubeconfig])
@@ -64,15 +64,6 @@ struct TwoClusters: Sendable {
         return End(cluster: cluster, client: client, site: site, directory: directory)
     }
 
-    /// A kubeconfig with which a program is a service account of Manifests.
-    private static func account(_ account: String, of cluster: TestCluster) async throws -> String {
-        let token = try await cluster.serviceAccountToken(account, in: "godwit")
-        let path = cluster.directory + "/\(account).kubeconfig"
-        try cluster.kubeconfigText(user: "token: \(token)").write(
-            toFile: path, atomically: true, encoding: .utf8)
-        return path
-    }
-
     /// Starts `godwit controller` of one cluster.
     @discardableResult
     func startController(_ end: End, _ options: [String] = []) async throws -> ChildProcess {
@@ -80,7 +71,7 @@ struct TwoClusters: Sendable {
             godwitBinary,
             [
                 "controller", "--state-dir", end.site.stateDirectory, "--kubeconfig",
-                try await Self.account("godwit-controller", of: end.cluster), "--lease-seconds", "6",
+                try await end.cluster.accountKubeconfig("godwit-controller"), "--lease-seconds", "6",
             ] + options)
         program.output = .file(end.directory + "/controller.log")
         let started = try await ChildProcess.start(program)

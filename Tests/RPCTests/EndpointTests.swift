@@ -90,6 +90,20 @@ struct EndpointTests {
         #expect(try FileManager.default.contentsOfDirectory(atPath: directory.path) == [])
     }
 
+    @Test(.enabled(if: geteuid() == 0, "only root gives files to any group"))
+    func socketForAGroupIsForItsMembersAsWell() async throws {
+        let directory = try TemporaryDirectory()
+        let path = directory.path + "/s"
+        let server = RPCServer { (_) async throws(RPCStatus) in throw RPCStatus(.unimplemented, "nothing here") }
+        try server.listen(on: .unix(path: path), security: .plaintext, group: 65532)
+        try server.start()
+        var found = stat()
+        #expect(lstat(path, &found) == 0)
+        #expect(found.st_mode & 0o7777 == 0o660)
+        #expect(found.st_uid == geteuid() && found.st_gid == 65532)
+        await server.shutdown(grace: .zero)
+    }
+
     @Test func staleSocketIsReplaced() async throws {
         let directory = try TemporaryDirectory()
         let path = directory.path + "/s"

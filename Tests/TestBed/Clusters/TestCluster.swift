@@ -3,8 +3,8 @@ internal import Glibc
 
 /// A Kubernetes control plane without nodes: etcd and kube-apiserver as processes on loopback, with RBAC on.
 ///
-/// `Tests/install-kubernetes` puts the programs in their place. There is no controller manager: what it would do
-/// (bind a claim, make a service account's secret) a test does itself.
+/// `Tests/install-kubernetes` puts the programs in their place. There is no controller manager, unless `startControllers`
+/// starts it: what it would do (bind a claim, make a service account's secret) a test does itself.
 package actor TestCluster {
     package nonisolated let name: String
     package nonisolated let directory: String
@@ -89,6 +89,10 @@ package actor TestCluster {
                 "--service-account-issuer", "https://godwit.test", "--api-audiences", "https://godwit.test",
                 "--service-account-key-file", directory + "/service-account.key",
                 "--service-account-signing-key-file", directory + "/service-account.key",
+                // With which kubelet lets it in, for `kubectl exec` and logs; the names of nodes are in no DNS.
+                "--kubelet-client-certificate", directory + "/client.crt",
+                "--kubelet-client-key", directory + "/client.key",
+                "--kubelet-preferred-address-types", "InternalIP",
                 "--disable-admission-plugins", "ServiceAccount", "--endpoint-reconciler-type", "none",
                 "--v", "1",
             ])
@@ -175,6 +179,14 @@ package actor TestCluster {
             throw LabError.invalid("no token for \(account): \(outcome.output)")
         }
         return token
+    }
+
+    /// The path of a kubeconfig with which a program is a service account of Manifests.
+    package nonisolated func accountKubeconfig(_ account: String) async throws -> String {
+        let token = try await serviceAccountToken(account, in: "godwit")
+        let path = directory + "/\(account).kubeconfig"
+        try kubeconfigText(user: "token: \(token)").write(toFile: path, atomically: true, encoding: .utf8)
+        return path
     }
 
     /// kill -9 of the API server; etcd keeps what was acknowledged.

@@ -10,6 +10,7 @@ package actor SiteProcess {
     private nonisolated let options: [String]
     private nonisolated let environment: [String: String]
     private nonisolated let kubeletDirectory: String?
+    private nonisolated let launcher: [String]
     private var process: ChildProcess?
 
     /// - Parameters:
@@ -17,11 +18,13 @@ package actor SiteProcess {
     ///   - address: where peers reach it: an address of the namespace, or of loopback.
     ///   - stateDirectory: made if it is missing.
     ///   - kubeletDirectory: where it makes itself known; its CSI socket is there then.
+    ///   - launcher: a command that runs the one which follows it, for example in other namespaces.
     package init(
         name: String, binary: String, stateDirectory: String, address: String,
         network: NetworkNamespace? = nil, options: [String] = [], environment: [String: String] = [:],
-        kubeletDirectory: String? = nil
+        kubeletDirectory: String? = nil, launcher: [String] = []
     ) {
+        self.launcher = launcher
         self.name = name
         self.kubeletDirectory = kubeletDirectory
         self.binary = binary
@@ -109,12 +112,12 @@ package actor SiteProcess {
 
     /// Starts the site and waits until it answers.
     package func start() async throws {
-        var program = Program(
-            binary,
-            [
-                "site", "--state-dir", stateDirectory, "--peer-listen", address, "--node", "\(name)-node",
+        let command =
+            launcher + [
+                binary, "site", "--state-dir", stateDirectory, "--peer-listen", address, "--node", "\(name)-node",
             ] + (kubeletDirectory.map { ["--kubelet-dir", $0] } ?? ["--csi-endpoint", csiEndpoint])
-                + options)
+            + options
+        var program = Program(command[0], Array(command.dropFirst()))
         program.network = network
         program.environment = environment
         program.output = .file(logPath)
