@@ -23,7 +23,7 @@ struct KubeletNode: Sendable {
 
     private static func findObstacle() -> String? {
         guard geteuid() == 0 else { return "a node needs root" }
-        for program in ["kubelet", "kube-controller-manager", "kube-scheduler"]
+        for program in ["kubelet", "kube-controller-manager"]
         where TestCluster.program(program) == nil {
             return "\(program) is missing: run Tests/install-kubernetes"
         }

@@ -30,7 +30,7 @@ private struct WholeClusters: Sendable {
                 try await end.site.start()
                 let client = try KubernetesClient(.kubeconfig(path: end.cluster.kubeconfig))
                 try cleanup.add("client of \(end.site.name)") { await client.close() }
-                try Sidecars.start(client, end.site, cleanup)
+                try Sidecars.start(client, end.site, node: end.node.name, cleanup)
                 try await startController(end, cleanup)
             }
             let both = WholeClusters(london: london, sydney: sydney, directory: directory)

@@ -4,22 +4,32 @@ import KubernetesAPI
 @testable import Cluster
 @testable import TestBed
 
-/// What external-provisioner and external-attacher do for a driver, as far as tests need it. Those two are in no Debian
-/// package; `Tests/kind` runs with the real ones.
+/// What the scheduler of a cluster with one node does, and external-provisioner and external-attacher for a driver, as far
+/// as tests need it. Those two are in no Debian package; `Tests/kind` runs with the real ones.
 struct Sidecars: Sendable {
     let client: KubernetesClient
     let site: SiteProcess
+    let node: String
 
     private static let finalizer = "external-attacher/csi-godwit-dev"
 
     /// Runs until the cleanup.
-    static func start(_ client: KubernetesClient, _ site: SiteProcess, _ cleanup: Cleanup) throws {
-        let sidecars = Sidecars(client: client, site: site)
+    static func start(
+        _ client: KubernetesClient, _ site: SiteProcess, node: String, _ cleanup: Cleanup
+    ) throws {
+        let sidecars = Sidecars(client: client, site: site, node: node)
         let task = Task {
+            var told = ""
             while !Task.isCancelled {
-                // An object that changed meanwhile, an API server that is away: asked again.
-                try? await sidecars.provision()
-                try? await sidecars.attach()
+                for step in [sidecars.schedule, sidecars.provision, sidecars.attach] {
+                    do {
+                        try await step()
+                    } catch {
+                        // An object that changed meanwhile, an API server that is away: asked again.
+                        if told != "\(error)" { print("sidecars of \(site.name): \(error)") }
+                        told = "\(error)"
+                    }
+                }
                 try? await Task.sleep(for: .milliseconds(200))
             }
         }
@@ -34,6 +44,35 @@ struct Sidecars: Sendable {
         return try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any] ?? [:]
     }
 
+    // MARK: pods
+
+    /// Gives pods to the node, once it has what they claim.
+    private func schedule() async throws {
+        for pod in try await client.list(Pod.self).items
+        where pod.spec.nodeName == nil && pod.metadata.deletionTimestamp == nil {
+            guard let name = pod.metadata.name, let namespace = pod.metadata.namespace else { continue }
+            var isComplete = true
+            for volume in pod.spec.volumes ?? [] {
+                guard let reference = volume.persistentVolumeClaim else { continue }
+                let claim = try await client.find(
+                    PersistentVolumeClaim.self, reference.claimName, in: namespace)
+                if claim?.status?.phase != "Bound" { isComplete = false }
+                guard let claim, claim.spec.volumeName == nil,
+                    claim.metadata.annotations?[Self.selectedNode] == nil
+                else { continue }
+                _ = try await client.patch(
+                    PersistentVolumeClaim.self, reference.claimName, in: namespace,
+                    ["metadata": ["annotations": [Self.selectedNode: .string(node)]]])
+            }
+            guard isComplete else { continue }
+            let target = Binding.Target(apiVersion: "v1", kind: "Node", name: node)
+            _ = try await client.create(
+                Binding(metadata: ObjectMeta(name: name, namespace: namespace), target: target))
+        }
+    }
+
+    private static let selectedNode = "volume.kubernetes.io/selected-node"
+
     // MARK: claims
 
     /// Makes volumes for claims whose pod has a node.
@@ -43,12 +82,13 @@ struct Sidecars: Sendable {
             let annotations = claim.metadata.annotations ?? [:]
             guard
                 annotations["volume.beta.kubernetes.io/storage-provisioner"] == MigrationController.driver,
-                annotations["volume.kubernetes.io/selected-node"] != nil, let uid = claim.metadata.uid,
+                annotations[Self.selectedNode] != nil, let uid = claim.metadata.uid,
                 let name = claim.metadata.name, let namespace = claim.metadata.namespace
             else { continue }
             let size = claim.spec.resources?.requests?["storage"] ?? "1Gi"
             let made = try await call(["create-volume", "pvc-\(uid)", "--required-bytes", size])
-            guard let volume = made["volume"] as? [String: Any], let id = volume["volumeId"] as? String else {
+            guard let volume = made["volume"] as? [String: Any], let id = volume["volume_id"] as? String
+            else {
                 throw LabError.invalid("create-volume answers \(made)")
             }
             var reference = PersistentVolume.Spec.ClaimReference(namespace: namespace, name: name)
@@ -86,7 +126,7 @@ struct Sidecars: Sendable {
         }
         do {
             let answer = try await call(["publish", handle, "--node", attachment.spec.nodeName])
-            let context = (answer["publishContext"] as? [String: String] ?? [:]).mapValues {
+            let context = (answer["publish_context"] as? [String: String] ?? [:]).mapValues {
                 JSONValue.string($0)
             }
             _ = try await client.patch(
@@ -115,6 +155,39 @@ struct Sidecars: Sendable {
             subresource: "status")
         _ = try await client.patch(VolumeAttachment.self, name, ["metadata": ["finalizers": .null]])
     }
+}
+
+/// What is to run.
+struct Pod: KubernetesResource {
+    static let resource = ResourceKind(
+        group: "", version: "v1", kind: "Pod", plural: "pods", isNamespaced: true)
+
+    struct Spec: Codable, Sendable {
+        struct Volume: Codable, Sendable {
+            struct Claim: Codable, Sendable { var claimName: String }
+            var persistentVolumeClaim: Claim?
+        }
+        var nodeName: String?
+        var volumes: [Volume]?
+    }
+
+    var metadata: ObjectMeta
+    var spec: Spec
+}
+
+/// Where a pod is to run; the answer to it has no target.
+struct Binding: KubernetesResource {
+    static let resource = ResourceKind(
+        group: "", version: "v1", kind: "Binding", plural: "bindings", isNamespaced: true)
+
+    struct Target: Codable, Sendable {
+        var apiVersion: String
+        var kind: String
+        var name: String
+    }
+
+    var metadata: ObjectMeta
+    var target: Target?
 }
 
 /// That a volume is, or is to be, attached to a node.

@@ -94,7 +94,9 @@ struct EndpointTests {
     func socketForAGroupIsForItsMembersAsWell() async throws {
         let directory = try TemporaryDirectory()
         let path = directory.path + "/s"
-        let server = RPCServer { (_) async throws(RPCStatus) in throw RPCStatus(.unimplemented, "nothing here") }
+        let server = RPCServer { (_) async throws(RPCStatus) in
+            throw RPCStatus(.unimplemented, "nothing here")
+        }
         try server.listen(on: .unix(path: path), security: .plaintext, group: 65532)
         try server.start()
         var found = stat()

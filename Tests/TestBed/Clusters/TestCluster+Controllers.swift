@@ -15,23 +15,20 @@ extension TestCluster {
         "pv-protection", "statefulset", "nodelifecycle", "podgc", "garbagecollector", "namespace",
     ]
 
-    /// Starts the controller manager and the scheduler; they end with the cleanup.
+    /// Starts the controller manager; it ends with the cleanup. Nothing gives pods to nodes.
     package nonisolated func startControllers(_ cleanup: Cleanup) async throws {
-        let options = ["--kubeconfig", kubeconfig, "--leader-elect=false", "--port", "0", "--v", "1"]
-        for (name, more) in [
-            ("kube-controller-manager", ["--controllers", Self.controllers.joined(separator: ",")]),
-            ("kube-scheduler", []),
-        ] {
-            guard let path = Self.program(name) else {
-                throw LabError.programMissing("\(name) (run Tests/install-kubernetes)")
-            }
-            let own = [
-                "--secure-port", String(try freePort()), "--bind-address", "127.0.0.1",
-                "--cert-dir", "\(directory)/\(name)",
-            ]
-            var program = Program(path, options + own + more)
-            program.output = .file("\(directory)/\(name).log")
-            try cleanup.add(try await ChildProcess.start(program))
+        let name = "kube-controller-manager"
+        guard let path = Self.program(name) else {
+            throw LabError.programMissing("\(name) (run Tests/install-kubernetes)")
         }
+        var program = Program(
+            path,
+            [
+                "--kubeconfig", kubeconfig, "--leader-elect=false", "--port", "0", "--secure-port",
+                String(try freePort()), "--bind-address", "127.0.0.1", "--cert-dir", "\(directory)/\(name)",
+                "--controllers", Self.controllers.joined(separator: ","), "--v", "1",
+            ])
+        program.output = .file("\(directory)/\(name).log")
+        try cleanup.add(try await ChildProcess.start(program))
     }
 }

@@ -114,7 +114,8 @@ package actor SiteProcess {
     package func start() async throws {
         let command =
             launcher + [
-                binary, "site", "--state-dir", stateDirectory, "--peer-listen", address, "--node", "\(name)-node",
+                binary, "site", "--state-dir", stateDirectory, "--peer-listen", address, "--node",
+                "\(name)-node",
             ] + (kubeletDirectory.map { ["--kubelet-dir", $0] } ?? ["--csi-endpoint", csiEndpoint])
             + options
         var program = Program(command[0], Array(command.dropFirst()))
