@@ -90,12 +90,16 @@ extension KubernetesClient {
     ///
     /// The handler sees every state that lasts, not every change; it is called one change at a time.
     ///
-    /// - Parameter failed: told of each interruption, for the log.
+    /// - Parameters:
+    ///   - session: after this the server ends a watch, in order, and the next begins. Where nothing ever happens it sends
+    ///     nothing either, no bookmark even: so it is less than the client's time limit for reading, after which a connection
+    ///     counts as dead.
+    ///   - failed: told of each interruption, for the log.
     /// - Throws: only what waiting does not cure: no rights, a configuration that cannot be used, and whatever
     ///   the handler throws.
     package func follow<Item: KubernetesResource>(
         _ type: Item.Type, in namespace: String? = nil, labels: String? = nil,
-        session: Duration = .seconds(300),
+        session: Duration = .seconds(80),
         failed: @Sendable (KubernetesError) -> Void = { _ in },
         _ handler: (WatchChange<Item>) async throws -> Void
     ) async throws {
@@ -133,7 +137,7 @@ extension KubernetesClient {
         throw CancellationError()
     }
 
-    /// One session: until the server ends it, which it does in order after some minutes.
+    /// One session: until the server ends it, which it does in order after a while.
     private func watch<Item: KubernetesResource>(
         _ type: Item.Type, in namespace: String?, labels: String?, from version: String, session: Duration,
         _ each: (WatchChange<Item>?, _ version: String?) async throws -> Void

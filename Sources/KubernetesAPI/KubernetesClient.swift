@@ -13,7 +13,7 @@ package final class KubernetesClient: Sendable {
         /// How often a request is sent at most.
         package var attempts = 4
         package var headTimeout: Duration = .seconds(30)
-        /// Silence in the middle of an answer. A watch gets a bookmark about once a minute.
+        /// Silence in the middle of an answer. Longer than a session of a watch, which may be silent.
         package var readTimeout: Duration = .seconds(100)
         package var userAgent = "godwit"
 

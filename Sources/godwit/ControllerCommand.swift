@@ -3,6 +3,8 @@ internal import Cluster
 internal import Foundation
 internal import KubernetesAPI
 internal import Logging
+internal import Monitoring
+internal import RPC
 
 /// `godwit controller`
 struct ControllerCommand: AsyncParsableCommand {
@@ -37,9 +39,18 @@ struct ControllerCommand: AsyncParsableCommand {
     @Option(help: "The namespace of the lease.") var leaseNamespace = "godwit"
     @Option(help: ArgumentHelp("How long a dead controller keeps others waiting.", valueName: "seconds"))
     var leaseSeconds = 15
+    @Option(
+        help: ArgumentHelp(
+            "Where /healthz and /metrics are answered over HTTP; none: nowhere.", valueName: "host:port"))
+    var monitorListen: String?
     @Option(help: "trace, debug, info, notice, warning, error.") var logLevel = "info"
 
     func validate() throws {
+        if let monitorListen {
+            guard case .tcp? = RPCEndpoint(monitorListen) else {
+                throw ValidationError("--monitor-listen is host:port, not '\(monitorListen)'")
+            }
+        }
         guard (3...300).contains(leaseSeconds) else {
             throw ValidationError("--lease-seconds is 3 to 300")
         }
@@ -75,6 +86,7 @@ struct ControllerCommand: AsyncParsableCommand {
                     ?? .inCluster())
             let control = try SiteControlSocket(path: controlSocket ?? site.stateDirectory + "/control.sock")
             let classes = try classes()
+            let monitoring = try await monitor()
             let elector = LeaderElector(
                 client, namespace: leaseNamespace, name: "godwit-controller",
                 identity: ProcessInfo.processInfo.hostName + "-" + UUID().uuidString,
@@ -96,8 +108,31 @@ struct ControllerCommand: AsyncParsableCommand {
                 await group.waitForAll()
                 return first
             }
+            await monitoring?.stop()
             await client.close()
             try result?.get()
+        }
+    }
+
+    /// A controller that waits for its turn is as well as one that works.
+    private func monitor() async throws -> MonitoringServer? {
+        MetricsText.noteProcessStart()
+        guard let monitorListen, case .tcp(let host, let port)? = RPCEndpoint(monitorListen) else {
+            return nil
+        }
+        do {
+            return try await MonitoringServer(host: host, port: port) { path in
+                switch path {
+                case "/healthz": return MonitoringReply(200, "ok\n")
+                case "/metrics":
+                    var text = MetricsText()
+                    text.addProcess()
+                    return MonitoringReply(200, text.text, contentType: MetricsText.contentType)
+                default: return MonitoringReply(404, "here are /healthz and /metrics\n")
+                }
+            }
+        } catch {
+            throw ValidationError("--monitor-listen \(monitorListen) cannot be listened on: \(error)")
         }
     }
 

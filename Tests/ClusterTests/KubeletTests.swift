@@ -18,6 +18,8 @@ private struct WholeClusters: Sendable {
     let london: End
     let sydney: End
     let directory: String
+    /// Where sydney's controller answers probes.
+    let probePort: UInt16
 
     static func run(_ body: @escaping @Sendable (WholeClusters) async throws -> Void) async throws {
         try await Cleanup.scope(catchingSignals: false) { cleanup in
@@ -26,14 +28,16 @@ private struct WholeClusters: Sendable {
             let london = try await start("london", image, cleanup)
             let sydney = try await start("sydney", image, cleanup)
             try await SiteProcess.introduce(london.site, sydney.site)
+            var probePort: UInt16 = 0
             for end in [london, sydney] {
                 try await end.site.start()
                 let client = try KubernetesClient(.kubeconfig(path: end.cluster.kubeconfig))
                 try cleanup.add("client of \(end.site.name)") { await client.close() }
                 try Sidecars.start(client, end.site, node: end.node.name, cleanup)
-                try await startController(end, cleanup)
+                probePort = try await startController(end, cleanup)
             }
-            let both = WholeClusters(london: london, sydney: sydney, directory: directory)
+            let both = WholeClusters(
+                london: london, sydney: sydney, directory: directory, probePort: probePort)
             do {
                 try await body(both)
             } catch {
@@ -63,7 +67,10 @@ private struct WholeClusters: Sendable {
     }
 
     /// `godwit controller` as its pod runs it: not root, and of the node's files it sees the sockets' directory alone.
-    private static func startController(_ end: End, _ cleanup: Cleanup) async throws {
+    ///
+    /// - Returns: the port of its probes.
+    private static func startController(_ end: End, _ cleanup: Cleanup) async throws -> UInt16 {
+        let port = try freePort()
         let kubeconfig = try await end.cluster.accountKubeconfig("godwit-controller")
         let script = """
             mkdir -p "$1/csi"
@@ -72,17 +79,18 @@ private struct WholeClusters: Sendable {
             mount --bind "$3" "$1/godwit"
             exec setpriv --reuid \(controllerUser) --regid \(controllerUser) --clear-groups --inh-caps=-all \
                 --no-new-privs "$1/godwit" controller --control-socket "$1/csi/control.sock" \
-                --kubeconfig "$4" --lease-seconds 6
+                --kubeconfig "$4" --lease-seconds 6 --monitor-listen "127.0.0.1:$5"
             """
         let directory = try cleanup.makeTemporaryDirectory()
         var program = Program(
             "unshare",
             [
                 "--mount", "/bin/bash", "-ec", script, "controller", directory, end.node.kubeletDirectory,
-                godwitBinary, kubeconfig,
+                godwitBinary, kubeconfig, String(port),
             ])
         program.output = .file(end.node.directory + "/controller.log")
         try cleanup.add(try await ChildProcess.start(program))
+        return port
     }
 
     private static func explanation(_ end: End) -> String {
@@ -113,6 +121,9 @@ extension ClusterTests {
                 #expect(outcome.exit.isSuccess, "\(outcome.output.suffix(20_000))")
                 print(outcome.output)
                 try #require(outcome.exit.isSuccess)
+                let probe = try await ChildProcess.check(
+                    Program("/usr/bin/curl", ["-sf", "http://127.0.0.1:\(both.probePort)/healthz"]))
+                #expect(probe == "ok\n")
             }
         }
     }
