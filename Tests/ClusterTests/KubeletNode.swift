@@ -30,6 +30,10 @@ struct KubeletNode: Sendable {
         for program in ["containerd", "ctr", "runc", "busybox", "unshare", "nsenter"] {
             do { _ = try Program(program).path() } catch { return "\(program) is missing" }
         }
+        let version = firstLine(of: "containerd --version")
+        guard version.contains(" 1.") || version.contains(" v1.") else {
+            return "this kubelet needs containerd 1: \(version)"
+        }
         guard access("/dev/fuse", R_OK | W_OK) == 0 else { return "/dev/fuse is missing" }
         // This kubelet, and this test, know control groups of version 1.
         for name in ["cpu", "cpuset", "memory", "devices", "freezer", "pids"] {
@@ -42,6 +46,15 @@ struct KubeletNode: Sendable {
             rmdir(probe)
         }
         return nil
+    }
+
+    private static func firstLine(of command: String) -> String {
+        guard let stream = popen(command, "r") else { return "" }
+        defer { pclose(stream) }
+        var line = [CChar](repeating: 0, count: 256)
+        guard fgets(&line, Int32(line.count), stream) != nil else { return "" }
+        return String(
+            decoding: line.prefix { $0 != 0 && $0 != 10 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }
 
     /// Starts a node and waits until its cluster calls it ready. Everything of it goes with the cleanup.
