@@ -48,13 +48,15 @@ struct FileBench: Sendable {
             plan.note("files, round \(round) of \(plan.fileRoundCount)")
             for (index, work) in works.enumerated() {
                 for (number, place) in places.enumerated() where !(work.isDirect && place.kind == .bindfs) {
-                    try await work.prepare(place.path)
-                    if work.isCold { try await BenchMachine.dropCaches() }
-                    let before = try BenchMachine.processorSeconds(pid)
-                    let start = ContinuousClock.now
-                    try await work.run(place.path)
-                    seconds[index][number].append((ContinuousClock.now - start).seconds)
-                    if number == 1 { processor[index] += try BenchMachine.processorSeconds(pid) - before }
+                    do {
+                        let taken = try await measure(work, place, site: pid)
+                        seconds[index][number].append(taken.seconds)
+                        if number == 1 { processor[index] += taken.processor }
+                    } catch {
+                        // What a peer cannot do says nothing of us.
+                        guard number > 1, !(error is CancellationError) else { throw error }
+                        plan.note("\(place.kind.rawValue), \(work.title): \(error)")
+                    }
                 }
             }
         }
@@ -62,6 +64,18 @@ struct FileBench: Sendable {
             sections[work.workload - 1].rows += rows(work, places, seconds[index], processor[index])
         }
         return sections
+    }
+
+    private func measure(
+        _ work: Work, _ place: BenchPlace, site pid: Int32
+    ) async throws -> (seconds: Double, processor: Double) {
+        try await work.prepare(place.path)
+        if work.isCold { try await BenchMachine.dropCaches() }
+        let before = try BenchMachine.processorSeconds(pid)
+        let start = ContinuousClock.now
+        try await work.run(place.path)
+        let seconds = (ContinuousClock.now - start).seconds
+        return (seconds, try BenchMachine.processorSeconds(pid) - before)
     }
 
     private func rows(_ work: Work, _ places: [BenchPlace], _ seconds: [[Double]], _ processor: Double)

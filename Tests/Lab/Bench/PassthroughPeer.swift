@@ -36,7 +36,7 @@ enum PassthroughPeer {
         apt-get "${apt[@]}" update
         apt-get "${apt[@]}" source --only-source fuse3
         cd fuse3-*/example
-        g++ -std=c++17 -O2 -w -D_FILE_OFFSET_BITS=64 $(pkg-config --cflags fuse3) passthrough_hp.cc \
+        g++ -std=c++17 -O2 -w -D_FILE_OFFSET_BITS=64 -DHAVE_UTIMENSAT -DHAVE_POSIX_FALLOCATE $(pkg-config --cflags fuse3) passthrough_hp.cc \
             -o "$1.new" $(pkg-config --libs fuse3) -pthread
         mv "$1.new" "$1"
         """
