@@ -235,6 +235,9 @@ package nonisolated struct Godwit_Peer_V1_FollowRequest: Sendable {
   /// What the follower has; 0: nothing.
   package var since: Int64 = 0
 
+  /// The owner's reign as the follower knows it: an owner of an earlier one is behind, and is not followed.
+  package var epoch: UInt64 = 0
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -1476,7 +1479,7 @@ nonisolated extension Godwit_Peer_V1_WithdrawReply: SwiftProtobuf.Message, Swift
 
 nonisolated extension Godwit_Peer_V1_FollowRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".FollowRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}since\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}since\0\u{1}epoch\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1486,6 +1489,7 @@ nonisolated extension Godwit_Peer_V1_FollowRequest: SwiftProtobuf.Message, Swift
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularStringField(value: &self.volume) }()
       case 2: try { try decoder.decodeSingularInt64Field(value: &self.since) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.epoch) }()
       default: break
       }
     }
@@ -1498,12 +1502,16 @@ nonisolated extension Godwit_Peer_V1_FollowRequest: SwiftProtobuf.Message, Swift
     if self.since != 0 {
       try visitor.visitSingularInt64Field(value: self.since, fieldNumber: 2)
     }
+    if self.epoch != 0 {
+      try visitor.visitSingularUInt64Field(value: self.epoch, fieldNumber: 3)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   package static func ==(lhs: Godwit_Peer_V1_FollowRequest, rhs: Godwit_Peer_V1_FollowRequest) -> Bool {
     if lhs.volume != rhs.volume {return false}
     if lhs.since != rhs.since {return false}
+    if lhs.epoch != rhs.epoch {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -77,15 +77,18 @@ package final class PeerClient: Sendable {
 
     /// Takes the owner's catalog changes.
     ///
-    /// - Parameter apply: takes each batch of rows, in order.
+    /// - Parameters:
+    ///   - reign: the peer's, as it is known here.
+    ///   - apply: takes each batch of rows, in order.
     /// - Returns: where the follower is when all of them are applied. A stream that breaks throws, and may
     ///   be asked again from the same `since`.
     package func follow(
-        _ volume: VolumeID, since: SequenceNumber?, apply: ([CatalogRow]) throws -> Void
+        _ volume: VolumeID, reign: Epoch, since: SequenceNumber?, apply: ([CatalogRow]) throws -> Void
     ) async throws -> CatalogPosition {
         var request = Godwit_Peer_V1_FollowRequest()
         request.volume = volume.description
         request.since = since?.number ?? 0
+        request.epoch = reign.number
         let bytes: [UInt8] = try serialize(request)
         do {
             // The tail of a hand-off is waited for: it takes the urgent connection.

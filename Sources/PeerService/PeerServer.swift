@@ -14,7 +14,9 @@ package protocol PeerBackend: Sendable {
     func offer(_ request: Godwit_Peer_V1_OfferRequest, by site: SiteID) async throws
         -> Godwit_Peer_V1_OfferReply
     /// The catalog that a follower takes changes of.
-    func catalog(of volume: VolumeID, for site: SiteID) async throws -> Catalog
+    ///
+    /// - Parameter reign: what the follower knows of this site's reign. Refused when that is later than any known here.
+    func catalog(of volume: VolumeID, reign: Epoch, for site: SiteID) async throws -> Catalog
     /// The head whose bytes are kept for a reign of the caller.
     func reader(of volume: VolumeID, reign: Epoch, for site: SiteID) async throws -> HeadReader
     func exchange(
@@ -149,11 +151,12 @@ package struct PeerServer: Sendable {
         let volume = try Self.volume(request.volume)
         try calls.begin(.follow, by: site)
         defer { calls.end(.follow, by: site) }
-        let catalog = try await backend.catalog(of: volume, for: site)
+        let reign = Epoch(request.epoch)
+        let catalog = try await backend.catalog(of: volume, reign: reign, for: site)
         let since = request.since > 0 ? SequenceNumber(request.since) : nil
         let position = try await catalog.sendChanges(to: site.description, since: since) { rows in
             // Its right may have been taken back meanwhile.
-            _ = try await backend.catalog(of: volume, for: site)
+            _ = try await backend.catalog(of: volume, reign: reign, for: site)
             try await send(FollowCoding.encode(rows), to: call)
         }
         var last = Godwit_Peer_V1_FollowReply()

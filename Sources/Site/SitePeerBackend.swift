@@ -51,10 +51,12 @@ package struct SitePeerBackend: PeerBackend {
         return reply
     }
 
-    package func catalog(of volume: VolumeID, for peer: SiteID) async throws -> Catalog {
+    package func catalog(
+        of volume: VolumeID, reign: Epoch, for peer: SiteID
+    ) async throws -> Catalog {
         let agent = try await shared(volume, with: peer)
         try await agent.waitForNames(.seconds(60))
-        return try await agent.catalogForFollower(peer)
+        return try await agent.catalogForFollower(peer, reign: reign)
     }
 
     package func reader(of volume: VolumeID, reign: Epoch, for peer: SiteID) async throws -> HeadReader {
@@ -132,15 +134,24 @@ extension VolumeAgent {
     }
 
     /// The catalog that a follower takes changes of: the head that we own, or sealed for it.
-    func catalogForFollower(_ peer: SiteID) throws -> Catalog {
+    ///
+    /// - Parameter reign: the epoch under which the follower knows this site as the owner.
+    func catalogForFollower(_ peer: SiteID, reign: Epoch) throws -> Catalog {
+        let present: Epoch
         switch record.head.role {
-        case .owning: break
-        case .sealed(_, let grant), .reclaiming(_, let grant):
+        case .owning(let epoch, _): present = epoch
+        case .sealed(let epoch, let grant), .reclaiming(let epoch, let grant):
+            present = epoch
             guard grant.heir.owner == peer else {
                 throw PeerError.refused("volume \(id) was handed to \(grant.heir)")
             }
         case .following, .acquiring, .receiving, .declining, .sealing, .retired, .fenced:
             throw PeerError.refused("volume \(id) is not owned here")
+        }
+        guard reign <= present else {
+            throw PeerError.refused(
+                "volume \(id) is known at site \(peer) to be of epoch \(reign) and here of epoch \(present): what is "
+                    + "here is older, restored perhaps, and not to be followed")
         }
         followers[peer] = .now
         return try openHead(record.headNumber).storage.catalog

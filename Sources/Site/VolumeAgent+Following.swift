@@ -66,7 +66,7 @@ extension VolumeAgent {
     func tail(for follower: SiteID, since: SequenceNumber) async -> Godwit_Peer_V1_FollowReply? {
         do {
             return try await FollowCoding.tail(
-                of: try catalogForFollower(follower), for: follower, since: since)
+                of: try catalogForFollower(follower, reign: .first), for: follower, since: since)
         } catch {
             logger.debug("no tail for \(follower): \(error)")
             return nil
@@ -272,7 +272,8 @@ extension VolumeAgent {
         let since = try catalog.originSequence()
         let interruption = replicaInterruption
         if case .following = record.head.role { interruption.set(false) }
-        let position = try await context.client(of: owner).follow(id, since: since) { rows in
+        let known = record.head.knownReign.flatMap { $0.owner == owner ? $0.epoch : nil } ?? .first
+        let position = try await context.client(of: owner).follow(id, reign: known, since: since) { rows in
             guard since != nil || !interruption.isSet else {
                 throw SiteError.busy("the volume is being taken over, and its names follow")
             }

@@ -331,7 +331,7 @@ import VolumeModel
         // Who reads gets everything.
         let sydney = try fixture.client(of: "sydney")
         var rowCount = 0
-        _ = try await sydney.follow(volume, since: nil) { rowCount += $0.count }
+        _ = try await sydney.follow(volume, reign: .first, since: nil) { rowCount += $0.count }
         #expect(rowCount > 800)
         sydney.close()
         channel.close()

@@ -22,7 +22,7 @@ import VolumeModel
         func offer(
             _ request: Godwit_Peer_V1_OfferRequest, by owner: SiteID
         ) async throws -> Godwit_Peer_V1_OfferReply { Godwit_Peer_V1_OfferReply() }
-        func catalog(of volume: VolumeID, for peer: SiteID) async throws -> Catalog {
+        func catalog(of volume: VolumeID, reign: Epoch, for peer: SiteID) async throws -> Catalog {
             try await Task.sleep(for: .seconds(3600))
             throw PeerError.unknownVolume(volume)
         }
@@ -92,6 +92,7 @@ import VolumeModel
         let served = try await self.open(1, method, request, on: other, fixture)
         served[0].cancel()
         open[0].cancel()
+        #expect(await eventually { fixture.service.openCallCount == open.count - 1 })
         // The place of the cancelled one.
         let next = try channel.open(RPCChannel.peerService + method, timeout: nil, waitForReady: true)
         try await next.send(request)

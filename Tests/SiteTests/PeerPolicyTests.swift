@@ -55,7 +55,7 @@ extension SiteTests {
                 }
                 await #expect(throws: PeerError.self) { _ = try await client.status(of: id) }
                 await #expect(throws: (any Error).self) {
-                    _ = try await client.follow(id, since: nil) { _ in }
+                    _ = try await client.follow(id, reign: .first, since: nil) { _ in }
                 }
                 var takeOver = Godwit_Peer_V1_TakeOverRequest()
                 takeOver.volume = id.description
@@ -125,6 +125,15 @@ extension SiteTests {
                     #expect(try await london.inspect("data")["role"] as? String == "owning")
                     let read = try await shell("cat file; echo more >> file; sync file", in: mount)
                     #expect(read.output == "kept\n" || read.output == "kept\nmore\n", "\(read.output)")
+                }
+                // An owner that knows only an earlier reign of its own than its follower does is behind.
+                let volume = try #require(VolumeID(id))
+                _ = try await client.follow(volume, reign: .first, since: nil) { _ in }
+                do {
+                    _ = try await client.follow(volume, reign: Epoch(2), since: nil) { _ in }
+                    Issue.record("an owner of epoch 1 was followed as that of epoch 2")
+                } catch {
+                    #expect("\(error)".contains("of epoch 2 and here of epoch 1"), "\(error)")
                 }
                 try await london.godwit(["volume", "unmount", "data"])
             }
