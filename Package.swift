@@ -190,8 +190,8 @@ let package = Package(
         .testTarget(
             name: "SiteTests",
             dependencies: [
-                "CSIProtocol", "PeerProtocol", "PeerService", "RPC", "SiteIdentity", "TestBed", "VolumeModel",
-                "godwit", .product(name: "SwiftProtobuf", package: "swift-protobuf"),
+                "CSIProtocol", "PeerProtocol", "PeerService", "RPC", "Site", "SiteIdentity", "TestBed",
+                "VolumeModel", "godwit", .product(name: "SwiftProtobuf", package: "swift-protobuf"),
             ],
             path: "Tests/SiteTests", swiftSettings: strict),
         .testTarget(

@@ -115,6 +115,9 @@ package final class ByteStore: Sendable {
         return failures.merging(failedBeyond) { first, _ in first }
     }
 
+    /// Makes everything on the disk durable, also what another process has written: that nobody here knows of.
+    package func synchronizeFileSystem() throws(ByteStoreError) { try root.synchronizeFileSystem() }
+
     private func noteFailedBeyond(_ beyond: Set<DataFileNumber>, _ failure: ByteStoreError) {
         openFiles.withLock { open in
             for number in beyond {

@@ -65,11 +65,8 @@ extension Catalog {
     /// Keeps what changes from now on, under a name that is never used for another state.
     ///
     /// - Parameter heir: the reign that the present is granted to. Until the head goes on it is that state.
-    ///   `isCertain`: whether what is on disk is surely what was read from here.
     /// - Returns: the sequence number of the present. Repeated it is the same, though the pin was a change itself.
-    package func pin(_ follower: String, sealedFor heir: Epoch? = nil, isCertain: Bool = true) throws
-        -> SequenceNumber
-    {
+    package func pin(_ follower: String, sealedFor heir: Epoch? = nil) throws -> SequenceNumber {
         let sequence = try perform { state in
             let find = try state.connection.prepare("SELECT newest FROM pin WHERE name = ?1")
             find.bind(1, follower)
@@ -77,7 +74,7 @@ extension Catalog {
             _ = try state.commit()
             let sequence = state.committedSequence
             _ = try state.pin(follower, since: nil, newest: sequence)
-            if let heir { try state.noteSeal(for: heir, isCertain: isCertain) }
+            if let heir { try state.noteSeal(for: heir) }
             return sequence
         }
         try synchronize()

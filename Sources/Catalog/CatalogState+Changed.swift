@@ -58,8 +58,8 @@ extension CatalogState {
 
     private mutating func noteDirty(_ number: InodeNumber) {
         changed.dirty.insert(number)
+        // No change of the operation's: what fails before its first one has left nothing half done.
         hasChanges = true
-        changeCount &+= 1
     }
 
     private func storedChanges(of number: InodeNumber) throws -> ChangedBytes? {
@@ -113,11 +113,13 @@ extension CatalogState {
 
     // MARK: the state that was granted
 
-    mutating func noteSeal(for heir: Epoch, isCertain: Bool) throws {
+    mutating func noteSeal(for heir: Epoch) throws {
+        // A head that has gone on already, after another's word, is not what was granted.
+        guard try epoch() < heir else { return }
         try beginIfNeeded()
         try statements.setMeta(.sealedFor, Int64(bitPattern: heir.number))
         try statements.setMeta(.sealIsDurable, 0)
-        try statements.setMeta(.sealIsUncertain, isCertain ? 0 : 1)
+        try statements.setMeta(.sealIsUncertain, 0)
     }
 
     /// Everything of the sealed head is on disk: a crash takes nothing back any more.
@@ -130,12 +132,25 @@ extension CatalogState {
     }
 
     /// The head goes on: it is no longer what was granted.
-    mutating func breakSeal() throws { try statements.setMeta(.sealedFor, 0) }
+    package mutating func breakSeal() throws {
+        guard try statements.meta(.sealedFor) ?? 0 != 0 else { return }
+        try beginIfNeeded()
+        try statements.setMeta(.sealedFor, 0)
+    }
+
+    /// The disk has refused bytes of this head: of no state of it can it be said what is on the disk. For good.
+    package mutating func noteSyncFailure() throws {
+        guard try statements.meta(.syncHasFailed) != 1 else { return }
+        try beginIfNeeded()
+        try statements.setMeta(.syncHasFailed, 1)
+    }
 
     /// The reign that this head, as it is, was granted to; nil: it has gone on since, or never was.
     package func sealedFor() throws -> (heir: Epoch, isCertain: Bool)? {
         guard let number = try statements.meta(.sealedFor), number != 0 else { return nil }
-        return (Epoch(UInt64(bitPattern: number)), try statements.meta(.sealIsUncertain) != 1)
+        let isCertain =
+            try statements.meta(.sealIsUncertain) != 1 && statements.meta(.syncHasFailed) != 1
+        return (Epoch(UInt64(bitPattern: number)), isCertain)
     }
 
     // MARK: what is told

@@ -185,11 +185,13 @@ enum CatalogKey: String {
     case sealedFor = "sealed_for"
     case sealIsDurable = "seal_is_durable"
     case sealIsUncertain = "seal_is_uncertain"
+    case syncHasFailed = "sync_has_failed"
 
     /// What a catalog knows of the one that it came from.
     static let ofOrigin: [CatalogKey] = [
         .originSequence, .arrivalGrant, .pendingInodes, .pendingBytes, .pendingAllocated, .pendingMissing,
         .changedSince, .firstChangedInode, .changesAreUncertain, .sealedFor, .sealIsDurable, .sealIsUncertain,
+        .syncHasFailed,
     ]
 }
 

@@ -23,7 +23,9 @@ package final class HeadStorage: Sendable {
     private let firstUncertain: DataFileNumber
     private let measureFreeSpace: @Sendable () -> UInt64
     private let hasFailedSync = Atomic(false)
-    private let roomMaker = Mutex<(@Sendable () -> Bool)?>(nil)
+    /// After a disorderly end nobody knows which files the process before has written to.
+    private let mayLackEarlierBytes: Atomic<Bool>
+    private let roomMaker = Mutex<RoomMaker?>(nil)
     /// Why the last `settle` did not do everything.
     private let failedSettle = Mutex<String?>(nil)
     private let space = Mutex((checked: ContinuousClock.now - .seconds(60), free: UInt64(0)))
@@ -40,6 +42,7 @@ package final class HeadStorage: Sendable {
         self.bytes = bytes
         dataLocks = DataLocks()
         recovered = catalog.wasClosedCleanly ? nil : RecoveredFiles()
+        mayLackEarlierBytes = Atomic(!catalog.wasClosedCleanly)
         measureFreeSpace = freeSpace ?? { (try? bytes.diskSpace().free) ?? 0 }
         firstUncertain = try catalog.perform { DataFileNumber($0.durableData) }
         try makeLostFiles()
@@ -154,9 +157,13 @@ package final class HeadStorage: Sendable {
 
     // MARK: durability
 
-    /// Whether the disk has ever refused bytes since this was opened: what is read then may not be what a later look
-    /// finds there.
-    package var hadSyncFailure: Bool { hasFailedSync.load(ordering: .acquiring) }
+    /// The disk has refused bytes: what is read from now on may not be what a later look finds there. For good.
+    private func noteSyncFailure() {
+        hasFailedSync.store(true, ordering: .releasing)
+        // What cannot be written now is written by the next `settle` that ends well, without which no end is in order.
+        try? catalog.perform { try $0.noteSyncFailure() }
+        _ = try? catalog.commit()
+    }
 
     /// Makes one inode's bytes, ranges and attributes durable: fsync(2).
     package func synchronize(_ inode: InodeNumber, dataOnly: Bool) throws {
@@ -186,7 +193,7 @@ package final class HeadStorage: Sendable {
             do {
                 try file.synchronize()
             } catch {
-                hasFailedSync.store(true, ordering: .releasing)
+                noteSyncFailure()
                 throw error
             }
             let extent = try file.extent()
@@ -235,17 +242,36 @@ package final class HeadStorage: Sendable {
         // All bytes first, also those of files without an origin: a size or a name that is durable before the
         // bytes would show zeros after a power loss. One file that fails holds up no other.
         let failures = bytes.synchronizeAll()
-        if !failures.isEmpty { hasFailedSync.store(true, ordering: .releasing) }
+        let earlier = synchronizeEarlierBytes()
+        if !failures.isEmpty { noteSyncFailure() }
+        let hasFailed = hasFailedSync.load(ordering: .acquiring)
         try catalog.perform { state in
+            if hasFailed { try state.noteSyncFailure() }
             for item in unrecorded where failures[item.data] == nil {
                 try state.record(item.ranges, of: item.inode, data: item.data)
             }
-            try state.noteDurable(below: min(nextData, failures.keys.min() ?? nextData))
+            if earlier == nil { try state.noteDurable(below: min(nextData, failures.keys.min() ?? nextData)) }
         }
         try catalog.synchronize()
         try catalog.collectGarbage { try bytes.delete($0) }
         try catalog.checkpoint()
         if let first = failures.min(by: { $0.key < $1.key }) { throw first.value }
+        if let earlier { throw earlier }
+    }
+
+    /// Once after a disorderly end.
+    ///
+    /// - Returns: why it could not be done; the next time it is tried again.
+    private func synchronizeEarlierBytes() -> ByteStoreError? {
+        guard mayLackEarlierBytes.load(ordering: .acquiring) else { return nil }
+        do {
+            try bytes.synchronizeFileSystem()
+            mayLackEarlierBytes.store(false, ordering: .releasing)
+            return nil
+        } catch {
+            noteSyncFailure()
+            return error
+        }
     }
 
     /// What is wrong with the disk below, for people; nil: nothing is.
@@ -256,7 +282,7 @@ package final class HeadStorage: Sendable {
         if let failure = failedSettle.withLock({ $0 }) {
             return "not everything could be made durable: \(failure)"
         }
-        return hasRoom() ? nil : "the disk is full but for a reserve: writes are refused until there is room"
+        return hasRoomNow ? nil : "the disk is full but for a reserve: writes are refused until there is room"
     }
 
     /// Ends the use of this head in order. Whatever still uses it gets errors.
@@ -275,22 +301,29 @@ package final class HeadStorage: Sendable {
 
     /// Whether there is disk space for more data. Looks at the disk five times a second at most, and gives up what is
     /// needed by nobody before it says no.
-    package func hasRoom() -> Bool { freeByteCount() > Self.reservedByteCount || makesRoom() }
+    ///
+    /// May block for as long as it takes to delete that.
+    package func hasRoom() -> Bool { hasRoomNow || makesRoom() }
 
-    /// Sets what gives up something that takes room and is needed by nobody; it says whether there was anything.
-    package func makeRoom(with giveUp: @escaping @Sendable () -> Bool) {
-        roomMaker.withLock { $0 = giveUp }
-    }
+    /// The same, without giving anything up.
+    package var hasRoomNow: Bool { freeByteCount() > Self.reservedByteCount }
 
-    /// The disk is full: gives up what is needed by nobody, as much as makes room.
+    /// Gives up things that are needed by nobody until `missingByteCount` says 0.
+    ///
+    /// - Returns: whether that came about. When all there is would not be enough, nothing is given up.
+    package typealias RoomMaker = @Sendable (_ missingByteCount: () -> UInt64) -> Bool
+
+    package func makeRoom(with maker: @escaping RoomMaker) { roomMaker.withLock { $0 = maker } }
+
+    /// The disk is full: makes room for so much above the reserve, if that can be.
     package func makesRoom(for byteCount: UInt64 = 0) -> Bool {
-        guard let giveUp = roomMaker.withLock({ $0 }) else { return false }
-        while giveUp() {
+        guard let maker = roomMaker.withLock({ $0 }) else { return false }
+        let wanted = Self.reservedByteCount + 1 + byteCount
+        return maker {
             let free = measureFreeSpace()
             space.withLock { $0 = (ContinuousClock.now, free) }
-            if free > Self.reservedByteCount, free - Self.reservedByteCount >= byteCount { return true }
+            return wanted - min(wanted, free)
         }
-        return false
     }
 
     private func freeByteCount() -> UInt64 {

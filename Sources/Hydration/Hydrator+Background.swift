@@ -28,13 +28,12 @@ extension Hydrator {
 
     private func streamBytes() async throws {
         try await streamExpected()
-        var window = StreamWindow()
         var failures = 0
         var start = InodeNumber(0)
         while true {
             try Task.checkCancellation()
             do {
-                let found = try await pass(&window, after: start)
+                let found = try await pass(after: start)
                 note(waitingFor: nil)
                 failures = 0
                 if start != InodeNumber(0) {
@@ -46,7 +45,7 @@ extension Hydrator {
             } catch let error as CancellationError {
                 throw error
             } catch {
-                window.noteFailure()
+                activity.withLock { $0.window.noteFailure() }
                 failures += 1
                 // A file that its source cannot give holds up no other: the next pass begins behind it.
                 start = (error as? BatchFailure)?.last ?? InodeNumber(0)
@@ -145,13 +144,13 @@ extension Hydrator {
     /// Goes once through all inodes above `start` with missing bytes.
     ///
     /// - Returns: whether anything was missing.
-    private func pass(_ window: inout StreamWindow, after start: InodeNumber) async throws -> Bool {
+    private func pass(after start: InodeNumber) async throws -> Bool {
         var cursor = BatchCursor(storage: storage, configuration: configuration, after: start)
         var found = false
-        try await withThrowingTaskGroup(of: Duration.self) { group in
+        try await withThrowingTaskGroup(of: Void.self) { group in
             var running = 0
             while true {
-                while running < window.requestCount {
+                while running < activity.withLock({ $0.window.requestCount }) {
                     try await waitForTurn()
                     guard let batch = try cursor.next() else { break }
                     try await waitForRate(batch)
@@ -159,16 +158,14 @@ extension Hydrator {
                     running += 1
                     group.addTask { try await self.bringBatch(batch) }
                 }
-                guard let latency = try await group.next() else { break }
+                guard try await group.next() != nil else { break }
                 running -= 1
-                window.noteAnswer(after: latency)
             }
         }
         return found
     }
 
-    private func bringBatch(_ batch: [Extent]) async throws -> Duration {
-        let started = ContinuousClock.now
+    private func bringBatch(_ batch: [Extent]) async throws {
         do {
             try await bringAny(batch)
         } catch let error as CancellationError {
@@ -176,7 +173,6 @@ extension Hydrator {
         } catch {
             throw BatchFailure(last: batch.last?.inode ?? InodeNumber(0), cause: error)
         }
-        return ContinuousClock.now - started
     }
 
     private func bringAny(_ batch: [Extent]) async throws {
@@ -192,13 +188,20 @@ extension Hydrator {
         }
     }
 
+    /// Asks the disk at once, and where it is full, off this thread: making room may take long.
+    private func hasRoom() async throws -> Bool {
+        if storage.hasRoomNow { return true }
+        let storage = self.storage
+        return try await Self.offThread { storage.hasRoom() }
+    }
+
     /// Background streaming gives way: while a fault is under way nothing new is asked for.
     ///
     /// - Parameter givesWay: false: for what an application is expected to ask for next.
     func waitForTurn(givesWay: Bool = true) async throws {
         while true {
             try Task.checkCancellation()
-            if !storage.hasRoom() {
+            if try await !hasRoom() {
                 note(waitingFor: "the disk here is full: free some space and it goes on by itself")
                 try await Task.sleep(for: .milliseconds(500))
                 continue

@@ -92,7 +92,7 @@ extension Hydrator {
     }
 
     /// Runs a long search where it holds up no task.
-    private static func offThread<Result: Sendable>(
+    static func offThread<Result: Sendable>(
         _ body: @escaping @Sendable () throws -> Result
     ) async throws -> Result {
         try await withCheckedThrowingContinuation { continuation in

@@ -52,6 +52,8 @@ package final class Hydrator: Sendable {
 
     struct Activity {
         var urgentCount = 0
+        /// How much is asked for at a time in the background.
+        var window = StreamWindow()
         var receivedByteCount: UInt64 = 0
         var savedByteCount: UInt64 = 0
         var neededByteCount: UInt64 = 0
@@ -281,7 +283,9 @@ package final class Hydrator: Sendable {
     func bring(_ extents: [Extent], urgency: Urgency, timeout: Duration) async throws {
         var rest = extents
         while !rest.isEmpty {
+            let asked = ContinuousClock.now
             let pieces = try await source.read(rest, urgency: urgency, timeout: timeout)
+            let latency = ContinuousClock.now - asked
             let left = try Self.remainder(of: rest, after: pieces)
             var received: UInt64 = 0
             var saved: UInt64 = 0
@@ -298,6 +302,10 @@ package final class Hydrator: Sendable {
                 $0.savedByteCount += saved
             }
             activity.withLock { activity in
+                // What was here already says nothing of the link.
+                if urgency == .background, pieces.contains(where: { !$0.isOwn }) {
+                    activity.window.noteAnswer(after: latency)
+                }
                 activity.receivedByteCount += received
                 activity.savedByteCount += saved
                 if urgency == .urgent { activity.neededByteCount += received + saved }

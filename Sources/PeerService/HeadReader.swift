@@ -60,7 +60,7 @@ package struct HeadReader: Sendable {
     /// Bytes that are compared for one answer: more would take long.
     private static let comparisonLimit: UInt64 = 8 << 20
 
-    /// An extent, if all of it is what the reader has.
+    /// An extent, if all of it is what the reader has. The piece holds no bytes: the reader has them.
     private func own(_ extent: Extent, _ hash: [UInt8]) async throws -> Piece? {
         var bytes: [UInt8] = []
         bytes.reserveCapacity(Int(extent.range.byteCount))
@@ -77,7 +77,7 @@ package struct HeadReader: Sendable {
         }
         try checkUnchanged(extent.inode)
         guard ReadCoding.hash(bytes[...]) == hash else { return nil }
-        return Piece(inode: extent.inode, range: extent.range, content: .bytes(bytes), isOwn: true)
+        return Piece(inode: extent.inode, range: extent.range, content: .bytes([]), isOwn: true)
     }
 
     /// Which bytes have changed since the reign of `epoch` began here, the inodes above `after`, in parts.

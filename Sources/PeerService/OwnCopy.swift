@@ -28,7 +28,7 @@ package final class OwnCopy: Sendable {
             return nil
         }
         self.heir = heir
-        isCertain = seal.isCertain && !storage.hadSyncFailure
+        isCertain = seal.isCertain
         self.storage = storage
     }
 

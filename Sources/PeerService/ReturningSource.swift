@@ -124,7 +124,13 @@ package final class ReturningSource: ByteSource, DirectorySource {
         var after = InodeNumber(0)
         var byteCount = 0
         while true {
-            let part = try await peer.changes(since: copy.heir, after: after, timeout: Self.pageTimeout)
+            let part: ChangesSince
+            do {
+                part = try await peer.changes(since: copy.heir, after: after, timeout: Self.pageTimeout)
+            } catch PeerError.malformed {
+                // Asked again it would be the same.
+                return Known(copy: copy, kind: .unknown)
+            }
             var sum = known ?? Known(copy: copy, kind: part.kind, firstNewInode: part.firstNewInode)
             guard sum.kind == part.kind, sum.firstNewInode == part.firstNewInode else {
                 return Known(copy: copy, kind: .unknown)

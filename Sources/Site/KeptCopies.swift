@@ -57,6 +57,7 @@ package final class KeptCopies: Sendable {
     private let policy: CopyPolicy
     private let directory: StateDirectory
     private let state = Mutex(State())
+    private let givingUp = Mutex(())
 
     package init(_ policy: CopyPolicy, in directory: StateDirectory) {
         self.policy = policy
@@ -121,10 +122,24 @@ package final class KeptCopies: Sendable {
         return free >= total / freeShare
     }
 
-    /// The disk is full: deletes the oldest copy here and now.
+    /// The disk is full: deletes the oldest copies here and now, until nothing is missing any more.
     ///
-    /// - Returns: whether there was one.
-    func giveUpOldest() -> Bool {
+    /// One caller at a time: who comes while another deletes waits for what that brings.
+    ///
+    /// - Parameter missingByteCount: asks the disk.
+    /// - Returns: whether nothing is missing. When all copies would not be enough, none is deleted.
+    func makeRoom(_ missingByteCount: () -> UInt64) -> Bool {
+        givingUp.withLock { _ in
+            let missing = missingByteCount()
+            guard missing > 0 else { return true }
+            let held = state.withLock { $0.entries.values.reduce(0) { $0 &+ $1.copy.byteCount } }
+            guard held >= missing else { return false }
+            while giveUpOldest() { if missingByteCount() == 0 { return true } }
+            return false
+        }
+    }
+
+    private func giveUpOldest() -> Bool {
         let found = state.withLock { state -> (Key, Entry)? in
             guard let (key, entry) = state.entries.min(by: { $0.value.copy.since < $1.value.copy.since })
             else { return nil }

@@ -61,19 +61,35 @@ extension VolumeAgent {
         try await change { record in
             record.copies = record.copies.filter { !epochs.contains($0.key) }
         }
+        // In no record any more: whatever comes, nobody is to count with them.
+        for epoch in epochs { context.copies.forget(key(epoch)) }
+        var failure: (any Error)?
         for (epoch, copy) in dropped {
-            context.copies.forget(key(epoch))
-            ownCopies.removeValue(forKey: copy.number)?.giveUp()
-            if let open = heads.removeValue(forKey: copy.number) {
-                do {
-                    try await open.close()
-                } catch {
-                    logger.debug("closing a copy: \(error)")
-                }
+            await closeCopy(copy.number)
+            do {
+                try context.state.deleteHead(copy.number, of: id)
+                logger.info("the copy that was kept since epoch \(epoch) is deleted")
+            } catch {
+                failure = error
             }
-            try context.state.deleteHead(copy.number, of: id)
-            logger.info("the copy that was kept since epoch \(epoch) is deleted")
         }
+        if let failure { throw failure }
+    }
+
+    private func closeCopy(_ number: UInt64) async {
+        ownCopies.removeValue(forKey: number)?.giveUp()
+        guard let open = heads.removeValue(forKey: number) else { return }
+        do {
+            try await open.close()
+        } catch {
+            logger.debug("closing a copy: \(error)")
+        }
+    }
+
+    /// Copies that were of use and are no longer: nothing is being fetched here.
+    func closeUnusedCopies() async {
+        guard heads.values.allSatisfy({ $0.hydrator == nil }) else { return }
+        for copy in record.copies.values where heads[copy.number] != nil { await closeCopy(copy.number) }
     }
 
     /// The present state is all here. What stays after a failure goes with the volume, or for room.

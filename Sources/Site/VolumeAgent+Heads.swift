@@ -12,10 +12,11 @@ extension VolumeAgent {
     /// Opens a head's storage, once.
     func openHead(_ number: UInt64) throws -> OpenHead {
         if let open = heads[number] { return open }
+        guard !isClosed else { throw SiteError.unknownVolume(record.name) }
         guard number != 0 else { throw SiteError.precondition("volume '\(record.name)' has no bytes here") }
         let storage = try HeadStorage(opening: context.state.head(number, of: id))
         let copies = context.copies
-        storage.makeRoom { copies.giveUpOldest() }
+        storage.makeRoom { copies.makeRoom($0) }
         let head = OpenHead(number: number, storage: storage, logger: logger)
         heads[number] = head
         return head
@@ -36,6 +37,10 @@ extension VolumeAgent {
         }
         if known < epoch {
             try catalog.perform { try $0.setEpoch(epoch) }
+            try catalog.synchronize()
+        } else if try catalog.perform({ try $0.sealedFor() }) != nil {
+            // The registry is from before a seal: whatever is written now, it is not what was granted then.
+            try catalog.perform { try $0.breakSeal() }
             try catalog.synchronize()
         }
         try await agreeOnLimits(catalog)
@@ -151,8 +156,7 @@ extension VolumeAgent {
         let storage = try openHead(record.headNumber).storage
         // This makes durable all that has changed as well.
         return try await onBlockingThread {
-            try storage.catalog.pin(
-                Self.pinName(of: heir.epoch), sealedFor: heir.epoch, isCertain: !storage.hadSyncFailure)
+            try storage.catalog.pin(Self.pinName(of: heir.epoch), sealedFor: heir.epoch)
         }
     }
 
@@ -225,7 +229,6 @@ extension VolumeAgent {
     func discardUnneeded() async throws {
         try dropUnneededPins()
         let needed = record.head.keptReigns
-        let isRetired = if case .retired = record.head.role { true } else { false }
         var gone: [UInt64] = []
         for (reign, number) in record.retainedHeads where !needed.contains(reign) {
             gone.append(number)
@@ -235,24 +238,30 @@ extension VolumeAgent {
         let stillRetained = Set(record.retainedHeads.filter { needed.contains($0.key) }.values)
             .union(record.divergentHeads.filter { divergences.contains($0.key) }.values)
         gone += record.divergentHeads.filter { !divergences.contains($0.key) }.values
-        let dropsPresent = isRetired && !stillRetained.contains(present)
+        let dropsPresent = record.isRetired && !stillRetained.contains(present)
         gone = gone.filter { !stillRetained.contains($0) && ($0 != present || dropsPresent) }
         let dead = Set(gone)
         let copies = await copiesWorthKeeping(
             among: dropsPresent ? dead.union([present]) : dead)
-        // Decided while a disk was waited for: what is needed meanwhile stays.
-        guard record.head.keptReigns == needed, record.headNumber == present,
-            divergences.isSuperset(of: record.head.divergences.map(\.epoch))
-        else { return }
+        for (epoch, copy) in copies { context.copies.note(copy, KeptCopies.Key(volume: id, epoch: epoch)) }
         try await change { record in
+            // Decided while a disk was waited for: what is needed meanwhile stays.
+            guard record.head.keptReigns == needed, record.headNumber == present,
+                !dropsPresent || record.isRetired,
+                divergences.isSuperset(of: record.head.divergences.map(\.epoch))
+            else { return }
             record.copies.merge(copies) { $1 }
             record.retainedHeads = record.retainedHeads.filter { needed.contains($0.key) }
             record.divergentHeads = record.divergentHeads.filter { divergences.contains($0.key) }
             if dropsPresent { record.headNumber = 0; record.followedFrom = nil }
         }
-        for (epoch, copy) in copies { context.copies.note(copy, KeptCopies.Key(volume: id, epoch: epoch)) }
-        let kept = Set(copies.values.map(\.number))
-        for number in dead.union(dropsPresent && present != 0 ? [present] : []) {
+        for epoch in copies.keys where record.copies[epoch] == nil {
+            context.copies.forget(KeptCopies.Key(volume: id, epoch: epoch))
+        }
+        let kept = Set(record.copies.values.map(\.number))
+        let named = record.keptNumbers.union([record.headNumber])
+        for number in dead.union(dropsPresent && present != 0 ? [present] : [])
+        where !named.contains(number) {
             if kept.contains(number) {
                 logger.info("the old copy (head \(number)) is kept, in case the volume returns")
                 await closeKept(number)
@@ -264,4 +273,9 @@ extension VolumeAgent {
             logger.info("the old copy (head \(number)) is deleted")
         }
     }
+}
+
+extension VolumeRecord {
+    /// Whether another site owns the volume, and nothing of it is followed here.
+    fileprivate var isRetired: Bool { if case .retired = head.role { true } else { false } }
 }

@@ -278,6 +278,7 @@ actor VolumeAgent {
             logger.debug("will try again: \(error)")
         }
         await dropSuperfluousCopies()
+        await closeUnusedCopies()
         followOn()
         announceTakeover()
         keepStarts()

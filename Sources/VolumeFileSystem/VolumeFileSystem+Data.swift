@@ -149,18 +149,12 @@ extension VolumeFileSystem {
         guard !range.isEmpty else { throw .errno(.invalidArgument) }
         let takesRoom = mode != .punchHole
         try changing(frees: !takesRoom) {
-            if takesRoom {
-                let free = try storage.bytes.diskSpace().free
-                let fits =
-                    free > HeadStorage.reservedByteCount && free - HeadStorage.reservedByteCount >= byteCount
-                guard fits || storage.makesRoom(for: byteCount) else { throw Errno.noSpace }
-            }
             try storage.withDataLock(of: inode) {
                 let room = try roomForWriting(inode, range)
                 defer { giveBack(room) }
                 let file = try storage.dataFile(of: room.record)
                 let fitting = takesRoom ? try fits(range, room, file) : range
-                guard fitting == range else {
+                guard fitting == range, try !takesRoom || diskHasRoom(for: byteCount) else {
                     throw Errno.noSpace
                 }
                 switch mode {
@@ -174,6 +168,12 @@ extension VolumeFileSystem {
                 }
             }
         }
+    }
+
+    private func diskHasRoom(for byteCount: UInt64) throws -> Bool {
+        let free = try storage.bytes.diskSpace().free
+        return free > HeadStorage.reservedByteCount && free - HeadStorage.reservedByteCount >= byteCount
+            || storage.makesRoom(for: byteCount)
     }
 
     private static func noteAllocated(

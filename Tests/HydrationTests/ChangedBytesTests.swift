@@ -183,6 +183,29 @@ import VolumeModel
         try reopened.close()
     }
 
+    /// What is read after a refused sync may not be what is on the disk, also in the next process.
+    @Test func aStateIsNeverCertainOnceTheDiskHasRefusedItsBytes() async throws {
+        let temporary = try TemporaryDirectory()
+        let volume = try TestVolume.make(in: try temporary.make("head"))
+        try volume.storage.catalog.perform { try $0.noteSyncFailure() }
+        try await volume.close()
+        let reopened = try Catalog(opening: temporary.path + "/head")
+        _ = try reopened.pin("heir at epoch 2", sealedFor: Epoch(2))
+        let seal = try reopened.perform { try $0.sealedFor() }
+        #expect(seal?.heir == Epoch(2) && seal?.isCertain == false)
+        try reopened.close()
+    }
+
+    /// A grant that comes late must not make a head that has gone on into what was granted.
+    @Test func aSealThatComesLateIsNone() async throws {
+        let temporary = try TemporaryDirectory()
+        let volume = try TestVolume.make(in: try temporary.make("head"))
+        try volume.storage.catalog.perform { try $0.setEpoch(Epoch(6)) }
+        _ = try volume.storage.catalog.pin("heir at epoch 5", sealedFor: Epoch(5))
+        #expect(try volume.storage.catalog.perform { try $0.sealedFor()?.heir } == nil)
+        try await volume.close()
+    }
+
     @Test(arguments: 0..<20 as Range<UInt64>)
     func granulesHoldWhatIsInserted(seed: UInt64) {
         var generator = Generator(seed: seed)
