@@ -17,6 +17,7 @@ package actor MigrationController {
     private let logger: Logger
     private let interval: Duration
     private let arrivals: ArrivingClaims
+    private let takeovers: Takeovers
     /// Claims that carry an annotation of ours.
     private var claims: [Key: PersistentVolumeClaim] = [:]
     private var migrations: [Key: MigrationResource] = [:]
@@ -45,6 +46,7 @@ package actor MigrationController {
         self.interval = interval
         events = EventRecorder(client, component: "godwit-controller")
         arrivals = ArrivingClaims(client, site: site, classes: classes, logger: logger, interval: interval)
+        takeovers = Takeovers(client, site: site, logger: logger, interval: interval)
     }
 
     package func run() async throws {
@@ -61,6 +63,7 @@ package actor MigrationController {
             }
             group.addTask { try await self.work() }
             group.addTask { [self] in try await arrivals.run() }
+            group.addTask { [self] in try await takeovers.run() }
             // Whichever ends first, with an error: the others end with it.
             try await group.next()
             group.cancelAll()

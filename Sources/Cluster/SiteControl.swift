@@ -22,6 +22,27 @@ package protocol SiteControl: Sendable {
     /// What came here with a claim from another cluster.
     func foreignVolumes() async throws(SiteControlError) -> [ForeignVolume]
     func report(_ report: ClaimReport, of id: String) async throws(SiteControlError)
+    /// Takes a volume over by force, or tells what that would mean. May be repeated.
+    ///
+    /// - Parameter order: nil: only tell.
+    func takeOver(_ id: String, _ order: TakeoverOrder?) async throws(SiteControlError) -> TakeoverAnswer
+}
+
+/// Which epoch is overruled, and the state to begin with; nil: the first that is told.
+package struct TakeoverOrder: Hashable, Sendable {
+    package var epoch: UInt64
+    package var base: String?
+}
+
+/// What the site says of a takeover by force.
+package struct TakeoverAnswer: Hashable, Sendable {
+    /// The volume's name.
+    package var volume: String
+    package var owner: String
+    package var overruledEpoch: UInt64
+    /// 0: nothing was done.
+    package var epoch: UInt64
+    package var states: [TakeoverResource.State]
 }
 
 /// A volume that came, or is to come, from another cluster, with the claim that is to be made for it.
@@ -127,6 +148,41 @@ package final class SiteControlSocket: SiteControl {
         request.report.reason = report.reason
         request.report.message = report.message
         let _: Godwit_Control_V1_Volume = try await call("ReportClaim", request)
+    }
+
+    package func takeOver(
+        _ id: String, _ order: TakeoverOrder?
+    ) async throws(SiteControlError) -> TakeoverAnswer {
+        var request = Godwit_Control_V1_TakeOverRequest()
+        request.volume = id
+        request.force = order != nil
+        request.overruledEpoch = order?.epoch ?? 0
+        request.base = order?.base ?? ""
+        do {
+            let bytes: [UInt8] = try request.serializedBytes()
+            let reply = try Godwit_Control_V1_TakeOverReply(
+                serializedBytes: try await unary("TakeOver", bytes))
+            return TakeoverAnswer(
+                volume: reply.volume, owner: reply.overruledOwner, overruledEpoch: reply.overruledEpoch,
+                epoch: reply.epoch, states: reply.options.map(Self.state))
+        } catch {
+            var failure = Self.failure(error)
+            // Of anything but a refusal nobody knows how far it came: it is asked again.
+            switch (error as? RPCStatus)?.code {
+            case .failedPrecondition?, .notFound?, .invalidArgument?: failure.isTransient = false
+            default: failure.isTransient = true
+            }
+            throw failure
+        }
+    }
+
+    private static func state(_ option: Godwit_Control_V1_TakeOverOption) -> TakeoverResource.State {
+        TakeoverResource.State(
+            name: option.name, sequence: option.sequence,
+            ageSeconds: option.hasAgeSeconds && option.ageSeconds.isFinite
+                ? Int64(max(0, min(option.ageSeconds, 1e12))) : nil,
+            inodes: Int64(clamping: option.inodeCount), bytes: Int64(clamping: option.totalByteCount),
+            missingBytes: Int64(clamping: option.missingByteCount))
     }
 
     private static func facts(_ message: Godwit_Control_V1_ClaimFacts) -> ClaimFacts? {

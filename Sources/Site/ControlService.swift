@@ -150,6 +150,13 @@ package struct ControlService: Sendable {
         _ request: Godwit_Control_V1_TakeOverRequest
     ) async throws -> Godwit_Control_V1_TakeOverReply {
         let agent = try await site.agent(called: request.volume)
+        if request.force, let epoch = await agent.reignOverruling(Epoch(request.overruledEpoch)) {
+            var reply = Godwit_Control_V1_TakeOverReply()
+            reply.volume = await agent.record.name
+            reply.overruledEpoch = request.overruledEpoch
+            reply.epoch = epoch.number
+            return reply
+        }
         // Of the present state, and told also when it was done: with which of them it began.
         var reply = try await agent.describeTakeover()
         guard request.force else { return reply }

@@ -33,6 +33,15 @@ extension VolumeAgent {
         }
     }
 
+    /// The epoch under which this site owns the volume, where a takeover by force came after the epoch that is to be
+    /// overruled: the same order again finds it carried out.
+    func reignOverruling(_ epoch: Epoch) -> Epoch? {
+        guard case .owning(let own, _) = record.head.role, epoch >= .first, own.line > epoch.line else {
+            return nil
+        }
+        return own
+    }
+
     /// The states that are here, the newest first.
     func takeoverOptions() throws -> [TakeoverOption] {
         var options: [TakeoverOption] = []

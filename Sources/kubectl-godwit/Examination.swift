@@ -40,7 +40,7 @@ struct Examination {
 
     private func definitions() async throws(KubernetesError) -> [Finding] {
         var findings: [Finding] = []
-        for kind in [VolumeView.resource, MigrationResource.resource] {
+        for kind in [VolumeView.resource, MigrationResource.resource, TakeoverResource.resource] {
             let name = "\(kind.plural).\(kind.group)"
             guard let definition = try await client.find(CustomResourceDefinition.self, name) else {
                 findings.append(Finding(.broken, "custom resource \(name) is not there", Self.install))

@@ -97,6 +97,7 @@ extension ClusterTests {
                 for (verb, what) in [
                     ("get", "secrets"), ("get", "namespaces"), ("create", "pods"), ("delete", "pods"),
                     ("update", "volumes.godwit.dev"), ("update", "leases.coordination.k8s.io"),
+                    ("create", "takeovers.godwit.dev"), ("delete", "takeovers.godwit.dev"),
                 ] {
                     #expect(try await !may("godwit-controller", verb, what), "\(verb) \(what)")
                 }
