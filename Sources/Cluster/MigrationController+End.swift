@@ -25,12 +25,55 @@ extension MigrationController {
             reason: "Cancelled", migration, claim)
     }
 
+    /// The claim is being deleted, or is gone: with it goes the wish. A site that was to take the volume over forgets it,
+    /// also where the volume itself stays (`Retain`).
+    func withdrawDeleted(_ present: MigrationResource?, _ claim: PersistentVolumeClaim?) async throws {
+        guard let present else { return }
+        switch present.status?.phase {
+        case .preparing?, .ready?, .failed?, nil: break
+        case .handedOver?, .hydrating?, .done?, .cancelled?:
+            try await forget(present, unless: claim)
+            return
+        }
+        do throws(SiteControlError) {
+            let (name, peers) = try await site.info()
+            // Deleted already: whoever deletes a volume tells its followers first. Owned elsewhere: it stays there.
+            if peers.contains(present.spec.to), try await site.volume(present.spec.volume)?.owner == name {
+                try await site.withdraw(present.spec.volume, from: present.spec.to)
+            }
+        } catch {
+            guard let claim else { throw error }
+            try await write(
+                .init(
+                    phase: .failed,
+                    message: "the claim is deleted, but the target cannot be told: \(error.description)"),
+                reason: error.isTransient ? "Unavailable" : "Refused", present, claim)
+            return
+        }
+        if let claim {
+            try await write(
+                .init(phase: .cancelled, message: "the claim was deleted before the hand-over"),
+                reason: "Cancelled", present, claim)
+        }
+        try await forget(present, unless: claim)
+    }
+
+    /// What belongs to a claim that is gone goes as well, as the cluster's garbage collector would have it.
+    private func forget(_ present: MigrationResource, unless claim: PersistentVolumeClaim?) async throws {
+        guard claim == nil else { return }
+        try await client.delete(
+            MigrationResource.self, present.metadata.name ?? "", in: present.metadata.namespace,
+            uid: present.metadata.uid)
+    }
+
     /// Another target was wished for before the first one took over: that one is told, if it can be.
     func withdrawEarlier(
         _ present: MigrationResource?, for spec: MigrationResource.Spec, _ claim: PersistentVolumeClaim,
         _ peers: Set<String>
     ) async throws {
-        guard let present, present.spec.to != spec.to, peers.contains(present.spec.to) else { return }
+        guard let present, peers.contains(present.spec.to),
+            present.spec.to != spec.to || present.spec.volume != spec.volume
+        else { return }
         switch present.status?.phase {
         case .preparing?, .ready?, .failed?: break
         case .handedOver?, .hydrating?, .done?, .cancelled?, nil: return

@@ -150,9 +150,12 @@ package actor MigrationController {
 
     private func reconcile(_ key: Key) async throws {
         // Read anew, rather than what a watch told a while ago.
-        guard let claim = try await client.find(PersistentVolumeClaim.self, key.name, in: key.namespace),
-            claim.metadata.deletionTimestamp == nil
-        else { return }
+        let found = try await client.find(PersistentVolumeClaim.self, key.name, in: key.namespace)
+        guard let claim = found, claim.metadata.deletionTimestamp == nil else {
+            let present = try await client.find(MigrationResource.self, key.name, in: key.namespace)
+            try await withdrawDeleted(present, found)
+            return
+        }
         guard let volumeName = claim.spec.volumeName, !volumeName.isEmpty,
             let persistent = try await client.find(PersistentVolume.self, volumeName),
             let source = persistent.spec.csi, source.driver == Self.driver

@@ -205,6 +205,10 @@ extension VolumeAgent {
                 "volume '\(record.name)' keeps what was written here at epoch \(divergence.epoch) and is nowhere "
                     + "else: 'godwit volume divergence delete' first")
         }
+        try await takeBackAllOffers()
+        guard mounts.isEmpty, record.head.keptReigns.isEmpty else {
+            throw SiteError.busy("volume '\(record.name)' is in use again")
+        }
         try await context.registry.remove(stored)
         await close()
         forgetCopies()

@@ -1,4 +1,6 @@
 internal import Handoff
+internal import PeerService
+internal import RPC
 internal import VolumeModel
 
 /// The claim that comes with an offer, and the end of an offer.
@@ -64,6 +66,32 @@ extension VolumeAgent {
         }
         try await change { $0.sharedWith.remove(peer) }
         try forgetReplica(of: peer)
+    }
+
+    /// Before the volume is deleted here, sites that follow it forget it: else their replicas, and the claims that were
+    /// made for them, would wait for ever. Only its owner may tell them. May be repeated.
+    ///
+    /// - Throws: `.unavailable` when one cannot be told, or is taking the volume over.
+    func takeBackAllOffers() async throws {
+        guard case .owning = record.head.role else { return }
+        for peer in record.sharedWith.sorted(by: { $0.description < $1.description }) {
+            do {
+                try await takeBackOffer(to: peer)
+            } catch PeerError.notTrusted {
+                // Whoever is not trusted any more is told nothing, and gets nothing.
+                continue
+            } catch PeerError.call(_, _, let status) where status.code == .notFound {
+                continue
+            } catch {
+                throw SiteError.unavailable(
+                    "volume '\(record.name)' is not deleted, because site \(peer) may follow it and has not "
+                        + "forgotten it: \(error). It is tried again; if that site is gone for good: 'godwit volume "
+                        + "revoke \(record.name) \(peer)', or 'godwit pki distrust \(peer)'")
+            }
+        }
+        guard case .owning = record.head.role else {
+            throw SiteError.busy("volume '\(record.name)' is changing hands")
+        }
     }
 
     /// Takes back a site's right to know of this volume, whether or not it can be asked.

@@ -97,6 +97,79 @@ extension ClusterTests {
             #expect(try await both.claim(sydney)?.metadata.deletionTimestamp == nil)
             #expect(try await both.persistentVolumes(sydney).first?.metadata.deletionTimestamp == nil)
             #expect(try await sydney.site.inspect("pvc-1")["role"] as? String == "retired")
+            // Deleted at home, it stays as well.
+            try await london.client.delete(PersistentVolumeClaim.self, "data-0", in: "shop")
+            try await both.finishDeletions(london)
+            try await london.site.csi(["delete-volume", both.volume])
+            try await Task.sleep(for: .seconds(5))
+            #expect(try await both.claim(sydney)?.metadata.deletionTimestamp == nil)
+            #expect(try await both.persistentVolumes(sydney).first?.metadata.deletionTimestamp == nil)
+            #expect(try await sydney.site.inspect("pvc-1")["role"] as? String == "retired")
+        }
+
+        /// README: "deleted at home before the hand-over, the claim takes the one at the target with it".
+        @Test func aClaimDeletedAtHomeTakesItsTwinAndTheReplicaAway() async throws {
+            try await TwoClusters.run { both in
+                let (london, sydney) = (both.london, both.sydney)
+                try await both.makeNamespace(sydney)
+                for end in [london, sydney] { try await both.startController(end) }
+                try await both.annotate(london, "godwit.dev/migrate-to=sydney")
+                try await both.wait(for: .ready, at: london)
+                try await both.wait(forClaim: "Made")
+                // While the follower cannot be told, the volume stays, and the reason is said.
+                await sydney.site.kill()
+                try await london.client.delete(PersistentVolumeClaim.self, "data-0", in: "shop")
+                try await both.wait(for: .failed, at: london)
+                #expect(
+                    try await both.migration(london)?.status?.message.contains("claim is deleted") == true)
+                try await both.finishDeletions(london)
+                await #expect {
+                    try await london.site.csi(["delete-volume", both.volume])
+                } throws: {
+                    "\($0)".contains("site sydney may follow it")
+                }
+                #expect(try await london.site.inspect("pvc-1")["owner"] as? String == "london")
+                // With Retain nobody deletes the volume: the end of the claim is enough.
+                try await sydney.site.start()
+                try await eventually("nothing is left at sydney", limit: .seconds(120)) {
+                    try await both.finishDeletions(sydney)
+                    let volumes = try await both.persistentVolumes(sydney)
+                    let claim = try await both.claim(sydney)
+                    return volumes.isEmpty && claim == nil
+                }
+                let known = try await sydney.site.run(["volume", "inspect", both.volume])
+                #expect(!known.exit.isSuccess && known.output.contains("there is no volume"))
+                try await eventually("the migration goes with its claim") {
+                    try await both.migration(london) == nil
+                }
+                for _ in 0..<2 { try await london.site.csi(["delete-volume", both.volume]) }
+                let gone = try await london.site.run(["volume", "inspect", both.volume])
+                #expect(!gone.exit.isSuccess && gone.output.contains("there is no volume"))
+            }
+        }
+
+        /// The provisioner is faster than the controller, which does not run.
+        @Test func aVolumeDeletedAtHomeIsForgottenByItsFollower() async throws {
+            try await TwoClusters.run { both in
+                let (london, sydney) = (both.london, both.sydney)
+                try await both.makeNamespace(sydney)
+                let controller = try await both.startController(london)
+                try await both.startController(sydney)
+                try await both.annotate(london, "godwit.dev/migrate-to=sydney")
+                try await both.wait(forClaim: "Made")
+                _ = controller.kill()
+                try await london.client.delete(PersistentVolumeClaim.self, "data-0", in: "shop")
+                try await both.finishDeletions(london)
+                try await london.site.csi(["delete-volume", both.volume])
+                try await eventually("nothing is left at sydney", limit: .seconds(120)) {
+                    try await both.finishDeletions(sydney)
+                    let volumes = try await both.persistentVolumes(sydney)
+                    let claim = try await both.claim(sydney)
+                    return volumes.isEmpty && claim == nil
+                }
+                let known = try await sydney.site.run(["volume", "inspect", both.volume])
+                #expect(!known.exit.isSuccess && known.output.contains("there is no volume"))
+            }
         }
 
         private func expectTwin(_ both: TwoClusters) async throws {
