@@ -1,3 +1,4 @@
+internal import ClusterResources
 internal import Foundation
 package import KubernetesAPI
 package import Site
@@ -16,16 +17,24 @@ package final class ClusterRegistry: SiteRegistry {
     private let patience: Duration
     /// The writes of which nobody knows whether they were made.
     private let uncertain = Mutex<[VolumeID: String]>([:])
+    private let events: EventRecorder
+    /// The volumes that people were shown to be out of service.
+    private let unserved = Mutex<Set<String>>([])
 
     package init(_ client: KubernetesClient, patience: Duration = .seconds(60)) {
         self.client = client
         self.patience = patience
+        events = EventRecorder(client, component: ClusterNames.site)
     }
 
     // MARK: reading
 
     package func volumes() async throws(RegistryError) -> [Versioned<VolumeRecord>] {
-        try await list(labels: nil).map { resource throws(RegistryError) in
+        let resources = try await list(labels: nil)
+        unserved.withLock { unserved in
+            unserved = Set(resources.filter { Self.isShownUnserved($0) }.map(\.spec.id))
+        }
+        return try resources.map { resource throws(RegistryError) in
             try Self.record(resource)
         }.sorted { $0.value.id < $1.value.id }
     }
@@ -120,6 +129,49 @@ package final class ClusterRegistry: SiteRegistry {
                 VolumeResource.self, name, uid: known.metadata.uid,
                 resourceVersion: known.metadata.resourceVersion)
             return true
+        }
+    }
+
+    // MARK: what people are shown
+
+    private static func isShownUnserved(_ resource: VolumeResource) -> Bool {
+        resource.status?.conditions?.contains { $0.type == ClusterNames.served && $0.status == "False" }
+            ?? false
+    }
+
+    package func show(_ trouble: String?, of record: VolumeRecord) async throws(RegistryError) {
+        let id = record.id.description
+        guard trouble != nil || unserved.withLock({ $0.contains(id) }) else { return }
+        do throws(KubernetesError) {
+            let name = VolumeResource.objectName(record.name)
+            guard let known = try await client.find(VolumeResource.self, name), known.spec.id == id else {
+                return
+            }
+            let (reason, message) = trouble.map { ("NotServed", $0) } ?? ("Served", "nothing is in the way")
+            let present = known.status?.conditions?.first { $0.type == ClusterNames.served }
+            if present?.reason != reason || present?.message != message {
+                // The Event first: of what is written nobody thinks again.
+                try await events.record(reason, message, about: known, isWarning: trouble != nil)
+                let condition = Condition(
+                    ClusterNames.served, trouble == nil, reason: reason, message: message,
+                    at: Timestamps.seconds(Date()))
+                _ = try await client.patch(
+                    VolumeResource.self, name,
+                    ["status": ["conditions": .array([try Self.json(condition)])]], subresource: "status")
+            }
+            unserved.withLock { unserved in
+                if trouble == nil { unserved.remove(id) } else { unserved.insert(id) }
+            }
+        } catch {
+            throw .store(error.description)
+        }
+    }
+
+    private static func json(_ condition: Condition) throws(KubernetesError) -> JSONValue {
+        do {
+            return try JSONValue(encoding: condition)
+        } catch {
+            throw .invalid("a condition that cannot be written: \(error)")
         }
     }
 

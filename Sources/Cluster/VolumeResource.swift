@@ -36,8 +36,14 @@ package struct VolumeResource: KubernetesResource {
         package var claimMessage: String?
     }
 
+    package struct Status: Codable, Hashable, Sendable {
+        package var conditions: [Condition]?
+    }
+
     package var metadata: ObjectMeta
     package var spec: Spec
+    /// For people; never read back.
+    package var status: Status?
 
     init(_ record: VolumeRecord, revision: UInt64, writer: String) throws {
         metadata = ObjectMeta(

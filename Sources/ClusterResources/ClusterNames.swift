@@ -4,6 +4,8 @@ package enum ClusterNames {
     package static let namespace = "godwit"
     package static let controller = "godwit-controller"
     package static let site = "godwit-site"
+    /// The condition of a `Volume`: False when its site does not serve it, and why.
+    package static let served = "Served"
     /// What the controller signs its Events with.
     package static let eventSource = "godwit-controller"
     /// Carries a volume's identifier, to find its `Volume` by.

@@ -20,6 +20,9 @@ package struct VolumeView: KubernetesResource {
         package var summary: Summary?
     }
 
+    package struct Status: Codable, Hashable, Sendable { package var conditions: [Condition]? }
+
     package var metadata: ObjectMeta
     package var spec: Spec
+    package var status: Status?
 }

@@ -178,10 +178,12 @@ extension VolumeAgent {
     /// After a restart no mount of ours is served any more: dead ones are taken away, the holder goes.
     func startAfterRestart() async {
         noteCopies()
-        deleteNamelessHeads()
+        await lookAtRecord()
+        // Of a record that is not believed nothing follows.
+        if obstacle == nil { deleteNamelessHeads() }
         do {
             try FuseMount.cleanStale(fsName: mountSource)
-            if case .owning(_, let holder) = record.head.role, holder?.node == context.node {
+            if case .owning(_, let holder) = record.head.role, holder?.node == context.node, obstacle == nil {
                 try await apply(.detach(node: context.node))
             }
         } catch {
@@ -195,6 +197,8 @@ extension VolumeAgent {
         guard mounts.isEmpty else {
             throw SiteError.precondition("volume '\(record.name)' is mounted: unmount it first")
         }
+        // What is here may be all that there is of a reign that the record does not know.
+        if let obstacle, !context.state.heads(of: id).isEmpty { throw SiteError.unusable(obstacle) }
         if let reign = record.head.keptReigns.first {
             throw SiteError.precondition(
                 "the bytes of volume '\(record.name)' are still needed by its owner at epoch \(reign): "

@@ -128,6 +128,7 @@ extension VolumeAgent {
     }
 
     private func accept(_ reign: Reign) async throws {
+        if let obstacle { throw SiteError.unusable(obstacle) }
         try await apply(.prepare(reign))
         // Named only once the machine has accepted it as the owner.
         try await change { $0.sharedWith.insert(reign.owner) }
@@ -137,6 +138,7 @@ extension VolumeAgent {
     ///
     /// - Parameter reign: the epoch under which the follower knows this site as the owner.
     func catalogForFollower(_ peer: SiteID, reign: Epoch) throws -> Catalog {
+        if let obstacle { throw PeerError.refused(obstacle) }
         let present: Epoch
         switch record.head.role {
         case .owning(let epoch, _): present = epoch

@@ -102,4 +102,12 @@ package protocol SiteRegistry: Sendable {
     func insert(_ record: VolumeRecord) async throws(RegistryError) -> Versioned<VolumeRecord>
     func update(_ record: Versioned<VolumeRecord>) async throws(RegistryError) -> Versioned<VolumeRecord>
     func remove(_ record: Versioned<VolumeRecord>) async throws(RegistryError)
+    /// Shows people, beside the record, why the volume is not served: the record cannot be the newest, or its head
+    /// cannot be opened. nil: nothing is in the way any more. The record stays as it is.
+    func show(_ trouble: String?, of record: VolumeRecord) async throws(RegistryError)
+}
+
+extension SiteRegistry {
+    /// Where nobody looks, the log and `inspect` are enough.
+    package func show(_ trouble: String?, of record: VolumeRecord) async throws(RegistryError) {}
 }

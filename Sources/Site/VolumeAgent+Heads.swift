@@ -29,13 +29,8 @@ extension VolumeAgent {
         (confirmedGrant, firstListing) = (nil, nil)
         let head = try openHead(record.headNumber)
         let catalog = head.storage.catalog
-        let known = try catalog.perform { try $0.epoch() }
-        guard known <= epoch else {
-            throw SiteError.unusable(
-                "the data of volume '\(record.name)' is of epoch \(known), the registry says \(epoch): "
-                    + "the registry is older than the data; restore a newer one")
-        }
-        if known < epoch {
+        try checkRecord()
+        if try catalog.perform({ try $0.epoch() }) < epoch {
             try catalog.perform { try $0.setEpoch(epoch) }
             try catalog.synchronize()
         } else if try catalog.perform({ try $0.sealedFor() }) != nil {
@@ -45,6 +40,53 @@ extension VolumeAgent {
         }
         try await agreeOnLimits(catalog)
         try await startHydrationIfNeeded()
+    }
+
+    /// Holds the record against the epochs that are kept with the data. One from an older backup knows less: of a
+    /// reign that began here since, or of one that the head was sealed for.
+    func checkRecord() throws {
+        if let obstacle { throw SiteError.unusable(obstacle) }
+        guard record.headNumber != 0, let recorded = record.head.knownReign?.epoch else { return }
+        let catalog = try openHead(record.headNumber).storage.catalog
+        var (seen, pins) = try catalog.perform { (try $0.epoch(), try $0.pinNames()) }
+        if case .owning = record.head.role {
+            // Who goes on after a grant that came to nothing does so above it.
+            for pin in pins where pin.hasPrefix(Self.pinPrefix) {
+                if let heir = UInt64(pin.dropFirst(Self.pinPrefix.count)) { seen = max(seen, Epoch(heir)) }
+            }
+        }
+        guard seen <= recorded else {
+            throw SiteError.unusable(
+                "the data of volume '\(record.name)' is of epoch \(seen), the registry says \(recorded): "
+                    + "the registry is older than the data; restore a newer one")
+        }
+    }
+
+    /// Finds out whether the volume can be served, and shows people what is in the way. Nothing is changed but that.
+    func lookAtRecord() async {
+        let before = obstacle
+        obstacle = nil
+        do {
+            guard record.headNumber == 0 || context.state.heads(of: id).contains(record.headNumber) else {
+                throw SiteError.unusable(
+                    "head \(record.headNumber) of volume '\(record.name)', which the registry names, is not here: "
+                        + "the registry is older than the data, or the data is lost; restore a newer one")
+            }
+            try checkRecord()
+        } catch SiteError.unusable(let reason) {
+            obstacle = reason
+        } catch {
+            // A head that cannot be opened says so to whoever wants it.
+            logger.error("\(error)")
+        }
+        if let obstacle, obstacle != before { logger.error("not served: \(obstacle)") }
+        do {
+            try await context.registry.show(obstacle, of: record)
+            isObstacleShown = true
+        } catch {
+            isObstacleShown = false
+            logger.notice("what is in the way cannot be shown: \(error)")
+        }
     }
 
     /// Limits only grow: the larger is the newer, whether it came with the head from its last owner or from the

@@ -50,6 +50,10 @@ actor VolumeAgent {
     var lastTakeoverAnnouncement: ContinuousClock.Instant?
     /// Mounts of divergences, read-only: they hold nothing.
     var divergenceMounts: [String: FuseMount] = [:]
+    /// Why nothing of the volume is served: its record is older than the data, or its head cannot be opened.
+    var obstacle: String?
+    /// Whether people were shown that, or its end.
+    var isObstacleShown = true
     /// Why an owner did not give the volume away when it was last asked.
     var lastRefusal: SealRefusal?
 
@@ -233,6 +237,8 @@ actor VolumeAgent {
         guard let event = try HandoffCoding.event(of: message, from: site, self: context.site) else {
             throw PeerError.malformed(site: site, "an empty message")
         }
+        // What is decided on an old record may contradict what was decided since.
+        if let obstacle { throw SiteError.unusable(obstacle) }
         if case .sealRequest(let request) = message.message {
             try await waitUntilUnused(.milliseconds(Int64(min(request.waitMilliseconds, 600_000))))
             try await waitForNames(Self.sealPatience)
@@ -259,6 +265,8 @@ actor VolumeAgent {
     /// Does again whatever a crash or a lost message cut off. Called at the start and then every few seconds.
     func resume() async {
         guard !isClosed else { return }
+        if obstacle != nil || !isObstacleShown { await lookAtRecord() }
+        guard obstacle == nil else { return }
         // Each for itself: a peer that is away must not hold up the others, nor hydration.
         for action in stored.value.head.actionsAfterRestart() {
             do {

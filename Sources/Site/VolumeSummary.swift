@@ -139,6 +139,7 @@ extension VolumeAgent {
         } catch {
             summary.trouble = "\(error)"
         }
+        if let obstacle { summary.trouble = obstacle }
         return summary
     }
 
@@ -147,6 +148,7 @@ extension VolumeAgent {
         var summary = VolumeSummary(record: record)
         summary.mounts = Array(mounts.keys)
         if let head = heads[record.headNumber] { summary.add(head, mounts.values.first?.recorder) }
+        if let obstacle { summary.trouble = obstacle }
         return summary
     }
 }

@@ -110,6 +110,16 @@ extension Examination {
                 .warning, "claim \(claim), from another cluster, is not made here: \(state)",
                 summary.claimMessage)
         }
-        return [Finding(.good, "the site knows \(views.count) volumes")] + stuck
+        let unserved = views.compactMap { view -> Finding? in
+            guard
+                let condition = view.status?.conditions?.first(where: { $0.type == ClusterNames.served }),
+                condition.status == "False"
+            else { return nil }
+            return Finding(
+                .broken, "volume \(view.metadata.name ?? "") is not served: \(condition.message)",
+                "kubectl describe volumes.godwit.dev \(view.metadata.name ?? ""); after restoring, start the site again"
+            )
+        }
+        return [Finding(.good, "the site knows \(views.count) volumes")] + unserved + stuck
     }
 }
