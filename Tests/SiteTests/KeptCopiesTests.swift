@@ -21,7 +21,7 @@ import VolumeModel
             heads.append(state.head(number, of: id))
             // Long enough to be deleted that others come meanwhile.
             for file in 0..<2000 {
-                FileManager.default.createFile(atPath: "\(heads[index])/\(file)", contents: nil)
+                _ = FileManager.default.createFile(atPath: "\(heads[index])/\(file)", contents: nil)
             }
             copies.note(
                 KeptCopy(number: number, byteCount: byteCount, since: Int64(index)),
