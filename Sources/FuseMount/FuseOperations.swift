@@ -468,5 +468,7 @@ extension AttributeChanges {
         if has(FUSE_SET_ATTR_CTIME) { changeTime = FileTime(status.st_ctim) }
         // Both set-ID bits (FATTR_KILL_SUIDGID), and only where the caller has no privilege to keep them.
         clearsSetID = has(FUSE_SET_ATTR_KILL_SUID)
+        // chown(2) with neither owner nor group changes nothing but these bits, which are ours to clear.
+        if self == AttributeChanges() { clearsSetID = true }
     }
 }

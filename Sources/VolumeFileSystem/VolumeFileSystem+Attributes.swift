@@ -14,6 +14,11 @@ extension VolumeFileSystem {
         if let size = changes.size { try resize(inode, to: size) }
         return try change(frees: true) { state in
             var record = try state.existing(inode)
+            // Whoever writes asks for this as well, before the write that says whether it is due.
+            let isAnothers = caller.uid != 0 && caller.uid != record.attributes.uid
+            if changes.isOnlyOfSetIDs, isAnothers, Self.hasSetIDs(record.attributes) {
+                return record.attributes
+            }
             Self.apply(changes, to: &record.attributes)
             if let permissions = changes.permissions, record.attributes.kind != .symbolicLink {
                 try Self.noteModeChanged(of: inode, to: permissions, in: &state)
@@ -21,6 +26,12 @@ extension VolumeFileSystem {
             try state.update(record, kind: .metadata)
             return record.attributes
         }
+    }
+
+    private static func hasSetIDs(_ attributes: FileAttributes) -> Bool {
+        var cleared = attributes
+        clearSetIDs(&cleared)
+        return cleared.permissions != attributes.permissions
     }
 
     private static func apply(_ changes: AttributeChanges, to attributes: inout FileAttributes) {

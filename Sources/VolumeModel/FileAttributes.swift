@@ -86,8 +86,15 @@ package struct AttributeChanges: Hashable, Sendable {
     package var accessTime: Time?
     package var modificationTime: Time?
     package var changeTime: FileTime?
-    /// Clear set-user-ID and set-group-ID because of a write or truncate (FUSE's FATTR_KILL_SUIDGID).
+    /// Clear set-user-ID and set-group-ID because of a write, truncate or chown (FUSE's FATTR_KILL_SUIDGID).
     package var clearsSetID = false
 
     package init() {}
+
+    /// A chown(2) with neither owner nor group.
+    package var isOnlyOfSetIDs: Bool {
+        var only = AttributeChanges()
+        only.clearsSetID = true
+        return self == only
+    }
 }

@@ -125,6 +125,19 @@ import Testing
         }
     }
 
+    /// The kernel leaves the set-ID bits to us, also of a chown that names nobody.
+    @Test func aChownOfNobodyClearsSetIDs() async throws {
+        for mode in ["04755", "06755", "02755", "0755"] {
+            let lines = [
+                "open 4 b 66 0666", "chown b 10 -1", "chmod b \(mode)", "as 10", "chown b -1 -1", "as 0",
+                "tree",
+                "chmod b \(mode)", "chown b -1 -1", "tree",
+            ]
+            let found = try await difference(lines)
+            #expect(found == nil, "\(found ?? "")")
+        }
+    }
+
     @Test func aMovedVolumeAnswersAsIfItHadStayed() async throws {
         let lines = [
             "open 0 a 0102 0666", "write 0 0 70000 3", "write 0 150000 9 3",

@@ -23,6 +23,8 @@ extension SemanticsScripts {
         touch a b; mkdir d; chmod 6755 a; chmod 6744 b; chmod 6755 d; chown 5 a b d
         is "$(stat -c %a a b d | tr '\\n' ' ')" '755 2744 6755 '
         chmod 6755 a; chgrp 5 a; is "$(stat -c %a a)" 755
+        chmod 6755 a; as 11 perl -e 'chown -1, -1, "a"'; is "$(stat -c %a a)" 6755
+        perl -e 'chown -1, -1, "a"'; is "$(stat -c %a a)" 755
         """,
         "writingClearsSetIDs": """
         for mode in 6777 2767; do echo x > f; chgrp 10 f; chmod $mode f; as 10 sh -c 'echo y >> f'; stat -c %a f; rm f
