@@ -221,6 +221,8 @@ struct Demo {
     /// Files that a database removes when it goes on: old log segments and statistics.
     private func isTransient(_ path: String) -> Bool {
         path.contains("pg_wal/") || path.contains("pg_stat/") || path.contains("pg_logical/")
+            // Deleted whenever a system table's description changes, by autovacuum for one, and made by who connects next.
+            || path.hasSuffix("/pg_internal.init")
             || path.contains("aria_log") || path.contains("ib_buffer_pool") || path.contains("#")
     }
 
