@@ -19,7 +19,7 @@ extension Catalog {
             }
             try connection.execute("DELETE FROM pin; DELETE FROM garbage; DELETE FROM changed")
             let statements = try CatalogStatements(connection)
-            for key in CatalogKey.ofOrigin { try statements.deleteMeta(key) }
+            for key in CatalogKey.ofThisHead { try statements.deleteMeta(key) }
             try statements.setMeta(.epoch, 1)
             try statements.setMeta(.isFollower, 0)
             try statements.setMeta(.isClean, 1)

@@ -132,7 +132,7 @@ extension CatalogState {
     }
 
     /// The head goes on: it is no longer what was granted.
-    package mutating func breakSeal() throws {
+    mutating func breakSeal() throws {
         guard try statements.meta(.sealedFor) ?? 0 != 0 else { return }
         try beginIfNeeded()
         try statements.setMeta(.sealedFor, 0)

@@ -187,8 +187,8 @@ enum CatalogKey: String {
     case sealIsUncertain = "seal_is_uncertain"
     case syncHasFailed = "sync_has_failed"
 
-    /// What a catalog knows of the one that it came from.
-    static let ofOrigin: [CatalogKey] = [
+    /// What is said of one head, and not of a copy of it: where it came from, and to whom it was given.
+    static let ofThisHead: [CatalogKey] = [
         .originSequence, .arrivalGrant, .pendingInodes, .pendingBytes, .pendingAllocated, .pendingMissing,
         .changedSince, .firstChangedInode, .changesAreUncertain, .sealedFor, .sealIsDurable, .sealIsUncertain,
         .syncHasFailed,

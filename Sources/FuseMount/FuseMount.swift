@@ -46,8 +46,10 @@ package final class FuseMount: Sendable {
         }
         FuseNegotiation.install(in: session.pointer)
         let threadCount = options.threadCount
+        // Beside the session, which answers at once: on a node with many mounts the kernel's table is long.
+        let readahead = options.readaheadByteCount
+        Self.startThread { Readahead.widen(ofMountAt: path, to: readahead) }
         Self.startThread { [self] in
-            Readahead.widen(ofMountAt: path, to: options.readaheadByteCount)
             _ = gw_fuse_session_loop(session.pointer, threadCount)
             // Takes the mount away if it is still there (a session that ended by an error).
             fuse_session_unmount(session.pointer)

@@ -3,8 +3,8 @@ package struct FuseMountOptions: Sendable {
     /// What mountinfo shows as the source: `godwit:<site>/<volume>`.
     package var fsName = "godwit"
     package var isReadOnly = false
-    /// Threads that take requests from the kernel. Few are quicker on few cores; nothing that waits for a
-    /// disk's sync or for the network runs on them.
+    /// Threads that take requests from the kernel. Few are quicker on few cores; nothing that waits for the
+    /// network runs on them, and what waits for a disk's sync on half of them at most.
     package var threadCount: UInt32 = 4
     /// How far the kernel reads ahead of who reads a file in order.
     package var readaheadByteCount = 256 << 10

@@ -6,7 +6,7 @@ internal import HostMounts
 enum Readahead {
     /// A mount that cannot be widened reads as far ahead as it did.
     static func widen(ofMountAt path: String, to byteCount: Int) {
-        // From the kernel's table: the mount itself does not answer yet.
+        // From the kernel's table: the mount itself may not answer yet.
         guard let mount = try? MountTable.entry(at: path), mount.type == "fuse.godwit",
             let file = fopen("/sys/class/bdi/\(mount.device)/read_ahead_kb", "we")
         else { return }

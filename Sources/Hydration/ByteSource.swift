@@ -37,8 +37,9 @@ package protocol ByteSource: Sendable {
 
     /// Fetches bytes, verified against the hashes that the source states.
     ///
-    /// The answer may stop early (a large request), but is not empty; it covers nothing twice. A piece of zeros may reach beyond what was asked, to the end of the
-    /// hole that it is of. May be repeated.
+    /// The answer may leave things out (a large request), but has something of what was asked. Pieces come in no
+    /// certain order. One of zeros may reach beyond what was asked, to the end of the hole that it is of, and so over
+    /// another piece, which says the same. May be repeated.
     func read(_ extents: [Extent], urgency: Urgency, timeout: Duration) async throws -> [Piece]
 }
 

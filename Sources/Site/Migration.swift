@@ -92,7 +92,7 @@ extension VolumeAgent {
     ///
     /// - Throws: `.precondition` when this site cannot hand it over because it is not its owner.
     func isToBeHandedOver(to target: SiteID) throws -> Bool {
-        if let obstacle { throw SiteError.unusable(obstacle) }
+        try checkServed()
         guard target != context.site else {
             throw SiteError.invalid("volume '\(record.name)' is at site \(target) already: this is it")
         }

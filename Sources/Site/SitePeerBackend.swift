@@ -128,7 +128,7 @@ extension VolumeAgent {
     }
 
     private func accept(_ reign: Reign) async throws {
-        if let obstacle { throw SiteError.unusable(obstacle) }
+        try checkServed()
         try await apply(.prepare(reign))
         // Named only once the machine has accepted it as the owner.
         try await change { $0.sharedWith.insert(reign.owner) }

@@ -103,7 +103,7 @@ package protocol SiteRegistry: Sendable {
     func update(_ record: Versioned<VolumeRecord>) async throws(RegistryError) -> Versioned<VolumeRecord>
     func remove(_ record: Versioned<VolumeRecord>) async throws(RegistryError)
     /// Shows people, beside the record, why the volume is not served: the record cannot be the newest, or its head
-    /// cannot be opened. nil: nothing is in the way any more. The record stays as it is.
+    /// is not here. nil: nothing is in the way any more. The record stays as it is.
     func show(_ trouble: String?, of record: VolumeRecord) async throws(RegistryError)
 }
 

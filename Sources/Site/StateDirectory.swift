@@ -1,3 +1,4 @@
+internal import Catalog
 internal import Glibc
 internal import VolumeModel
 
@@ -95,7 +96,16 @@ package struct StateDirectory: Sendable {
 
     /// Deletes a head's files: known names only, never through a symbolic link or into a mount.
     func deleteHead(_ number: UInt64, of id: VolumeID) throws(SiteError) {
-        try Self.deleteTree(head(number, of: id))
+        // The catalog first: what a crash leaves of the rest can then be taken for a head by nobody.
+        let path = head(number, of: id)
+        let descriptor = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+        if descriptor >= 0 {
+            defer { close(descriptor) }
+            guard unlinkat(descriptor, Catalog.fileName, 0) == 0 || errno == ENOENT else {
+                throw .system(call: "unlinkat", path: path + "/" + Catalog.fileName, Errno(errno))
+            }
+        }
+        try Self.deleteTree(path)
     }
 
     func deleteVolume(_ id: VolumeID) throws(SiteError) { try Self.deleteTree(volume(id)) }

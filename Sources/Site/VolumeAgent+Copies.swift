@@ -154,13 +154,8 @@ extension VolumeAgent {
     func closeKept(_ number: UInt64) async {
         if let copy = ownCopies[number], let storage = heads[number]?.storage {
             _ = use(copy, storage)
-            return
-        }
-        guard let open = heads.removeValue(forKey: number) else { return }
-        do {
-            try await open.close()
-        } catch {
-            logger.debug("closing the kept copy: \(error)")
+        } else {
+            await closeCopy(number)
         }
     }
 }

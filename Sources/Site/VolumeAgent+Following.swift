@@ -247,7 +247,7 @@ extension VolumeAgent {
     /// - Throws: `.precondition` when this site owns the head, or did last: that is nobody's replica, and is not
     ///   replaced whatever a peer says.
     private func beginFollowing(_ owner: SiteID) async throws {
-        if let obstacle { throw SiteError.unusable(obstacle) }
+        try checkServed()
         let old = record.headNumber
         let number = try context.state.makeHead(above: record.lastHeadNumber, of: id)
         try Catalog.create(

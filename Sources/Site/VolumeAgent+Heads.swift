@@ -2,7 +2,6 @@ internal import Catalog
 internal import Handoff
 internal import Hydration
 internal import Logging
-internal import PeerProtocol
 internal import PeerService
 internal import VolumeFileSystem
 internal import VolumeModel
@@ -33,10 +32,6 @@ extension VolumeAgent {
         if try catalog.perform({ try $0.epoch() }) < epoch {
             try catalog.perform { try $0.setEpoch(epoch) }
             try catalog.synchronize()
-        } else if try catalog.perform({ try $0.sealedFor() }) != nil {
-            // The registry is from before a seal: whatever is written now, it is not what was granted then.
-            try catalog.perform { try $0.breakSeal() }
-            try catalog.synchronize()
         }
         try await agreeOnLimits(catalog)
         try await startHydrationIfNeeded()
@@ -45,22 +40,21 @@ extension VolumeAgent {
     /// Holds the record against the epochs that are kept with the data. One from an older backup knows less: of a
     /// reign that began here since, or of one that the head was sealed for.
     func checkRecord() throws {
-        if let obstacle { throw SiteError.unusable(obstacle) }
+        try checkServed()
         guard record.headNumber != 0, let recorded = record.head.knownReign?.epoch else { return }
         let catalog = try openHead(record.headNumber).storage.catalog
-        var (seen, pins) = try catalog.perform { (try $0.epoch(), try $0.pinNames()) }
-        if case .owning = record.head.role {
-            // Who goes on after a grant that came to nothing does so above it.
-            for pin in pins where pin.hasPrefix(Self.pinPrefix) {
-                if let heir = UInt64(pin.dropFirst(Self.pinPrefix.count)) { seen = max(seen, Epoch(heir)) }
-            }
-        }
+        var (seen, sealed) = try catalog.perform { (try $0.epoch(), try $0.sealedFor()) }
+        // Who goes on after a grant that came to nothing does so above it.
+        if case .owning = record.head.role, let sealed { seen = max(seen, sealed.heir) }
         guard seen <= recorded else {
             throw SiteError.unusable(
                 "the data of volume '\(record.name)' is of epoch \(seen), the registry says \(recorded): "
                     + "the registry is older than the data; restore a newer one")
         }
     }
+
+    /// - Throws: `.unusable` while something is in the way of serving the volume.
+    func checkServed() throws(SiteError) { if let obstacle { throw .unusable(obstacle) } }
 
     /// Finds out whether the volume can be served, and shows people what is in the way. Nothing is changed but that.
     func lookAtRecord() async {

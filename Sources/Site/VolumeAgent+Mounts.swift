@@ -15,7 +15,7 @@ extension VolumeAgent {
     /// - Returns: the epoch under which this site owns it.
     @discardableResult
     func own(patience: Duration = .zero) async throws -> Epoch {
-        if let obstacle { throw SiteError.unusable(obstacle) }
+        try checkServed()
         if case .owning(let epoch, _) = record.head.role { return epoch }
         switch record.head.role {
         // Whatever can be done before the old owner stops is done before.

@@ -112,7 +112,7 @@ extension VolumeAgent {
 
     /// Owns the volume without the seal of its owner. Repeated it is a success.
     func overrule(_ epoch: Epoch, with base: TakeoverBase) async throws {
-        if let obstacle { throw SiteError.unusable(obstacle) }
+        try checkServed()
         let before = record
         guard
             let wanted = Epoch.takeover(

@@ -50,7 +50,7 @@ actor VolumeAgent {
     var lastTakeoverAnnouncement: ContinuousClock.Instant?
     /// Mounts of divergences, read-only: they hold nothing.
     var divergenceMounts: [String: FuseMount] = [:]
-    /// Why nothing of the volume is served: its record is older than the data, or its head cannot be opened.
+    /// Why nothing of the volume is served: its record is older than the data, or its head is not here.
     var obstacle: String?
     /// Whether people were shown that, or its end.
     var isObstacleShown = true
@@ -238,7 +238,7 @@ actor VolumeAgent {
             throw PeerError.malformed(site: site, "an empty message")
         }
         // What is decided on an old record may contradict what was decided since.
-        if let obstacle { throw SiteError.unusable(obstacle) }
+        try checkServed()
         if case .sealRequest(let request) = message.message {
             try await waitUntilUnused(.milliseconds(Int64(min(request.waitMilliseconds, 600_000))))
             try await waitForNames(Self.sealPatience)
