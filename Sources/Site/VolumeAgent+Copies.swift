@@ -21,36 +21,50 @@ extension VolumeAgent {
         for epoch in record.copies.keys { context.copies.forget(key(epoch)) }
     }
 
-    /// Which of these heads, that nobody needs any more, are worth keeping; each is made durable.
+    /// Which of these heads, that nobody needs any more, is worth keeping: it is made durable.
     ///
-    /// - Returns: by the reign that the head was granted to.
-    func copiesWorthKeeping(among dead: Set<UInt64>) async -> [Epoch: KeptCopy] {
+    /// - Returns: by the reign that the head was granted to: one at most, and none where an older copy is better.
+    func copyWorthKeeping(among dead: Set<UInt64>) async -> [Epoch: KeptCopy] {
         // Whoever has all of the present state needs no older one.
         guard !(record.head.hasOwnHead && record.head.origin == nil) else { return [:] }
-        var kept: [Epoch: KeptCopy] = [:]
-        for (epoch, number) in record.retainedHeads where dead.contains(number) {
-            guard !record.divergentHeads.values.contains(number) else { continue }
-            do {
-                if let copy = try await copy(of: number, grantedTo: epoch) { kept[epoch] = copy }
-            } catch {
-                logger.debug("head \(number) is not kept: \(error)")
-            }
+        let spare = record.retainedHeads.filter { _, number in
+            dead.contains(number) && !record.divergentHeads.values.contains(number)
         }
-        return kept
+        guard !spare.isEmpty else { return [:] }
+        var holdings = spare.compactMap { holding(of: $1, grantedTo: $0) }
+        holdings += record.copies.compactMap { holding(of: $1.number, grantedTo: $0) }
+        guard let best = CopyHolding.best(of: holdings), let number = spare[best.epoch],
+            context.copies.mayKeep(best.heldByteCount)
+        else { return [:] }
+        do {
+            let storage = try openHead(number).storage
+            try await onBlockingThread {
+                try storage.settle()
+                try storage.catalog.perform { try $0.noteSealIsDurable() }
+                try storage.catalog.synchronize()
+            }
+        } catch {
+            logger.debug("head \(number) is not kept: \(error)")
+            return [:]
+        }
+        return [
+            best.epoch: KeptCopy(number: number, byteCount: best.heldByteCount, since: KeptCopies.now())
+        ]
     }
 
-    private func copy(of number: UInt64, grantedTo epoch: Epoch) async throws -> KeptCopy? {
-        let storage = try openHead(number).storage
-        let (seal, byteCount) = try storage.catalog.perform { state in
-            (try state.sealedFor(), state.counters.allocatedByteCount)
+    /// What a head holds of the state that was granted to a reign; nil when it is not that state.
+    private func holding(of number: UInt64, grantedTo epoch: Epoch) -> CopyHolding? {
+        do {
+            return try openHead(number).storage.catalog.perform { state in
+                guard let seal = try state.sealedFor(), seal.heir == epoch else { return nil }
+                return CopyHolding(
+                    epoch: epoch, byteCount: state.counters.allocatedByteCount,
+                    missingByteCount: state.missingByteCount)
+            }
+        } catch {
+            logger.debug("head \(number) is not kept: \(error)")
+            return nil
         }
-        guard let seal, seal.heir == epoch, context.copies.mayKeep(byteCount) else { return nil }
-        try await onBlockingThread {
-            try storage.settle()
-            try storage.catalog.perform { try $0.noteSealIsDurable() }
-            try storage.catalog.synchronize()
-        }
-        return KeptCopy(number: number, byteCount: byteCount, since: KeptCopies.now())
     }
 
     /// Deletes copies: all of them, or some.
@@ -92,10 +106,10 @@ extension VolumeAgent {
         for copy in record.copies.values where heads[copy.number] != nil { await closeCopy(copy.number) }
     }
 
-    /// The present state is all here. What stays after a failure goes with the volume, or for room.
-    func dropObsoleteCopies() async {
+    /// A newer state is here. What stays after a failure goes with the volume, or for room.
+    func dropObsoleteCopies(where isObsolete: (Epoch) -> Bool = { _ in true }) async {
         do {
-            try await dropCopies()
+            try await dropCopies(where: isObsolete)
         } catch {
             logger.warning("a copy that is of no use any more stays: \(error)")
         }
@@ -157,5 +171,23 @@ extension VolumeAgent {
         } else {
             await closeCopy(number)
         }
+    }
+}
+
+/// How much of a volume's state a head holds.
+struct CopyHolding: Hashable, Sendable {
+    /// The reign that the state was granted to: the higher, the newer.
+    let epoch: Epoch
+    /// Of the whole state, and of that what the head lacks.
+    let byteCount: UInt64
+    let missingByteCount: UInt64
+
+    var heldByteCount: UInt64 { byteCount - min(byteCount, missingByteCount) }
+
+    /// Of one volume one copy is kept: the newest that has three quarters of its bytes; failing that the one that
+    /// has most.
+    static func best(of holdings: [CopyHolding]) -> CopyHolding? {
+        holdings.filter { $0.missingByteCount <= $0.byteCount / 4 }.max { $0.epoch < $1.epoch }
+            ?? holdings.max { ($0.heldByteCount, $0.epoch) < ($1.heldByteCount, $1.epoch) }
     }
 }

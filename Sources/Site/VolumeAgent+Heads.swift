@@ -277,8 +277,7 @@ extension VolumeAgent {
         let dropsPresent = record.isRetired && !stillRetained.contains(present)
         gone = gone.filter { !stillRetained.contains($0) && ($0 != present || dropsPresent) }
         let dead = Set(gone)
-        let copies = await copiesWorthKeeping(
-            among: dropsPresent ? dead.union([present]) : dead)
+        let copies = await copyWorthKeeping(among: dropsPresent ? dead.union([present]) : dead)
         for (epoch, copy) in copies { context.copies.note(copy, KeptCopies.Key(volume: id, epoch: epoch)) }
         try await change { record in
             // Decided while a disk was waited for: what is needed meanwhile stays.
@@ -307,6 +306,9 @@ extension VolumeAgent {
             if let open = heads.removeValue(forKey: number) { try await open.close() }
             try context.state.deleteHead(number, of: id)
             logger.info("the old copy (head \(number)) is deleted")
+        }
+        if copies.keys.contains(where: { record.copies[$0] != nil }) {
+            await dropObsoleteCopies { copies[$0] == nil }
         }
     }
 }

@@ -57,4 +57,25 @@ import VolumeModel
             #expect(heads.allSatisfy { FileManager.default.fileExists(atPath: $0) })
         }
     }
+
+    private static func holding(_ epoch: UInt64, _ byteCount: UInt64, missing: UInt64) -> CopyHolding {
+        CopyHolding(epoch: Epoch(epoch), byteCount: byteCount, missingByteCount: missing)
+    }
+
+    @Test func theNewestCopyIsKeptUnlessAnOlderOneHoldsMuchMore() {
+        let whole = Self.holding(3, 1000, missing: 0)
+        let newer = Self.holding(7, 800, missing: 200)
+        #expect(CopyHolding.best(of: [whole, newer]) == newer)
+        let emptier = Self.holding(9, 1000, missing: 251)
+        #expect(CopyHolding.best(of: [whole, emptier]) == whole)
+        // Neither has much: more counts, and of the same the newer.
+        let some = Self.holding(4, 1000, missing: 600)
+        #expect(CopyHolding.best(of: [some, Self.holding(5, 1000, missing: 900)]) == some)
+        let alike = Self.holding(6, 500, missing: 100)
+        #expect(CopyHolding.best(of: [some, alike]) == alike)
+        #expect(CopyHolding.best(of: []) == nil)
+        // An empty volume lacks nothing.
+        let empty = Self.holding(8, 0, missing: 0)
+        #expect(CopyHolding.best(of: [whole, empty]) == empty)
+    }
 }

@@ -163,6 +163,27 @@ extension SiteTests {
             }
         }
 
+        /// Of the two copies that it leaves at home one stays: the older, because the newer has hardly begun.
+        @Test func aVolumeThatLeavesAmidItsReturnLeavesOneCopy() async throws {
+            try await withSites(options: Self.keeping) { pair, cleanup in
+                let copy = try await begin(pair, cleanup)
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney"])
+                try await change(pair, at: pair.sydney, copy, cleanup)
+                try await pair.sydney.godwit(["migrate", "data", "--to", "london", "--prepare-only"])
+                try await pair.london.godwit(["volume", "hydrate", "data", "--pause"])
+                try await pair.sydney.godwit(["migrate", "data", "--to", "london", "--detach"])
+                #expect(try await keptCopies(at: pair.london) == ["2"])
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney", "--detach"])
+                try await SiteTests.wait("the end of the newer copy") {
+                    let id = try await pair.london.inspect("data")["id"] as? String ?? ""
+                    let heads = "\(pair.london.stateDirectory)/volumes/\(id)/heads"
+                    return try FileManager.default.contentsOfDirectory(atPath: heads).count == 1
+                }
+                #expect(try await keptCopies(at: pair.london) == ["2"])
+                try await isSame(pair, at: pair.sydney, as: copy, cleanup)
+            }
+        }
+
         /// A writer must find room where only a copy is in the way.
         @Test(arguments: ["100Gi", "auto"])
         func aCopyGoesBeforeAWriterFindsTheDiskFull(policy: String) async throws {
