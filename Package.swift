@@ -143,7 +143,10 @@ let package = Package(
             path: "Tests/TestBed", swiftSettings: strict),
         .executableTarget(
             name: "godwit-lab",
-            dependencies: ["TestBed", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+            dependencies: [
+                "TestBed", "ClusterResources", "KubernetesAPI",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
             path: "Tests/Lab", swiftSettings: strict),
         .testTarget(
             name: "TestBedTests", dependencies: ["TestBed", "godwit-lab"], path: "Tests/TestBedTests",

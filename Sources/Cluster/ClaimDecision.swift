@@ -43,6 +43,9 @@ package struct ClaimDecision: Hashable, Sendable {
     package var hydration: Hydration?
     package var badValues: [ClaimWishes.BadValue]
 
+    /// Whether all is as it is wished.
+    var isNothing: Bool { move == .nothing && hydration == nil }
+
     /// - Parameters:
     ///   - volume: what the site says of the claim's volume; nil: it does not know it.
     ///   - present: the migration that is written down, if any.

@@ -15,13 +15,16 @@ package actor MigrationController {
     let site: any SiteControl
     let events: EventRecorder
     private let logger: Logger
-    private let interval: Duration
     private let arrivals: ArrivingClaims
     private let takeovers: Takeovers
     /// Claims that carry an annotation of ours.
     private var claims: [Key: PersistentVolumeClaim] = [:]
     private var migrations: [Key: MigrationResource] = [:]
-    private var busy: Set<Key> = []
+    private var schedule: LookSchedule<Key>
+    /// The volumes of the claims as they were last seen: a claim's volume stays the same.
+    private var handles: [Key: (persistentVolume: String, id: String)] = [:]
+    /// Migrations whose status was written since they were last looked at.
+    private var written: Set<Key> = []
     /// For the rate at which bytes arrive: a display, no state.
     private var samples: [Key: MigrationReport.Sample] = [:]
     /// Events of this run, so that a bad value that stays is told once.
@@ -35,7 +38,7 @@ package actor MigrationController {
 
     /// - Parameters:
     ///   - classes: the storage class here for one of another cluster; the same name where none is given.
-    ///   - interval: how often each claim is looked at again.
+    ///   - interval: how often a claim is looked at while its volume moves.
     package init(
         _ client: KubernetesClient, site: any SiteControl, classes: [String: String] = [:], logger: Logger,
         interval: Duration = .seconds(2)
@@ -43,7 +46,7 @@ package actor MigrationController {
         self.client = client
         self.site = site
         self.logger = logger
-        self.interval = interval
+        schedule = LookSchedule(interval: interval)
         events = EventRecorder(client, component: "godwit-controller")
         arrivals = ArrivingClaims(client, site: site, classes: classes, logger: logger, interval: interval)
         takeovers = Takeovers(client, site: site, logger: logger, interval: interval)
@@ -95,11 +98,14 @@ package actor MigrationController {
             let key = Self.key(claim.metadata)
             // One without an annotation is looked at only while its migration is open.
             claims[key] = Self.concerns(claim) ? claim : nil
+            if claims[key] != nil || migrations[key] != nil { schedule.noteChange(key, now: .now) }
         case .deleted(let claim):
             let key = Self.key(claim.metadata)
             claims[key] = nil
             told[key] = nil
             samples[key] = nil
+            handles[key] = nil
+            if migrations[key] != nil { schedule.noteChange(key, now: .now) }
         }
     }
 
@@ -107,24 +113,33 @@ package actor MigrationController {
         switch change {
         case .replaced(let all):
             migrations = Dictionary(all.map { (Self.key($0.metadata), $0) }) { _, last in last }
-        case .applied(let migration): migrations[Self.key(migration.metadata)] = migration
-        case .deleted(let migration): migrations[Self.key(migration.metadata)] = nil
+        case .applied(let migration):
+            let key = Self.key(migration.metadata)
+            // A status is what we wrote.
+            if migrations[key]?.spec != migration.spec { schedule.noteChange(key, now: .now) }
+            migrations[key] = migration
+        case .deleted(let migration):
+            let key = Self.key(migration.metadata)
+            migrations[key] = nil
+            if claims[key] != nil { schedule.noteChange(key, now: .now) }
         }
     }
 
     // MARK: what is done
+
+    /// How often it is found out whose turn it is, and how many looks that begins at most.
+    private static let pace: (tick: Duration, limit: Int) = (.milliseconds(500), 10)
 
     private func work() async throws {
         try await withThrowingDiscardingTaskGroup { group in
             while true {
                 try Task.checkCancellation()
                 let open = migrations.filter { !Self.hasEnded($0.value) }.keys
-                let keys = Set(claims.keys).union(open).subtracting(busy)
-                for key in keys {
-                    busy.insert(key)
+                let wanted = Set(claims.keys).union(open)
+                for key in schedule.begin(wanted, limit: Self.pace.limit, now: .now) {
                     group.addTask { await self.look(at: key) }
                 }
-                try await Task.sleep(for: interval)
+                try await Task.sleep(for: min(Self.pace.tick, schedule.interval))
             }
         }
     }
@@ -138,9 +153,15 @@ package actor MigrationController {
     }
 
     private func look(at key: Key) async {
-        defer { busy.remove(key) }
+        var outcome = LookSchedule<Key>.Outcome.waits
+        defer { schedule.end(key, outcome, now: .now, jitter: Double.random(in: 0...1)) }
         do {
-            try await reconcile(key)
+            if try await isSettled(key) {
+                outcome = .settled
+                return
+            }
+            written.remove(key)
+            outcome = try await reconcile(key) ? .settled : written.contains(key) ? .moved : .waits
         } catch is CancellationError {
             return
         } catch {
@@ -148,24 +169,40 @@ package actor MigrationController {
         }
     }
 
-    private func reconcile(_ key: Key) async throws {
+    /// Whether by what watches have told there is nothing to do: then the cluster is not asked. What they have not told
+    /// yet comes, and is looked at then.
+    private func isSettled(_ key: Key) async throws -> Bool {
+        guard let claim = claims[key], claim.metadata.deletionTimestamp == nil, let handle = handles[key],
+            handle.persistentVolume == claim.spec.volumeName
+        else { return false }
+        let (name, peers) = try await site.info()
+        let volume = try await site.volume(handle.id)
+        let decision = ClaimDecision(
+            claim: key.name, volumeID: handle.id, annotations: claim.metadata.annotations ?? [:],
+            volume: volume, site: name, peers: peers, present: migrations[key])
+        let told = self.told[key] ?? []
+        return decision.isNothing && decision.badValues.allSatisfy { told.contains("BadValue" + $0.message) }
+    }
+
+    /// - Returns: whether nothing is left to do.
+    private func reconcile(_ key: Key) async throws -> Bool {
         // Read anew, rather than what a watch told a while ago.
         let found = try await client.find(PersistentVolumeClaim.self, key.name, in: key.namespace)
         guard let claim = found, claim.metadata.deletionTimestamp == nil else {
             let present = try await client.find(MigrationResource.self, key.name, in: key.namespace)
             try await withdrawDeleted(present, found)
-            return
+            return false
         }
         guard let volumeName = claim.spec.volumeName, !volumeName.isEmpty,
             let persistent = try await client.find(PersistentVolume.self, volumeName),
             let source = persistent.spec.csi, source.driver == Self.driver
         else {
-            if Self.concerns(claim), claim.status?.phase == "Bound" {
-                try await tell(
-                    key, claim, "NotGodwit", "the claim's volume is not of \(Self.driver): it stays here")
-            }
-            return
+            guard Self.concerns(claim), claim.status?.phase == "Bound" else { return false }
+            try await tell(
+                key, claim, "NotGodwit", "the claim's volume is not of \(Self.driver): it stays here")
+            return true
         }
+        handles[key] = (volumeName, source.volumeHandle)
         let (name, peers) = try await site.info()
         let present = try await client.find(MigrationResource.self, key.name, in: key.namespace)
         let decision = ClaimDecision(
@@ -177,7 +214,7 @@ package actor MigrationController {
             try await events.record("HydrationChanged", Self.describe(hydration), about: claim)
         }
         switch decision.move {
-        case .nothing: return
+        case .nothing: return true
         case .cancel:
             if let present { try await cancel(present, claim, peers) }
         case .close:
@@ -197,6 +234,7 @@ package actor MigrationController {
                     .init(phase: .failed, message: error.description), reason: "BadClaim", migration, claim)
             }
         }
+        return false
     }
 
     private func advance(
@@ -302,6 +340,7 @@ package actor MigrationController {
             // Somebody changed it meanwhile: the next look sees it.
             return
         }
+        written.insert(Self.key(migration.metadata))
         guard earlier?.phase != status.phase || earlier?.message != status.message else { return }
         if earlier?.phase == status.phase, status.phase == .hydrating { return }
         try await events.record(

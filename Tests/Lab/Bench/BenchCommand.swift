@@ -9,7 +9,7 @@ struct BenchCommand: AsyncParsableCommand {
         abstract: "Measure a volume beside ext4, and moves between two real sites, against the aims.",
         discussion: """
             Workloads: 1 data, 2 metadata, 3 trees (beside ext4, bindfs and passthrough_hp), 4 resident databases, 5 hand-off, 6 first query after a move, 7 bytes moved, 8 fault latency, 9 hydration, \
-            11 memory. Sites, link and databases are real; everything is removed at the end. \
+            11 memory, 12 many volumes and claims (needs etcd and kube-apiserver). Sites, link and databases are real; everything is removed at the end. \
             Build with -c release, and leave the machine alone meanwhile. Needs root.
 
             Example: godwit-lab bench --quick --only 5,8 --json report.json
@@ -27,7 +27,7 @@ struct BenchCommand: AsyncParsableCommand {
     @Option(help: "Files of the volume for workload 11. Default: 10,000 with --quick, else 100,000.")
     var memoryFiles: Int?
 
-    private static let known = [1, 2, 3, 4, 5, 6, 7, 8, 9, 11]
+    private static let known = [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12]
 
     func validate() throws {
         _ = try workloads()
@@ -89,6 +89,7 @@ struct BenchCommand: AsyncParsableCommand {
             ([8], { [try await FaultBench(plan: plan).run()] }),
             ([9], { [try await HydrationBench(plan: plan).run()] }),
             ([11], { [try await MemoryBench(plan: plan).run()] }),
+            ([12], { [try await ClusterBench(plan: plan).run()] }),
         ]
     }
 

@@ -30,6 +30,8 @@ struct BenchPlan: Sendable {
     var pgbenchScale: Int { isQuick ? 10 : 136 }
     let sysbenchTables = 8
     var sysbenchRows: Int { isQuick ? 10_000 : 1_000_000 }
+    var clusterVolumeCount: Int { isQuick ? 100 : 1000 }
+    var clusterClaimCount: Int { isQuick ? 1000 : 10_000 }
     /// Of each measurement of a resident database.
     var databaseSeconds: Int { isQuick ? 5 : 30 }
 

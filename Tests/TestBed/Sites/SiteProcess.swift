@@ -111,7 +111,7 @@ package actor SiteProcess {
     }
 
     /// Starts the site and waits until it answers.
-    package func start() async throws {
+    package func start(limit: Duration = .seconds(20)) async throws {
         let command =
             launcher + [
                 binary, "site", "--state-dir", stateDirectory, "--peer-listen", address, "--node",
@@ -124,7 +124,7 @@ package actor SiteProcess {
         program.output = .file(logPath)
         let started = try await ChildProcess.start(program)
         process = started
-        let deadline = ContinuousClock.now + .seconds(20)
+        let deadline = ContinuousClock.now + limit
         while try await !run(["volume", "list"]).exit.isSuccess {
             guard started.exit == nil, ContinuousClock.now < deadline else {
                 let log = (try? String(contentsOfFile: logPath, encoding: .utf8)) ?? ""
