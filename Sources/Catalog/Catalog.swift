@@ -22,8 +22,7 @@ package final class Catalog: Sendable {
     /// Inodes whose data files may never have reached the disk before the last, disorderly end.
     package let inodesToRecover: [InodeNumber]
     private let state: Mutex<CatalogState>
-    /// A second connection, so that moving the log into the database stops nobody.
-    private let checkpointer: Mutex<Connection>
+    private let checkpointer: Mutex<Checkpointer>
     private let log: WriteAheadLog
     /// Held while the log is synced: whoever waits is covered by the next one, and nobody takes for a success
     /// what comes after a failure that another was told of.
@@ -119,10 +118,7 @@ package final class Catalog: Sendable {
             }
             _ = try state.commit()
             self.state = Mutex(state)
-            let second = try Connection(path: path, mode: .readWrite)
-            try second.execute("PRAGMA synchronous = FULL")
-            second.keepWriteAheadLog()
-            checkpointer = Mutex(second)
+            checkpointer = Mutex(Checkpointer(path: path))
             log = try WriteAheadLog(path: path + "-wal")
         } catch let error as SQLiteError {
             lock.release()
@@ -305,13 +301,18 @@ package final class Catalog: Sendable {
     /// become long; then what little came meanwhile is moved as well, and the log begins anew.
     package func checkpoint() throws(CatalogError) {
         do {
-            try checkpointer.withLock { connection throws(SQLiteError) in try connection.checkpoint() }
+            let committed = state.withLock { $0.openGeneration - 1 }
+            guard try checkpointer.withLock({ try $0.move(upTo: committed) }) else {
+                // At rest: what is asked for next is read again.
+                state.withLock { $0.connection.releaseMemory() }
+                return
+            }
             defer { log.reserveSpace() }
             guard try log.byteCount() > Self.logByteCount else { return }
             try state.withLock { state in
                 _ = try state.commit()
                 guard !state.connection.isInTransaction else { return }
-                try checkpointer.withLock { try $0.checkpoint(empties: true) }
+                try checkpointer.withLock { try $0.emptyLog() }
             }
         } catch let error as SQLiteError {
             throw .database(error)
@@ -375,6 +376,7 @@ package final class Catalog: Sendable {
 
     /// Lets go of the catalog as a crash would: what is not durable may be lost.
     package func abandon() {
+        checkpointer.withLock { $0.close() }
         state.withLock { state in
             state.isClosed = true
             state.recorder.forget()

@@ -68,11 +68,19 @@ package final class Connection: @unchecked Sendable {
     /// Moves what the write-ahead log holds into the database, waiting for nobody.
     ///
     /// - Parameter empties: also makes the log's file empty, if nobody reads or writes at the moment.
-    package func checkpoint(empties: Bool = false) throws(SQLiteError) {
+    /// - Returns: whether all of the log was moved.
+    @discardableResult
+    package func checkpoint(empties: Bool = false) throws(SQLiteError) -> Bool {
         let mode = empties ? SQLITE_CHECKPOINT_TRUNCATE : SQLITE_CHECKPOINT_PASSIVE
-        let code = sqlite3_wal_checkpoint_v2(handle, nil, mode, nil, nil)
+        var frameCount: Int32 = 0
+        var movedCount: Int32 = 0
+        let code = sqlite3_wal_checkpoint_v2(handle, nil, mode, &frameCount, &movedCount)
         guard code == SQLITE_OK || code & 0xff == SQLITE_BUSY else { throw lastError(code) }
+        return code == SQLITE_OK && frameCount == movedCount
     }
+
+    /// Lets go of cached pages: they are read again when they are needed.
+    package func releaseMemory() { sqlite3_db_release_memory(handle) }
 
     /// Leaves the log and the database as they are when this connection is the last to close.
     package func leaveLogOnClose() { _ = gw_sqlite_no_checkpoint_on_close(handle) }

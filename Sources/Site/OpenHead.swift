@@ -20,17 +20,50 @@ final class OpenHead: Sendable {
     private let state = Mutex(State())
 
     private struct State {
-        var tasks: [Task<Void, Never>] = []
+        var settling: Task<Void, Never>?
+        var hydration: Task<Void, Never>?
         var hydrator: Hydrator?
+        var isHydrated = false
         var isClosed = false
+        var lastUse = ContinuousClock.now
     }
 
     init(number: UInt64, storage: HeadStorage, logger: Logger) {
         self.number = number
         self.storage = storage
         self.logger = logger
-        let settling = Task { await Self.settleForEver(storage, logger) }
-        state.withLock { $0.tasks.append(settling) }
+        resumeSettling()
+    }
+
+    /// When somebody last asked for it.
+    var lastUse: ContinuousClock.Instant { state.withLock { $0.lastUse } }
+
+    func noteUse() { state.withLock { $0.lastUse = .now } }
+
+    /// Whether nothing is being fetched for it, nor left to fetch.
+    var isWhole: Bool {
+        guard state.withLock({ $0.hydrator == nil || $0.isHydrated }), !storage.catalog.isArriving else {
+            return false
+        }
+        return (try? storage.catalog.perform { $0.missingByteCount == 0 }) ?? false
+    }
+
+    /// Ends the task that makes changes durable. The head may be used on, if `resumeSettling` follows.
+    func pauseSettling() async {
+        let settling = state.withLock { state in
+            defer { state.settling = nil }
+            return state.settling
+        }
+        settling?.cancel()
+        await settling?.value
+    }
+
+    func resumeSettling() {
+        let (storage, logger) = (storage, logger)
+        state.withLock { state in
+            guard state.settling == nil, !state.isClosed else { return }
+            state.settling = Task { await Self.settleForEver(storage, logger) }
+        }
     }
 
     /// Where missing bytes come from; nil: nothing is missing, or nobody has said yet.
@@ -56,17 +89,17 @@ final class OpenHead: Sendable {
                 profile: profile.extents, log: log)
             hydrator.follow(policy)
             state.hydrator = hydrator
-            state.tasks.append(
-                Task {
-                    do {
-                        try await hydrator.run()
-                        await whenComplete()
-                    } catch is CancellationError {
-                        // The head is being closed; it goes on when it is opened again.
-                    } catch {
-                        logger.error("hydration ended: \(error)")
-                    }
-                })
+            state.hydration = Task { [weak self] in
+                do {
+                    try await hydrator.run()
+                    self?.state.withLock { $0.isHydrated = true }
+                    await whenComplete()
+                } catch is CancellationError {
+                    // The head is being closed; it goes on when it is opened again.
+                } catch {
+                    logger.error("hydration ended: \(error)")
+                }
+            }
         }
     }
 
@@ -92,8 +125,8 @@ final class OpenHead: Sendable {
     func close() async throws {
         let running = state.withLock { state in
             state.isClosed = true
-            defer { state.tasks = [] }
-            return state.tasks
+            defer { (state.settling, state.hydration) = (nil, nil) }
+            return [state.settling, state.hydration].compactMap(\.self)
         }
         for task in running { task.cancel() }
         for task in running { await task.value }

@@ -15,6 +15,8 @@ package final class SiteContext: Sendable {
     package let registry: any SiteRegistry
     package let logger: Logger
     package let hydration: Hydrator.Configuration
+    /// How long after its last use a volume that is not mounted keeps its files open.
+    let restAfter: Duration
     /// What is kept of volumes that have left.
     let copies: KeptCopies
     private let current: Mutex<SiteIdentity>
@@ -29,8 +31,10 @@ package final class SiteContext: Sendable {
 
     package init(
         node: String, state: StateDirectory, registry: any SiteRegistry, identity: SiteIdentity,
-        hydration: Hydrator.Configuration, copies: CopyPolicy = .whileThereIsRoom, logger: Logger
+        hydration: Hydrator.Configuration, copies: CopyPolicy = .whileThereIsRoom,
+        restAfter: Duration = .seconds(60), logger: Logger
     ) {
+        self.restAfter = restAfter
         site = identity.site
         self.node = node
         self.state = state

@@ -10,10 +10,15 @@ internal import VolumeModel
 extension VolumeAgent {
     /// Opens a head's storage, once.
     func openHead(_ number: UInt64) throws -> OpenHead {
-        if let open = heads[number] { return open }
+        if let open = heads[number] {
+            open.noteUse()
+            return open
+        }
         guard !isClosed else { throw SiteError.unknownVolume(record.name) }
         guard number != 0 else { throw SiteError.precondition("volume '\(record.name)' has no bytes here") }
+        endingHeads[number]?.wait()
         let storage = try HeadStorage(opening: context.state.head(number, of: id))
+        if resting?.number == number { resting = nil }
         let copies = context.copies
         storage.makeRoom { copies.makeRoom($0) }
         let head = OpenHead(number: number, storage: storage, logger: logger)
@@ -35,6 +40,7 @@ extension VolumeAgent {
         }
         try await agreeOnLimits(catalog)
         try await startHydrationIfNeeded()
+        servedEpoch = epoch
     }
 
     /// Holds the record against the epochs that are kept with the data. One from an older backup knows less: of a
@@ -202,7 +208,7 @@ extension VolumeAgent {
 
     /// Forgets what was granted to reigns that need it no longer.
     private func dropUnneededPins() throws {
-        guard record.head.hasOwnHead, let head = heads[record.headNumber] else { return }
+        guard record.head.hasOwnHead, let head = try? openHead(record.headNumber) else { return }
         let needed = Set(record.head.keptReigns.map { Self.pinName(of: $0) })
         let pins = try head.storage.catalog.perform { try $0.pinNames() }
         for name in pins where name.hasPrefix(Self.pinPrefix) && !needed.contains(name) {

@@ -202,6 +202,7 @@ extension VolumeAgent {
                 logger.warning("\(path) is in use and stays mounted without a server: \(error)")
             }
         }
+        for ending in endingHeads.values { ending.wait() }
         for head in heads.values {
             do {
                 try await head.close()

@@ -20,6 +20,12 @@ actor VolumeAgent {
     let logger: Logger
     var stored: Versioned<VolumeRecord>
     var heads: [UInt64: OpenHead] = [:]
+    /// Heads that are just being closed because nobody used them.
+    var endingHeads: [UInt64: HeadEnding] = [:]
+    /// The present head, if it was closed because nobody used it.
+    var resting: RestingHead?
+    /// The epoch under which this process has begun to serve.
+    var servedEpoch: Epoch?
     /// Earlier states that are being used for what returns, by the numbers of their heads.
     var ownCopies: [UInt64: OwnCopy] = [:]
     var mounts: [String: Mount] = [:]
@@ -269,6 +275,7 @@ actor VolumeAgent {
         guard obstacle == nil else { return }
         // Each for itself: a peer that is away must not hold up the others, nor hydration.
         for action in stored.value.head.actionsAfterRestart() {
+            if case .serve(let epoch) = action, epoch == servedEpoch { continue }
             do {
                 _ = try await perform([action], answering: nil)
             } catch {
@@ -290,7 +297,11 @@ actor VolumeAgent {
         followOn()
         announceTakeover()
         keepStarts()
+        await restIfUnused()
     }
+
+    /// Whether an operation, a decision or a follower's work is under way.
+    var isEngaged: Bool { isBusy || isDeciding || isFollowing }
 
     // MARK: one operation at a time
 

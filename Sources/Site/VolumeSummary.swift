@@ -134,8 +134,11 @@ extension VolumeAgent {
         var summary = VolumeSummary(record: record)
         summary.mounts = Array(mounts.keys)
         guard record.headNumber != 0 else { return summary }
+        if addResting(to: &summary) { return summary }
         do {
-            summary.add(try openHead(record.headNumber), mounts.values.first?.recorder)
+            // To be asked about is no use.
+            let head = try heads[record.headNumber] ?? openHead(record.headNumber)
+            summary.add(head, mounts.values.first?.recorder)
         } catch {
             summary.trouble = "\(error)"
         }
@@ -147,9 +150,21 @@ extension VolumeAgent {
     func observed() -> VolumeSummary {
         var summary = VolumeSummary(record: record)
         summary.mounts = Array(mounts.keys)
+        if addResting(to: &summary) { return summary }
         if let head = heads[record.headNumber] { summary.add(head, mounts.values.first?.recorder) }
         if let obstacle { summary.trouble = obstacle }
         return summary
+    }
+
+    /// What was known of the present head when it was closed, if it rests.
+    private func addResting(to summary: inout VolumeSummary) -> Bool {
+        guard let resting, resting.number == record.headNumber, heads[resting.number] == nil else {
+            return false
+        }
+        let record = summary.record
+        summary = resting.summary
+        summary.record = record
+        return true
     }
 }
 

@@ -73,6 +73,11 @@ struct SiteCommand: AsyncParsableCommand {
                 + "at most so many bytes of them (for example 50Gi), or 'none'. They go at once when the disk is "
                 + "full.", valueName: "size"))
     var keepCopies = "auto"
+    @Option(
+        help: ArgumentHelp(
+            "How long after its last use a volume that is not mounted keeps its files open.",
+            valueName: "seconds"))
+    var restAfter = 60
     @Flag(help: "Print the table of what well-known applications read first, and end.")
     var showPrefetchTable = false
     @Option(help: "trace, debug, info, notice, warning, error.") var logLevel = "info"
@@ -99,6 +104,9 @@ struct SiteCommand: AsyncParsableCommand {
             }
             // The last number stands for 'no change' in chown(2).
             guard socketGroup != UInt32.max else { throw ValidationError("--socket-group is no group") }
+        }
+        guard (1...1_000_000).contains(restAfter) else {
+            throw ValidationError("--rest-after is 1 to 1000000")
         }
         guard (0...100_000).contains(monitorVolumes) else {
             throw ValidationError("--monitor-volumes is 0 to 100000")
@@ -133,8 +141,7 @@ struct SiteCommand: AsyncParsableCommand {
             let context = SiteContext(
                 node: node ?? ProcessInfo.processInfo.hostName, state: state,
                 registry: try registry(state), identity: identity, hydration: hydration,
-                copies: try copyPolicy(),
-                logger: logger)
+                copies: try copyPolicy(), restAfter: .seconds(restAfter), logger: logger)
             let site = Site(context: context)
             try await site.start()
             try await serve(site, stop)

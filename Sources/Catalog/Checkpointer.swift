@@ -1,0 +1,43 @@
+internal import SQLite
+
+/// Moves a catalog's write-ahead log into its database, through a second connection, so that it stops nobody.
+///
+/// The connection is there only while there is something to move: of a thousand catalogs most are at rest, and each
+/// connection takes memory and three descriptors.
+struct Checkpointer {
+    private let path: String
+    private var connection: Connection?
+    /// The generation up to which everything is moved; nil: nobody knows what the log holds.
+    private var moved: UInt64?
+
+    init(path: String) { self.path = path }
+
+    /// Moves what can be moved now.
+    ///
+    /// - Parameter generation: the last that is committed.
+    /// - Returns: false when nothing was committed since everything was moved.
+    mutating func move(upTo generation: UInt64) throws(SQLiteError) -> Bool {
+        if moved == generation {
+            connection = nil
+            return false
+        }
+        if try open().checkpoint() { moved = generation }
+        return true
+    }
+
+    /// Moves everything and makes the log's file empty, if nobody reads or writes at the moment.
+    mutating func emptyLog() throws(SQLiteError) { try open().checkpoint(empties: true) }
+
+    /// Lets go of the database's files.
+    mutating func close() { connection = nil }
+
+    private mutating func open() throws(SQLiteError) -> Connection {
+        if let connection { return connection }
+        let fresh = try Connection(path: path, mode: .readWrite)
+        // The log is synced before pages of it are written to the database. This also makes it look at the log.
+        try fresh.execute("PRAGMA synchronous = FULL")
+        fresh.keepWriteAheadLog()
+        connection = fresh
+        return fresh
+    }
+}
