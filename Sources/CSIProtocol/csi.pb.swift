@@ -11,7 +11,7 @@
 /// The Container Storage Interface, version 1.12: the services that Kubernetes calls on a driver.
 ///
 /// Written from the specification's facts: names, numbers and types are the standard's, the comments are
-/// ours. Left out for now: snapshots, expansion, modification, groups; the driver does not advertise them.
+/// ours. Left out for now: snapshots and groups; the driver does not advertise them.
 /// Specification: github.com/container-storage-interface/spec
 
 import SwiftProtobuf
@@ -944,6 +944,34 @@ package nonisolated struct Csi_V1_ControllerGetVolumeResponse: Sendable {
   fileprivate var _status: Csi_V1_ControllerGetVolumeResponse.VolumeStatus? = nil
 }
 
+package nonisolated struct Csi_V1_ControllerModifyVolumeRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var volumeID: String = String()
+
+  /// Secret.
+  package var secrets: Dictionary<String,String> = [:]
+
+  /// What is not named stays as it is.
+  package var mutableParameters: Dictionary<String,String> = [:]
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+package nonisolated struct Csi_V1_ControllerModifyVolumeResponse: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
 package nonisolated struct Csi_V1_GetCapacityRequest: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
@@ -1072,6 +1100,7 @@ package nonisolated struct Csi_V1_ControllerServiceCapability: Sendable {
       case getVolume // = 12
       case singleNodeMultiWriter // = 13
       case modifyVolume // = 14
+      case getSnapshot // = 15
       case UNRECOGNIZED(Int)
 
       package init() {
@@ -1095,6 +1124,7 @@ package nonisolated struct Csi_V1_ControllerServiceCapability: Sendable {
         case 12: self = .getVolume
         case 13: self = .singleNodeMultiWriter
         case 14: self = .modifyVolume
+        case 15: self = .getSnapshot
         default: self = .UNRECOGNIZED(rawValue)
         }
       }
@@ -1116,6 +1146,7 @@ package nonisolated struct Csi_V1_ControllerServiceCapability: Sendable {
         case .getVolume: return 12
         case .singleNodeMultiWriter: return 13
         case .modifyVolume: return 14
+        case .getSnapshot: return 15
         case .UNRECOGNIZED(let i): return i
         }
       }
@@ -1137,6 +1168,7 @@ package nonisolated struct Csi_V1_ControllerServiceCapability: Sendable {
         .getVolume,
         .singleNodeMultiWriter,
         .modifyVolume,
+        .getSnapshot,
       ]
 
     }
@@ -3068,6 +3100,65 @@ nonisolated extension Csi_V1_ControllerGetVolumeResponse.VolumeStatus: SwiftProt
   }
 }
 
+nonisolated extension Csi_V1_ControllerModifyVolumeRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".ControllerModifyVolumeRequest"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}volume_id\0\u{1}secrets\0\u{3}mutable_parameters\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.volumeID) }()
+      case 2: try { try decoder.decodeMapField(fieldType: SwiftProtobuf._ProtobufMap<SwiftProtobuf.ProtobufString,SwiftProtobuf.ProtobufString>.self, value: &self.secrets) }()
+      case 3: try { try decoder.decodeMapField(fieldType: SwiftProtobuf._ProtobufMap<SwiftProtobuf.ProtobufString,SwiftProtobuf.ProtobufString>.self, value: &self.mutableParameters) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.volumeID.isEmpty {
+      try visitor.visitSingularStringField(value: self.volumeID, fieldNumber: 1)
+    }
+    if !self.secrets.isEmpty {
+      try visitor.visitMapField(fieldType: SwiftProtobuf._ProtobufMap<SwiftProtobuf.ProtobufString,SwiftProtobuf.ProtobufString>.self, value: self.secrets, fieldNumber: 2)
+    }
+    if !self.mutableParameters.isEmpty {
+      try visitor.visitMapField(fieldType: SwiftProtobuf._ProtobufMap<SwiftProtobuf.ProtobufString,SwiftProtobuf.ProtobufString>.self, value: self.mutableParameters, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Csi_V1_ControllerModifyVolumeRequest, rhs: Csi_V1_ControllerModifyVolumeRequest) -> Bool {
+    if lhs.volumeID != rhs.volumeID {return false}
+    if lhs.secrets != rhs.secrets {return false}
+    if lhs.mutableParameters != rhs.mutableParameters {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Csi_V1_ControllerModifyVolumeResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".ControllerModifyVolumeResponse"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap()
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    // Load everything into unknown fields
+    while try decoder.nextFieldNumber() != nil {}
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Csi_V1_ControllerModifyVolumeResponse, rhs: Csi_V1_ControllerModifyVolumeResponse) -> Bool {
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
 nonisolated extension Csi_V1_GetCapacityRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".GetCapacityRequest"
   package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}volume_capabilities\0\u{1}parameters\0\u{3}accessible_topology\0")
@@ -3282,7 +3373,7 @@ nonisolated extension Csi_V1_ControllerServiceCapability.RPC: SwiftProtobuf.Mess
 }
 
 nonisolated extension Csi_V1_ControllerServiceCapability.RPC.TypeEnum: SwiftProtobuf._ProtoNameProviding {
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0UNKNOWN\0\u{1}CREATE_DELETE_VOLUME\0\u{1}PUBLISH_UNPUBLISH_VOLUME\0\u{1}LIST_VOLUMES\0\u{1}GET_CAPACITY\0\u{1}CREATE_DELETE_SNAPSHOT\0\u{1}LIST_SNAPSHOTS\0\u{1}CLONE_VOLUME\0\u{1}PUBLISH_READONLY\0\u{1}EXPAND_VOLUME\0\u{1}LIST_VOLUMES_PUBLISHED_NODES\0\u{1}VOLUME_CONDITION\0\u{1}GET_VOLUME\0\u{1}SINGLE_NODE_MULTI_WRITER\0\u{1}MODIFY_VOLUME\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0UNKNOWN\0\u{1}CREATE_DELETE_VOLUME\0\u{1}PUBLISH_UNPUBLISH_VOLUME\0\u{1}LIST_VOLUMES\0\u{1}GET_CAPACITY\0\u{1}CREATE_DELETE_SNAPSHOT\0\u{1}LIST_SNAPSHOTS\0\u{1}CLONE_VOLUME\0\u{1}PUBLISH_READONLY\0\u{1}EXPAND_VOLUME\0\u{1}LIST_VOLUMES_PUBLISHED_NODES\0\u{1}VOLUME_CONDITION\0\u{1}GET_VOLUME\0\u{1}SINGLE_NODE_MULTI_WRITER\0\u{1}MODIFY_VOLUME\0\u{1}GET_SNAPSHOT\0")
 }
 
 nonisolated extension Csi_V1_VolumeCondition: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {

@@ -5,14 +5,36 @@ package struct CSIVolume: Hashable, Sendable {
     package var id: VolumeID
     package var capacity: UInt64
     package var publishedNodes: [String]
+    /// Whether it belongs to one pod's life.
+    package var isEphemeral: Bool
+    /// Under which this site owns it; nil: it does not.
+    package var epoch: Epoch?
     /// nil: nothing is wrong with it.
     package var trouble: String?
 
-    package init(id: VolumeID, capacity: UInt64, publishedNodes: [String], trouble: String?) {
+    package init(
+        id: VolumeID, capacity: UInt64, publishedNodes: [String], epoch: Epoch? = nil,
+        isEphemeral: Bool = false, trouble: String?
+    ) {
+        self.isEphemeral = isEphemeral
+        self.epoch = epoch
         self.id = id
         self.capacity = capacity
         self.publishedNodes = publishedNodes
         self.trouble = trouble
+    }
+}
+
+/// How bytes that are elsewhere are fetched in the background: what may be changed while a volume is used.
+package struct CSIHydration: Hashable, Sendable {
+    /// nil: as it is.
+    package var isPaused: Bool?
+    /// 0: no limit; nil: as it is.
+    package var bytesPerSecond: UInt64?
+
+    package init(isPaused: Bool? = nil, bytesPerSecond: UInt64? = nil) {
+        self.isPaused = isPaused
+        self.bytesPerSecond = bytesPerSecond
     }
 }
 
@@ -52,21 +74,30 @@ package protocol CSIBackend: Sendable {
     var node: String { get }
     var release: String { get }
 
-    /// - Parameter limit: the most it may be, in bytes; 0: no limit. A volume of that name that fits is returned.
+    /// - Parameters:
+    ///   - limit: the most it may be, in bytes; 0: no limit. A volume of that name that fits is returned.
+    ///   - hydration: of a new volume; one that is there keeps its own, which may have been changed since.
     func create(
-        name: String, required: UInt64, limit: UInt64, parameters: [String: String]
+        name: String, required: UInt64, limit: UInt64, parameters: [String: String], hydration: CSIHydration
     ) async throws(CSIBackendError) -> CSIVolume
+    func modify(_ id: VolumeID, _ hydration: CSIHydration) async throws(CSIBackendError)
     func delete(_ id: VolumeID) async throws(CSIBackendError)
     /// Lets it hold at least so many bytes, also while it is mounted; more already, nothing changes.
     func expand(_ id: VolumeID, to capacity: UInt64) async throws(CSIBackendError) -> CSIVolume
     func volumes() async throws(CSIBackendError) -> [CSIVolume]
     func volume(_ id: VolumeID) async throws(CSIBackendError) -> CSIVolume
+    /// - Returns: nil if there is none of that name.
+    func volume(named name: String) async throws(CSIBackendError) -> CSIVolume?
     func freeBytes() async throws(CSIBackendError) -> UInt64
     /// Acquires the volume for this node: ownership follows the pod.
-    func publish(_ id: VolumeID) async throws(CSIBackendError)
+    ///
+    /// - Returns: the epoch under which this site owns it now.
+    func publish(_ id: VolumeID) async throws(CSIBackendError) -> Epoch
     func unpublish(_ id: VolumeID) async throws(CSIBackendError)
-    /// Mounts it at a staging directory, which exists.
-    func stage(_ id: VolumeID, at path: String, isReadOnly: Bool, group: UInt32?)
+    /// Mounts it at a directory, which exists.
+    ///
+    /// - Parameter epoch: under which it was acquired for this node; nil: it is acquired now.
+    func stage(_ id: VolumeID, at path: String, isReadOnly: Bool, group: UInt32?, acquiredUnder epoch: Epoch?)
         async throws(CSIBackendError)
     func unstage(_ id: VolumeID, at path: String) async throws(CSIBackendError)
     func usage(of id: VolumeID) async throws(CSIBackendError) -> CSIUsage

@@ -10,9 +10,14 @@ enum CSIChecks {
     static let pathLimit = 4096
     static let mapLimit = 4096
 
+    /// What is missing is told before what is not found.
+    static func required(_ text: String, _ what: String = "a volume id") throws(RPCStatus) {
+        guard !text.isEmpty else { throw RPCStatus(.invalidArgument, "\(what) is missing") }
+    }
+
     /// - Throws: INVALID_ARGUMENT when it is missing; NOT_FOUND when it can be no volume of ours.
     static func volume(_ text: String) throws(RPCStatus) -> VolumeID {
-        guard !text.isEmpty else { throw RPCStatus(.invalidArgument, "a volume id is missing") }
+        try required(text)
         guard let id = VolumeID(text) else {
             throw RPCStatus(.notFound, "no volume has an id that is not a UUID in lower case")
         }
@@ -44,6 +49,8 @@ enum CSIChecks {
         var isReadOnly: Bool
         var group: UInt32?
         var flags: BindMount.Flags
+        /// Whether pods of one node may use it at the same time, each at its own path.
+        var allowsManyTargets = false
     }
 
     static func capability(
@@ -57,7 +64,8 @@ enum CSIChecks {
         }
         var access = Access(isReadOnly: false, group: nil, flags: [])
         switch capability.accessMode.mode {
-        case .singleNodeWriter, .singleNodeSingleWriter, .singleNodeMultiWriter: break
+        case .singleNodeWriter, .singleNodeSingleWriter: break
+        case .singleNodeMultiWriter: access.allowsManyTargets = true
         case .singleNodeReaderOnly: access.isReadOnly = true
         case .multiNodeReaderOnly, .multiNodeSingleWriter, .multiNodeMultiWriter:
             throw RPCStatus(

@@ -19,16 +19,16 @@ extension CSIService {
         guard !request.hasVolumeContentSource else {
             throw RPCStatus(.invalidArgument, "clones and snapshots are not offered: leave the source out")
         }
-        guard request.mutableParameters.isEmpty else {
-            throw RPCStatus(.invalidArgument, "there are no mutable parameters")
-        }
+        let hydration = try Self.hydration(request.mutableParameters)
+        try CSIChecks.map(request.secrets, "secrets")
         try CSIChecks.map(request.parameters, "parameters")
         let parameters = try checkedParameters(request.parameters)
         let (required, limit) = try range(request.capacityRange)
         try checkTopology(request)
         let volume = try await operations.alone(request.name) {
             try await backend.create(
-                name: request.name, required: required, limit: limit, parameters: parameters)
+                name: request.name, required: required, limit: limit, parameters: parameters,
+                hydration: hydration)
         }
         var response = Csi_V1_CreateVolumeResponse()
         response.volume = message(volume)
@@ -39,10 +39,15 @@ extension CSIService {
     package static let inodesParameter = "inodes"
 
     /// Kubernetes adds its own under `csi.storage.k8s.io/`.
-    private func checkedParameters(_ parameters: [String: String]) throws -> [String: String] {
+    func checkedParameters(_ parameters: [String: String]) throws -> [String: String] {
         let own = parameters.filter { !$0.key.hasPrefix("csi.storage.k8s.io/") }
         if let unknown = own.keys.sorted().first(where: { $0 != Self.inodesParameter }) {
             throw RPCStatus(.invalidArgument, "parameter '\(unknown)' is not known")
+        }
+        if let text = own[Self.inodesParameter] {
+            guard let inodes = UInt64(text), inodes > 0 else {
+                throw RPCStatus(.invalidArgument, "parameter '\(Self.inodesParameter)' is a number of files")
+            }
         }
         return own
     }
@@ -88,12 +93,13 @@ extension CSIService {
     func controllerExpand(
         _ request: Csi_V1_ControllerExpandVolumeRequest
     ) async throws -> Csi_V1_ControllerExpandVolumeResponse {
-        let id = try CSIChecks.volume(request.volumeID)
+        try CSIChecks.required(request.volumeID)
         guard request.hasCapacityRange, request.capacityRange.requiredBytes > 0 else {
             throw RPCStatus(.invalidArgument, "the capacity to expand to is missing")
         }
         if request.hasVolumeCapability { _ = try CSIChecks.capability(request.volumeCapability) }
         let (required, limit) = try range(request.capacityRange)
+        let id = try CSIChecks.volume(request.volumeID)
         let present = try await backend.volume(id)
         guard limit == 0 || present.capacity <= limit else {
             throw RPCStatus(.outOfRange, "a volume of \(present.capacity) bytes cannot be made smaller")
@@ -111,16 +117,22 @@ extension CSIService {
     func controllerPublish(
         _ request: Csi_V1_ControllerPublishVolumeRequest
     ) async throws -> Csi_V1_ControllerPublishVolumeResponse {
-        let id = try CSIChecks.volume(request.volumeID)
-        guard !request.nodeID.isEmpty else { throw RPCStatus(.invalidArgument, "a node id is missing") }
+        try CSIChecks.required(request.volumeID)
+        try CSIChecks.required(request.nodeID, "a node id")
         _ = try CSIChecks.capability(request.hasVolumeCapability ? request.volumeCapability : nil)
         guard !request.readonly else {
             throw RPCStatus(.invalidArgument, "read-only attachment is not offered: publish it read-only")
         }
+        try CSIChecks.map(request.volumeContext, "the volume context")
+        try CSIChecks.map(request.secrets, "secrets")
+        let id = try CSIChecks.volume(request.volumeID)
         _ = try await backend.volume(id)
         try checkNode(request.nodeID)
-        try await operations.alone(request.volumeID) { try await backend.publish(id) }
-        return Csi_V1_ControllerPublishVolumeResponse()
+        let epoch = try await operations.alone(request.volumeID) { try await backend.publish(id) }
+        var response = Csi_V1_ControllerPublishVolumeResponse()
+        // The node refuses what was attached before the volume went elsewhere.
+        response.publishContext = [Self.epochKey: epoch.description]
+        return response
     }
 
     private func checkNode(_ node: String) throws {
@@ -143,19 +155,24 @@ extension CSIService {
     func validate(
         _ request: Csi_V1_ValidateVolumeCapabilitiesRequest
     ) async throws -> Csi_V1_ValidateVolumeCapabilitiesResponse {
-        let id = try CSIChecks.volume(request.volumeID)
+        try CSIChecks.required(request.volumeID)
         guard !request.volumeCapabilities.isEmpty else {
             throw RPCStatus(.invalidArgument, "volume capabilities are missing")
         }
+        let id = try CSIChecks.volume(request.volumeID)
         _ = try await backend.volume(id)
         var response = Csi_V1_ValidateVolumeCapabilitiesResponse()
         do {
             for capability in request.volumeCapabilities { _ = try CSIChecks.capability(capability) }
+            _ = try checkedParameters(request.parameters)
+            _ = try Self.hydration(request.mutableParameters)
+            response.confirmed.mutableParameters = request.mutableParameters
             response.confirmed.volumeCapabilities = request.volumeCapabilities
             response.confirmed.volumeContext = request.volumeContext
             response.confirmed.parameters = request.parameters
-        } catch {
+        } catch let error as RPCStatus {
             // Not an error of the call: the answer is no, and why.
+            response.clearConfirmed()
             response.message = error.message
         }
         return response
@@ -203,10 +220,12 @@ extension CSIService {
                 _ = try CSIChecks.capability($0); return true
             }) ?? false
         let isElsewhere = request.hasAccessibleTopology && !isHere(request.accessibleTopology)
+        _ = try checkedParameters(request.parameters)
         if isPossible, !isElsewhere {
             response.availableCapacity = Int64(clamping: try await backend.freeBytes())
         }
-        response.maximumVolumeSize.value = Int64(Self.largestCapacity)
+        // Schedulers go by this number if there is one, and not by the other.
+        response.maximumVolumeSize.value = min(response.availableCapacity, Int64(Self.largestCapacity))
         return response
     }
 
@@ -216,6 +235,7 @@ extension CSIService {
         let types: [Csi_V1_ControllerServiceCapability.RPC.TypeEnum] = [
             .createDeleteVolume, .publishUnpublishVolume, .listVolumes, .listVolumesPublishedNodes,
             .getCapacity, .getVolume, .volumeCondition, .singleNodeMultiWriter, .expandVolume,
+            .modifyVolume,
         ]
         var response = Csi_V1_ControllerGetCapabilitiesResponse()
         response.capabilities = types.map { type in

@@ -5,53 +5,104 @@ internal import VolumeModel
 
 extension CSIService {
     /// The type of our mounts in the kernel's table.
-    private static let mountType = "fuse.godwit"
+    static let mountType = "fuse.godwit"
 
-    private func source(of id: VolumeID) -> String { "godwit:\(backend.site)/\(id)" }
+    /// In the publish context: the epoch under which the volume was attached to this node.
+    static let epochKey = "epoch"
+
+    func source(of id: VolumeID) -> String { "godwit:\(backend.site)/\(id)" }
 
     func stage(_ request: Csi_V1_NodeStageVolumeRequest) async throws -> Csi_V1_NodeStageVolumeResponse {
-        let id = try CSIChecks.volume(request.volumeID)
+        try CSIChecks.required(request.volumeID)
         let path = try CSIChecks.path(request.stagingTargetPath, "the staging path")
         let access = try CSIChecks.capability(request.hasVolumeCapability ? request.volumeCapability : nil)
+        let epoch = try Self.epoch(request.publishContext)
+        try CSIChecks.map(request.volumeContext, "the volume context")
+        try CSIChecks.map(request.secrets, "secrets")
+        let id = try CSIChecks.volume(request.volumeID)
         _ = try await backend.volume(id)
         try await operations.alone(request.volumeID) {
+            if let existing = try MountTable.entry(at: path), existing.type == Self.mountType {
+                guard existing.source == source(of: id), existing.isReadOnly == access.isReadOnly else {
+                    throw RPCStatus(.alreadyExists, "something else is staged at \(path), or in another way")
+                }
+            }
             try BindMount.makeDirectory(path)
-            try await backend.stage(id, at: path, isReadOnly: access.isReadOnly, group: access.group)
+            try await backend.stage(
+                id, at: path, isReadOnly: access.isReadOnly, group: access.group, acquiredUnder: epoch)
         }
         return Csi_V1_NodeStageVolumeResponse()
     }
 
+    /// - Returns: nil where nothing is attached: the node acquires the volume itself then.
+    /// - Throws: INVALID_ARGUMENT when it is not what ControllerPublishVolume gave.
+    private static func epoch(_ context: [String: String]) throws(RPCStatus) -> Epoch? {
+        try CSIChecks.map(context, "the publish context")
+        guard let text = context[epochKey] else { return nil }
+        guard let number = UInt64(text), number > 0 else {
+            throw RPCStatus(.invalidArgument, "'\(epochKey)' of the publish context is no epoch")
+        }
+        return Epoch(number)
+    }
+
     func unstage(_ request: Csi_V1_NodeUnstageVolumeRequest) async throws -> Csi_V1_NodeUnstageVolumeResponse
     {
-        let id = try CSIChecks.volume(request.volumeID)
+        try CSIChecks.required(request.volumeID)
         let path = try CSIChecks.path(request.stagingTargetPath, "the staging path")
+        let id = try CSIChecks.volume(request.volumeID)
         try await operations.alone(request.volumeID) { try await backend.unstage(id, at: path) }
         return Csi_V1_NodeUnstageVolumeResponse()
     }
 
     func publish(_ request: Csi_V1_NodePublishVolumeRequest) async throws -> Csi_V1_NodePublishVolumeResponse
     {
-        let id = try CSIChecks.volume(request.volumeID)
+        try CSIChecks.map(request.secrets, "secrets")
+        if isEphemeral(request) {
+            try await publishEphemeral(request)
+            return Csi_V1_NodePublishVolumeResponse()
+        }
+        try CSIChecks.required(request.volumeID)
         let target = try CSIChecks.path(request.targetPath, "the target path")
+        let access = try CSIChecks.capability(request.hasVolumeCapability ? request.volumeCapability : nil)
         guard !request.stagingTargetPath.isEmpty else {
             throw RPCStatus(.failedPrecondition, "the volume must be staged first")
         }
         let staging = try CSIChecks.path(request.stagingTargetPath, "the staging path")
-        let access = try CSIChecks.capability(request.hasVolumeCapability ? request.volumeCapability : nil)
-        _ = try await backend.volume(id)
+        let epoch = try Self.epoch(request.publishContext)
+        try CSIChecks.map(request.volumeContext, "the volume context")
+        let id = try CSIChecks.volume(request.volumeID)
+        let volume = try await backend.volume(id)
+        guard epoch == nil || volume.epoch == epoch else {
+            throw RPCStatus(
+                .failedPrecondition,
+                "volume \(id) was attached to this node under another epoch than it is owned under now: the attachment "
+                    + "has to be made anew")
+        }
         try await operations.alone(request.volumeID) {
             // A staging path without our mount would put the application's data on the node's own disk.
-            let staged = try MountTable.entry(at: staging)
+            let mounts = try MountTable.entries()
+            let staged = mounts.last { $0.path == staging }
             guard staged?.type == Self.mountType, staged?.source == source(of: id) else {
                 throw RPCStatus(.failedPrecondition, "the volume is not staged at \(staging)")
             }
             let isReadOnly = request.readonly || access.isReadOnly
-            if let existing = try MountTable.entry(at: target) {
+            let wanted = Publications.Publication(id, request.volumeCapability, isReadOnly: isReadOnly)
+            if let existing = mounts.last(where: { $0.path == target }) {
                 guard existing.type == Self.mountType, existing.source == source(of: id),
-                    existing.isReadOnly == isReadOnly
+                    existing.isReadOnly == isReadOnly, publications[target] ?? wanted == wanted
                 else { throw RPCStatus(.alreadyExists, "something else is mounted at \(target)") }
-                return
+                return try publications.set(wanted, at: target, mounts: mounts)
             }
+            if !access.allowsManyTargets,
+                let other = publications.others(of: id, besides: target, in: mounts).first
+            {
+                throw RPCStatus(
+                    .failedPrecondition,
+                    "volume \(id) is published at \(other) already, and its access mode allows one place on a node"
+                )
+            }
+            // First: one that is not mounted after all does not count.
+            try publications.set(wanted, at: target, mounts: mounts)
             let flags = isReadOnly ? access.flags.union(.readOnly) : access.flags
             try BindMount.make(from: staging, at: target, flags: flags)
         }
@@ -61,13 +112,19 @@ extension CSIService {
     func unpublish(
         _ request: Csi_V1_NodeUnpublishVolumeRequest
     ) async throws -> Csi_V1_NodeUnpublishVolumeResponse {
-        let id = try CSIChecks.volume(request.volumeID)
+        if let name = Self.ephemeralName(request.volumeID) {
+            try await unpublishEphemeral(request, name: name)
+            return Csi_V1_NodeUnpublishVolumeResponse()
+        }
+        try CSIChecks.required(request.volumeID)
         let target = try CSIChecks.path(request.targetPath, "the target path")
+        let id = try CSIChecks.volume(request.volumeID)
         try await operations.alone(request.volumeID) {
             if let mounted = try MountTable.entry(at: target), mounted.source != source(of: id) {
                 throw RPCStatus(.failedPrecondition, "what is mounted at \(target) is not this volume")
             }
             try BindMount.remove(target)
+            try publications.set(nil, at: target, mounts: try MountTable.entries())
         }
         return Csi_V1_NodeUnpublishVolumeResponse()
     }
@@ -75,9 +132,15 @@ extension CSIService {
     func volumeStats(
         _ request: Csi_V1_NodeGetVolumeStatsRequest
     ) async throws -> Csi_V1_NodeGetVolumeStatsResponse {
-        let id = try CSIChecks.volume(request.volumeID)
-        let path = try CSIChecks.path(request.volumePath, "the volume path")
-        let volume = try await backend.volume(id)
+        try CSIChecks.required(request.volumeID)
+        try CSIChecks.required(request.volumePath, "the volume path")
+        // It is looked up in the mount table and nowhere else: any path may be asked for.
+        let path = request.volumePath
+        if !request.stagingTargetPath.isEmpty {
+            _ = try CSIChecks.path(request.stagingTargetPath, "the staging path")
+        }
+        let volume = try await known(request.volumeID)
+        let id = volume.id
         guard try MountTable.entry(at: path)?.source == source(of: id) else {
             throw RPCStatus(.notFound, "the volume is not mounted at \(path)")
         }

@@ -5,7 +5,7 @@ internal import VolumeModel
 /// The CSI services Identity, Controller and Node over any transport that moves bytes.
 ///
 /// Checks every field before anything is touched, and speaks the specification's error codes. What it must
-/// know after a restart stands in the kernel's mount table and in the backend.
+/// know after a restart stands in the kernel's mount table, in the backend and in the file of publications.
 package struct CSIService: Sendable {
     package static let driverName = "csi.godwit.dev"
     package static let topologyKey = "topology.godwit.dev/site"
@@ -14,7 +14,13 @@ package struct CSIService: Sendable {
     let operations = PendingOperations()
     package let times = OperationTimes()
 
-    package init(backend: any CSIBackend) { self.backend = backend }
+    let publications: Publications
+
+    /// - Parameter publicationsPath: the file in which it is kept what is shown where; nil: nowhere.
+    package init(backend: any CSIBackend, publicationsPath: String? = nil) {
+        self.backend = backend
+        publications = Publications(path: publicationsPath)
+    }
 
     package func handle(_ call: RPCServerCall) async throws(RPCStatus) {
         guard let request = try await call.receive() else {
@@ -74,6 +80,8 @@ package struct CSIService: Sendable {
             try await controllerExpand(.init(serializedBytes: request)).serializedBytes()
         case "/csi.v1.Controller/ControllerGetVolume":
             try await getVolume(.init(serializedBytes: request)).serializedBytes()
+        case "/csi.v1.Controller/ControllerModifyVolume":
+            try await modifyVolume(.init(serializedBytes: request)).serializedBytes()
         case "/csi.v1.Node/NodeStageVolume":
             try await stage(.init(serializedBytes: request)).serializedBytes()
         case "/csi.v1.Node/NodeUnstageVolume":

@@ -27,7 +27,7 @@ package struct ClaimWishes: Hashable, Sendable {
             }
         }
         if let text = annotations[Self.rateLimit], !text.isEmpty {
-            bytesPerSecond = text == "none" ? 0 : Self.bytes(text)
+            bytesPerSecond = text == "none" ? 0 : ByteQuantity.parse(text)
             if bytesPerSecond == nil {
                 refuse(Self.rateLimit, text, "bytes a second, such as 10Mi, or 'none'")
             }
@@ -44,20 +44,5 @@ package struct ClaimWishes: Hashable, Sendable {
             BadValue(
                 annotation: annotation,
                 message: "annotation \(annotation) is '\(shown)': it must be \(wanted)"))
-    }
-
-    /// A quantity of at least one byte, as Kubernetes writes them, without fractions.
-    static func bytes(_ text: String) -> UInt64? {
-        let units: [(String, UInt64)] = [
-            ("Ki", 1 << 10), ("Mi", 1 << 20), ("Gi", 1 << 30), ("Ti", 1 << 40), ("k", 1000), ("M", 1_000_000),
-            ("G", 1_000_000_000), ("T", 1_000_000_000_000),
-        ]
-        let unit = units.first { text.hasSuffix($0.0) }
-        let digits = text.dropLast(unit?.0.count ?? 0)
-        guard digits.utf8.allSatisfy({ (0x30...0x39).contains($0) }), let number = UInt64(digits) else {
-            return nil
-        }
-        let (product, overflow) = number.multipliedReportingOverflow(by: unit?.1 ?? 1)
-        return overflow || product == 0 || product > UInt64(Int64.max) ? nil : product
     }
 }

@@ -37,6 +37,13 @@ package enum BindMount {
         }
     }
 
+    /// Restricts what is mounted at a path, there alone.
+    package static func restrict(_ target: String, _ flags: Flags) throws(HostMountError) {
+        guard gw_remount_bind(target, flags.rawValue) == 0 else {
+            throw HostMountError(call: "mount", path: target, number: errno)
+        }
+    }
+
     /// Takes a mount away and the empty directory it stood on. Nothing there is a success.
     package static func remove(_ target: String) throws(HostMountError) {
         while try MountTable.entry(at: target) != nil {

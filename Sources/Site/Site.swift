@@ -2,6 +2,7 @@ internal import Catalog
 internal import FuseMount
 internal import Glibc
 internal import Handoff
+internal import Hydration
 internal import Logging
 internal import PeerService
 internal import VolumeFileSystem
@@ -50,7 +51,8 @@ package actor Site {
     ///
     /// - Throws: `.nameTaken` when a volume of that name has another capacity or other parameters.
     func create(
-        name: String, limits: VolumeLimits, parameters: [String: String]
+        name: String, limits: VolumeLimits, parameters: [String: String],
+        hydration: HydrationPolicy = HydrationPolicy()
     ) async throws -> VolumeAgent {
         guard VolumeName.isValid(name) else { throw SiteError.invalid(VolumeName.rule) }
         guard limits.isCountable else { throw SiteError.invalid(VolumeLimits.rule) }
@@ -64,7 +66,7 @@ package actor Site {
             }
             return try agent(existing.value.id)
         }
-        let agent = try await insert(name, limits, parameters) { directory in
+        let agent = try await insert(name, limits, parameters, hydration) { directory in
             try Catalog.create(
                 in: directory, limits: limits, epoch: .first, now: VolumeFileSystem.now(), withRoot: true)
         }
@@ -74,7 +76,7 @@ package actor Site {
 
     /// Adds a volume whose first head `make` puts into a directory.
     private func insert(
-        _ name: String, _ limits: VolumeLimits, _ parameters: [String: String],
+        _ name: String, _ limits: VolumeLimits, _ parameters: [String: String], _ hydration: HydrationPolicy,
         make: (_ directory: String) async throws -> Void
     ) async throws -> VolumeAgent {
         var generator = SystemRandomNumberGenerator()
@@ -84,9 +86,10 @@ package actor Site {
         do {
             let number = try context.state.makeHead(above: 0, of: id)
             try await make(context.state.head(number, of: id))
-            let record = VolumeRecord(
+            var record = VolumeRecord(
                 id: id, name: name, limits: limits, parameters: parameters,
                 head: HeadRecord(newAt: context.site), headNumber: number)
+            record.hydration = hydration
             let agent = VolumeAgent(try await context.registry.insert(record), context: context)
             agents[id] = agent
             return agent
@@ -117,7 +120,7 @@ package actor Site {
         defer { isCreating.remove(name) }
         guard try await context.registry.volume(named: name) == nil else { throw SiteError.nameTaken(name) }
         let source = await origin.record
-        let agent = try await insert(name, source.limits, source.parameters) { directory in
+        let agent = try await insert(name, source.limits, source.parameters, source.hydration) { directory in
             try await origin.copyDivergenceExclusively(epoch, to: directory)
         }
         context.logger.notice(

@@ -1,5 +1,6 @@
 package import CSIService
 internal import Handoff
+internal import Hydration
 internal import PeerService
 internal import RPC
 package import VolumeModel
@@ -15,7 +16,7 @@ package struct SiteCSIBackend: CSIBackend {
     package var release: String { Release.current }
 
     package func create(
-        name: String, required: UInt64, limit: UInt64, parameters: [String: String]
+        name: String, required: UInt64, limit: UInt64, parameters: [String: String], hydration: CSIHydration
     ) async throws(CSIBackendError) -> CSIVolume {
         try await translating {
             if let known = try await owner.context.registry.volume(named: name)?.value {
@@ -26,7 +27,23 @@ package struct SiteCSIBackend: CSIBackend {
             }
             return try await describe(
                 try await owner.create(
-                    name: name, limits: try Self.limits(required, parameters), parameters: parameters))
+                    name: name, limits: try Self.limits(required, parameters), parameters: parameters,
+                    hydration: Self.policy(.init(), changedBy: hydration)))
+        }
+    }
+
+    private static func policy(_ present: HydrationPolicy, changedBy wanted: CSIHydration) -> HydrationPolicy
+    {
+        var policy = present
+        if let isPaused = wanted.isPaused { policy.isPaused = isPaused }
+        if let rate = wanted.bytesPerSecond { policy.bytesPerSecond = rate == 0 ? nil : rate }
+        return policy
+    }
+
+    package func modify(_ id: VolumeID, _ hydration: CSIHydration) async throws(CSIBackendError) {
+        try await translating {
+            let agent = try await owner.agent(id)
+            try await agent.setHydration(Self.policy(await agent.record.hydration, changedBy: hydration))
         }
     }
 
@@ -42,7 +59,12 @@ package struct SiteCSIBackend: CSIBackend {
     }
 
     package func delete(_ id: VolumeID) async throws(CSIBackendError) {
-        try await translating { try await owner.delete(id) }
+        try await translating {
+            if await owner.knows(id), let node = try await describe(owner.agent(id)).publishedNodes.first {
+                throw SiteError.precondition("volume \(id) is in use at node \(node): detach it there first")
+            }
+            try await owner.delete(id)
+        }
     }
 
     package func expand(
@@ -71,11 +93,18 @@ package struct SiteCSIBackend: CSIBackend {
         try await translating { try await describe(try await owner.agent(id)) }
     }
 
+    package func volume(named name: String) async throws(CSIBackendError) -> CSIVolume? {
+        try await translating {
+            guard let known = try await owner.context.registry.volume(named: name)?.value else { return nil }
+            return try await describe(try await owner.agent(known.id))
+        }
+    }
+
     package func freeBytes() async throws(CSIBackendError) -> UInt64 {
         try await translating { try owner.context.state.freeBytes() }
     }
 
-    package func publish(_ id: VolumeID) async throws(CSIBackendError) {
+    package func publish(_ id: VolumeID) async throws(CSIBackendError) -> Epoch {
         try await translating { try await owner.agent(id).attachExclusively() }
     }
 
@@ -87,10 +116,11 @@ package struct SiteCSIBackend: CSIBackend {
     }
 
     package func stage(
-        _ id: VolumeID, at path: String, isReadOnly: Bool, group: UInt32?
+        _ id: VolumeID, at path: String, isReadOnly: Bool, group: UInt32?, acquiredUnder epoch: Epoch?
     ) async throws(CSIBackendError) {
         try await translating {
-            try await owner.agent(id).mountExclusively(at: path, isReadOnly: isReadOnly, group: group)
+            try await owner.agent(id).mountExclusively(
+                at: path, isReadOnly: isReadOnly, group: group, acquiredUnder: epoch)
         }
     }
 
@@ -117,11 +147,16 @@ package struct SiteCSIBackend: CSIBackend {
     private func describe(_ agent: VolumeAgent) async throws -> CSIVolume {
         let summary = await agent.summary()
         var nodes: [String] = []
-        if case .owning(_, let holder?) = summary.record.head.role { nodes = [holder.node] }
+        var epoch: Epoch?
+        if case .owning(let own, let holder) = summary.record.head.role {
+            epoch = own
+            nodes = holder.map { [$0.node] } ?? []
+        }
         let waits = summary.waitingReason
         let late = waits.isEmpty ? nil : "bytes that are still elsewhere do not arrive: \(waits)"
         return CSIVolume(
             id: summary.record.id, capacity: summary.record.capacity, publishedNodes: nodes,
+            epoch: epoch, isEphemeral: summary.record.parameters[CSIService.ephemeralKey] == "true",
             trouble: summary.trouble ?? late)
     }
 

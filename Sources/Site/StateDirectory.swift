@@ -8,6 +8,7 @@ internal import VolumeModel
 ///   site.db                      the registry
 ///   pki/                         keys and trusted peers
 ///   control.sock                 for the command line on this host
+///   publications.json            where volumes are shown to pods of this host
 ///   volumes/<id>/heads/<n>/      one head: catalog.db, data/
 /// ```
 /// Only checked identifiers and numbers become names: nothing from outside can leave the directory.
@@ -42,6 +43,7 @@ package struct StateDirectory: Sendable {
     package var registry: String { path + "/site.db" }
     package var keys: String { path + "/pki" }
     package var controlSocket: String { path + "/control.sock" }
+    package var publications: String { path + "/publications.json" }
 
     func volume(_ id: VolumeID) -> String { "\(path)/volumes/\(id)" }
     func head(_ number: UInt64, of id: VolumeID) -> String { "\(volume(id))/heads/\(number)" }

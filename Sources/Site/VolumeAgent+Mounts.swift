@@ -63,6 +63,19 @@ extension VolumeAgent {
         }
     }
 
+    /// What was acquired for a node counts until another site owns the volume, and does not count again afterwards.
+    func checkStillOwned(under epoch: Epoch) async throws {
+        let now: String
+        switch record.head.role {
+        case .owning(epoch, _): return
+        case .owning(let present, _): now = "it is owned here under epoch \(present)"
+        default: now = await explainNotOwning()
+        }
+        throw SiteError.precondition(
+            "volume '\(record.name)' was attached to this node under epoch \(epoch), and since then it was elsewhere: "
+                + "\(now). This attachment counts no more: it has to be made anew")
+    }
+
     /// Mounts the volume's file system at a directory of this host.
     func mount(at path: String, isReadOnly: Bool, pod: String? = nil, group: UInt32? = nil) async throws {
         // What ends there lets go of the volume first.

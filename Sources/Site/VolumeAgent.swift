@@ -339,9 +339,13 @@ actor VolumeAgent {
     }
 
     func mountExclusively(
-        at path: String, isReadOnly: Bool, pod: String? = nil, group: UInt32? = nil
+        at path: String, isReadOnly: Bool, pod: String? = nil, group: UInt32? = nil,
+        acquiredUnder epoch: Epoch? = nil
     ) async throws {
-        try await exclusively { try await $0.mount(at: path, isReadOnly: isReadOnly, pod: pod, group: group) }
+        try await exclusively { agent in
+            if let epoch { try await agent.checkStillOwned(under: epoch) }
+            try await agent.mount(at: path, isReadOnly: isReadOnly, pod: pod, group: group)
+        }
     }
 
     func copyDivergenceExclusively(_ epoch: Epoch, to directory: String) async throws {
@@ -349,11 +353,14 @@ actor VolumeAgent {
     }
 
     /// Owns the volume and holds it for this node, though nothing is mounted yet.
-    func attachExclusively() async throws {
+    ///
+    /// - Returns: the epoch under which it is owned.
+    func attachExclusively() async throws -> Epoch {
         try await exclusively { agent in
             await agent.waitForEndings()
-            try await agent.own()
+            let epoch = try await agent.own()
             try await agent.apply(.attach(Holder(node: agent.context.node, pod: nil)))
+            return epoch
         }
     }
 

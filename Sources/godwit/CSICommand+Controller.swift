@@ -64,6 +64,8 @@ extension CSICommand {
         @Option(help: "At most this large.") var limitBytes: ByteCount?
         @Option(help: ArgumentHelp("A parameter; may be repeated.", valueName: "key=value"))
         var parameter: [String] = []
+        @Option(help: ArgumentHelp("One that may be changed later; may be repeated.", valueName: "key=value"))
+        var mutableParameter: [String] = []
 
         func run() async throws {
             try await reporting {
@@ -73,6 +75,7 @@ extension CSICommand {
                 request.capacityRange.limitBytes = Int64(clamping: limitBytes?.bytes ?? 0)
                 request.volumeCapabilities = [try capability.capability()]
                 request.parameters = try CSICommand.pairs(parameter)
+                request.mutableParameters = try CSICommand.pairs(mutableParameter)
                 request.secrets = try secrets.secrets()
                 try await connection.call(
                     "Controller/CreateVolume", request, as: Csi_V1_CreateVolumeResponse.self)
@@ -218,6 +221,29 @@ extension CSICommand {
                 try await connection.call(
                     "Controller/ControllerExpandVolume", request,
                     as: Csi_V1_ControllerExpandVolumeResponse.self)
+            }
+        }
+    }
+
+    struct ModifyVolume: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Change a volume's mutable parameters (ControllerModifyVolume).",
+            discussion: "Example: godwit csi modify-volume ID --mutable-parameter rateLimit=10Mi")
+        @OptionGroup var connection: Connection
+        @OptionGroup var secrets: SecretOptions
+        @Argument(help: "The volume's id.") var id: String
+        @Option(help: ArgumentHelp("What to change; may be repeated.", valueName: "key=value"))
+        var mutableParameter: [String] = []
+
+        func run() async throws {
+            try await reporting {
+                var request = Csi_V1_ControllerModifyVolumeRequest()
+                request.volumeID = id
+                request.mutableParameters = try CSICommand.pairs(mutableParameter)
+                request.secrets = try secrets.secrets()
+                try await connection.call(
+                    "Controller/ControllerModifyVolume", request,
+                    as: Csi_V1_ControllerModifyVolumeResponse.self)
             }
         }
     }

@@ -11,6 +11,7 @@ extension CSICommand {
             discussion: "Example: godwit csi stage ID --staging-path /var/lib/stage/data")
         @OptionGroup var connection: Connection
         @OptionGroup var capability: CapabilityOptions
+        @OptionGroup var contexts: ContextOptions
         @OptionGroup var secrets: SecretOptions
         @Argument(help: "The volume's id.") var id: String
         @Option(help: "Where it is mounted for the node.") var stagingPath: String
@@ -21,6 +22,8 @@ extension CSICommand {
                 request.volumeID = id
                 request.stagingTargetPath = stagingPath
                 request.volumeCapability = try capability.capability()
+                request.publishContext = try CSICommand.pairs(contexts.publishContext)
+                request.volumeContext = try CSICommand.pairs(contexts.volumeContext)
                 request.secrets = try secrets.secrets()
                 try await connection.call(
                     "Node/NodeStageVolume", request, as: Csi_V1_NodeStageVolumeResponse.self)
@@ -55,9 +58,10 @@ extension CSICommand {
         )
         @OptionGroup var connection: Connection
         @OptionGroup var capability: CapabilityOptions
+        @OptionGroup var contexts: ContextOptions
         @OptionGroup var secrets: SecretOptions
         @Argument(help: "The volume's id.") var id: String
-        @Option(help: "Where it is staged.") var stagingPath: String
+        @Option(help: "Where it is staged; an ephemeral volume is not.") var stagingPath = ""
         @Option(help: "Where the pod sees it; its parent must exist.") var targetPath: String
         @Flag(help: "Show it read-only.") var readonly = false
 
@@ -69,6 +73,8 @@ extension CSICommand {
                 request.targetPath = targetPath
                 request.volumeCapability = try capability.capability()
                 request.readonly = readonly
+                request.publishContext = try CSICommand.pairs(contexts.publishContext)
+                request.volumeContext = try CSICommand.pairs(contexts.volumeContext)
                 request.secrets = try secrets.secrets()
                 try await connection.call(
                     "Node/NodePublishVolume", request, as: Csi_V1_NodePublishVolumeResponse.self)
@@ -188,6 +194,10 @@ extension CSICommand {
                 Csi_V1_GetCapacityRequest.self, Csi_V1_GetCapacityResponse.self),
             "Controller/ControllerGetCapabilities": caller(
                 Csi_V1_ControllerGetCapabilitiesRequest.self, Csi_V1_ControllerGetCapabilitiesResponse.self),
+            "Controller/ControllerExpandVolume": caller(
+                Csi_V1_ControllerExpandVolumeRequest.self, Csi_V1_ControllerExpandVolumeResponse.self),
+            "Controller/ControllerModifyVolume": caller(
+                Csi_V1_ControllerModifyVolumeRequest.self, Csi_V1_ControllerModifyVolumeResponse.self),
             "Controller/ControllerGetVolume": caller(
                 Csi_V1_ControllerGetVolumeRequest.self, Csi_V1_ControllerGetVolumeResponse.self),
             "Node/NodeStageVolume": caller(

@@ -19,7 +19,8 @@ struct CSICommand: AsyncParsableCommand {
         subcommands: [
             Info.self, Capabilities.self, Probe.self, CreateVolume.self, DeleteVolume.self, Publish.self,
             Unpublish.self, Validate.self, ListVolumes.self, GetVolume.self, ExpandVolume.self,
-            GetCapacity.self, Stage.self, Unstage.self, NodePublish.self, NodeUnpublish.self, NodeStats.self,
+            ModifyVolume.self, GetCapacity.self, Stage.self, Unstage.self, NodePublish.self,
+            NodeUnpublish.self, NodeStats.self,
             NodeInfo.self, Call.self,
         ])
 
@@ -94,6 +95,16 @@ struct CSICommand: AsyncParsableCommand {
         func secrets() throws -> [String: String] {
             try pairs(secretFile).mapValues { try String(contentsOfFile: $0, encoding: .utf8) }
         }
+    }
+
+    /// What ControllerPublishVolume and CreateVolume answered, and what Kubernetes adds.
+    struct ContextOptions: ParsableArguments {
+        @Option(
+            help: ArgumentHelp("Of what 'publish' answered; may be repeated.", valueName: "key=value"))
+        var publishContext: [String] = []
+        @Option(
+            help: ArgumentHelp("An attribute of the volume; may be repeated.", valueName: "key=value"))
+        var volumeContext: [String] = []
     }
 
     /// `key=value` words as a map.

@@ -176,7 +176,8 @@ struct SiteCommand: AsyncParsableCommand {
         let endpoints = SiteServers.Endpoints(
             control: .unix(path: site.context.state.controlSocket), peers: try endpoint(peerListen),
             csi: try driverEndpoint(), group: socketGroup)
-        let csi = CSIService(backend: SiteCSIBackend(site: site))
+        let csi = CSIService(
+            backend: SiteCSIBackend(site: site), publicationsPath: site.context.state.publications)
         let servers = try SiteServers(
             site: site, endpoints: endpoints,
             csi: { (call) async throws(RPCStatus) in try await csi.handle(call) })

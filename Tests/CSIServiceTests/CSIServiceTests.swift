@@ -18,7 +18,7 @@ import VolumeModel
 
     // MARK: calls
 
-    private func call<Response: Message>(
+    func call<Response: Message>(
         _ method: String, _ request: some Message, as: Response.Type = Response.self
     ) async throws -> Response {
         try Response(
@@ -26,7 +26,7 @@ import VolumeModel
                 method: "/csi.v1." + method, request: try request.serializedBytes()))
     }
 
-    private func code(_ method: String, _ request: some Message) async throws -> RPCCode {
+    func code(_ method: String, _ request: some Message) async throws -> RPCCode {
         let bytes: [UInt8] = try request.serializedBytes()
         do throws(RPCStatus) {
             _ = try await service.handle(method: "/csi.v1." + method, request: bytes)
@@ -36,7 +36,7 @@ import VolumeModel
         }
     }
 
-    private func capability(
+    func capability(
         _ mode: Csi_V1_VolumeCapability.AccessMode.Mode = .singleNodeWriter, flags: [String] = [],
         block: Bool = false
     ) -> Csi_V1_VolumeCapability {
@@ -50,7 +50,7 @@ import VolumeModel
         return capability
     }
 
-    private func createRequest(_ name: String, bytes: Int64 = 1 << 30) -> Csi_V1_CreateVolumeRequest {
+    func createRequest(_ name: String, bytes: Int64 = 1 << 30) -> Csi_V1_CreateVolumeRequest {
         var request = Csi_V1_CreateVolumeRequest()
         request.name = name
         request.capacityRange.requiredBytes = bytes
@@ -58,7 +58,7 @@ import VolumeModel
         return request
     }
 
-    private func create(_ name: String) async throws -> String {
+    func create(_ name: String) async throws -> String {
         let response: Csi_V1_CreateVolumeResponse = try await call(
             "Controller/CreateVolume", createRequest(name))
         return response.volume.volumeID

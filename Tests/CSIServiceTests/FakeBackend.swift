@@ -6,6 +6,7 @@ import VolumeModel
 final class FakeBackend: CSIBackend {
     struct State {
         var volumes: [VolumeID: CSIVolume] = [:]
+        var hydration: [VolumeID: CSIHydration] = [:]
         var names: [String: VolumeID] = [:]
         var callCount = 0
         var nextNumber: UInt64 = 1
@@ -22,7 +23,7 @@ final class FakeBackend: CSIBackend {
     var callCount: Int { state.withLock { $0.callCount } }
 
     func create(
-        name: String, required: UInt64, limit: UInt64, parameters: [String: String]
+        name: String, required: UInt64, limit: UInt64, parameters: [String: String], hydration: CSIHydration
     ) async throws(CSIBackendError) -> CSIVolume {
         try state.withLock { state throws(CSIBackendError) in
             state.callCount += 1
@@ -34,9 +35,12 @@ final class FakeBackend: CSIBackend {
             }
             let id = VolumeID(randomHigh: 7, randomLow: state.nextNumber)
             state.nextNumber += 1
-            let volume = CSIVolume(id: id, capacity: required, publishedNodes: [], trouble: nil)
+            let volume = CSIVolume(
+                id: id, capacity: required, publishedNodes: [], epoch: Epoch(3),
+                isEphemeral: parameters[CSIService.ephemeralKey] == "true", trouble: nil)
             state.volumes[id] = volume
             state.names[name] = id
+            state.hydration[id] = hydration
             return volume
         }
     }
@@ -67,17 +71,30 @@ final class FakeBackend: CSIBackend {
         return volume
     }
 
+    func volume(named name: String) async throws(CSIBackendError) -> CSIVolume? {
+        state.withLock { state in state.names[name].flatMap { state.volumes[$0] } }
+    }
+
+    func modify(_ id: VolumeID, _ hydration: CSIHydration) async throws(CSIBackendError) {
+        state.withLock { state in
+            state.callCount += 1
+            if let rate = hydration.bytesPerSecond { state.hydration[id]?.bytesPerSecond = rate }
+            if let isPaused = hydration.isPaused { state.hydration[id]?.isPaused = isPaused }
+        }
+    }
+
     func freeBytes() async throws(CSIBackendError) -> UInt64 { 1 << 40 }
 
-    func publish(_ id: VolumeID) async throws(CSIBackendError) {
+    func publish(_ id: VolumeID) async throws(CSIBackendError) -> Epoch {
         state.withLock { $0.callCount += 1 }
         while state.withLock({ $0.isHeld }) { try? await Task.sleep(for: .milliseconds(1)) }
+        return Epoch(3)
     }
 
     func unpublish(_ id: VolumeID) async throws(CSIBackendError) { state.withLock { $0.callCount += 1 } }
 
     func stage(
-        _ id: VolumeID, at path: String, isReadOnly: Bool, group: UInt32?
+        _ id: VolumeID, at path: String, isReadOnly: Bool, group: UInt32?, acquiredUnder epoch: Epoch?
     ) async throws(CSIBackendError) {
         state.withLock { $0.callCount += 1 }
     }

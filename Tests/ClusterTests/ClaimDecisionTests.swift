@@ -8,7 +8,7 @@ import Testing
 @Suite struct ClaimDecisionTests {
     private func decide(
         _ annotations: [String: String], owner: String? = "london", phase: MigrationResource.Phase? = nil,
-        presentTarget: String = "sydney", closed: Bool? = nil
+        presentTarget: String = "sydney", closed: Bool? = nil, isPaused: Bool = false, rate: UInt64 = 0
     ) -> ClaimDecision {
         var present: MigrationResource?
         if let phase {
@@ -21,7 +21,9 @@ import Testing
         }
         return ClaimDecision(
             claim: "data", volumeID: "v", annotations: annotations,
-            volume: owner.map { VolumeSituation(id: "v", owner: $0) }, site: "london",
+            volume: owner.map {
+                VolumeSituation(id: "v", owner: $0, isPaused: isPaused, bytesPerSecond: rate)
+            }, site: "london",
             peers: ["sydney", "tokyo"], present: present)
     }
 
@@ -89,6 +91,18 @@ import Testing
         #expect(wanted == .init(isPaused: true, bytesPerSecond: 10 << 20))
         #expect(decide(["godwit.dev/rate-limit": "none", "godwit.dev/pause": "false"]).hydration == nil)
         #expect(decide([:]).hydration == nil)
+    }
+
+    /// A volume attributes class may have changed what an annotation says: the annotation is followed again.
+    @Test func anAnnotationWinsOverAClassAndWithoutOneTheClassHolds() {
+        func decided(_ annotations: [String: String]) -> ClaimDecision.Hydration? {
+            decide(annotations, isPaused: true, rate: 5 << 20).hydration
+        }
+        #expect(
+            decided(["godwit.dev/rate-limit": "10Mi", "godwit.dev/pause": "false"])
+                == .init(isPaused: false, bytesPerSecond: 10 << 20))
+        #expect(decided(["godwit.dev/pause": "false"]) == .init(isPaused: false))
+        #expect(decided([:]) == nil)
     }
 
     @Test(arguments: ["fast", "-1", "0", "1.5Mi", "99999999999999999999", "9999999999Ti", " 1", "+5", "Mi"])
