@@ -68,6 +68,37 @@ extension ClusterTests {
             }
         }
 
+        /// The API server of these tests does not know the resource, which the rights do not mind; nor does `can-i`, which asks
+        /// for known ones alone.
+        @Test func theResizerMayReadVolumeAttributesClassesAndNoMore() async throws {
+            try await withCluster { cluster, _, _ in
+                let applied = try await cluster.kubectl(["apply", "-k", Self.base])
+                #expect(applied.exit.isSuccess, "\(applied.output)")
+                func may(_ verb: String) async throws -> Bool {
+                    let review = """
+                        {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec":
+                        {"resourceAttributes": {"group": "storage.k8s.io", "resource": "volumeattributesclasses",
+                        "verb": "\(verb)"}}}
+                        """
+                    let answer = try await cluster.kubectl(
+                        [
+                            "create", "-f", "-", "-o", "jsonpath={.status.allowed}", "--as",
+                            "system:serviceaccount:godwit:godwit-controller",
+                        ], input: review)
+                    #expect(answer.exit.isSuccess, "\(answer.output)")
+                    return answer.output.contains("true")
+                }
+                for verb in ["get", "list", "watch"] { #expect(try await may(verb), "\(verb)") }
+                for verb in ["create", "update", "delete"] { #expect(try await !may(verb), "\(verb)") }
+                let modes = try await cluster.kubectl([
+                    "get", "csidriver", "csi.godwit.dev", "-o", "jsonpath={.spec.volumeLifecycleModes}",
+                ])
+                #expect(
+                    modes.output.contains("Persistent") && modes.output.contains("Ephemeral"),
+                    "\(modes.output)")
+            }
+        }
+
         @Test func aServiceAccountHasTheRightsThatItNeedsAndNoOthers() async throws {
             try await withCluster { cluster, _, _ in
                 let applied = try await cluster.kubectl(["apply", "-k", Self.base])
