@@ -46,11 +46,11 @@ extension CSIService {
                 guard existing.type == Self.mountType, existing.source == source(of: volume.id),
                     existing.isReadOnly == isReadOnly
                 else { throw RPCStatus(.alreadyExists, "something else is mounted at \(target)") }
-                return
+            } else {
+                try BindMount.makeDirectory(target)
+                try await backend.stage(
+                    volume.id, at: target, isReadOnly: isReadOnly, group: access.group, acquiredUnder: nil)
             }
-            try BindMount.makeDirectory(target)
-            try await backend.stage(
-                volume.id, at: target, isReadOnly: isReadOnly, group: access.group, acquiredUnder: nil)
             guard !access.flags.isEmpty else { return }
             do {
                 try BindMount.restrict(target, isReadOnly ? access.flags.union(.readOnly) : access.flags)

@@ -1,10 +1,12 @@
 import CSIProtocol
+import Foundation
 import RPC
 import SwiftProtobuf
 import Testing
 import VolumeModel
 
 @testable import CSIService
+@testable import HostMounts
 
 /// Parameters that change, volumes of one pod, epochs, and what every call must hold.
 extension CSIServiceTests {
@@ -170,6 +172,34 @@ extension CSIServiceTests {
             stage.publishContext = ["epoch": epoch]
             #expect(try await code("Node/NodeStageVolume", stage) == expected, "\(epoch)")
         }
+    }
+
+    // MARK: publications
+
+    @Test func whatIsShownWhereIsKnownAfterARestartAsFarAsItIsStillMounted() throws {
+        let path = NSTemporaryDirectory() + "godwit-publications-" + UUID().uuidString
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        let id = try #require(VolumeID("12345678-9abc-4def-8012-3456789abcde"))
+        func mount(_ path: String) -> MountEntry {
+            MountEntry(path: path, type: "fuse.godwit", source: "x", isReadOnly: false, device: "0:1")
+        }
+        let publication = Publications.Publication(id, capability(), isReadOnly: false)
+        let first = Publications(path: path)
+        try first.set(publication, at: "/a", mounts: [])
+        try first.set(publication, at: "/b", mounts: [mount("/a")])
+        let second = Publications(path: path)
+        #expect(second["/a"] == publication)
+        #expect(second.others(of: id, besides: "/b", in: [mount("/a"), mount("/b")]) == ["/a"])
+        #expect(second.others(of: id, besides: "/b", in: [mount("/b")]) == [])
+        // One that is not mounted any more is forgotten at the next occasion.
+        try second.set(nil, at: "/b", mounts: [mount("/b")])
+        #expect(Publications(path: path)["/a"] == nil && Publications(path: path)["/b"] == nil)
+        // A file that is none of ours is as if there were none; where it cannot be written nothing changes.
+        try Data("rubbish".utf8).write(to: URL(fileURLWithPath: path))
+        #expect(Publications(path: path)["/a"] == nil)
+        let nowhere = Publications(path: "/proc/godwit-never/publications.json")
+        #expect(throws: (any Error).self) { try nowhere.set(publication, at: "/a", mounts: []) }
+        #expect(nowhere["/a"] == nil)
     }
 
     // MARK: every call
