@@ -9,6 +9,7 @@
 #define FUSE_USE_VERSION 312
 
 #include <errno.h>
+#include <fcntl.h>
 #include <fuse3/fuse_lowlevel.h>
 #include <pthread.h>
 #include <semaphore.h>
@@ -24,6 +25,9 @@ enum {
     GW_FUSE_HANDLE_KILLPRIV_V2 = 1 << 28,
     // Of a write's open flags, where no flag of open(2) is: the writer has no privilege to keep set-ID bits.
     GW_FUSE_WRITE_KILLS_SET_IDS = 1 << 30,
+    // open(2); hidden where _GNU_SOURCE is not defined.
+    GW_O_DIRECT = __O_DIRECT,
+    GW_O_NOATIME = __O_NOATIME,
 };
 
 // fuse_init_out, as far as we change it.

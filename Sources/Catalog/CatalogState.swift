@@ -337,6 +337,26 @@ package struct CatalogState {
         touch(entry.inode)
     }
 
+    /// Gives the place of one entry to another, so that a listing shows it once, and ends, however often names change
+    /// in the meantime. An entry that somebody may still want to see stays, and the new one comes behind all.
+    package mutating func replaceEntry(
+        _ name: [UInt8], in parent: InodeNumber, by newName: [UInt8], inode: InodeNumber, kind: FileKind
+    ) throws {
+        try checkListed(parent)
+        guard let (entry, born) = try storedEntry(name, in: parent), !isPinned(born) else {
+            try removeEntry(name, in: parent)
+            try addEntry(newName, in: parent, inode: inode, kind: kind)
+            return
+        }
+        try beginIfNeeded()
+        try put(
+            DirectoryEntryRecord(
+                parent: parent, cookie: entry.cookie, name: newName, inode: inode, kind: kind))
+        touch(parent)
+        touch(entry.inode)
+        touch(inode)
+    }
+
     /// Up to `limit` entries behind `cookie`, in the order of their cookies; none: there are no more.
     ///
     /// - Throws: `.missingDirectory` when the next ones have not come yet.

@@ -12,6 +12,9 @@ enum FuseOperations {
     private static let XATTR_REPLACE: Int32 = 2
     /// What O_TMPFILE comes as (see shim.h): the kernel gives it the one name that no file can have.
     private static let unnamed = [UInt8(ascii: "/")]
+    /// Names that the kernel resolves by itself but for file handles (open_by_handle_at(2), NFS).
+    private static let itself = Array(".".utf8)
+    private static let itsParent = Array("..".utf8)
 
     static func table() -> fuse_lowlevel_ops {
         var table = fuse_lowlevel_ops()
@@ -43,7 +46,9 @@ enum FuseOperations {
                     | FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_ASYNC_DIO | FUSE_CAP_CACHE_SYMLINKS
                     // The kernel checks access control lists, we keep them; and a default list, if there
                     // is one, comes instead of the umask: so the umask is ours to apply.
-                    | FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK)
+                    | FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK
+                    // A node id means the same for ever: the kernel may ask for "." of one that it has forgotten.
+                    | FUSE_CAP_EXPORT_SUPPORT)
             // Splicing costs more than a copy at every size measured. A writeback cache would read the rest
             // of a page before a small write: a write must never fetch. O_TRUNC comes as a setattr.
             connection.pointee.want = connection.pointee.capable & wanted
@@ -70,7 +75,13 @@ enum FuseOperations {
             )
             server.serve(request) { () throws(FileSystemError) -> FileAttributes? in
                 do throws(FileSystemError) {
-                    return try fileSystem.lookup(name, in: InodeNumber(parent))
+                    switch name {
+                    case FuseOperations.itself: return try fileSystem.lookup(itself: InodeNumber(parent))
+                    case FuseOperations.itsParent:
+                        let directory = try fileSystem.parent(ofDirectory: InodeNumber(parent))
+                        return try fileSystem.lookup(itself: directory)
+                    default: return try fileSystem.lookup(name, in: InodeNumber(parent))
+                    }
                 } catch {
                     if error == .errno(.noSuchEntry) { return nil }
                     throw error
@@ -85,13 +96,13 @@ enum FuseOperations {
         }
         table.forget = { request, inode, count in
             guard let (server, request) = FuseOperations.server(request) else { return }
-            server.fileSystem.forget(InodeNumber(inode), count: count)
+            server.forget(InodeNumber(inode), count: count)
             request.forgotten()
         }
         table.forget_multi = { request, count, items in
             guard let (server, request) = FuseOperations.server(request) else { return }
             for item in UnsafeBufferPointer(start: items, count: count) {
-                server.fileSystem.forget(InodeNumber(item.ino), count: item.nlookup)
+                server.forget(InodeNumber(item.ino), count: item.nlookup)
             }
             request.forgotten()
         }
@@ -261,20 +272,22 @@ enum FuseOperations {
             guard let (server, request) = FuseOperations.server(request) else { return }
             server.read(
                 request, InodeNumber(inode), size: size, offset: UInt64(clamping: offset),
-                handle: FileHandle(info?.pointee.fh ?? inode))
+                handle: FileHandle(info?.pointee.fh ?? inode), openFlags: info?.pointee.flags ?? 0)
         }
         table.write = { request, inode, buffer, size, offset, info in
             guard let (server, request) = FuseOperations.server(request) else { return }
             do throws(FileSystemError) {
                 if let info, info.pointee.flags & Int32(GW_FUSE_WRITE_KILLS_SET_IDS) != 0 {
-                    try server.clearSetIDs(of: InodeNumber(inode))
+                    try server.clearSetIDs(of: InodeNumber(inode), for: request)
                 }
                 // Never faults: nothing of the buffer need outlive this call.
                 let count = try server.fileSystem.write(
                     InodeNumber(inode), handle: FileHandle(info?.pointee.fh ?? inode),
                     offset: UInt64(clamping: offset),
                     bytes: UnsafeRawBufferPointer(start: buffer, count: size))
-                request.reply(count: count)
+                server.answerWrite(
+                    request, InodeNumber(inode), offset: offset, count: count,
+                    openFlags: info?.pointee.flags ?? 0)
             } catch {
                 request.fail(error.errno)
             }
@@ -301,7 +314,7 @@ enum FuseOperations {
             server.serve(request) { () throws(FileSystemError) in
                 guard let mode = AllocationMode(flags: mode) else { throw .errno(.notSupported) }
                 guard offset >= 0, length > 0 else { throw .errno(.invalidArgument) }
-                if clearsSetIDs { try server.clearSetIDs(of: InodeNumber(inode)) }
+                if clearsSetIDs { try server.clearSetIDs(of: InodeNumber(inode), for: request) }
                 try fileSystem.allocate(
                     InodeNumber(inode), handle: handle, mode: mode, offset: UInt64(offset),
                     byteCount: UInt64(length))
@@ -314,7 +327,8 @@ enum FuseOperations {
             let fileSystem = server.fileSystem
             let handle = FileHandle(info?.pointee.fh ?? inode)
             server.serve(request) { () throws(FileSystemError) in
-                guard whence == 3 || whence == 4, offset >= 0 else { throw .errno(.invalidArgument) }
+                guard whence == 3 || whence == 4 else { throw .errno(.invalidArgument) }
+                guard offset >= 0 else { throw .errno(.noSuchDevice) }
                 return try fileSystem.seek(
                     InodeNumber(inode), handle: handle, offset: UInt64(offset), toHole: whence == 4)
             } reply: {

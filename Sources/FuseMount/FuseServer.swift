@@ -22,6 +22,8 @@ final class FuseServer: Sendable {
     /// Syncs on threads that take requests.
     private let directSyncCount = Atomic<UInt32>(0)
     private let hasAnswered = Atomic<Bool>(false)
+    /// Inodes of whose bytes the kernel may have cached some.
+    private let cached = Mutex<Set<InodeNumber>>([])
     /// Address of the session that notifications of the kernel go through. It outlives every request.
     let session = Atomic<UInt>(0)
 
@@ -228,20 +230,67 @@ final class FuseServer: Sendable {
 
     /// What a write by who has no privilege does to set-user-ID and set-group-ID bits. The kernel is told if there were
     /// any: it decides by what it knows of the mode as whom a program runs.
-    func clearSetIDs(of inode: InodeNumber) throws(FileSystemError) {
-        guard try fileSystem.clearSetIDs(of: inode) else { return }
+    func clearSetIDs(of inode: InodeNumber, for request: FuseRequest) throws(FileSystemError) {
+        guard try fileSystem.clearSetIDs(of: inode, caller: { request.callerWithGroups }) else { return }
         guard let session = OpaquePointer(bitPattern: session.load(ordering: .acquiring)) else { return }
         // A negative offset: of the bytes it keeps what it has. Waits for nothing; that it knew nothing is no failure.
         _ = fuse_lowlevel_notify_inval_inode(session, inode.number, -1, 0)
     }
 
+    /// Answers a write that is done.
+    ///
+    /// After an asynchronous O_DIRECT write the kernel does not drop what it has cached of the range, as it does after a
+    /// synchronous one: somebody who read there while it was on its way would go on seeing the old bytes. So it is told,
+    /// before the writer is. Not by this thread: it waits for reads that are to be answered.
+    func answerWrite(
+        _ request: FuseRequest, _ inode: InodeNumber, offset: off_t, count: Int, openFlags: Int32
+    ) {
+        let isDirect = openFlags & Int32(GW_O_DIRECT) != 0
+        guard noteCaching(of: inode, isDirect: isDirect), isDirect,
+            let session = OpaquePointer(bitPattern: session.load(ordering: .acquiring))
+        else {
+            request.reply(count: count)
+            return
+        }
+        let address = UInt(bitPattern: session)
+        waiting.withLock { $0.runningCount += 1 }
+        syncs.async {
+            if let session = OpaquePointer(bitPattern: address) {
+                _ = fuse_lowlevel_notify_inval_inode(session, inode.number, offset, off_t(count))
+            }
+            request.reply(count: count)
+            self.ended()
+        }
+    }
+
+    /// - Returns: whether the kernel may have cached some of an inode's bytes. (What is read through a mapping of a
+    ///   descriptor with O_DIRECT looks like a direct read, and is not noted.)
+    private func noteCaching(of inode: InodeNumber, isDirect: Bool) -> Bool {
+        cached.withLock { cached in
+            if isDirect { return cached.contains(inode) }
+            cached.insert(inode)
+            return true
+        }
+    }
+
+    func forget(_ inode: InodeNumber, count: UInt64) {
+        cached.withLock { _ = $0.remove(inode) }
+        fileSystem.forget(inode, count: count)
+    }
+
     // MARK: reading
 
-    func read(_ request: FuseRequest, _ inode: InodeNumber, size: Int, offset: UInt64, handle: FileHandle) {
+    func read(
+        _ request: FuseRequest, _ inode: InodeNumber, size: Int, offset: UInt64, handle: FileHandle,
+        openFlags: Int32
+    ) {
+        _ = noteCaching(of: inode, isDirect: openFlags & Int32(GW_O_DIRECT) != 0)
+        let keepsAccessTime = openFlags & Int32(GW_O_NOATIME) != 0
         let buffer = buffers.take(atLeast: size)
         let target = UnsafeMutableRawBufferPointer(rebasing: buffer.memory[0..<size])
         do {
-            let count = try fileSystem.read(inode, handle: handle, offset: offset, into: target)
+            let count = try fileSystem.read(
+                inode, handle: handle, offset: offset, keepsAccessTime: keepsAccessTime, into: target)
             request.reply(bytes: UnsafeRawBufferPointer(rebasing: target[0..<count]))
             buffers.give(buffer)
         } catch {
@@ -253,7 +302,8 @@ final class FuseServer: Sendable {
                 serveLater(
                     request, fault,
                     { () throws(FileSystemError) -> [UInt8] in
-                        try Self.readBytes(fileSystem, inode, handle, offset, size)
+                        try Self.readBytes(
+                            fileSystem, inode, handle, offset, size, keepsAccessTime: keepsAccessTime)
                     },
                     { $0.reply(bytes: $1) })
             }
@@ -262,13 +312,14 @@ final class FuseServer: Sendable {
 
     private static func readBytes(
         _ fileSystem: any MountableFileSystem, _ inode: InodeNumber, _ handle: FileHandle, _ offset: UInt64,
-        _ size: Int
+        _ size: Int, keepsAccessTime: Bool
     ) throws(FileSystemError) -> [UInt8] {
         var failure: FileSystemError?
         let bytes = [UInt8](unsafeUninitializedCapacity: size) { buffer, count in
             do throws(FileSystemError) {
                 count = try fileSystem.read(
-                    inode, handle: handle, offset: offset, into: UnsafeMutableRawBufferPointer(buffer))
+                    inode, handle: handle, offset: offset, keepsAccessTime: keepsAccessTime,
+                    into: UnsafeMutableRawBufferPointer(buffer))
             } catch { failure = error }
         }
         if let failure { throw failure }

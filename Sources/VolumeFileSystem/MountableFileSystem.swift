@@ -107,6 +107,10 @@ package protocol MountableFileSystem: AnyObject, Sendable {
 
     /// Finds a name and, on success, takes one reference to the inode, which `forget` gives back.
     func lookup(_ name: [UInt8], in parent: InodeNumber) throws(FileSystemError) -> FileAttributes
+    /// Finds an inode by its number alone, which the kernel has kept in a file handle, and takes one reference.
+    ///
+    /// - Throws: ESTALE when it is gone, or has no name: the kernel knows those that are in use.
+    func lookup(itself inode: InodeNumber) throws(FileSystemError) -> FileAttributes
     /// Takes `count` more references: what READDIRPLUS replies do for each entry but `.` and `..`.
     func retain(_ inode: InodeNumber, count: UInt64)
     /// Gives references back. An inode without names and references is removed.
@@ -155,18 +159,21 @@ package protocol MountableFileSystem: AnyObject, Sendable {
     /// Each open handle is released once. Never fails: what it gives back is already safe.
     func release(_ inode: InodeNumber, handle: FileHandle)
     /// Reads into `buffer`.
+    /// - Parameter keepsAccessTime: O_NOATIME of open(2).
     /// - Returns: bytes read; fewer than the buffer holds only at the end of the file.
     func read(
-        _ inode: InodeNumber, handle: FileHandle, offset: UInt64, into buffer: UnsafeMutableRawBufferPointer
+        _ inode: InodeNumber, handle: FileHandle, offset: UInt64, keepsAccessTime: Bool,
+        into buffer: UnsafeMutableRawBufferPointer
     ) throws(FileSystemError) -> Int
     /// Writes all of `bytes`, at once and locally; never faults.
     func write(
         _ inode: InodeNumber, handle: FileHandle, offset: UInt64, bytes: UnsafeRawBufferPointer
     ) throws(FileSystemError) -> Int
     /// What a write, or an allocation, by who has no privilege to keep them does before: set-user-ID goes, and
-    /// set-group-ID where the group may execute (inode(7)).
+    /// set-group-ID where the group may execute or the caller is not in it (inode(7)).
+    /// - Parameter caller: gives who writes, with the supplementary groups. Called only where they matter.
     /// - Returns: whether there were any.
-    func clearSetIDs(of inode: InodeNumber) throws(FileSystemError) -> Bool
+    func clearSetIDs(of inode: InodeNumber, caller: () -> Caller) throws(FileSystemError) -> Bool
     /// May block for as long as a disk does: never from more than a part of the FUSE threads.
     func synchronize(_ inode: InodeNumber, handle: FileHandle?, dataOnly: Bool) throws(FileSystemError)
     func allocate(
@@ -201,4 +208,12 @@ package protocol MountableFileSystem: AnyObject, Sendable {
     /// Fetches what an operation said was missing. On return the operation is to be tried again.
     /// - Throws: `.errno(.inputOutput)` when no source had it within the volume's fault time-out.
     func resolve(_ fault: Fault) async throws(FileSystemError)
+}
+
+extension MountableFileSystem {
+    package func read(
+        _ inode: InodeNumber, handle: FileHandle, offset: UInt64, into buffer: UnsafeMutableRawBufferPointer
+    ) throws(FileSystemError) -> Int {
+        try read(inode, handle: handle, offset: offset, keepsAccessTime: false, into: buffer)
+    }
 }

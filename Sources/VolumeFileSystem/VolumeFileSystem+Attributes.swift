@@ -50,13 +50,21 @@ extension VolumeFileSystem {
         attributes.changeTime = changes.changeTime ?? time
     }
 
-    package func clearSetIDs(of inode: InodeNumber) throws(FileSystemError) -> Bool {
+    package func clearSetIDs(
+        of inode: InodeNumber, caller: () -> Caller
+    ) throws(FileSystemError) -> Bool {
         // Nearly always there is nothing to do.
-        let permissions = try run { try $0.existing(inode).attributes.permissions }
+        let attributes = try run { try $0.existing(inode).attributes }
+        let permissions = attributes.permissions
         guard permissions & 0o6000 != 0 else { return false }
-        return try change(frees: true) { state in
+        var isInGroup = true
+        if permissions & 0o2010 == 0o2000 {
+            let caller = caller()
+            isInGroup = caller.gid == attributes.gid || caller.supplementaryGroups.contains(attributes.gid)
+        }
+        return try change(frees: true) { [isInGroup] state in
             var record = try state.existing(inode)
-            Self.clearSetIDs(&record.attributes)
+            Self.clearSetIDs(&record.attributes, isInGroup: isInGroup)
             guard record.attributes.permissions != permissions else { return false }
             record.attributes.changeTime = Self.now()
             try state.update(record, kind: .metadata)
@@ -64,10 +72,10 @@ extension VolumeFileSystem {
         }
     }
 
-    private static func clearSetIDs(_ attributes: inout FileAttributes) {
+    private static func clearSetIDs(_ attributes: inout FileAttributes, isInGroup: Bool = true) {
         guard attributes.kind != .directory else { return }
         attributes.permissions &= ~0o4000
-        if attributes.permissions & 0o010 != 0 { attributes.permissions &= ~0o2000 }
+        if attributes.permissions & 0o010 != 0 || !isInGroup { attributes.permissions &= ~0o2000 }
     }
 
     private static func moment(_ time: AttributeChanges.Time, now: FileTime) -> FileTime {

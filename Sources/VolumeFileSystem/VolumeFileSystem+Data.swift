@@ -32,9 +32,10 @@ extension VolumeFileSystem {
     // MARK: reading
 
     package func read(
-        _ inode: InodeNumber, handle: FileHandle, offset: UInt64, into buffer: UnsafeMutableRawBufferPointer
+        _ inode: InodeNumber, handle: FileHandle, offset: UInt64, keepsAccessTime: Bool,
+        into buffer: UnsafeMutableRawBufferPointer
     ) throws(FileSystemError) -> Int {
-        let keepsAccessTime = refusal != nil
+        let keepsAccessTime = keepsAccessTime || refusal != nil
         while true {
             let (record, count) = try run { state in
                 try Self.prepareRead(

@@ -17,6 +17,14 @@ extension VolumeFileSystem {
         }
     }
 
+    package func lookup(itself inode: InodeNumber) throws(FileSystemError) -> FileAttributes {
+        try run { state in
+            let attributes = try state.existing(inode).attributes
+            guard attributes.linkCount > 0 else { throw Errno.stale }
+            return attributes
+        }
+    }
+
     package func retain(_ inode: InodeNumber, count: UInt64) {}
 
     /// Numbers are persistent and never reused, so references need no count: only an inode without a
@@ -262,16 +270,15 @@ extension VolumeFileSystem {
                 return nil
             }
             guard let target else {
-                try Self.move(source, to: newName, in: newParent, state: &state)
+                try Self.move(source, to: newName, in: newParent, replaces: false, state: &state)
                 return nil
             }
             guard rule == .replace else { throw Errno.exists }
             if source.inode == target.inode { return nil }
             try Self.checkReplaceable(target, by: source, in: &state)
-            try state.removeEntry(newName, in: newParent)
             if target.kind == .directory { try Self.adjustLinks(of: newParent, by: -1, in: &state) }
             let orphan = try Self.dropLink(of: target.inode, in: &state)
-            try Self.move(source, to: newName, in: newParent, state: &state)
+            try Self.move(source, to: newName, in: newParent, replaces: true, state: &state)
             return orphan
         }
         noteOrphan(orphan)
@@ -303,12 +310,19 @@ extension VolumeFileSystem {
         }
     }
 
+    /// A name that stays keeps its place in listings, and one that is renamed in its directory goes on in the same.
     private static func move(
-        _ entry: DirectoryEntryRecord, to name: [UInt8], in parent: InodeNumber, state: inout CatalogState
+        _ entry: DirectoryEntryRecord, to name: [UInt8], in parent: InodeNumber, replaces: Bool,
+        state: inout CatalogState
     ) throws {
         var record = try state.existing(entry.inode)
-        try state.removeEntry(entry.name, in: entry.parent)
-        try state.addEntry(name, in: parent, inode: entry.inode, kind: entry.kind)
+        if !replaces, entry.parent == parent {
+            try state.replaceEntry(entry.name, in: parent, by: name, inode: entry.inode, kind: entry.kind)
+        } else {
+            try state.removeEntry(entry.name, in: entry.parent)
+            // Where there is none to replace, this adds it.
+            try state.replaceEntry(name, in: parent, by: name, inode: entry.inode, kind: entry.kind)
+        }
         record.attributes.changeTime = now()
         if entry.kind == .directory { record.parent = parent }
         try state.update(record, kind: .structural)
@@ -321,11 +335,10 @@ extension VolumeFileSystem {
         _ first: DirectoryEntryRecord, _ second: DirectoryEntryRecord, in state: inout CatalogState
     ) throws {
         if first.inode == second.inode { return }
-        try state.removeEntry(first.name, in: first.parent)
-        try state.removeEntry(second.name, in: second.parent)
         for (entry, place) in [(first, second), (second, first)] {
             var record = try state.existing(entry.inode)
-            try state.addEntry(place.name, in: place.parent, inode: entry.inode, kind: entry.kind)
+            try state.replaceEntry(
+                place.name, in: place.parent, by: place.name, inode: entry.inode, kind: entry.kind)
             record.attributes.changeTime = now()
             if entry.kind == .directory { record.parent = place.parent }
             try state.update(record, kind: .structural)

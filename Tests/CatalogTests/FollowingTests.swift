@@ -37,7 +37,7 @@ import VolumeModel
                     guard let entry = try state.entry(name, in: .root) else { return }
                     try state.removeEntry(name, in: .root)
                     try state.removeInode(entry.inode)
-                case 5...6:
+                case 5:
                     // A rename: the entry gets a new cookie, and the old name may come again.
                     guard let entry = try state.entry(name, in: .root),
                         try state.entry(other, in: .root) == nil
@@ -45,6 +45,17 @@ import VolumeModel
                     _ = try state.inode(entry.inode)
                     try state.removeEntry(name, in: .root)
                     try state.addEntry(other, in: .root, inode: entry.inode, kind: .regular)
+                case 6:
+                    // The same with the old cookie, or two names that trade places.
+                    guard let entry = try state.entry(name, in: .root), name != other else { return }
+                    if let second = try state.entry(other, in: .root) {
+                        try state.replaceEntry(
+                            name, in: .root, by: name, inode: second.inode, kind: .regular)
+                        try state.replaceEntry(
+                            other, in: .root, by: other, inode: entry.inode, kind: .regular)
+                    } else {
+                        try state.replaceEntry(name, in: .root, by: other, inode: entry.inode, kind: .regular)
+                    }
                 case 7:
                     guard let pick, var record = try state.inode(pick) else { return }
                     record.attributes.permissions = UInt32(value.count)

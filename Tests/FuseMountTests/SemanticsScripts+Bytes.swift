@@ -16,6 +16,7 @@ extension SemanticsScripts {
         dd if=/dev/zero of=f bs=4096 count=1 oflag=direct conv=notrunc status=none
         is "$(head -c 4097 f | tr '\\0' z | tail -c 2)" zd
         printf y | dd of=f conv=notrunc status=none; is "$(dd if=f iflag=direct bs=4096 count=1 status=none | head -c 1)" y
+        is "$(probe asynchronous g)" 0
         """,
         "synchronousWritesWork": """
         is "$(probe write f wcs 0 abc)" 3; for name in f .; do is "$(probe fsync $name)" 0
@@ -57,7 +58,7 @@ extension SemanticsScripts {
         is "$(probe seek f 3 0)" 262144; is "$(probe seek f 4 0)" 0
         hole=$(probe seek f 4 262144); test $hole -gt 262144 -a $hole -le 327680
         is "$(probe seek f 3 327680)" ENXIO; is "$(probe seek f 4 600000)" 600000
-        is "$(probe seek f 4 1048576)" ENXIO; printf abc > g; is "$(probe seek g 4 1)" 3
+        is "$(probe seek f 4 1048576)" ENXIO; is "$(probe seek f 3 -1)" ENXIO; printf abc > g; is "$(probe seek g 4 1)" 3
         """,
         "rangesAreCopied": """
         seq 1 50000 > f; touch g; size=$(stat -c %s f); is "$(probe copy f 0 g 0 $size)" $size; cmp f g
@@ -76,6 +77,13 @@ extension SemanticsScripts {
     ]
 
     static let others = [
+        "handlesOutliveTheCache": """
+        empty='sync; echo 2 > /proc/sys/vm/drop_caches'; echo x > f; mkdir -p d/e; touch d/g
+        is "$(probe handle f "$empty")" "$(stat -c %i f)"; is "$(probe handle d/e "$empty")" "$(stat -c %i d/e)"
+        number=$(stat -c %i d/g); is "$(probe handle d/g "mv d/g h; $empty")" $number
+        number=$(stat -c %i d/e); is "$(probe handle d/e "mv d/e .; $empty")" $number
+        is "$(probe handle f "rm f; $empty")" ESTALE; is "$(probe handle d "rmdir d; $empty")" ESTALE
+        """,
         "timesHaveNanoseconds": """
         touch f; ln -s x l; for name in f l; do
         is "$(probe times $name 1000000000.123456789 -5.000000001)" 0
@@ -96,13 +104,14 @@ extension SemanticsScripts {
         """,
         "readingMovesTheAccessTimeAsRelatime": """
         echo x > f; probe times f 1000.5 2000; sync f; cat f; test "$(stat -c %X f)" -gt 3000; echo y > g
+        probe times g 1000.5 2000; dd if=g iflag=noatime status=none; is "$(stat -c %X g)" 1000
         """,
     ]
 
     /// What ext4 does otherwise, or need not do so.
     static let different = [
         "setGroupIDWithoutExecutionStays": """
-        echo x > f; chmod 2767 f; as 10 sh -c 'echo y >> f'; is "$(stat -c %a f)" 2767
+        echo x > f; chmod 2767 f; as 10 truncate -s 1 f; is "$(stat -c %a f)" 2767
         """,
         "attributesMayBe64KiBEach": """
         touch f; is "$(probe bigxattr f user.a 65536)" 0; is "$(probe bigxattr f user.b 65536)" 0

@@ -108,7 +108,8 @@ enum SemanticsScripts {
         """,
         "listingsAreStableUnderChange": """
         mkdir d; cd d; seq -f 'k%04g' 1 2000 | xargs touch; touch g{1..50}; cd ..
-        probe list d 700 'rm d/g*; touch d/n{1..500}' > seen
+        swap() { echo "probe rename d/k0$1 d/k1$1 2; mv d/n$1 d/k12$1;"; }
+        probe list d 700 "rm d/g*; touch $(echo d/n{1..500}); $(for i in {10..60}; do swap $i; done)" > seen
         is "$(grep -c '^k' seen)" 2000; is "$(grep '^k' seen | sort -u | wc -l)" 2000
         """,
         "onlyEmptyDirectoriesAreRemoved": """

@@ -3,6 +3,9 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/aio_abi.h>
+#include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +15,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -127,6 +131,44 @@ static int direct(const char *path) {
     return say(block[0] == 'd' && block[4095] == 'd' && block[4096] == 0 ? 0 : 1);
 }
 
+// Opens a file by its handle after something was done; tells its inode number.
+static int by_handle(const char *path, const char *command) {
+    struct file_handle *handle = malloc(sizeof *handle + MAX_HANDLE_SZ);
+    struct stat status;
+    int mount, top = open(".", O_RDONLY | O_DIRECTORY);
+    handle->handle_bytes = MAX_HANDLE_SZ;
+    if (name_to_handle_at(AT_FDCWD, path, handle, &mount, 0) < 0 || system(command) != 0) return say(-1);
+    int descriptor = open_by_handle_at(top, handle, O_RDONLY);
+    if (descriptor < 0 || fstat(descriptor, &status) < 0) return say(-1);
+    return say((long long)status.st_ino);
+}
+
+// Writes asynchronously with O_DIRECT while another process reads through the cache: what is written is seen at once.
+static int asynchronous(const char *path) {
+    enum { size = 65536, rounds = 600 };
+    int direct = open(path, O_RDWR | O_CREAT | O_DIRECT, 0600), cached = open(path, O_RDWR);
+    char *block, found[size];
+    aio_context_t context = 0;
+    if (direct < 0 || cached < 0 || posix_memalign((void **)&block, 4096, size) != 0) return say(-1);
+    memset(block, 0, size);
+    if (pwrite(direct, block, size, 0) != size || syscall(SYS_io_setup, 1, &context) < 0) return say(-1);
+    pid_t reader = fork();
+    if (reader == 0)
+        while (pread(cached, found, size, 0) == size) {}
+    for (int round = 1; round <= rounds; round++) {
+        struct iocb write = {.aio_lio_opcode = IOCB_CMD_PWRITE, .aio_fildes = direct, .aio_buf = (uintptr_t)block,
+            .aio_nbytes = size}, *list[] = {&write};
+        struct io_event event;
+        memset(block, round, size);
+        if (syscall(SYS_io_submit, context, 1, list) != 1) break;
+        if (syscall(SYS_io_getevents, context, 1, 1, &event, NULL) != 1 || event.res != size) break;
+        if (pread(cached, found, size, 0) != size || memcmp(found, block, size) != 0) break;
+    }
+    kill(reader, SIGKILL);
+    waitpid(reader, NULL, 0);
+    return say(memcmp(found, block, size) == 0 && (unsigned char)block[0] == rounds % 256 ? 0 : 1);
+}
+
 static int watch(const char *path, const char *command) {
     char buffer[4096];
     int descriptor = inotify_init1(IN_NONBLOCK);
@@ -191,6 +233,8 @@ int main(int count, char **words) {
     if (!strcmp(call, "unlinked")) return unlinked(path);
     if (!strcmp(call, "direct")) return direct(path);
     if (!strcmp(call, "list")) return list(path, number(3), count > 4 ? words[4] : "");
+    if (!strcmp(call, "asynchronous")) return asynchronous(path);
+    if (!strcmp(call, "handle")) return by_handle(path, words[3]);
     if (!strcmp(call, "watch")) return watch(path, words[3]);
     if (!strcmp(call, "setxattr")) return say(lsetxattr(path, words[3], words[4], strlen(words[4]), number(5)));
     if (!strcmp(call, "bigxattr")) return say(lsetxattr(path, words[3], room, number(4), 0));

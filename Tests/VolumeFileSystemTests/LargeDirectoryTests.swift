@@ -9,6 +9,38 @@ import VolumeModel
     private static let nameCount =
         ProcessInfo.processInfo.environment["GODWIT_LARGE_DIRECTORY"].flatMap { Int($0) } ?? 100_000
 
+    /// A program that renames what it lists comes to an end.
+    @Test func aListingEndsHoweverOftenItsNamesAreRenamed() async throws {
+        let temporary = try TemporaryDirectory()
+        let volume = try TestVolume.make(in: temporary.path)
+        let fileSystem = volume.fileSystem
+        func name(_ word: String, _ number: Int) -> [UInt8] { Array("\(word)-\(number)".utf8) }
+        for number in 0..<200 {
+            _ = try fileSystem.makeNode(
+                name("a", number), in: .root, kind: .regular, permissions: 0o644, device: 0, caller: .root)
+        }
+        var listed: [[UInt8]: Int] = [:]
+        var numbers = Set<InodeNumber>()
+        var offset: Int64 = 0
+        var count = 0
+        while count < 1000, let entry = try fileSystem.readDirectory(.root, offset: offset, limit: 1).first {
+            offset = entry.nextOffset
+            listed[entry.name, default: 0] += 1
+            numbers.insert(entry.attributes.inode)
+            // What was listed gets another name, and back; and its last name goes over one that is yet to come.
+            try fileSystem.rename(entry.name, in: .root, to: name("b", count), in: .root, rule: .replace)
+            try fileSystem.rename(name("b", count), in: .root, to: entry.name, in: .root, rule: .replace)
+            if count < 50 {
+                try fileSystem.rename(
+                    entry.name, in: .root, to: name("a", 199 - count), in: .root,
+                    rule: count % 2 == 0 ? .exchange : .replace)
+            }
+            count += 1
+        }
+        #expect(count == 200 && listed.count == 200 && numbers.count == 150)
+        try await volume.close()
+    }
+
     /// Whatever comes and goes meanwhile, a name that is there from beginning to end is listed once.
     @Test func aLargeDirectoryIsListedOnceWhileItChanges() async throws {
         let temporary = try TemporaryDirectory()
