@@ -197,12 +197,7 @@ extension CatalogState {
     /// Whether an inode's bytes are as they were at a position that is pinned. Whatever writes or cuts them sets the
     /// time of the last change; that somebody has read them does not.
     package func isUnchanged(_ inode: InodeNumber, since position: SequenceNumber) throws -> Bool {
-        let find = try connection.prepare(
-            "SELECT \(CatalogStatements.inodeColumns) FROM inode "
-                + "WHERE ino = ?1 AND born <= ?2 AND (died = 0 OR died > ?2)")
-        find.bind(1, inode.number)
-        find.bind(2, position.number)
-        let seen = try find.first { CatalogStatements.record(of: $0)?.record.attributes } ?? nil
+        let seen = try storedRecord(inode, asOf: position)?.attributes
         guard let seen, let present = try peekInode(inode)?.attributes else { return false }
         return seen.changeTime == present.changeTime && seen.size == present.size
             && seen.modificationTime == present.modificationTime && present.linkCount > 0

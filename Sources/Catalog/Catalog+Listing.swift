@@ -8,28 +8,30 @@ extension Catalog {
     /// Directories in one answer at most: an empty one costs no rows.
     private static let partLimit = 4096
 
-    /// Lists directories of a head that does not change any more.
+    /// Lists directories of a head that does not change any more, or as it was at a position that is pinned.
     ///
+    /// - Parameter position: nil: as it is.
     /// - Returns: the name and the inodes asked for, as far as they exist, then as much of the places, and of what is
     ///   below, as fits. Of the first place there is at least one entry, if it has one.
     /// - Throws: `.missingDirectory` when it has not arrived here itself.
-    package func list(_ request: ListingRequest) throws -> Listing {
+    package func list(_ request: ListingRequest, asOf position: SequenceNumber? = nil) throws -> Listing {
         // Rows are all that is listed.
         try commit()
         var answer = Listing()
         var byteCount = 0
-        if let name = request.name, let file = try perform({ try $0.listedFile(name) }) {
+        if let name = request.name, let file = try perform({ try $0.listedFile(name, asOf: position) }) {
             answer.singles += file.rows
         }
         for inode in request.inodes where byteCount < request.byteCount {
-            guard let file = try perform({ try $0.listedFile(inode) }) else { continue }
+            guard let file = try perform({ try $0.listedFile(inode, asOf: position) }) else { continue }
             answer.singles += file.rows
             byteCount += file.approximateByteCount
         }
         var waiting = request.places[...]
         while let place = waiting.popFirst(), answer.parts.count < Self.partLimit {
             guard byteCount < request.byteCount || answer.parts.isEmpty else { break }
-            let (part, files) = try list(place, byteCount: request.byteCount - byteCount)
+            let (part, files) = try list(
+                place, asOf: position, byteCount: request.byteCount - byteCount)
             for file in files {
                 answer.rows += file.rows
                 byteCount += file.approximateByteCount
@@ -44,7 +46,7 @@ extension Catalog {
 
     /// As many entries of a directory as take this many bytes, and one at least.
     private func list(
-        _ place: ListingPlace, byteCount: Int
+        _ place: ListingPlace, asOf position: SequenceNumber?, byteCount: Int
     ) throws -> (part: Listing.Part, files: [ListedFile]) {
         var files: [ListedFile] = []
         var room = byteCount
@@ -54,7 +56,7 @@ extension Catalog {
             let count = min(Self.chunkCount, max(1, room / 64))
             let chunk = try perform { state in
                 try state.listedFiles(
-                    of: ListingPlace(directory: place.directory, after: last), limit: count)
+                    of: ListingPlace(directory: place.directory, after: last), asOf: position, limit: count)
             }
             isComplete = chunk.count < count
             for file in chunk {
@@ -107,8 +109,10 @@ struct ListedFile: Sendable {
 }
 
 extension CatalogState {
-    /// As of the last commit, which is all there is to a sealed head.
-    func listedFiles(of place: ListingPlace, limit: Int) throws -> [ListedFile] {
+    /// As of the last commit, which is all there is to a sealed head, or of an earlier one.
+    func listedFiles(
+        of place: ListingPlace, asOf position: SequenceNumber?, limit: Int
+    ) throws -> [ListedFile] {
         if let known = try missingPlace(of: place.directory) {
             throw CatalogError.missingDirectory(known.directory, name: nil)
         }
@@ -116,6 +120,7 @@ extension CatalogState {
         statement.bind(1, place.directory.number)
         statement.bind(2, place.after)
         statement.bind(3, Int64(limit))
+        statement.bind(4, position?.number ?? .max)
         var files: [ListedFile] = []
         var isMalformed = false
         try statement.forEach { row in
@@ -135,6 +140,7 @@ extension CatalogState {
         attributes.bind(1, place.directory.number)
         attributes.bind(2, place.after)
         attributes.bind(3, last)
+        attributes.bind(4, position?.number ?? .max)
         var byInode: [InodeNumber: [ListedFile.Attribute]] = [:]
         try attributes.forEach { row in
             let inode = InodeNumber(row.unsigned(0))
@@ -156,7 +162,8 @@ extension CatalogState {
             inode: InodeNumber(row.unsigned(19)), kind: FileKind(rawValue: row.unsigned32(20)) ?? .regular)
     }
 
-    func listedFile(_ inode: InodeNumber) throws -> ListedFile? {
+    func listedFile(_ inode: InodeNumber, asOf position: SequenceNumber?) throws -> ListedFile? {
+        if let position { return try storedFile(inode, asOf: position) }
         guard let record = try peekInode(inode) else { return nil }
         let attributes = try extendedAttributeNames(of: inode).map { name in
             ListedFile.Attribute(
@@ -165,9 +172,61 @@ extension CatalogState {
         return ListedFile(entry: nil, record: record, attributes: attributes)
     }
 
-    func listedFile(_ name: ListingRequest.Name) throws -> ListedFile? {
-        guard let entry = try entry(name.name, in: name.directory), let file = try listedFile(entry.inode)
-        else { return nil }
+    func listedFile(_ name: ListingRequest.Name, asOf position: SequenceNumber?) throws -> ListedFile? {
+        let entry =
+            if let position {
+                try storedEntry(name, asOf: position)
+            } else {
+                try entry(name.name, in: name.directory)
+            }
+        guard let entry, let file = try listedFile(entry.inode, asOf: position) else { return nil }
         return ListedFile(entry: entry, record: file.record, attributes: file.attributes)
+    }
+
+    // MARK: as it was
+
+    private static func wasThere(at parameter: Int) -> String {
+        "born <= ?\(parameter) AND (died = 0 OR died > ?\(parameter))"
+    }
+
+    func storedRecord(_ inode: InodeNumber, asOf position: SequenceNumber) throws -> InodeRecord? {
+        let find = try connection.prepare(
+            "SELECT \(CatalogStatements.inodeColumns) FROM inode WHERE ino = ?1 AND \(Self.wasThere(at: 2))")
+        find.bind(1, inode.number)
+        find.bind(2, position.number)
+        return try find.first { CatalogStatements.record(of: $0)?.record } ?? nil
+    }
+
+    private func storedFile(_ inode: InodeNumber, asOf position: SequenceNumber) throws -> ListedFile? {
+        guard let record = try storedRecord(inode, asOf: position) else { return nil }
+        let find = try connection.prepare(
+            "SELECT name, value FROM xattr WHERE ino = ?1 AND \(Self.wasThere(at: 2)) ORDER BY name")
+        find.bind(1, inode.number)
+        find.bind(2, position.number)
+        var attributes: [ListedFile.Attribute] = []
+        try find.forEach { row in
+            attributes.append(ListedFile.Attribute(inode: inode, name: row.bytes(0), value: row.bytes(1)))
+            return true
+        }
+        return ListedFile(entry: nil, record: record, attributes: attributes)
+    }
+
+    /// The index of names holds those that are there now; for another the directory is read through.
+    private func storedEntry(
+        _ name: ListingRequest.Name, asOf position: SequenceNumber
+    ) throws -> DirectoryEntryRecord? {
+        if let (entry, born) = try storedEntry(name.name, in: name.directory), born <= position {
+            return entry
+        }
+        let find = try connection.prepare(
+            "SELECT cookie, ino, kind FROM entry WHERE parent = ?1 AND name = ?2 AND \(Self.wasThere(at: 3))")
+        find.bind(1, name.directory.number)
+        find.bind(2, name.name)
+        find.bind(3, position.number)
+        return try find.first { row in
+            DirectoryEntryRecord(
+                parent: name.directory, cookie: row.integer(0), name: name.name,
+                inode: InodeNumber(row.unsigned(1)), kind: FileKind(rawValue: row.unsigned32(2)) ?? .regular)
+        }
     }
 }

@@ -17,9 +17,12 @@ package enum CatalogComparison {
     /// Goes through both trees at once. Takes memory for the names of one directory and its ancestors' siblings.
     ///
     /// - Parameter report: is told each difference, of a directory before what is in it.
+    /// - Throws: `.missingDirectory` while names of one of both are still at its origin: a name that has not come would
+    ///   be told as one that is gone.
     package static func run(
         _ first: Catalog, _ second: Catalog, _ report: (Kind, _ path: [UInt8]) async throws -> Void
     ) async throws {
+        for catalog in [first, second] { try catalog.perform { try $0.checkWhole() } }
         var pending: [(path: [UInt8], first: InodeNumber, second: InodeNumber)] = [([], .root, .root)]
         // A directory has one place: what comes again goes round in a circle, in a catalog that is damaged.
         var seen: Set<InodeNumber> = [.root]

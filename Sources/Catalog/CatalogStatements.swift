@@ -51,17 +51,19 @@ final class CatalogStatements {
             SELECT cookie, name, ino, kind FROM entry
             WHERE parent = ?1 AND cookie > ?2 AND died = 0 ORDER BY cookie LIMIT ?3
             """)
-        // Names with what they name: the inode's columns, then the entry's.
+        // Names with what they name: the inode's columns, then the entry's. As they were at a sequence number.
         listFiles = try connection.prepare(
             """
             SELECT \(Self.inodeColumns(of: "i")), e.parent, e.cookie, e.name, e.ino, e.kind FROM entry AS e
-            JOIN inode AS i ON i.ino = e.ino AND i.died = 0
-            WHERE e.parent = ?1 AND e.cookie > ?2 AND e.died = 0 ORDER BY e.cookie LIMIT ?3
+            JOIN inode AS i ON i.ino = e.ino AND i.born <= ?4 AND (i.died = 0 OR i.died > ?4)
+            WHERE e.parent = ?1 AND e.cookie > ?2 AND e.born <= ?4 AND (e.died = 0 OR e.died > ?4)
+            ORDER BY e.cookie LIMIT ?3
             """)
         listFileXattrs = try connection.prepare(
             """
-            SELECT ino, name, value FROM xattr WHERE died = 0 AND ino IN
-            (SELECT ino FROM entry WHERE parent = ?1 AND cookie > ?2 AND cookie <= ?3 AND died = 0)
+            SELECT ino, name, value FROM xattr WHERE born <= ?4 AND (died = 0 OR died > ?4) AND ino IN
+            (SELECT ino FROM entry WHERE parent = ?1 AND cookie > ?2 AND cookie <= ?3
+             AND born <= ?4 AND (died = 0 OR died > ?4))
             """)
         anyEntry = try connection.prepare("SELECT 1 FROM entry WHERE parent = ?1 AND died = 0 LIMIT 1")
         getXattr = try connection.prepare(

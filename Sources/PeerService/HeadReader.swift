@@ -89,22 +89,17 @@ package struct HeadReader: Sendable {
         }
     }
 
-    /// - Throws: when the head may change: a listing in several answers would be of several states.
+    /// What the reader has seen of a head that goes on is pinned: its names are as they were.
     package func list(_ request: ListingRequest) throws -> Listing {
-        try checkSealed()
-        return try storage.catalog.list(request)
+        try storage.catalog.list(request, asOf: unchangedSince)
     }
 
     /// Where the head was sealed.
     package func position() throws -> CatalogPosition {
-        try checkSealed()
-        return try storage.catalog.position()
-    }
-
-    private func checkSealed() throws {
         guard unchangedSince == nil else {
-            throw PeerError.refused("names of a head that has changed since it was handed over")
+            throw PeerError.refused("the end of a head that has gone on since it was handed over")
         }
+        return try storage.catalog.position()
     }
 
     /// After the bytes were read, and with nobody amid a write: then they are what the reader saw.

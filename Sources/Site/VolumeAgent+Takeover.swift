@@ -183,6 +183,13 @@ extension VolumeAgent {
             await self?.noteDivergenceUnmounted(path, fuse)
         }
         logger.info("what was written at epoch \(epoch) is mounted at \(path)")
+        if head.storage.catalog.isArriving {
+            logger.notice(
+                """
+                not all names of it are here yet: reading a directory waits for them, and fails with EIO where its \
+                site cannot be reached
+                """)
+        }
     }
 
     private func noteDivergenceUnmounted(_ path: String, _ fuse: FuseMount) {
@@ -231,6 +238,7 @@ extension VolumeAgent {
     func compareDivergence(
         _ epoch: Epoch, _ report: @Sendable (Godwit_Control_V1_Difference) async throws -> Void
     ) async throws {
+        try await startHydrationIfNeeded()
         let divergence = try divergentHead(epoch).storage.catalog
         guard record.headNumber != 0, record.divergentHeads[epoch] != record.headNumber else {
             throw SiteError.precondition(
@@ -238,11 +246,18 @@ extension VolumeAgent {
                     + "with 'godwit migrate --prepare-only', or mount both and compare them")
         }
         let present = try openHead(record.headNumber).storage.catalog
-        try await CatalogComparison.run(divergence, present) { kind, path in
-            var difference = Godwit_Control_V1_Difference()
-            difference.kind = kind.rawValue
-            difference.path = Data(path)
-            try await report(difference)
+        do {
+            try await CatalogComparison.run(divergence, present) { kind, path in
+                var difference = Godwit_Control_V1_Difference()
+                difference.kind = kind.rawValue
+                difference.path = Data(path)
+                try await report(difference)
+            }
+        } catch CatalogError.missingDirectory {
+            let what = divergence.isArriving ? "what was written here at epoch \(epoch)" : "the volume"
+            throw SiteError.precondition(
+                "not all names of \(what) are here yet: they come as long as the site that has them can be reached; "
+                    + "try again")
         }
     }
 }

@@ -150,6 +150,25 @@ import VolumeModel
         try await owner.close()
     }
 
+    /// What has not come would be told as gone.
+    @Test func statesAreComparedOnlyWhenAllTheirNamesAreHere() async throws {
+        let scene = try Scene()
+        let (owner, heir) = (scene.owner.storage.catalog, scene.heir.storage.catalog)
+        for pair in [(owner, heir), (heir, owner)] {
+            await #expect {
+                try await CatalogComparison.run(pair.0, pair.1) { _, _ in Issue.record("told of a difference")
+                }
+            } throws: { error in
+                if case CatalogError.missingDirectory = error { true } else { false }
+            }
+        }
+        try await scene.heir.bringAllNames()
+        try await CatalogComparison.run(owner, heir) { kind, path in
+            Issue.record("\(kind) \(String(decoding: path, as: UTF8.self))")
+        }
+        try await scene.close()
+    }
+
     /// A pause is for bytes: without its names a volume could not be handed on.
     @Test func namesComeThoughHydrationIsPaused() async throws {
         let scene = try Scene()

@@ -90,6 +90,70 @@ extension SiteTests {
             }
         }
 
+        /// The target is overruled before it has all names; they come all the same, as they were at the hand-over,
+        /// although the volume has gone on where it came from.
+        @Test func anOverruledOwnerGetsTheNamesThatItHadNotYet() async throws {
+            try await withSites(slowLink(megabits: 1)) { pair, cleanup in
+                try await pair.london.godwit(["volume", "create", "data", "--capacity", "1Gi"])
+                let london = try await pair.mount("data", at: pair.london, cleanup)
+                let tree = """
+                    for d in $(seq 40); do mkdir -p t/$d/x; seq -f "t/$d/x/%g" 50 | xargs touch; done
+                    mkdir many; head -c 200000 /dev/urandom | od -An -v -tx1 -w20 | tr -d ' ' | sed 's|^|many/|' | xargs touch
+                    ln t/1/x/1 t/40/x/link; setfattr -n user.a -v b t/30/x; chmod 700 t/31
+                    """
+                let made = try await shell(tree, in: london)
+                #expect(made.exit.isSuccess, "\(made.output)")
+                let copy = pair.directory + "/copy"
+                _ = try await shell("cp -a '\(london)' '\(copy)'", in: pair.directory)
+                try await pair.unmount("data", at: pair.london)
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney", "--detach"])
+                let sydney = try await pair.mount("data", at: pair.sydney, cleanup)
+                for place in [sydney, copy] {
+                    _ = try await shell("mkdir own; echo two > own/file; sync own/file own .", in: place)
+                }
+                #expect(try await pair.sydney.inspect("data")["namesArriving"] as? Bool == true)
+                await pair.sydney.kill()
+                _ = try await shell("umount -l \(sydney)", in: pair.directory)
+
+                try await pair.london.godwit(["volume", "takeover", "data", "--force", "--overrule", "2"])
+                try await pair.mount("data", at: pair.london, cleanup)
+                let changes = """
+                    rm -r t/2 many; mv t/1 u; mv t/40/x/link linked; setfattr -x user.a t/30/x; chmod 755 t/31
+                    mkdir many; touch many/other t/3/x/51; mv t/4/x t/5/y; rmdir t/4; sync .
+                    """
+                let changed = try await shell(changes, in: london)
+                #expect(changed.exit.isSuccess, "\(changed.output)")
+                try await pair.unmount("data", at: pair.london)
+
+                try await pair.sydney.start()
+                try await SiteTests.wait("sydney to hear of it") {
+                    try await pair.sydney.inspect("data")["role"] as? String == "retired"
+                }
+                try await pair.sydney.godwit(["volume", "divergence", "mount", "data", "2", sydney])
+                try cleanup.add(mountAt: sydney)
+                let there = try await TreeDigest.of(sydney, withTimes: false)
+                let expected = try await TreeDigest.of(copy, withTimes: false)
+                #expect(there.value == expected.value, "\(expected.differences(to: there).prefix(5))")
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney", "--prepare-only"])
+                var diff = ChildProcess.Outcome?.none
+                try await SiteTests.wait("all names") {
+                    let outcome = try await pair.sydney.run(["volume", "diff", "data", "2"])
+                    if outcome.exit.isSuccess { diff = outcome }
+                    return outcome.exit.isSuccess || !outcome.output.contains("not all names")
+                }
+                let lines = try #require(diff).output.split(separator: "\n")
+                for line in [
+                    "A /own", "A /t/1", "A /t/2", "A /t/4", "D /u", "D /linked", "D /t/5/y", "M /t/31",
+                ] {
+                    #expect(lines.contains { $0 == line }, "\(line) in \(lines.prefix(20))")
+                }
+                #expect(lines.filter { $0.hasPrefix("A /many/") }.count == 10_000)
+                try await pair.unmount("data", at: pair.sydney)
+                let sound = try await pair.sydney.run(["volume", "check", "data"])
+                #expect(sound.exit.isSuccess, "\(sound.output)")
+            }
+        }
+
         /// The owner is gone and only its replica's names are here; its bytes come when it returns, but for what
         /// it has changed since.
         @Test func aReplicaTakesOverAndClaimsTheBytesThatItHasSeen() async throws {
