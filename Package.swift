@@ -193,8 +193,9 @@ let package = Package(
         .testTarget(
             name: "SiteTests",
             dependencies: [
-                "CSIProtocol", "PeerProtocol", "PeerService", "RPC", "Site", "SiteIdentity", "TestBed",
-                "VolumeModel", "godwit", .product(name: "SwiftProtobuf", package: "swift-protobuf"),
+                "ByteStore", "CSIProtocol", "PeerProtocol", "PeerService", "RPC", "Site", "SiteIdentity",
+                "TestBed", "VolumeModel", "godwit",
+                .product(name: "SwiftProtobuf", package: "swift-protobuf"),
             ],
             path: "Tests/SiteTests", swiftSettings: strict),
         .testTarget(

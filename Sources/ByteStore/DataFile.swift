@@ -221,6 +221,63 @@ package final class DataFile: Sendable {
         try other.truncate(to: size)
     }
 
+    /// Why bytes could not be taken of another file: who is to blame.
+    package enum TakeFailure: Error {
+        case reading(ByteStoreError)
+        case writing(ByteStoreError)
+
+        package var cause: ByteStoreError {
+            switch self {
+            case .reading(let error), .writing(let error): error
+            }
+        }
+    }
+
+    /// What file systems share at least: clones of other sizes are refused, but for a file's end.
+    private static let sharedBlock: UInt64 = 4096
+
+    /// Takes bytes of another data file, which nobody changes, at the same offsets. Where the file system can, whole
+    /// blocks are shared and take no room until one of both is written to; else they are copied.
+    package func take(_ range: ByteRange, from other: DataFile) throws(TakeFailure) {
+        let mask = Self.sharedBlock - 1
+        let shared = (start: (range.start + mask) & ~mask, end: range.end & ~mask)
+        guard shared.start < shared.end, share(ByteRange(shared.start, shared.end), with: other) else {
+            return try copyBytes(range, from: other)
+        }
+        if range.start < shared.start { try copyBytes(ByteRange(range.start, shared.start), from: other) }
+        if shared.end < range.end { try copyBytes(ByteRange(shared.end, range.end), from: other) }
+    }
+
+    /// - Returns: false where that cannot be: on ext4, or across file systems.
+    private func share(_ range: ByteRange, with other: DataFile) -> Bool {
+        defer { noteChange() }
+        while gw_clone_range(descriptor, other.descriptor, range.start, range.byteCount) != 0 {
+            guard errno == EINTR else { return false }
+        }
+        return true
+    }
+
+    private func copyBytes(_ range: ByteRange, from other: DataFile) throws(TakeFailure) {
+        var position = range.start
+        while position < range.end {
+            let part = ByteRange(position, min(range.end, position + 1 << 20))
+            let buffer = UnsafeMutableRawBufferPointer.allocate(
+                byteCount: Int(part.byteCount), alignment: 4096)
+            defer { buffer.deallocate() }
+            do {
+                try other.read(into: buffer, at: part.start)
+            } catch {
+                throw .reading(error)
+            }
+            do {
+                try write(UnsafeRawBufferPointer(buffer), at: part.start)
+            } catch {
+                throw .writing(error)
+            }
+            position = part.end
+        }
+    }
+
     /// Size in bytes, and allocated blocks of 512 bytes, of the data file itself.
     package func extent() throws(ByteStoreError) -> (size: UInt64, blockCount: UInt64) {
         var status = stat()

@@ -1,3 +1,4 @@
+package import ByteStore
 package import VolumeModel
 
 /// Bytes of a file that have come, verified.
@@ -5,6 +6,8 @@ package struct Piece: Hashable, Sendable {
     package enum Content: Hashable, Sendable {
         case zeros
         case bytes([UInt8])
+        /// They are here already, in another data file at the same offsets.
+        case stored(StoredBytes)
     }
 
     package let inode: InodeNumber
@@ -19,6 +22,33 @@ package struct Piece: Hashable, Sendable {
         self.content = content
         self.isOwn = isOwn
     }
+}
+
+/// Bytes of a data file of this site that nobody changes any more.
+package struct StoredBytes: Hashable, Sendable {
+    package let file: DataFile
+    private let noteFailure: @Sendable () -> Void
+
+    /// - Parameter noteFailure: called when they cannot be read after all; the next time they are to come from
+    ///   elsewhere.
+    package init(_ file: DataFile, noteFailure: @escaping @Sendable () -> Void) {
+        self.file = file
+        self.noteFailure = noteFailure
+    }
+
+    /// Brings them into another data file.
+    func copy(_ range: ByteRange, to target: DataFile) throws(ByteStoreError) {
+        do {
+            try target.take(range, from: file)
+        } catch {
+            if case .reading = error { noteFailure() }
+            throw error.cause
+        }
+    }
+
+    package static func == (one: Self, other: Self) -> Bool { one.file === other.file }
+
+    package func hash(into hasher: inout Hasher) { hasher.combine(ObjectIdentifier(file)) }
 }
 
 /// How long a request may wait behind others.
@@ -41,6 +71,15 @@ package protocol ByteSource: Sendable {
     /// certain order. One of zeros may reach beyond what was asked, to the end of the hole that it is of, and so over
     /// another piece, which says the same. May be repeated.
     func read(_ extents: [Extent], urgency: Urgency, timeout: Duration) async throws -> [Piece]
+
+    /// How many bytes of these will come over a link, at most and as far as it can be told before.
+    func linkByteCount(of extents: [Extent]) async throws -> UInt64
+}
+
+extension ByteSource {
+    package func linkByteCount(of extents: [Extent]) async throws -> UInt64 {
+        extents.reduce(0) { $0 + $1.range.byteCount }
+    }
 }
 
 /// Where the names of a head come from, whose catalog arrives while it is in use. What it says must be of a state that

@@ -117,7 +117,7 @@ package final class HeadStorage: Sendable {
             let (record, missing) = try catalog.perform { state -> (InodeRecord?, [ByteRange]) in
                 guard var record = try state.inode(piece.inode) else { return (nil, []) }
                 let missing = try state.missingRanges(of: piece.inode, in: piece.range)
-                if !missing.isEmpty, record.data == .none, case .bytes = piece.content {
+                if !missing.isEmpty, record.data == .none, piece.content != .zeros {
                     _ = try makeDataFile(for: &record, in: &state)
                     try state.update(record, kind: .structural)
                 }
@@ -145,6 +145,7 @@ package final class HeadStorage: Sendable {
         case .zeros:
             // A write that a crash made us forget may have left other bytes there.
             try file.punchHole(range)
+        case .stored(let stored): try stored.copy(range, to: file)
         case .bytes(let content):
             try content.withUnsafeBytes { buffer in
                 let start = Int(range.start - piece.range.start)

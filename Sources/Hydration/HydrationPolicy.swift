@@ -1,7 +1,8 @@
 /// What a person decides about the bytes that are fetched in the background; faults are served in any case.
 package struct HydrationPolicy: Hashable, Sendable, Codable {
     package var isPaused: Bool
-    /// Bytes of the volume that are asked for in a second at most; nil: as many as the link carries.
+    /// Bytes of the volume that come over the link in a second at most; nil: as many as it carries. What is taken from
+    /// a copy that is here counts for nothing.
     package var bytesPerSecond: UInt64?
 
     package init(isPaused: Bool = false, bytesPerSecond: UInt64? = nil) {
@@ -10,21 +11,31 @@ package struct HydrationPolicy: Hashable, Sendable, Codable {
     }
 }
 
-/// When the next request may be made so that a rate is kept: as if each took as long as its bytes take.
+/// When the next request may be made so that a rate is kept: a debt in bytes, which the rate pays off. Who asks for
+/// bytes owes them; who has none left to pay may ask.
 struct RateLimiter: Hashable, Sendable {
-    /// Unused time that may be made up for.
-    private static let burst: Duration = .milliseconds(100)
-    private var free: ContinuousClock.Instant?
+    /// Seconds not used that may be made up for.
+    private static let burst = 0.1
+    /// Bytes; below zero: not used.
+    private var debt: Double = 0
+    private var paidUntil: ContinuousClock.Instant?
 
-    /// Takes the time of so many bytes.
+    /// Takes so many bytes, if nothing is owed any more.
     ///
-    /// - Returns: how long to wait before they are asked for.
+    /// - Returns: zero when they were taken, else how long it will probably take until they can be.
     mutating func take(
         _ byteCount: UInt64, bytesPerSecond: UInt64, at now: ContinuousClock.Instant
     ) -> Duration {
-        let begin = max(free ?? now, now - Self.burst)
-        let seconds = min(1e6, Double(byteCount) / Double(max(1, bytesPerSecond)))
-        free = begin + .seconds(seconds)
-        return max(.zero, begin - now)
+        let rate = Double(max(1, bytesPerSecond))
+        let passed = max(.zero, now - (paidUntil ?? now))
+        debt = max(-rate * Self.burst, debt - passed / .seconds(1) * rate)
+        paidUntil = now
+        // A part of a byte is what rounding leaves.
+        guard debt < 1 else { return .seconds(min(1e6, debt / rate)) }
+        debt += Double(byteCount)
+        return .zero
     }
+
+    /// Other bytes have come than were taken.
+    mutating func settle(taken: UInt64, come: UInt64) { debt += Double(come) - Double(taken) }
 }

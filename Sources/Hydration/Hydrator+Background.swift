@@ -153,10 +153,10 @@ extension Hydrator {
                 while running < activity.withLock({ $0.window.requestCount }) {
                     try await waitForTurn()
                     guard let batch = try cursor.next() else { break }
-                    try await waitForRate(batch)
                     found = true
+                    let taken = try await waitForRate(batch)
                     running += 1
-                    group.addTask { try await self.bringBatch(batch) }
+                    group.addTask { self.settleRate(taken, come: try await self.bringBatch(batch)) }
                 }
                 guard try await group.next() != nil else { break }
                 running -= 1
@@ -165,9 +165,10 @@ extension Hydrator {
         return found
     }
 
-    private func bringBatch(_ batch: [Extent]) async throws {
+    /// - Returns: how many bytes have come over the link.
+    private func bringBatch(_ batch: [Extent]) async throws -> UInt64 {
         do {
-            try await bringAny(batch)
+            return try await bringAny(batch)
         } catch let error as CancellationError {
             throw error
         } catch {
@@ -175,16 +176,18 @@ extension Hydrator {
         }
     }
 
-    private func bringAny(_ batch: [Extent]) async throws {
+    private func bringAny(_ batch: [Extent]) async throws -> UInt64 {
         if batch.count == 1, let extent = batch.first {
+            var come: UInt64 = 0
             for task in fly(
                 extent.range, of: extent.inode, urgency: .background, timeout: Self.backgroundTimeout)
             {
-                try await task.value
+                come += try await task.value
             }
+            return come
         } else {
             // Many small files in one request: a fault on one of them just asks again, which costs little.
-            try await bring(batch, urgency: .background, timeout: Self.backgroundTimeout)
+            return try await bring(batch, urgency: .background, timeout: Self.backgroundTimeout)
         }
     }
 
@@ -221,20 +224,34 @@ extension Hydrator {
 }
 
 extension Hydrator {
+    /// How often a wait looks again: the rate may be another one, or less has come than was expected.
+    private static let rateInterval: Duration = .milliseconds(20)
+
     /// Waits as long as the rate that somebody set for this volume demands, however it changes meanwhile.
-    func waitForRate(_ batch: [Extent]) async throws {
-        let byteCount = batch.reduce(0) { $0 + $1.range.byteCount }
-        let begin = ContinuousClock.now
-        var wait = activity.withLock { activity in
-            activity.policy.bytesPerSecond.map {
-                activity.rate.take(byteCount, bytesPerSecond: $0, at: begin)
+    ///
+    /// - Returns: the bytes that were taken of it: to be settled when they have come.
+    func waitForRate(_ batch: [Extent]) async throws -> UInt64 {
+        guard activity.withLock({ $0.policy.bytesPerSecond }) != nil else { return 0 }
+        // What is here already goes over no link, and waits for none.
+        let byteCount = try await source.linkByteCount(of: batch)
+        guard byteCount > 0 else { return 0 }
+        while true {
+            let wait = activity.withLock { activity in
+                activity.policy.bytesPerSecond.map {
+                    activity.rate.take(byteCount, bytesPerSecond: $0, at: .now)
+                }
             }
+            guard let wait else { return 0 }
+            if wait == .zero { return byteCount }
+            try await Task.sleep(for: min(wait, Self.rateInterval))
         }
-        let asked = activity.withLock { $0.policy.bytesPerSecond }
-        while let left = wait, left > .zero {
-            try await Task.sleep(for: min(left, .milliseconds(200)))
-            guard activity.withLock({ $0.policy.bytesPerSecond }) == asked else { return }
-            wait = left - min(left, .milliseconds(200))
+    }
+
+    /// Tells the limiter what has come of what was taken.
+    func settleRate(_ taken: UInt64, come: UInt64) {
+        activity.withLock { activity in
+            guard activity.policy.bytesPerSecond != nil else { return }
+            activity.rate.settle(taken: taken, come: come)
         }
     }
 }

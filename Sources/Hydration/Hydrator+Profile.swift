@@ -22,11 +22,14 @@ extension Hydrator {
                 while running < Self.profileRequestCount, next < profile.count {
                     try await waitForTurn(givesWay: false)
                     let batch = try self.batch(of: profile, from: &next)
-                    try await waitForRate(batch)
+                    let taken = try await waitForRate(batch)
                     guard let flight = flyTogether(batch, urgency: .prefetch, timeout: Self.profileTimeout)
-                    else { continue }
+                    else {
+                        settleRate(taken, come: 0)
+                        continue
+                    }
                     running += 1
-                    group.addTask { try await flight.value }
+                    group.addTask { self.settleRate(taken, come: try await flight.value) }
                 }
                 do {
                     guard try await group.next() != nil else { break }

@@ -39,7 +39,7 @@ package final class Hydrator: Sendable {
         struct Flight {
             let identity: UInt64
             let range: ByteRange
-            let task: Task<Void, any Error>
+            let task: Task<UInt64, any Error>
         }
 
         var byInode: [InodeNumber: [Flight]] = [:]
@@ -152,7 +152,7 @@ package final class Hydrator: Sendable {
         // What the fault needs is awaited, and what is before it in a small file; what is ahead comes behind.
         let isSmall = size <= SequentialWindow.smallFile
         let awaited = isSmall ? wanted : ByteRange(wanted.start, fault.end)
-        var tasks: [Task<Void, any Error>] = []
+        var tasks: [Task<UInt64, any Error>] = []
         for gap in gaps {
             guard let part = gap.intersection(awaited) else { continue }
             tasks += fly(part, of: inode, urgency: .urgent, timeout: timeout)
@@ -166,8 +166,8 @@ package final class Hydrator: Sendable {
 
     /// Waits until all flights have landed, or one has failed, or the time is over: a flight that was joined
     /// may have more patience than the one who joined it.
-    static func wait(
-        for tasks: [Task<Void, any Error>], until deadline: ContinuousClock.Instant
+    static func wait<Success>(
+        for tasks: [Task<Success, any Error>], until deadline: ContinuousClock.Instant
     ) async throws {
         let outcome: Result<Void, any Error> = await withCheckedContinuation { continuation in
             let waiting = Waiting(continuation)
@@ -178,7 +178,7 @@ package final class Hydrator: Sendable {
             Task {
                 defer { timer.cancel() }
                 do {
-                    for task in tasks { try await task.value }
+                    for task in tasks { _ = try await task.value }
                     waiting.end(.success(()))
                 } catch {
                     waiting.end(.failure(error))
@@ -220,10 +220,11 @@ package final class Hydrator: Sendable {
 
     /// Joins the flights that already fetch parts of a range and starts flights for the rest.
     ///
-    /// A flight is not ended with the one who started it: others may have joined.
+    /// A flight is not ended with the one who started it: others may have joined. It gives how many bytes have come
+    /// over the link.
     func fly(
         _ range: ByteRange, of inode: InodeNumber, urgency: Urgency, timeout: Duration
-    ) -> [Task<Void, any Error>] {
+    ) -> [Task<UInt64, any Error>] {
         flights.withLock { flights in
             let current = flights.byInode[inode] ?? []
             let joined = current.filter { $0.range.overlaps(range) }
@@ -235,7 +236,7 @@ package final class Hydrator: Sendable {
                 flights.nextIdentity += 1
                 let task = Task {
                     defer { self.land(identity, of: inode) }
-                    try await self.bring(
+                    return try await self.bring(
                         [Extent(inode: inode, range: part)], urgency: urgency, timeout: timeout)
                 }
                 flights.byInode[inode, default: []].append(
@@ -249,7 +250,9 @@ package final class Hydrator: Sendable {
     /// Starts one flight for all the parts of these that nobody fetches yet.
     ///
     /// - Returns: nil when there are none.
-    func flyTogether(_ extents: [Extent], urgency: Urgency, timeout: Duration) -> Task<Void, any Error>? {
+    func flyTogether(
+        _ extents: [Extent], urgency: Urgency, timeout: Duration
+    ) -> Task<UInt64, any Error>? {
         flights.withLock { flights in
             var parts: [Extent] = []
             for extent in extents {
@@ -262,7 +265,7 @@ package final class Hydrator: Sendable {
             flights.nextIdentity += 1
             let task = Task { [parts] in
                 defer { for inode in Set(parts.map(\.inode)) { self.land(identity, of: inode) } }
-                try await self.bring(parts, urgency: urgency, timeout: timeout)
+                return try await self.bring(parts, urgency: urgency, timeout: timeout)
             }
             for part in parts {
                 flights.byInode[part.inode, default: []].append(
@@ -280,8 +283,11 @@ package final class Hydrator: Sendable {
     }
 
     /// Fetches extents and stores what comes, until all of them are covered.
-    func bring(_ extents: [Extent], urgency: Urgency, timeout: Duration) async throws {
+    ///
+    /// - Returns: how many bytes have come over the link.
+    func bring(_ extents: [Extent], urgency: Urgency, timeout: Duration) async throws -> UInt64 {
         var rest = extents
+        var come: UInt64 = 0
         while !rest.isEmpty {
             let asked = ContinuousClock.now
             let pieces = try await source.read(rest, urgency: urgency, timeout: timeout)
@@ -290,8 +296,12 @@ package final class Hydrator: Sendable {
             var received: UInt64 = 0
             var saved: UInt64 = 0
             for piece in pieces {
-                if case .bytes(let bytes) = piece.content {
-                    if piece.isOwn { saved += UInt64(bytes.count) } else { received += UInt64(bytes.count) }
+                if piece.content != .zeros {
+                    if piece.isOwn {
+                        saved += piece.range.byteCount
+                    } else {
+                        received += piece.range.byteCount
+                    }
                 }
                 try storage.store(piece)
                 // A batch of small files is a long piece of work: whoever waits for a thread goes between.
@@ -310,13 +320,14 @@ package final class Hydrator: Sendable {
                 activity.savedByteCount += saved
                 if urgency == .urgent { activity.neededByteCount += received + saved }
                 guard urgency == .prefetch else { return }
-                for piece in pieces {
-                    guard case .bytes = piece.content else { continue }
+                for piece in pieces where piece.content != .zeros {
                     activity.prefetched[piece.inode, default: RangeSet()].insert(piece.range)
                 }
             }
+            come += received
             rest = left
         }
+        return come
     }
 
     /// What was asked for and has not come.

@@ -15,6 +15,14 @@ package struct HeadReader: Sendable {
     private let storage: HeadStorage
     private let hydrator: Hydrator?
     private let unchangedSince: SequenceNumber?
+    /// Whether bytes are only named, for who can take them from the data file; what to do where it cannot.
+    private var namesBytes: (@Sendable (InodeNumber) -> Void)?
+
+    /// Of a head at this site that nobody changes: bytes are not read but named.
+    init(naming storage: HeadStorage, noteFailure: @escaping @Sendable (InodeNumber) -> Void) {
+        self.init(storage: storage, hydrator: nil)
+        namesBytes = noteFailure
+    }
 
     /// - Parameter unchangedSince: what the reader has seen of a head that goes on; nil: the head does not change.
     package init(storage: HeadStorage, hydrator: Hydrator?, unchangedSince: SequenceNumber? = nil) {
@@ -49,7 +57,7 @@ package struct HeadReader: Sendable {
                 let wanted = ByteRange(position, min(extent.range.end, position + room))
                 let found = try await piece(of: extent.inode, in: wanted)
                 try checkUnchanged(extent.inode)
-                if case .bytes(let bytes) = found.content { room -= min(room, UInt64(bytes.count)) }
+                if found.content != .zeros { room -= min(room, found.range.byteCount) }
                 position = found.range.end
                 pieces.append(contentsOf: Self.split(found))
             }
@@ -69,6 +77,7 @@ package struct HeadReader: Sendable {
             let found = try await piece(of: extent.inode, in: ByteRange(position, extent.range.end))
             switch found.content {
             case .bytes(let part): bytes += part
+            case .stored: throw PeerError.gone(extent.inode)
             case .zeros:
                 let end = min(found.range.end, extent.range.end)
                 bytes += repeatElement(0, count: Int(end - position))
@@ -142,6 +151,10 @@ package struct HeadReader: Sendable {
         }
         let end = min(range.end, size, max(try file.nextHole(from: range.start), range.start + 1))
         let part = ByteRange(range.start, end)
+        if let namesBytes {
+            let stored = StoredBytes(file) { namesBytes(inode) }
+            return Piece(inode: inode, range: part, content: .stored(stored))
+        }
         var failure: (any Error)?
         let bytes = [UInt8](unsafeUninitializedCapacity: Int(part.byteCount)) { buffer, count in
             do {

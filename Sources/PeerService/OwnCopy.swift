@@ -37,21 +37,30 @@ package final class OwnCopy: Sendable {
     /// From now on nothing is taken of it.
     package func giveUp() { state.withLock { $0.isGivenUp = true } }
 
-    /// Bytes from the start of a range, without gaps; a hole at the end may reach beyond it.
+    /// Bytes from the start of a range, without gaps; a hole at the end may reach beyond it. They are named, not read.
     ///
     /// - Returns: nothing when they are not here.
     func pieces(of inode: InodeNumber, in range: ByteRange) async -> [Piece] {
+        let reader = HeadReader(naming: storage) { [weak self] inode in self?.noteFailure(of: inode) }
+        return await pieces(of: inode, in: range, by: reader)
+    }
+
+    private func pieces(of inode: InodeNumber, in range: ByteRange, by reader: HeadReader) async -> [Piece] {
         guard !state.withLock({ $0.isGivenUp || $0.unusable.contains(inode) }) else { return [] }
         do {
             guard try isWhole(inode, range) else { return [] }
-            return try await HeadReader(storage: storage, hydrator: nil).read(
+            return try await reader.read(
                 [Extent(inode: inode, range: range)], maximumByteCount: Int(clamping: range.byteCount))
         } catch {
-            state.withLock { state in
-                // Not without end: what is asked in vain costs little.
-                if state.unusable.count < 100_000 { state.unusable.insert(inode) }
-            }
+            noteFailure(of: inode)
             return []
+        }
+    }
+
+    private func noteFailure(of inode: InodeNumber) {
+        state.withLock { state in
+            // Not without end: what is asked in vain costs little.
+            if state.unusable.count < 100_000 { state.unusable.insert(inode) }
         }
     }
 
@@ -60,8 +69,9 @@ package final class OwnCopy: Sendable {
         var bytes: [UInt8] = []
         var hasData = false
         var position = range.start
+        let reader = HeadReader(storage: storage, hydrator: nil)
         while position < range.end {
-            let pieces = await pieces(of: inode, in: ByteRange(position, range.end))
+            let pieces = await pieces(of: inode, in: ByteRange(position, range.end), by: reader)
             guard !pieces.isEmpty else { return nil }
             for piece in pieces where position < range.end {
                 let end = min(piece.range.end, range.end)
@@ -69,6 +79,7 @@ package final class OwnCopy: Sendable {
                 case .bytes(let part):
                     bytes += part
                     hasData = true
+                case .stored: return nil
                 case .zeros: bytes += repeatElement(0, count: Int(end - position))
                 }
                 position = end

@@ -19,12 +19,13 @@ package enum ReadCoding {
             message.inode = piece.inode.number
             message.start = piece.range.start
             message.end = piece.range.end
-            guard case .bytes(let bytes) = piece.content else { return message }
-            if piece.isOwn {
-                message.same = true
-            } else {
+            switch piece.content {
+            case .zeros: break
+            case .bytes where piece.isOwn: message.same = true
+            case .bytes(let bytes):
                 message.hash = .init(hash(bytes[...]))
                 payload.append(contentsOf: bytes)
+            case .stored: preconditionFailure("bytes that were only named are never sent")
             }
             return message
         }

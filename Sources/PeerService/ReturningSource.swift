@@ -76,6 +76,18 @@ package final class ReturningSource: ByteSource, DirectorySource {
         return pieces
     }
 
+    /// Exact where it is known what has changed; else all of it, until the answer tells.
+    package func linkByteCount(of extents: [Extent]) async throws -> UInt64 {
+        let known = try await known(isUrgent: false)
+        return extents.reduce(0) { sum, extent in
+            guard let known, let copy = known.copy, !copy.isGivenUp, copy.isCertain, known.kind == .exact,
+                extent.inode < known.firstNewInode, extent.inode <= known.last
+            else { return sum + extent.range.byteCount }
+            let parts = known.changed[extent.inode]?.parts(of: extent.range) ?? []
+            return parts.reduce(sum) { $0 + ($1.isChanged ? $1.range.byteCount : 0) }
+        }
+    }
+
     // MARK: what is known
 
     /// - Returns: nil when an application would wait for the answer.
@@ -180,7 +192,7 @@ package final class ReturningSource: ByteSource, DirectorySource {
                             Piece(
                                 inode: extent.inode, range: ByteRange(position, end), content: piece.content,
                                 isOwn: true))
-                        if case .bytes = piece.content { room -= min(room, end - position) }
+                        if piece.content != .zeros { room -= min(room, end - position) }
                         position = end
                     }
                 }

@@ -153,4 +153,32 @@ import VolumeModel
             }
         }
     }
+
+    /// Whether or not the file system shares blocks; with holes, and however the range lies.
+    @Test(arguments: 0..<30 as Range<UInt64>)
+    func whatIsTakenOfAnotherFileIsWhatItHas(seed: UInt64) throws {
+        let temporary = try TemporaryDirectory()
+        let store = try ByteStore(directory: temporary.path + "/data")
+        var generator = Generator(seed: seed)
+        let size = 1 + generator.next(below: seed % 5 == 0 ? 3_000_000 : 60_000)
+        let one = try store.create(DataFileNumber(1))
+        var content = [UInt8](repeating: 0, count: size)
+        for _ in 0..<3 {
+            let bytes = generator.bytes(1 + generator.next(below: size))
+            let start = generator.next(below: size - bytes.count + 1)
+            try write(one, bytes, at: UInt64(start))
+            content.replaceSubrange(start..<start + bytes.count, with: bytes)
+        }
+        let two = try store.create(DataFileNumber(2))
+        let before = generator.bytes(size)
+        try write(two, before)
+        let start = generator.next(below: size)
+        let end = start + 1 + generator.next(below: size - start)
+        try two.take(ByteRange(UInt64(start), UInt64(end)), from: one)
+        var expected = before
+        expected.replaceSubrange(start..<end, with: content[start..<end])
+        #expect(try read(two, size) == expected, "seed \(seed): \(start)..<\(end) of \(size)")
+        #expect(try read(one, size) == content)
+        #expect(try two.extent().size == UInt64(size))
+    }
 }

@@ -29,6 +29,9 @@ package final class FakeSource: ByteSource, DirectorySource {
         package var namesWholeHoles = false
         /// Inodes that it fails for.
         package var badInodes: Set<InodeNumber> = []
+        /// Which inodes' bytes come from a copy that is here, and whether that is known before they are asked for.
+        package var isOwn: @Sendable (InodeNumber) -> Bool = { _ in false }
+        package var knowsOwn = false
         package var requests: [(extents: [Extent], urgency: Urgency)] = []
         /// If set, gives the answer instead.
         package var answer: (@Sendable ([Extent]) throws -> [Piece])?
@@ -87,6 +90,11 @@ package final class FakeSource: ByteSource, DirectorySource {
         return try pieces(of: extents, now)
     }
 
+    package func linkByteCount(of extents: [Extent]) async throws -> UInt64 {
+        let (knowsOwn, isOwn) = state.withLock { ($0.knowsOwn, $0.isOwn) }
+        return extents.reduce(0) { $0 + (knowsOwn && isOwn($1.inode) ? 0 : $1.range.byteCount) }
+    }
+
     /// What has been listed.
     package var listings: [Listing] { state.withLock { $0.listings } }
 
@@ -125,14 +133,15 @@ package final class FakeSource: ByteSource, DirectorySource {
                     pieces.append(
                         Piece(
                             inode: extent.inode, range: ByteRange(UInt64(position), UInt64(stop)),
-                            content: .zeros))
+                            content: .zeros, isOwn: state.isOwn(extent.inode)))
                     position = stop
                 } else {
                     let stop = min(run.end, end, position + room)
                     pieces.append(
                         Piece(
                             inode: extent.inode, range: ByteRange(UInt64(position), UInt64(stop)),
-                            content: .bytes(Array(bytes[position..<stop]))))
+                            content: .bytes(Array(bytes[position..<stop])),
+                            isOwn: state.isOwn(extent.inode)))
                     room -= stop - position
                     position = stop
                 }

@@ -301,10 +301,66 @@ import VolumeModel
         let now = ContinuousClock.now
         #expect(limiter.take(1000, bytesPerSecond: 1000, at: now) == .zero)
         #expect(limiter.take(500, bytesPerSecond: 1000, at: now) == .seconds(1))
-        #expect(limiter.take(1, bytesPerSecond: 1000, at: now) == .milliseconds(1500))
+        #expect(limiter.take(500, bytesPerSecond: 1000, at: now + .milliseconds(400)) == .milliseconds(600))
+        #expect(limiter.take(500, bytesPerSecond: 1000, at: now + .seconds(1)) == .zero)
+        #expect(limiter.take(1, bytesPerSecond: 1000, at: now + .seconds(1)) == .milliseconds(500))
+        // At another rate the rest is paid sooner.
+        #expect(limiter.take(1, bytesPerSecond: 5000, at: now + .seconds(1)) == .milliseconds(100))
         // After an hour's rest there is a burst of a tenth of a second, not of an hour.
         let later = now + .seconds(3600)
         #expect(limiter.take(200, bytesPerSecond: 1000, at: later) == .zero)
         #expect(limiter.take(1, bytesPerSecond: 1000, at: later) == .milliseconds(100))
+        // What was taken and did not come is given back.
+        limiter.settle(taken: 200, come: 50)
+        #expect(limiter.take(1, bytesPerSecond: 1000, at: later) == .zero)
+    }
+
+    /// As slow as a link may be made, what is here already comes at the disk's speed: whether that is known beforehand
+    /// or only with the answer.
+    @Test(arguments: [false, true])
+    func aRateHoldsUpNothingThatIsHereAlready(isKnownBefore: Bool) async throws {
+        let heir = try await Heir(largest: 300_000)
+        let contents = heir.contents
+        heir.source.set { state in
+            state.isOwn = { _ in true }
+            state.knowsOwn = isKnownBefore
+        }
+        let volume = try heir.open()
+        let hydrator = try #require(volume.hydrator)
+        hydrator.follow(HydrationPolicy(bytesPerSecond: 1))
+        volume.startHydration()
+        try await volume.waitForHydration()
+        let progress = hydrator.progress()
+        #expect(progress.missingByteCount == 0 && progress.receivedByteCount == 0)
+        #expect(progress.savedByteCount > 0)
+        for (inode, bytes) in contents {
+            #expect(try await volume.read(inode, 0..<bytes.count + 1) == bytes)
+        }
+        try await volume.close()
+    }
+
+    /// And what is not here waits all the same, also where others are.
+    @Test(arguments: [false, true])
+    func aRateHoldsUpWhatComesOverTheLinkAmongWhatIsHere(isKnownBefore: Bool) async throws {
+        let heir = try await Heir(largest: 300_000)
+        let large = heir.contents.filter { $0.value.count > 64 << 10 }.keys.sorted()
+        let foreign = Set(large.suffix(large.count / 2))
+        heir.source.set { state in
+            state.isOwn = { !foreign.contains($0) }
+            state.knowsOwn = isKnownBefore
+        }
+        let volume = try heir.open()
+        let hydrator = try #require(volume.hydrator)
+        let byteCount = heir.contents.filter { foreign.contains($0.key) }.values.reduce(0) { $0 + $1.count }
+        hydrator.follow(HydrationPolicy(bytesPerSecond: UInt64(max(1, byteCount / 3600))))
+        volume.startHydration()
+        try await Task.sleep(for: .seconds(1))
+        // One request is free, and one may hold a little that is here beside it.
+        #expect(hydrator.progress().receivedByteCount <= 2 * 32 << 10)
+        #expect(byteCount > 20 * 32 << 10)
+        hydrator.follow(HydrationPolicy())
+        try await volume.waitForHydration()
+        #expect(hydrator.progress().receivedByteCount == UInt64(byteCount))
+        try await volume.close()
     }
 }

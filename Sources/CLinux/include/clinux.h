@@ -7,6 +7,8 @@
 
 int gw_fallocate(int descriptor, int mode, int64_t offset, int64_t byte_count);
 int gw_syncfs(int descriptor);
+// ioctl_ficlonerange(2), at the same offset in both.
+int gw_clone_range(int target, int source, uint64_t offset, uint64_t byte_count);
 int gw_sync_file_range(int descriptor, int64_t offset, int64_t byte_count, unsigned int flags);
 
 // mount(2), for a bind mount of a directory, and to change the flags of one.
