@@ -91,6 +91,8 @@ extension VolumeAgent {
     }
 
     private func closeCopy(_ number: UInt64) async {
+        // Whoever opens it finds that it is named no more, and closes it.
+        _ = await copyOpenings[number]?.result
         ownCopies.removeValue(forKey: number)?.giveUp()
         guard let open = heads.removeValue(forKey: number) else { return }
         do {
@@ -139,12 +141,17 @@ extension VolumeAgent {
     }
 
     /// The newest of them that is still what was granted: its bytes need not come over the link.
-    func ownCopy(for source: Source, besides number: UInt64) -> OwnCopy? {
+    func ownCopy(for source: Source, besides number: UInt64) async -> OwnCopy? {
         let candidates = earlierHeads(than: source, besides: number)
         for (epoch, candidate) in candidates.sorted(by: { $0.key > $1.key }) {
             if let known = ownCopies[candidate] { return known }
             do {
-                let storage = try openHead(candidate).storage
+                let storage = try await openEarlier(candidate).storage
+                // While the disk was waited for it may have gone, or another head have asked for it.
+                guard heads[candidate]?.storage === storage,
+                    earlierHeads(than: source, besides: number)[epoch] == candidate
+                else { continue }
+                if let known = ownCopies[candidate] { return known }
                 guard let copy = try OwnCopy(storage, grantedTo: epoch) else { continue }
                 if record.copies[epoch] != nil, !use(copy, storage) { continue }
                 ownCopies[candidate] = copy
@@ -154,6 +161,30 @@ extension VolumeAgent {
             }
         }
         return nil
+    }
+
+    /// A head that others need is open, or soon will be. A copy may have to be read through after a crash: that
+    /// holds up nothing that is asked of this volume.
+    private func openEarlier(_ number: UInt64) async throws -> OpenHead {
+        if let open = heads[number] { return open }
+        guard !isClosed else { throw SiteError.unknownVolume(record.name) }
+        guard record.copies.values.contains(where: { $0.number == number }) else {
+            return try openHead(number)
+        }
+        if let opening = copyOpenings[number] { return try await opening.value }
+        let directory = context.state.head(number, of: id)
+        let opening = Task {
+            defer { self.copyOpenings[number] = nil }
+            let storage = try await onBlockingThread { try HeadStorage(opening: directory) }
+            // It may have been given up, or the volume closed, while the disk was waited for.
+            guard !self.isClosed, self.record.copies.values.contains(where: { $0.number == number }) else {
+                try await onBlockingThread { try storage.close() }
+                throw SiteError.precondition("a copy of volume '\(self.record.name)' has gone")
+            }
+            return self.note(storage, of: number)
+        }
+        copyOpenings[number] = opening
+        return try await opening.value
     }
 
     /// - Returns: whether the kept copy is still there.

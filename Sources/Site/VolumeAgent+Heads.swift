@@ -16,8 +16,15 @@ extension VolumeAgent {
         }
         guard !isClosed else { throw SiteError.unknownVolume(record.name) }
         guard number != 0 else { throw SiteError.precondition("volume '\(record.name)' has no bytes here") }
+        guard copyOpenings[number] == nil else {
+            throw SiteError.busy("a copy of volume '\(record.name)' is just being opened")
+        }
         endingHeads[number]?.wait()
-        let storage = try HeadStorage(opening: context.state.head(number, of: id))
+        return note(try HeadStorage(opening: context.state.head(number, of: id)), of: number)
+    }
+
+    /// A head's storage is open.
+    func note(_ storage: HeadStorage, of number: UInt64) -> OpenHead {
         if resting?.number == number { resting = nil }
         let copies = context.copies
         storage.makeRoom { copies.makeRoom($0) }

@@ -216,6 +216,7 @@ extension VolumeAgent {
             }
         }
         for ending in endingHeads.values { ending.wait() }
+        for opening in copyOpenings.values { _ = await opening.result }
         for head in heads.values {
             do {
                 try await head.close()

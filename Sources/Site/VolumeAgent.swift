@@ -28,6 +28,8 @@ actor VolumeAgent {
     var servedEpoch: Epoch?
     /// Earlier states that are being used for what returns, by the numbers of their heads.
     var ownCopies: [UInt64: OwnCopy] = [:]
+    /// Kept copies that are just being opened, by the numbers of their heads.
+    var copyOpenings: [UInt64: Task<OpenHead, any Error>] = [:]
     var mounts: [String: Mount] = [:]
     /// Mounts that have ended, until what they changed is durable and their holder is gone.
     var endings: [String: Task<Void, Never>] = [:]
