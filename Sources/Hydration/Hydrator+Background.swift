@@ -58,10 +58,11 @@ extension Hydrator {
     /// Fetches what the application will probably ask for first: what its last starts have read, then all names, and
     /// where no start is known, what the names tell.
     private func streamExpected() async throws {
-        var position = 0
+        var position = ProfilePosition()
         try await attempt { try await fetch(profile, from: &position) }
         try await waitForNames()
         guard profile.isEmpty else { return }
+        position = ProfilePosition()
         var guess: [Extent]?
         try await attempt {
             let extents = if let guess { guess } else { try await firstGuess() }

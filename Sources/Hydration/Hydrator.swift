@@ -28,7 +28,7 @@ package final class Hydrator: Sendable {
     /// nil: the catalog is all here.
     let directories: (any DirectorySource)?
     let configuration: Configuration
-    /// What to fetch before everything else, in this order.
+    /// What to fetch before everything else, in this order: what is short first.
     let profile: [Extent]
     let log: @Sendable (String) -> Void
     private let flights = Mutex(Flights())
@@ -80,7 +80,7 @@ package final class Hydrator: Sendable {
         self.source = source
         self.directories = directories
         self.configuration = configuration
-        self.profile = profile
+        self.profile = Self.shortFirst(profile)
         self.log = log
     }
 
@@ -312,8 +312,11 @@ package final class Hydrator: Sendable {
                 $0.savedByteCount += saved
             }
             activity.withLock { activity in
-                // What was here already says nothing of the link.
-                if urgency == .background, pieces.contains(where: { !$0.isOwn }) {
+                // What was here already says nothing of the link, nor does a few bytes' answer.
+                let isTelling =
+                    urgency == .background
+                    || urgency == .prefetch && received >= configuration.batchByteCount / 2
+                if isTelling, pieces.contains(where: { !$0.isOwn }) {
                     activity.window.noteAnswer(after: latency)
                 }
                 activity.receivedByteCount += received

@@ -185,17 +185,23 @@ package struct PrefetchTable: Hashable, Sendable {
         mysql
             marker ibdata1
             *.cnf                   all
+            mysql/plugin.*          first 64Ki
             aria_log_control        all
+            aria_log.*              first 16Ki
             aria_log.*              last 64Ki
-            ibdata1                 first 2Mi
             ib_logfile0             first 64Ki
             ?innodb_redo/*          first 64Ki newest 2
-            mysql.ibd               first 8Mi
+            ibdata1                 first 128Ki
             mysql/*.frm             all
-            mysql/*.MAI             all
+            mysql/*.MAI             first 64Ki
+            mysql/*.MAD             first 64Ki
             mysql/*.ibd             first 128Ki
-            mysql/*.MAD             first 128Ki
+            ibdata1                 first 6Mi
+            mysql.ibd               first 8Mi
             undo*                   first 1Mi
+            */db.opt                all newest 64
+            */*.frm                 first 64Ki newest 64
+            */*.ibd                 first 64Ki newest 32
             ib_buffer_pool          all
         mongodb
             marker WiredTiger.turtle

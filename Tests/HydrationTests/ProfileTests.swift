@@ -98,4 +98,53 @@ import VolumeModel
         #expect(hydrator.progress().missingByteCount == 0)
         try heir.storage.close()
     }
+
+    private static func extent(_ number: UInt64, _ range: Range<UInt64>) -> Extent {
+        Extent(inode: InodeNumber(number), range: ByteRange(range.lowerBound, range.upperBound))
+    }
+
+    @Test func whatIsShortComesBeforeWhatIsLongEachInItsOrder() {
+        let long = [
+            Self.extent(2, 0..<20 << 20), Self.extent(3, 0..<60_000), Self.extent(3, 100_000..<160_000),
+        ]
+        let short = [Self.extent(9, 4096..<8192), Self.extent(4, 0..<65_536), Self.extent(9, 0..<4096)]
+        #expect(
+            Hydrator.shortFirst([short[0], long[0], long[1], short[1], long[2], short[2]]) == short + long)
+        // So many short ones that they would hold up the others: the rest stays where it was.
+        let many = (100..<300 as Range<UInt64>).map { Self.extent($0, 0..<65_536) }
+        let ordered = Hydrator.shortFirst([long[0]] + many)
+        #expect(ordered == many[..<64] + [long[0]] + many[64...])
+        // Nothing that a record may say is too much.
+        let huge = [Self.extent(1, 0..<UInt64(Int64.max)), Self.extent(1, 0..<UInt64(Int64.max))]
+        #expect(Hydrator.shortFirst(huge + huge + short) == short + huge + huge)
+    }
+
+    /// A fault on the first bytes of it must not wait for the last ones.
+    @Test func aLongRangeIsAskedForInParts() async throws {
+        let heir = try await Heir()
+        var configuration = Hydrator.Configuration()
+        configuration.batchByteCount = 32 << 10
+        let profile = [
+            Extent(inode: heir.inodes[3], range: ByteRange(0, 200_000)),
+            Extent(inode: heir.inodes[8], range: ByteRange(4096, 8192)),
+            Extent(inode: heir.inodes[1], range: ByteRange(8192, 190_464)),
+        ]
+        let hydrator = Hydrator(
+            storage: heir.storage, source: heir.source, configuration: configuration, profile: profile
+        ) { _ in }
+        try await hydrator.run()
+        let ahead = heir.source.requests.filter { $0.urgency == .prefetch }
+        let sizes = ahead.map { $0.extents.reduce(0) { $0 + $1.range.byteCount } }
+        #expect(sizes.allSatisfy { $0 <= 32 << 10 }, "\(sizes)")
+        #expect(sizes.dropLast().allSatisfy { $0 >= 24 << 10 }, "no crumbs: \(sizes)")
+        #expect(ahead.first?.extents.first == profile[1], "what is short first")
+        for extent in profile {
+            let parts = ahead.flatMap(\.extents).filter { $0.inode == extent.inode }.map(\.range)
+            #expect(RangeSet(parts).ranges == [extent.range])
+            #expect(parts.reduce(0) { $0 + $1.byteCount } == extent.range.byteCount, "each byte once")
+        }
+        #expect(heir.source.requestedByteCount == 40 * 200_000)
+        #expect(hydrator.progress().missingByteCount == 0)
+        try heir.storage.close()
+    }
 }
