@@ -110,4 +110,64 @@ import VolumeModel
         }
         #expect(error.map { "\($0)".contains(reason) } ?? false, "\(String(describing: error))")
     }
+
+    // MARK: room for what is to come
+
+    /// What a release with leases could store: beside all that there is, and absent where there is no lease.
+    private struct LeasedRecord: Codable, Equatable {
+        struct Lease: Codable, Equatable {
+            /// Whoever gave it does not overrule this reign before the time is over.
+            let givers: [String]
+            let epoch: UInt64
+            let milliseconds: UInt64
+        }
+
+        var head: HeadRecord
+        var lease: Lease?
+
+        private enum Key: String, CodingKey { case lease }
+
+        init(_ head: HeadRecord, _ lease: Lease?) {
+            self.head = head
+            self.lease = lease
+        }
+
+        init(from decoder: any Decoder) throws {
+            head = try HeadRecord(from: decoder)
+            lease = try decoder.container(keyedBy: Key.self).decodeIfPresent(Lease.self, forKey: .lease)
+        }
+
+        func encode(to encoder: any Encoder) throws {
+            try head.encode(to: encoder)
+            var fields = encoder.container(keyedBy: Key.self)
+            try fields.encodeIfPresent(lease, forKey: .lease)
+        }
+    }
+
+    /// In the same flat object, for every role: a later release reads today's records as ones without a lease, and
+    /// today's reads what it may safely not understand.
+    @Test func aRecordHasRoomForALeaseInEveryRole() throws {
+        let lease = LeasedRecord.Lease(givers: ["sydney", "tokyo"], epoch: 4, milliseconds: 30_000)
+        for record in RoleKind.allCases.map(HandoffTableTests.record) + [rich] {
+            let old = try encode(record)
+            #expect(try JSONDecoder().decode(LeasedRecord.self, from: old) == LeasedRecord(record, nil))
+            let encoder = JSONEncoder()
+            encoder.outputFormatting = .sortedKeys
+            #expect(
+                try encoder.encode(LeasedRecord(record, nil)) == old, "without a lease it is the same text")
+            let new = try encoder.encode(LeasedRecord(record, lease))
+            #expect(try JSONDecoder().decode(LeasedRecord.self, from: new) == LeasedRecord(record, lease))
+            #expect(try JSONDecoder().decode(HeadRecord.self, from: new) == record)
+        }
+    }
+
+    /// What must not be overlooked (who does not know of a lease would write on after its end) comes with a higher
+    /// version, and is refused as a whole: nothing is decided on it.
+    @Test func aRecordThatMustNotBeReadWithoutItsLeaseIsRefused() throws {
+        let lease = LeasedRecord.Lease(givers: ["sydney"], epoch: 4, milliseconds: 30_000)
+        let text = String(decoding: try JSONEncoder().encode(LeasedRecord(rich, lease)), as: UTF8.self)
+            .replacingOccurrences(of: "\"version\":1", with: "\"version\":2")
+        let error = #expect(throws: HandoffError.self) { try decode(text) }
+        #expect(error.map { "\($0)".contains("2 is unknown; this program reads 1") } ?? false)
+    }
 }
