@@ -66,7 +66,7 @@ extension MariaDBServer: DemoServer {
     func end() async throws { try await stop(limit: .seconds(120)) }
 
     func fill(_ byteCount: UInt64) async throws {
-        try await load(byteCount: byteCount, incompressible: false)
+        try await load(byteCount: byteCount, .text)
         try await query("create table visits(place varchar(40)) engine=innodb", database: "bench")
     }
 

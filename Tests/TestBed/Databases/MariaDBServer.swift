@@ -128,16 +128,37 @@ package actor MariaDBServer {
         return program
     }
 
-    /// Fills `bench.filler` of a new database `bench` until its rows hold at least this many bytes.
+    /// What is in a row's body.
+    package enum Rows: Sendable {
+        /// Random bytes: nothing makes them smaller.
+        case random
+        /// Groups of random digits with dashes between, as sysbench writes them: about 2 to 1.
+        case digits
+        /// Text that compresses about 20 to 1.
+        case text
+
+        fileprivate var expression: String {
+            switch self {
+            case .random: "RANDOM_BYTES(1024)"
+            case .digits:
+                "CONCAT_WS('-', "
+                    + Array(repeating: "LPAD(FLOOR(RAND() * 1e11), 11, '0')", count: 85).joined(
+                        separator: ", ")
+                    + ")"
+            case .text: "RPAD(MD5(seq), 1024, MD5(seq))"
+            }
+        }
+    }
+
+    /// Fills `bench.filler` of a new database `bench` until its rows hold at least this many bytes, about.
     ///
-    /// - Parameter incompressible: Random bytes in the rows; otherwise text that compresses about 20 to 1.
     /// - Returns: the size of the table's file.
     @discardableResult
     package nonisolated func load(
-        byteCount: UInt64, incompressible: Bool = true, limit: Duration = .seconds(900)
+        byteCount: UInt64, _ rows: Rows = .random, limit: Duration = .seconds(900)
     ) async throws -> UInt64 {
         let rowCount = max(1, (byteCount + 1023) / 1024)
-        let body = incompressible ? "RANDOM_BYTES(1024)" : "RPAD(MD5(seq), 1024, MD5(seq))"
+        let body = rows.expression
         var statements = [
             "CREATE DATABASE bench; USE bench;",
             """
