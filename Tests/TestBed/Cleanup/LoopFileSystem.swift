@@ -2,8 +2,8 @@ internal import Glibc
 
 /// A file system of another kind than the machine's own, in a file of its own.
 package enum LoopFileSystem {
-    /// The least that mkfs.xfs makes, and some room.
-    package static let byteCount = 400 << 20
+    /// Not taken before it is written to.
+    package static let byteCount = 900 << 20
 
     /// Whether one that shares blocks can be made and mounted here: not without loop devices, or xfsprogs.
     package static func canShareBlocks() async -> Bool {
