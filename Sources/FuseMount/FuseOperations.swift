@@ -226,8 +226,10 @@ enum FuseOperations {
             let (fileSystem, seconds) = (server.fileSystem, server.options.cacheSeconds)
             let changes = AttributeChanges(status.pointee, mask: mask)
             let caller = request.caller
+            let cutsUnprivileged = changes.size != nil && changes.clearsSetID
             server.serve(request) { () throws(FileSystemError) in
-                try fileSystem.setAttributes(changes, of: InodeNumber(inode), caller: caller)
+                if cutsUnprivileged { try server.clearSetIDs(of: InodeNumber(inode), for: request) }
+                return try fileSystem.setAttributes(changes, of: InodeNumber(inode), caller: caller)
             } reply: {
                 $0.reply($1, cacheSeconds: seconds)
             }

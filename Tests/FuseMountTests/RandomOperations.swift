@@ -61,9 +61,9 @@ struct RandomOperations {
         let list = pick(["system.posix_acl_access", "system.posix_acl_access", "system.posix_acl_default"])
         switch number(below: 18) {
         case 0..<3:
-            // Set-group-ID always with the group's execution: where that is missing, FUSE differs.
             let modes = [
-                "0644", "0600", "0755", "0777", "0700", "01777", "02775", "04755", "06775", "0", "0444",
+                "0644", "0600", "0755", "0777", "0700", "01777", "02775", "02767", "04755", "06775", "0",
+                "0444",
             ]
             return "chmod \(path()) \(pick(modes))"
         case 3..<6:

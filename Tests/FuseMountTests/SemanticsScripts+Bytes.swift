@@ -110,9 +110,6 @@ extension SemanticsScripts {
 
     /// What ext4 does otherwise, or need not do so.
     static let different = [
-        "setGroupIDWithoutExecutionStays": """
-        echo x > f; chmod 2767 f; as 10 truncate -s 1 f; is "$(stat -c %a f)" 2767
-        """,
         "attributesMayBe64KiBEach": """
         touch f; is "$(probe bigxattr f user.a 65536)" 0; is "$(probe bigxattr f user.b 65536)" 0
         is "$(probe getxattr f user.b 65536)" 65536; touch g; for i in $(seq 1 255); do
@@ -129,6 +126,10 @@ extension SemanticsScripts {
         "rangesAreNeitherCollapsedNorInserted": """
         head -c 65536 /dev/zero > f; for mode in 8 32; do
         is "$(probe fallocate f $mode 4096 4096)" EOPNOTSUPP; done
+        """,
+        "accessTimesAreRelatimeWhateverTheMountSays": """
+        echo x > f; probe times f 1000.5 2000; mount -i -o remount,bind,noatime "$PWD"
+        sync f; cat f; test "$(stat -c %X f)" -gt 3000; mount -i -o remount,bind,relatime "$PWD"
         """,
         "whiteoutsAreRefused": """
         touch a; is "$(probe rename a b 4)" EINVAL; test -e a

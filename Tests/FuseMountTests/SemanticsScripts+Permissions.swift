@@ -33,10 +33,10 @@ extension SemanticsScripts {
         cp /usr/bin/id p; chmod 4777 p; is "$(as 10 ./p -u)" 0; as 10 sh -c 'echo >> p'; is "$(as 10 ./p -u)" 10
         chmod 4777 p; as 10 fallocate -l 1M p; is "$(as 10 ./p -u)" 10
         chmod 4777 p; echo >> p; is "$(as 10 ./p -u)" 0
-        for group in 0 10 20; do for change in 'echo y >> h' 'fallocate -l 5 h' 'fallocate -p -l 5 h'; do
+        for group in 0 10 20; do for change in 'echo y >> h' 'fallocate -l 5 h' 'fallocate -p -l 5 h' 'truncate -s 1 h'; do
         echo longer > h; chgrp $group h; chmod 6766 h
         setpriv --reuid 10 --regid 10 --groups 20 sh -c "$change"; stat -c %a h; done; done > seen
-        is "$(tr '\\n' ' ' < seen)" '766 766 766 2766 2766 2766 2766 2766 2766 '
+        is "$(tr '\\n' ' ' < seen)" '766 766 766 766 2766 2766 2766 2766 2766 2766 2766 2766 '
         """,
         "onlyOwnersChangeModes": """
         touch f; chown 10 f; as 10 chmod 600 f; fails as 11 chmod 666 f; fails as 10 chown 11 f
