@@ -11,10 +11,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <fuse3/fuse_lowlevel.h>
+#include <poll.h>
 #include <pthread.h>
 #include <semaphore.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 _Static_assert(sizeof(off_t) == 8, "files are larger than 32 bits can tell");
 
@@ -55,58 +58,175 @@ static inline void gw_fuse_translate(struct fuse_buf *buffer) {
     }
 }
 
-// One thread that takes requests. `buffer` is the caller's, and outlives the thread.
-struct gw_fuse_worker {
+// What the kernel's longest request takes: a write of 1 MiB with its headers, as libfuse reserves it.
+enum { GW_FUSE_BUFFER_SIZE = (1 << 20) + 4096 };
+
+// Threads that take requests of a session. Made and freed by the caller, and not moved while it runs.
+//
+// libfuse's own way to read is not used: it lets go of a request that it has read when the session is being ended just
+// then, and pthread_cancel may end a thread that has one in its hands. A session that goes on under another server may
+// lose none.
+struct gw_fuse_loop {
     struct fuse_session *session;
-    struct fuse_buf buffer;
-    sem_t *ended;
-    pthread_t thread;
+    int descriptor;
+    // Whole requests, one after the other, which an earlier server had read and not answered. Done first.
+    const char *replay;
+    size_t replay_size;
+    // How far that has come. For others only when the loop has ended.
+    size_t replayed;
+    // By __atomic: the threads are to end; the kernel has ended the session; threads that have not ended yet.
+    int stops, is_over, live;
+    sem_t wake;
+    // Each thread's own gw_fuse_worker.
+    pthread_key_t current;
 };
+
+struct gw_fuse_worker {
+    struct gw_fuse_loop *loop;
+    pthread_t thread;
+    char *buffer;
+    size_t size;
+    int replays;
+    // By __atomic: it is in read(2), or just before or after.
+    int waits;
+};
+
+static inline int gw_fuse_loop_prepare(struct gw_fuse_loop *loop) {
+    if (pthread_key_create(&loop->current, NULL) != 0) return -1;
+    return sem_init(&loop->wake, 0, 0);
+}
+
+static inline void gw_fuse_loop_destroy(struct gw_fuse_loop *loop) {
+    pthread_key_delete(loop->current);
+    sem_destroy(&loop->wake);
+}
+
+// Ends a loop: each request that was read is handed to libfuse, and none is read any more. Returns at once.
+static inline void gw_fuse_loop_stop(struct gw_fuse_loop *loop) {
+    __atomic_store_n(&loop->stops, 1, __ATOMIC_SEQ_CST);
+    sem_post(&loop->wake);
+}
+
+// The request that the calling thread is at; NULL on a thread that is none of the loop's.
+static inline const void *gw_fuse_current_request(const struct gw_fuse_loop *loop, size_t *size) {
+    struct gw_fuse_worker *worker = (struct gw_fuse_worker *)pthread_getspecific(loop->current);
+    if (!worker) return NULL;
+    *size = worker->size;
+    return worker->buffer;
+}
+
+// One request into `buffer`. Returns its size, 0 to try again, or -1 when the session is over.
+static inline ssize_t gw_fuse_read(int descriptor, char *buffer) {
+    ssize_t count = read(descriptor, buffer, GW_FUSE_BUFFER_SIZE);
+    if (count >= GW_FUSE_HEADER_SIZE) return count;
+    // ENOENT: whoever waited for it has gone.
+    return count < 0 && (errno == EINTR || errno == EAGAIN || errno == ENOENT) ? 0 : -1;
+}
+
+static inline ssize_t gw_fuse_next(struct gw_fuse_worker *worker) {
+    struct gw_fuse_loop *loop = worker->loop;
+    ssize_t count;
+    if (worker->replays && loop->replayed < loop->replay_size) {
+        uint32_t size;
+        memcpy(&size, loop->replay + loop->replayed, sizeof size);
+        memcpy(worker->buffer, loop->replay + loop->replayed, size);
+        loop->replayed += size;
+        return size;
+    }
+    __atomic_store_n(&worker->waits, 1, __ATOMIC_SEQ_CST);
+    // The order matters: who stops the loop looks at `waits` after that was set.
+    count = __atomic_load_n(&loop->stops, __ATOMIC_SEQ_CST) ? 0 : gw_fuse_read(loop->descriptor, worker->buffer);
+    __atomic_store_n(&worker->waits, 0, __ATOMIC_SEQ_CST);
+    return count;
+}
 
 static inline void *gw_fuse_work(void *data) {
     struct gw_fuse_worker *worker = (struct gw_fuse_worker *)data;
-    int ignored;
-    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &ignored);
-    while (!fuse_session_exited(worker->session)) {
-        // Only while it waits may it be ended from outside: never with a request in its hands.
-        pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, &ignored);
-        int count = fuse_session_receive_buf(worker->session, &worker->buffer);
-        pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &ignored);
-        if (count == -EINTR || count == -EAGAIN) continue;
-        if (count <= 0) break;
-        gw_fuse_translate(&worker->buffer);
-        fuse_session_process_buf(worker->session, &worker->buffer);
+    struct gw_fuse_loop *loop = worker->loop;
+    sigset_t waking;
+    sigemptyset(&waking);
+    sigaddset(&waking, SIGURG);
+    pthread_sigmask(SIG_UNBLOCK, &waking, NULL);
+    pthread_setspecific(loop->current, worker);
+    while (!__atomic_load_n(&loop->stops, __ATOMIC_SEQ_CST)) {
+        ssize_t count = gw_fuse_next(worker);
+        if (count == 0) continue;
+        if (count > 0) {
+            struct fuse_buf request;
+            memset(&request, 0, sizeof request);
+            request.mem = worker->buffer;
+            request.size = worker->size = (size_t)count;
+            gw_fuse_translate(&request);
+            fuse_session_process_buf(loop->session, &request);
+        }
+        if (count < 0 || fuse_session_exited(loop->session)) {
+            __atomic_store_n(&loop->is_over, 1, __ATOMIC_SEQ_CST);
+            gw_fuse_loop_stop(loop);
+        }
     }
-    fuse_session_exit(worker->session);
-    sem_post(worker->ended);
+    __atomic_sub_fetch(&loop->live, 1, __ATOMIC_SEQ_CST);
     return NULL;
 }
 
-// Serves a session with `thread_count` threads until it ends; then none of them is left.
+static inline void gw_fuse_wake(int signal) { (void)signal; }
+
+// Wakes threads that wait in read(2), until all have ended. A reader that was woken reads again (SA_RESTART), and gets
+// EAGAIN or one more request; any other call that the signal meets goes on as well.
+static inline void gw_fuse_loop_finish(
+    struct gw_fuse_loop *loop, struct gw_fuse_worker *workers, unsigned int count) {
+    struct sigaction action;
+    int flags = fcntl(loop->descriptor, F_GETFL);
+    memset(&action, 0, sizeof action);
+    action.sa_handler = gw_fuse_wake;
+    action.sa_flags = SA_RESTART;
+    sigaction(SIGURG, &action, NULL);
+    if (flags >= 0) fcntl(loop->descriptor, F_SETFL, flags | O_NONBLOCK);
+    while (__atomic_load_n(&loop->live, __ATOMIC_SEQ_CST) > 0) {
+        for (unsigned int index = 0; index < count; index++) {
+            if (__atomic_load_n(&workers[index].waits, __ATOMIC_SEQ_CST)) {
+                pthread_kill(workers[index].thread, SIGURG);
+            }
+        }
+        usleep(500);
+    }
+    for (unsigned int index = 0; index < count; index++) pthread_join(workers[index].thread, NULL);
+    if (flags >= 0) fcntl(loop->descriptor, F_SETFL, flags & ~O_NONBLOCK);
+}
+
+// Serves a session with `thread_count` threads until it is over or stopped; then none of them is left.
 // clone_fd gains nothing on two cores, and would prevent handing the session to another process.
-static inline int gw_fuse_session_loop(struct fuse_session *session, unsigned int thread_count) {
-    sem_t ended;
+// Returns -1 when no thread could be started.
+static inline int gw_fuse_loop_run(struct gw_fuse_loop *loop, unsigned int thread_count) {
     unsigned int started = 0;
     struct gw_fuse_worker *workers =
         (struct gw_fuse_worker *)calloc(thread_count, sizeof(struct gw_fuse_worker));
-    if (!workers || sem_init(&ended, 0, 0) != 0) {
-        free(workers);
-        return -1;
-    }
+    if (!workers) return -1;
     for (; started < thread_count; started++) {
-        workers[started].session = session;
-        workers[started].ended = &ended;
-        if (pthread_create(&workers[started].thread, NULL, gw_fuse_work, &workers[started]) != 0) break;
+        struct gw_fuse_worker *worker = &workers[started];
+        worker->loop = loop;
+        worker->replays = started == 0;
+        worker->buffer = (char *)malloc(GW_FUSE_BUFFER_SIZE);
+        if (!worker->buffer) break;
+        __atomic_add_fetch(&loop->live, 1, __ATOMIC_SEQ_CST);
+        if (pthread_create(&worker->thread, NULL, gw_fuse_work, worker) != 0) {
+            __atomic_sub_fetch(&loop->live, 1, __ATOMIC_SEQ_CST);
+            free(worker->buffer);
+            break;
+        }
     }
     if (started > 0) {
-        while (sem_wait(&ended) != 0) {}
+        while (!__atomic_load_n(&loop->stops, __ATOMIC_SEQ_CST)) sem_wait(&loop->wake);
+        gw_fuse_loop_finish(loop, workers, started);
     }
-    for (unsigned int index = 0; index < started; index++) pthread_cancel(workers[index].thread);
-    for (unsigned int index = 0; index < started; index++) pthread_join(workers[index].thread, NULL);
-    for (unsigned int index = 0; index < started; index++) free(workers[index].buffer.mem);
+    for (unsigned int index = 0; index < started; index++) free(workers[index].buffer);
     free(workers);
-    sem_destroy(&ended);
     return started > 0 ? 0 : -1;
+}
+
+// Whether the kernel still serves the mount that a descriptor belongs to.
+static inline int gw_fuse_is_connected(int descriptor) {
+    struct pollfd item = {.fd = descriptor, .events = POLLIN};
+    return poll(&item, 1, 0) >= 0 && !(item.revents & (POLLERR | POLLNVAL | POLLHUP));
 }
 
 #endif

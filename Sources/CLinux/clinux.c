@@ -1,10 +1,14 @@
 #define _GNU_SOURCE
 #include "clinux.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 int gw_fallocate(int descriptor, int mode, int64_t offset, int64_t byte_count) {
@@ -27,4 +31,73 @@ int gw_bind_mount(const char *source, const char *target) { return mount(source,
 
 int gw_remount_bind(const char *target, unsigned long flags) {
     return mount(NULL, target, NULL, MS_BIND | MS_REMOUNT | flags, NULL);
+}
+
+int gw_memfd_create(const char *name) { return memfd_create(name, MFD_CLOEXEC); }
+
+int64_t gw_send_descriptors(int socket, const void *bytes, uint64_t byte_count, const int *descriptors,
+                            int descriptor_count) {
+    struct iovec part = {.iov_base = (void *)bytes, .iov_len = byte_count};
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(GW_PASSED_LIMIT * sizeof(int))];
+    } control;
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    if (descriptor_count < 0 || descriptor_count > GW_PASSED_LIMIT) {
+        errno = EINVAL;
+        return -1;
+    }
+    if (descriptor_count > 0) {
+        memset(&control, 0, sizeof control);
+        message.msg_control = &control;
+        message.msg_controllen = CMSG_SPACE(descriptor_count * sizeof(int));
+        control.header.cmsg_level = SOL_SOCKET;
+        control.header.cmsg_type = SCM_RIGHTS;
+        control.header.cmsg_len = CMSG_LEN(descriptor_count * sizeof(int));
+        memcpy(CMSG_DATA(&control.header), descriptors, descriptor_count * sizeof(int));
+    }
+    return sendmsg(socket, &message, MSG_NOSIGNAL);
+}
+
+int64_t gw_receive_descriptors(int socket, void *bytes, uint64_t byte_count, int *descriptors,
+                               int descriptor_limit, int *descriptor_count) {
+    struct iovec part = {.iov_base = bytes, .iov_len = byte_count};
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(GW_PASSED_LIMIT * sizeof(int))];
+    } control;
+    struct msghdr message = {
+        .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+    int fits;
+    ssize_t count;
+    *descriptor_count = 0;
+    count = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+    if (count < 0) return -1;
+    fits = !(message.msg_flags & (MSG_CTRUNC | MSG_TRUNC));
+    for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
+        size_t size = header->cmsg_len - CMSG_LEN(0);
+        if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+        for (size_t index = 0; index < size / sizeof(int); index++) {
+            int descriptor;
+            memcpy(&descriptor, CMSG_DATA(header) + index * sizeof(int), sizeof descriptor);
+            if (*descriptor_count < descriptor_limit) {
+                descriptors[(*descriptor_count)++] = descriptor;
+            } else {
+                close(descriptor);
+                fits = 0;
+            }
+        }
+    }
+    if (fits) return count;
+    while (*descriptor_count > 0) close(descriptors[--*descriptor_count]);
+    errno = EMSGSIZE;
+    return -1;
+}
+
+int gw_peer_user(int socket, uint32_t *user) {
+    struct ucred credentials;
+    socklen_t size = sizeof credentials;
+    if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &credentials, &size) != 0) return -1;
+    *user = credentials.uid;
+    return 0;
 }

@@ -19,6 +19,8 @@ package final class Catalog: Sendable {
     package let directory: String
     /// Whether the last user of the head ended in order. If not, data files may be longer than they should be.
     package let wasClosedCleanly: Bool
+    /// The number of the last commit before this opening. Each opening commits.
+    package let foundSequence: SequenceNumber
     /// Inodes whose data files may never have reached the disk before the last, disorderly end.
     package let inodesToRecover: [InodeNumber]
     private let state: Mutex<CatalogState>
@@ -109,6 +111,7 @@ package final class Catalog: Sendable {
             connection.setBusyTimeout(milliseconds: 5000)
             try Self.checkVersion(of: connection, path: path)
             var state = try CatalogState(connection: connection)
+            foundSequence = state.lastSequence
             wasClosedCleanly = try state.statements.meta(.isClean) ?? 1 == 1
             inodesToRecover = try state.inspect(wasClean: wasClosedCleanly)
             // One commit, or none where damage comes to light.
@@ -287,6 +290,9 @@ package final class Catalog: Sendable {
 
     /// Whether directories are still at the origin.
     package var isArriving: Bool { state.withLock { $0.isArriving } }
+
+    /// The number of the last commit; after the end, of the one that says so.
+    package var lastSequence: SequenceNumber { state.withLock { $0.lastSequence } }
 
     /// Whether a power loss now would take back a commit.
     package var hasUnsynchronizedCommits: Bool {

@@ -198,7 +198,10 @@ extension CatalogState {
         try statements.setMeta(.epoch, Int64(bitPattern: epoch.number))
     }
 
-    /// Live inodes without a name, left by a crash while somebody had them open.
+    /// The number of the last commit.
+    var lastSequence: SequenceNumber { SequenceNumber(sequence.number - 1) }
+
+    /// Live inodes without a name, left while somebody had them open.
     package func orphans() throws -> [InodeNumber] {
         var orphans: [InodeNumber] = []
         let statement = try connection.prepare("SELECT ino FROM inode WHERE died = 0 AND links = 0")

@@ -4,9 +4,9 @@ internal import HostMounts
 internal import Synchronization
 package import VolumeFileSystem
 
-/// A file system that the kernel has mounted at a directory, until it is unmounted.
+/// A file system that the kernel has mounted at a directory, until it is unmounted, or left for another server.
 ///
-/// Owns the libfuse session and the thread that serves it. The session is destroyed after its last request
+/// Owns the libfuse session and the threads that serve it. The session is destroyed after its last request
 /// was answered and its threads were joined, and only then is the server let go.
 package final class FuseMount: Sendable {
     package let path: String
@@ -14,6 +14,10 @@ package final class FuseMount: Sendable {
     private let state = Mutex(State())
 
     private struct State {
+        /// Taken away before it is freed.
+        var loop: FuseLoop?
+        var isLeaving = false
+        var left: LeftSession?
         var isOver = false
         var waiting: [CheckedContinuation<Void, Never>] = []
     }
@@ -24,6 +28,14 @@ package final class FuseMount: Sendable {
     private struct Session: @unchecked Sendable {
         let pointer: OpaquePointer
         let server: Unmanaged<FuseServer>
+        /// INIT as the kernel sent it.
+        var initialization: [UInt8] = []
+
+        /// Closes the session's descriptor.
+        func destroy() {
+            fuse_session_destroy(pointer)
+            server.release()
+        }
     }
 
     /// Mounts and starts to serve.
@@ -37,28 +49,159 @@ package final class FuseMount: Sendable {
             throw .notADirectory(path: path)
         }
         self.path = path
-        server = FuseServer(fileSystem: fileSystem, options: options)
-        let session = try Self.makeSession(server, options, path)
+        server = FuseServer(fileSystem: fileSystem, options: options, negotiatesAnew: true)
+        var session = try Self.makeSession(server, options, path)
         guard fuse_session_mount(session.pointer, path) == 0 else {
-            fuse_session_destroy(session.pointer)
-            session.server.release()
+            session.destroy()
             throw .cannotMount(path: path)
         }
-        FuseNegotiation.install(in: session.pointer)
-        let threadCount = options.threadCount
+        let descriptor = fuse_session_fd(session.pointer)
+        guard FuseNegotiation.install(in: session.pointer, descriptor: descriptor),
+            let initialization = Self.negotiate(session, descriptor)
+        else {
+            fuse_session_unmount(session.pointer)
+            session.destroy()
+            throw .cannotMount(path: path)
+        }
+        session.initialization = initialization
         // Beside the session, which answers at once: on a node with many mounts the kernel's table is long.
         let readahead = options.readaheadByteCount
         Self.startThread { Readahead.widen(ofMountAt: path, to: readahead) }
-        Self.startThread { [self] in
-            _ = gw_fuse_session_loop(session.pointer, threadCount)
-            // Takes the mount away if it is still there (a session that ended by an error).
-            fuse_session_unmount(session.pointer)
-            Task {
-                await self.server.drain()
-                fuse_session_destroy(session.pointer)
-                session.server.release()
-                self.noteOver()
+        try start(session, descriptor, replaying: [], options)
+    }
+
+    /// Goes on with a mount that another server has left.
+    ///
+    /// - Parameters:
+    ///   - left: from now on this one's, also when it fails.
+    ///   - fileSystem: the same state of the same volume as that server's when it left.
+    /// - Throws: `.cannotResume` when this release would have agreed on something else with the kernel. The mount is
+    ///   dead then, unless the descriptor has a copy: to be cleaned.
+    package init(
+        resuming left: LeftSession, fileSystem: any MountableFileSystem, at path: String,
+        options: FuseMountOptions
+    ) throws(FuseMountError) {
+        self.path = path
+        server = FuseServer(fileSystem: fileSystem, options: options, negotiatesAnew: false)
+        let (descriptor, agreed) = (left.descriptor, left.session)
+        guard agreed.meaning == FuseSession.presentMeaning, agreed.isWellFormed else {
+            close(descriptor)
+            throw .cannotResume(path: path, reason: "it was served by a release that is too different")
+        }
+        var session: Session
+        do throws(FuseMountError) {
+            session = try Self.makeSession(server, options, path)
+        } catch {
+            close(descriptor)
+            throw error
+        }
+        guard FuseNegotiation.install(in: session.pointer, descriptor: descriptor) else {
+            session.destroy()
+            close(descriptor)
+            throw .cannotResume(path: path, reason: "no memory")
+        }
+        Self.process(agreed.request, session)
+        guard server.negotiation.answer == agreed.answer else {
+            session.destroy()
+            throw .cannotResume(
+                path: path, reason: "this release agrees on other things with the kernel than the one before")
+        }
+        session.initialization = agreed.request
+        try start(session, descriptor, replaying: agreed.waiting, options)
+    }
+
+    /// The kernel's first request is INIT, which is there when mount(2) returns, and it sends no other one before
+    /// that is answered.
+    ///
+    /// - Returns: the request; nil when the kernel sends none.
+    private static func negotiate(_ session: Session, _ descriptor: Int32) -> [UInt8]? {
+        var count = 0
+        let bytes = [UInt8](unsafeUninitializedCapacity: Int(GW_FUSE_BUFFER_SIZE)) { buffer, filled in
+            buffer.withMemoryRebound(to: CChar.self) { buffer in
+                repeat { count = gw_fuse_read(descriptor, buffer.baseAddress) } while count == 0
             }
+            filled = max(0, count)
+        }
+        guard count > 0 else { return nil }
+        process(bytes, session)
+        return Array(bytes)
+    }
+
+    private static func process(_ request: [UInt8], _ session: Session) {
+        var request = request
+        request.withUnsafeMutableBytes { bytes in
+            var buffer = fuse_buf()
+            buffer.mem = bytes.baseAddress
+            buffer.size = bytes.count
+            fuse_session_process_buf(session.pointer, &buffer)
+        }
+    }
+
+    /// Starts to serve what was negotiated.
+    private func start(
+        _ session: Session, _ descriptor: Int32, replaying requests: [[UInt8]], _ options: FuseMountOptions
+    ) throws(FuseMountError) {
+        guard let loop = FuseLoop(session.pointer, descriptor: descriptor, replaying: requests) else {
+            umount2(path, Int32(MNT_DETACH) | Int32(UMOUNT_NOFOLLOW))
+            session.destroy()
+            throw .cannotMount(path: path)
+        }
+        server.loop.withLock { $0 = loop }
+        state.withLock { $0.loop = loop }
+        let threadCount = options.threadCount
+        Self.startThread { [self] in
+            let hasServed = loop.run(threadCount: threadCount)
+            let isLeaving = hasServed && !loop.isOver && state.withLock { $0.isLeaving }
+            if !isLeaving {
+                // Takes the mount away if it is still there (a session that ended by an error).
+                if !loop.isOver { umount2(path, Int32(MNT_DETACH) | Int32(UMOUNT_NOFOLLOW)) }
+                fuse_session_unmount(session.pointer)
+            }
+            Task { await self.end(session, loop, descriptor, isLeaving: isLeaving) }
+        }
+    }
+
+    /// After the loop: answers what waits, or puts it down for the next server.
+    private func end(_ session: Session, _ loop: FuseLoop, _ descriptor: Int32, isLeaving: Bool) async {
+        var left: LeftSession?
+        if isLeaving {
+            let waiting = await server.leave() + loop.notReplayed
+            let copy = fcntl(descriptor, F_DUPFD_CLOEXEC, 0)
+            if copy >= 0 {
+                left = LeftSession(
+                    descriptor: copy,
+                    session: FuseSession(
+                        request: session.initialization, answer: server.negotiation.answer, waiting: waiting))
+            }
+        } else {
+            await server.drain()
+        }
+        server.loop.withLock { $0 = nil }
+        session.destroy()
+        let waiting = state.withLock { state in
+            state.loop = nil
+            state.left = left
+            state.isOver = true
+            defer { state.waiting = [] }
+            return state.waiting
+        }
+        loop.free()
+        for continuation in waiting { continuation.resume() }
+    }
+
+    /// Stops to serve without unmounting. What is asked from now on waits in the kernel; what was asked is answered,
+    /// but for what waits for something that is elsewhere: the next server begins with that.
+    ///
+    /// - Returns: nil when the mount is over.
+    package func leave() async -> LeftSession? {
+        state.withLock { state in
+            state.isLeaving = true
+            state.loop?.stop()
+        }
+        await waitUntilUnmounted()
+        return state.withLock { state in
+            defer { state.left = nil }
+            return state.left
         }
     }
 
@@ -102,16 +245,7 @@ package final class FuseMount: Sendable {
         pthread_detach(thread)
     }
 
-    private func noteOver() {
-        let waiting = state.withLock { state in
-            state.isOver = true
-            defer { state.waiting = [] }
-            return state.waiting
-        }
-        for continuation in waiting { continuation.resume() }
-    }
-
-    /// Returns when the file system is unmounted, by us or by anybody, and nothing of it runs any more.
+    /// Returns when the file system is unmounted, by us or by anybody, or left, and nothing of it runs any more.
     package func waitUntilUnmounted() async {
         await withCheckedContinuation { continuation in
             let isOver = state.withLock { state in
@@ -141,10 +275,16 @@ package final class FuseMount: Sendable {
 
     /// Takes away mounts of ours that lost their server: after a kill -9 the kernel keeps them, and every
     /// call on them fails. Looks at mountinfo, never at the path, which could hang.
-    package static func cleanStale(fsName: String) throws(FuseMountError) {
+    ///
+    /// - Parameter devices: of mounts that are not to be touched, as mountinfo has them.
+    package static func cleanStale(
+        fsName: String, sparing devices: Set<String> = []
+    ) throws(FuseMountError) {
         let stale: [MountEntry]
         do {
-            stale = try MountTable.entries().filter { $0.type == "fuse.godwit" && $0.source == fsName }
+            stale = try MountTable.entries().filter {
+                $0.type == "fuse.godwit" && $0.source == fsName && !devices.contains($0.device)
+            }
         } catch {
             throw .system(call: error.call, path: error.path, number: error.number)
         }

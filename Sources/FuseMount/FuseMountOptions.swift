@@ -23,6 +23,8 @@ package enum FuseMountError: Error, Hashable, Sendable, CustomStringConvertible 
     case notADirectory(path: String)
     /// libfuse or mount(2) refused; libfuse writes the cause to standard error.
     case cannotMount(path: String)
+    /// A mount that another server has left cannot be gone on with.
+    case cannotResume(path: String, reason: String)
     /// Files are open or a process has its working directory there.
     case busy(path: String)
     case system(call: String, path: String, number: Int32)
@@ -31,6 +33,7 @@ package enum FuseMountError: Error, Hashable, Sendable, CustomStringConvertible 
         switch self {
         case .notADirectory(let path): "\(path) is not a directory: make it first"
         case .cannotMount(let path): "cannot mount at \(path): is /dev/fuse there, and are we root?"
+        case .cannotResume(let path, let reason): "the mount at \(path) cannot go on: \(reason)"
         case .busy(let path): "\(path) is in use: end what has files open there, then unmount again"
         case .system(let call, let path, let number): "\(call) \(path): errno \(number)"
         }

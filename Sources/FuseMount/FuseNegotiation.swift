@@ -1,5 +1,6 @@
 internal import CFuse
 internal import Glibc
+internal import Synchronization
 
 /// What is agreed with the kernel beyond what this libfuse can ask for.
 ///
@@ -11,34 +12,56 @@ internal import Glibc
 /// file for writing meanwhile, at the latest through a shared mapping. Those changes nobody would see: capacity that
 /// fills holes, times, what changed since a hand-off. And of readers neither the record of a start nor access times
 /// would be told.
-enum FuseNegotiation {
-    /// Takes over the session's reading and writing, of which only the first answer differs from libfuse's own.
-    static func install(in session: OpaquePointer) {
+///
+/// The kernel negotiates once, with the server that mounts. One that goes on with the session of another gives its
+/// libfuse the kernel's old request, keeps the answer to itself, and goes on only if it is the one that was given.
+final class FuseNegotiation: Sendable {
+    private let isOver = Atomic<Bool>(false)
+    private let outcome = Mutex<(isSent: Bool, answer: [UInt8])>((true, []))
+
+    /// - Parameter isSent: whether the kernel is to hear the answer.
+    init(isSent: Bool) { outcome.withLock { $0.isSent = isSent } }
+
+    /// What INIT was answered with, header included.
+    var answer: [UInt8] { outcome.withLock { $0.answer } }
+
+    /// Takes over the session's writing, of which only the first answer differs from libfuse's own. Its reading is not
+    /// used (see gw_fuse_loop).
+    ///
+    /// - Returns: false for want of memory.
+    static func install(in session: OpaquePointer, descriptor: Int32) -> Bool {
         var io = fuse_custom_io()
         io.read = { descriptor, buffer, count, _ in read(descriptor, buffer, count) }
         io.writev = { descriptor, vectors, count, server in
-            guard let server, let vectors, count == 2,
-                Unmanaged<FuseServer>.fromOpaque(server).takeUnretainedValue().isFirstAnswer()
-            else { return writev(descriptor, vectors, count) }
-            return FuseNegotiation.answerInitialization(descriptor, vectors)
+            guard let server, let vectors, count == 2 else { return writev(descriptor, vectors, count) }
+            let negotiation = Unmanaged<FuseServer>.fromOpaque(server).takeUnretainedValue().negotiation
+            guard negotiation.isFirst() else { return writev(descriptor, vectors, count) }
+            return negotiation.answerInitialization(descriptor, vectors)
         }
-        // Fails only for want of memory; then all is as libfuse does it.
-        _ = fuse_session_custom_io(session, &io, fuse_session_fd(session))
+        return fuse_session_custom_io(session, &io, descriptor) == 0
     }
 
-    /// The kernel's first request is INIT, and it sends no other one before that is answered.
-    private static func answerInitialization(
-        _ descriptor: Int32, _ vectors: UnsafeMutablePointer<iovec>
-    ) -> Int {
-        guard vectors[1].iov_len >= MemoryLayout<gw_fuse_init_out>.size, let base = vectors[1].iov_base else {
-            return writev(descriptor, vectors, 2)
+    /// - Returns: true once. INIT is answered before another request is read.
+    private func isFirst() -> Bool {
+        !isOver.load(ordering: .relaxed) && !isOver.exchange(true, ordering: .relaxed)
+    }
+
+    private func answerInitialization(_ descriptor: Int32, _ vectors: UnsafeMutablePointer<iovec>) -> Int {
+        if vectors[1].iov_len >= MemoryLayout<gw_fuse_init_out>.size, let base = vectors[1].iov_base {
+            var answer = base.loadUnaligned(as: gw_fuse_init_out.self)
+            // As far as the mount's own setting goes: see Readahead.
+            answer.max_readahead = .max
+            // A kernel that does not know it takes no notice.
+            answer.flags |= UInt32(GW_FUSE_HANDLE_KILLPRIV_V2)
+            base.copyMemory(from: &answer, byteCount: MemoryLayout<gw_fuse_init_out>.size)
         }
-        var answer = base.loadUnaligned(as: gw_fuse_init_out.self)
-        // As far as the mount's own setting goes: see Readahead.
-        answer.max_readahead = .max
-        // A kernel that does not know it takes no notice.
-        answer.flags |= UInt32(GW_FUSE_HANDLE_KILLPRIV_V2)
-        base.copyMemory(from: &answer, byteCount: MemoryLayout<gw_fuse_init_out>.size)
-        return writev(descriptor, vectors, 2)
+        let bytes = (0..<2).flatMap { index in
+            Array(UnsafeRawBufferPointer(start: vectors[index].iov_base, count: vectors[index].iov_len))
+        }
+        let isSent = outcome.withLock { outcome in
+            outcome.answer = bytes
+            return outcome.isSent
+        }
+        return isSent ? writev(descriptor, vectors, 2) : bytes.count
     }
 }

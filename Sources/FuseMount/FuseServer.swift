@@ -21,7 +21,11 @@ final class FuseServer: Sendable {
     private let syncLimit = DispatchSemaphore(value: 16)
     /// Syncs on threads that take requests.
     private let directSyncCount = Atomic<UInt32>(0)
-    private let hasAnswered = Atomic<Bool>(false)
+    let negotiation: FuseNegotiation
+    /// Whose threads bring the requests.
+    let loop = Mutex<FuseLoop?>(nil)
+    /// Whether another server has served this session before.
+    private let isResumed: Bool
     /// Inodes of whose bytes the kernel may have cached some.
     private let cached = Mutex<Set<InodeNumber>>([])
     /// Address of the session that notifications of the kernel go through. It outlives every request.
@@ -31,12 +35,21 @@ final class FuseServer: Sendable {
     private struct Waiter {
         let identity: UInt64
         let task: Task<Void, Never>
+        /// The request as the kernel sent it, for another server.
+        let bytes: [UInt8]
     }
+
+    /// How what waits is ended.
+    private enum Ending { case draining, leaving }
 
     private struct Waiting {
         var tasks: [UInt: Waiter] = [:]
         var nextIdentity: UInt64 = 0
-        var isDraining = false
+        var ending: Ending?
+        /// Requests that another server will answer.
+        var left: [[UInt8]] = []
+        /// Of those, tasks that have not noticed yet. Nobody waits for them.
+        var abandoned: Set<UInt64> = []
         /// Those whose task is about to be started; a signal takes one out.
         var starting: Set<UInt> = []
         /// Tasks and syncs that have not ended yet.
@@ -44,14 +57,11 @@ final class FuseServer: Sendable {
         var idle: [CheckedContinuation<Void, Never>] = []
     }
 
-    init(fileSystem: any MountableFileSystem, options: FuseMountOptions) {
+    init(fileSystem: any MountableFileSystem, options: FuseMountOptions, negotiatesAnew: Bool) {
         self.fileSystem = fileSystem
         self.options = options
-    }
-
-    /// - Returns: true once.
-    func isFirstAnswer() -> Bool {
-        !hasAnswered.load(ordering: .relaxed) && !hasAnswered.exchange(true, ordering: .relaxed)
+        isResumed = !negotiatesAnew
+        negotiation = FuseNegotiation(isSent: negotiatesAnew)
     }
 
     // MARK: answering
@@ -97,10 +107,7 @@ final class FuseServer: Sendable {
                         return
                     case .fault(let next):
                         missing = next
-                        guard self.giveBack(claim, request) else {
-                            request.fail(.interrupted)
-                            return
-                        }
+                        guard self.giveBack(claim, request) else { return }
                     }
                 }
             }
@@ -125,7 +132,8 @@ final class FuseServer: Sendable {
     private func start(
         _ request: FuseRequest, _ body: @escaping @Sendable (_ identity: UInt64) async -> Void
     ) -> Bool {
-        waiting.withLock { waiting in
+        let bytes = loop.withLock { $0 }?.currentRequest ?? []
+        return waiting.withLock { waiting in
             let key = UInt(bitPattern: request.pointer)
             guard waiting.starting.remove(key) != nil else { return false }
             waiting.runningCount += 1
@@ -133,9 +141,9 @@ final class FuseServer: Sendable {
             let identity = waiting.nextIdentity
             let task = Task {
                 await body(identity)
-                self.ended()
+                self.ended(identity)
             }
-            waiting.tasks[key] = Waiter(identity: identity, task: task)
+            waiting.tasks[key] = Waiter(identity: identity, task: task, bytes: bytes)
             return true
         }
     }
@@ -153,13 +161,25 @@ final class FuseServer: Sendable {
 
     /// Lets a signal end it again.
     ///
-    /// - Returns: false when one has come meanwhile, or the mount is being ended: the caller answers.
+    /// - Returns: false when one has come meanwhile, or the mount is being ended: the request is ended then.
     private func giveBack(_ waiter: Waiter, _ request: FuseRequest) -> Bool {
-        waiting.withLock { waiting in
-            guard !waiting.isDraining, fuse_req_interrupted(request.pointer) == 0 else { return false }
+        let ending = waiting.withLock { waiting -> Ending? in
+            // First: the kernel tells of a signal once, and another server would not hear of it.
+            guard fuse_req_interrupted(request.pointer) == 0 else { return .draining }
+            if waiting.ending == .leaving, !waiter.bytes.isEmpty {
+                waiting.left.append(waiter.bytes)
+                return .leaving
+            }
+            guard waiting.ending == nil else { return .draining }
             waiting.tasks[UInt(bitPattern: request.pointer)] = waiter
-            return true
+            return nil
         }
+        switch ending {
+        case nil: return true
+        case .draining: request.fail(.interrupted)
+        case .leaving: request.forgotten()
+        }
+        return false
     }
 
     /// The process that waits was sent a signal: it gets EINTR now, what was on its way arrives anyway.
@@ -167,16 +187,24 @@ final class FuseServer: Sendable {
         let task = waiting.withLock { waiting in
             let key = UInt(bitPattern: request.pointer)
             waiting.starting.remove(key)
-            return waiting.tasks.removeValue(forKey: key)?.task
+            let task = waiting.tasks.removeValue(forKey: key)?.task
+            // For the answer below, which nobody may overtake who ends the session.
+            if task != nil { waiting.runningCount += 1 }
+            return task
         }
         guard let task else { return }
         task.cancel()
         // Not here: libfuse holds the request's lock while it tells us.
-        Task { request.fail(.interrupted) }
+        Task {
+            request.fail(.interrupted)
+            self.ended(nil)
+        }
     }
 
-    private func ended() {
+    /// - Parameter identity: of the waiter; nil: a sync.
+    private func ended(_ identity: UInt64?) {
         let idle = waiting.withLock { waiting -> [CheckedContinuation<Void, Never>] in
+            if let identity, waiting.abandoned.remove(identity) != nil { return [] }
             waiting.runningCount -= 1
             guard waiting.runningCount == 0 else { return [] }
             defer { waiting.idle = [] }
@@ -189,7 +217,7 @@ final class FuseServer: Sendable {
     func drain() async {
         let waitingTasks = waiting.withLock { waiting in
             defer { waiting.tasks = [:] }
-            waiting.isDraining = true
+            waiting.ending = .draining
             return waiting.tasks
         }
         for (pointer, waiter) in waitingTasks {
@@ -198,6 +226,35 @@ final class FuseServer: Sendable {
                 FuseRequest(pointer: pointer).fail(.interrupted)
             }
         }
+        await waitUntilIdle()
+    }
+
+    /// Answers what can be answered with what is here, and takes back what waits for something that is elsewhere:
+    /// nothing was changed for that, and the kernel does not know that it was begun.
+    ///
+    /// - Returns: those requests, for another server.
+    func leave() async -> [[UInt8]] {
+        let taken = waiting.withLock { waiting in
+            waiting.ending = .leaving
+            let taken = waiting.tasks.filter { !$0.value.bytes.isEmpty }
+            for (pointer, waiter) in taken {
+                waiting.tasks[pointer] = nil
+                waiting.left.append(waiter.bytes)
+                // What they fetch may take long, and is of no use here any more.
+                waiting.abandoned.insert(waiter.identity)
+                waiting.runningCount -= 1
+            }
+            return taken
+        }
+        for (pointer, waiter) in taken {
+            waiter.task.cancel()
+            if let pointer = fuse_req_t(bitPattern: pointer) { FuseRequest(pointer: pointer).forgotten() }
+        }
+        await waitUntilIdle()
+        return waiting.withLock { $0.left }
+    }
+
+    private func waitUntilIdle() async {
         await withCheckedContinuation { continuation in
             let isIdle = waiting.withLock { waiting in
                 if waiting.runningCount > 0 { waiting.idle.append(continuation) }
@@ -222,7 +279,7 @@ final class FuseServer: Sendable {
             self.syncLimit.wait()
             self.serve(request, operation) { request, _ in request.succeed() }
             self.syncLimit.signal()
-            self.ended()
+            self.ended(nil)
         }
     }
 
@@ -259,7 +316,7 @@ final class FuseServer: Sendable {
                 _ = fuse_lowlevel_notify_inval_inode(session, inode.number, offset, off_t(count))
             }
             request.reply(count: count)
-            self.ended()
+            self.ended(nil)
         }
     }
 
@@ -267,7 +324,8 @@ final class FuseServer: Sendable {
     ///   descriptor with O_DIRECT looks like a direct read, and is not noted.)
     private func noteCaching(of inode: InodeNumber, isDirect: Bool) -> Bool {
         cached.withLock { cached in
-            if isDirect { return cached.contains(inode) }
+            // What it cached of another server's answers is not known.
+            if isDirect { return isResumed || cached.contains(inode) }
             cached.insert(inode)
             return true
         }

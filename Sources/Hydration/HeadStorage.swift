@@ -32,12 +32,14 @@ package final class HeadStorage: Sendable {
 
     /// Opens a head: `directory/catalog.db` and `directory/data`.
     ///
-    /// - Parameter freeSpace: bytes free on the disk; nil: asks the disk.
+    /// - Parameters:
+    ///   - keepsOrphans: whether files that were unlinked while open stay: those who have them open are still there.
+    ///   - freeSpace: bytes free on the disk; nil: asks the disk.
     package init(
         opening directory: String, openFileLimit: Int = ByteStore.defaultOpenFileLimit,
-        freeSpace: (@Sendable () -> UInt64)? = nil
+        keepsOrphans: Bool = false, freeSpace: (@Sendable () -> UInt64)? = nil
     ) throws {
-        catalog = try Catalog(opening: directory, removesOrphans: true)
+        catalog = try Catalog(opening: directory, removesOrphans: !keepsOrphans)
         let bytes = try ByteStore(directory: directory + "/data", openFileLimit: openFileLimit)
         self.bytes = bytes
         dataLocks = DataLocks()
@@ -153,6 +155,13 @@ package final class HeadStorage: Sendable {
                     UnsafeRawBufferPointer(rebasing: buffer[start..<start + Int(range.byteCount)]),
                     at: range.start)
             }
+        }
+    }
+
+    /// Removes files without a name that were kept at the opening, but for those that somebody still has open.
+    package func removeOrphans(except open: Set<InodeNumber> = []) throws {
+        try catalog.perform { state in
+            for orphan in try state.orphans() where !open.contains(orphan) { try state.removeInode(orphan) }
         }
     }
 

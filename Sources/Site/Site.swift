@@ -17,6 +17,8 @@ package actor Site {
     private var agents: [VolumeID: VolumeAgent] = [:]
     private var isCreating: Set<String> = []
     private var resuming: Task<Void, Never>?
+    /// Why nobody would keep the mounts.
+    private var holderFailure: String?
 
     package init(context: SiteContext) { self.context = context }
 
@@ -27,16 +29,51 @@ package actor Site {
             agents[stored.value.id] = agent
             await agent.startAfterRestart()
         }
+        dropLeftMounts()
         resuming = Task { [weak self] in
             while !Task.isCancelled {
                 try? await Task.sleep(for: Self.resumeInterval)
                 guard let all = await self?.allAgents() else { return }
                 for agent in all { await agent.resume() }
+                await self?.lookForHolder()
             }
         }
     }
 
-    /// Unmounts what is not in use, makes everything durable, closes.
+    /// Mounts that this site has left and that are of no volume it knows are served by nobody ever again.
+    private func dropLeftMounts() {
+        guard let holder = context.holder else { return }
+        do {
+            for name in try holder.names() where name.hasPrefix("godwit:\(context.site)/") {
+                context.logger.error("a mount of '\(name)', which is not known here, is ended")
+                try holder.drop(name)
+            }
+        } catch {
+            context.logger.debug("\(error)")
+        }
+        lookForHolder()
+    }
+
+    /// Says when there is nobody to keep the mounts, and when there is again. While this process runs nothing is kept,
+    /// so that nothing is lost with a holder, and nothing to be done when there is another one.
+    private func lookForHolder() {
+        guard let holder = context.holder else { return }
+        var failure: String?
+        do {
+            _ = try holder.names()
+        } catch {
+            failure = "\(error)"
+        }
+        guard failure != holderFailure else { return }
+        holderFailure = failure
+        if let failure {
+            context.logger.warning("a planned restart now would end mounts that are in use: \(failure)")
+        } else {
+            context.logger.notice("there is somebody again to keep the mounts over a planned restart")
+        }
+    }
+
+    /// Leaves mounts to the holder, or unmounts what is not in use; makes everything durable, closes.
     package func stop() async {
         resuming?.cancel()
         await resuming?.value
@@ -178,23 +215,6 @@ package actor Site {
 }
 
 extension VolumeAgent {
-    /// After a restart no mount of ours is served any more: dead ones are taken away, the holder goes.
-    func startAfterRestart() async {
-        noteCopies()
-        await lookAtRecord()
-        // Of a record that is not believed nothing follows.
-        if obstacle == nil { deleteNamelessHeads() }
-        do {
-            try FuseMount.cleanStale(fsName: mountSource)
-            if case .owning(_, let holder) = record.head.role, holder?.node == context.node, obstacle == nil {
-                try await apply(.detach(node: context.node))
-            }
-        } catch {
-            logger.error("after the restart: \(error)")
-        }
-        await resume()
-    }
-
     /// Deletes the volume here: record first, so that nothing ever serves half-deleted bytes.
     func delete() async throws {
         guard mounts.isEmpty else {

@@ -1,5 +1,6 @@
 package import Hydration
 package import Logging
+package import MountHolder
 internal import PeerService
 internal import RPC
 package import SiteIdentity
@@ -17,6 +18,8 @@ package final class SiteContext: Sendable {
     package let hydration: Hydrator.Configuration
     /// How long after its last use a volume that is not mounted keeps its files open.
     let restAfter: Duration
+    /// Who keeps the mounts while this process is replaced; nil: nobody.
+    let holder: HolderClient?
     /// What is kept of volumes that have left.
     let copies: KeptCopies
     private let current: Mutex<SiteIdentity>
@@ -32,7 +35,7 @@ package final class SiteContext: Sendable {
     package init(
         node: String, state: StateDirectory, registry: any SiteRegistry, identity: SiteIdentity,
         hydration: Hydrator.Configuration, copies: CopyPolicy = .whileThereIsRoom,
-        restAfter: Duration = .seconds(60), logger: Logger
+        restAfter: Duration = .seconds(60), holder: HolderClient? = nil, logger: Logger
     ) {
         self.restAfter = restAfter
         site = identity.site
@@ -42,6 +45,7 @@ package final class SiteContext: Sendable {
         current = Mutex(identity)
         trusted = Mutex(Self.peers(of: identity))
         self.hydration = hydration
+        self.holder = holder
         self.copies = KeptCopies(copies, in: state)
         self.logger = logger
     }

@@ -173,9 +173,13 @@ extension VolumeAgent {
         }
         if let opening = copyOpenings[number] { return try await opening.value }
         let directory = context.state.head(number, of: id)
+        let ending = endingHeads[number]
         let opening = Task {
             defer { self.copyOpenings[number] = nil }
-            let storage = try await onBlockingThread { try HeadStorage(opening: directory) }
+            let storage = try await onBlockingThread {
+                ending?.wait()
+                return try HeadStorage(opening: directory)
+            }
             // It may have been given up, or the volume closed, while the disk was waited for.
             guard !self.isClosed, self.record.copies.values.contains(where: { $0.number == number }) else {
                 try await onBlockingThread { try storage.close() }

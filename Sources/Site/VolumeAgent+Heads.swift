@@ -20,7 +20,9 @@ extension VolumeAgent {
             throw SiteError.busy("a copy of volume '\(record.name)' is just being opened")
         }
         endingHeads[number]?.wait()
-        return note(try HeadStorage(opening: context.state.head(number, of: id)), of: number)
+        let storage = try HeadStorage(
+            opening: context.state.head(number, of: id), keepsOrphans: number == headWithOpenFiles)
+        return note(storage, of: number)
     }
 
     /// A head's storage is open.

@@ -99,35 +99,52 @@ extension VolumeAgent {
         try await apply(.attach(Holder(node: context.node, pod: pod)))
         do {
             let head = try openHead(record.headNumber)
-            let logger = self.logger
-            let volume = "volume \(record.name)"
             let recorder = isReadOnly ? nil : StartRecorder(duration: Self.startDuration)
-            let fileSystem = VolumeFileSystem(
-                storage: head.storage, hydrator: head.hydrator, access: isReadOnly ? .readOnly : .readWrite,
-                recorder: recorder
-            ) { line in
-                logger.error("\(volume): \(line)")
-            }
+            let fileSystem = fileSystem(of: head, isReadOnly: isReadOnly, recorder: recorder)
             if let group { try fileSystem.giveToGroup(group) }
-            var options = FuseMountOptions()
-            options.fsName = mountSource
-            options.isReadOnly = isReadOnly
+            var options = mountOptions(isReadOnly: isReadOnly)
             // What is read ahead of a byte that is elsewhere goes over the link.
             if try head.storage.catalog.perform({ $0.missingByteCount > 0 || $0.isArriving }) {
                 options.readaheadByteCount = 128 << 10
             }
             let fuse = try FuseMount(fileSystem: fileSystem, at: path, options: options)
-            mounts[path] = Mount(
-                fuse: fuse, fileSystem: fileSystem, recorder: recorder, epoch: epoch,
-                headNumber: head.number, isReadOnly: isReadOnly)
-            Task { [weak self] in
-                await fuse.waitUntilUnmounted()
-                await self?.noteUnmounted(path, fuse)
-            }
+            note(
+                Mount(
+                    fuse: fuse, fileSystem: fileSystem, recorder: recorder, epoch: epoch,
+                    headNumber: head.number, isReadOnly: isReadOnly), at: path)
             logger.info("mounted at \(path)")
         } catch {
             _ = try? await apply(.detach(node: context.node))
             throw error
+        }
+    }
+
+    func fileSystem(
+        of head: OpenHead, isReadOnly: Bool, recorder: StartRecorder?, resuming opens: OpenFiles? = nil
+    ) -> VolumeFileSystem {
+        let logger = self.logger
+        let volume = "volume \(record.name)"
+        return VolumeFileSystem(
+            storage: head.storage, hydrator: head.hydrator, access: isReadOnly ? .readOnly : .readWrite,
+            recorder: recorder, resuming: opens
+        ) { line in
+            logger.error("\(volume): \(line)")
+        }
+    }
+
+    func mountOptions(isReadOnly: Bool) -> FuseMountOptions {
+        var options = FuseMountOptions()
+        options.fsName = mountSource
+        options.isReadOnly = isReadOnly
+        return options
+    }
+
+    /// A mount is served from now on, until it ends.
+    func note(_ mount: Mount, at path: String) {
+        mounts[path] = mount
+        Task { [weak self] in
+            await mount.fuse.waitUntilUnmounted()
+            await self?.noteUnmounted(path, mount.fuse)
         }
     }
 
@@ -143,7 +160,7 @@ extension VolumeAgent {
         for mount in mounts.values { keepStart(of: mount, isOver: false) }
     }
 
-    private func keepStart(of mount: Mount, isOver: Bool) {
+    func keepStart(of mount: Mount, isOver: Bool) {
         guard let start = mount.recorder?.take(isOver: isOver) else { return }
         do {
             try mount.fileSystem.keep(start: start)
@@ -168,7 +185,7 @@ extension VolumeAgent {
     }
 
     /// A mount has ended, by us or by somebody's umount: what it changed is made durable, the holder goes.
-    private func noteUnmounted(_ path: String, _ fuse: FuseMount) async {
+    func noteUnmounted(_ path: String, _ fuse: FuseMount) async {
         guard let mount = mounts[path], mount.fuse === fuse else {
             // Seen by somebody else first: whoever unmounted it waits until the holder is gone.
             await endings[path]?.value
@@ -181,7 +198,7 @@ extension VolumeAgent {
         if mounts[path] == nil { endings[path] = nil }
     }
 
-    private func end(_ mount: Mount, at path: String) async {
+    func end(_ mount: Mount, at path: String) async {
         keepStart(of: mount, isOver: true)
         let fileSystem = mount.fileSystem
         do {
@@ -200,30 +217,5 @@ extension VolumeAgent {
             }
         }
         logger.info("unmounted \(path)")
-    }
-
-    /// Ends everything in order: unmounts, makes durable, closes.
-    func close() async {
-        isClosed = true
-        announcement?.cancel()
-        await announcement?.value
-        for (path, mount) in mounts {
-            do {
-                try await mount.fuse.unmount()
-                await noteUnmounted(path, mount.fuse)
-            } catch {
-                logger.warning("\(path) is in use and stays mounted without a server: \(error)")
-            }
-        }
-        for ending in endingHeads.values { ending.wait() }
-        for opening in copyOpenings.values { _ = await opening.result }
-        for head in heads.values {
-            do {
-                try await head.close()
-            } catch {
-                logger.error("closing head \(head.number): \(error)")
-            }
-        }
-        heads = [:]
     }
 }

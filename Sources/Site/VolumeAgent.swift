@@ -54,6 +54,8 @@ actor VolumeAgent {
     /// The first names of a head that was granted, which came with the grant.
     var firstListing: (heir: Epoch, reply: Godwit_Peer_V1_ListReply)?
     var isClosed = false
+    /// The head in which files without a name are open, in a mount that is about to be served again.
+    var headWithOpenFiles: UInt64?
     /// When a takeover by force was last told to everybody.
     var lastTakeoverAnnouncement: ContinuousClock.Instant?
     /// Mounts of divergences, read-only: they hold nothing.

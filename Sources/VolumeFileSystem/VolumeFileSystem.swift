@@ -8,7 +8,7 @@ package import VolumeModel
 /// A volume's head as a POSIX file system: names and attributes from the catalog, bytes from the byte
 /// store, and what is missing through the hydrator.
 ///
-/// A file handle is its inode's number: nothing of a handle lives only in this process.
+/// A file handle is its inode's number: what another process must know to go on with open files is `OpenFiles`.
 package final class VolumeFileSystem: MountableFileSystem {
     /// ext4's own limit with blocks of 4 KiB, which our data files share.
     static let maximumFileSize: UInt64 = (1 << 44) - 4096
@@ -36,36 +36,31 @@ package final class VolumeFileSystem: MountableFileSystem {
     let log: @Sendable (String) -> Void
     private let access: Mutex<Gate>
     private let paths = Mutex<[InodeNumber: String]>([:])
-    let opens = Mutex(OpenFiles())
+    let opens: Mutex<OpenFiles>
     /// Default access control lists of directories, as far as they were asked for; nil: there is none.
     let defaultLists = Mutex<[InodeNumber: AccessControlList?]>([:])
-
-    struct OpenFiles {
-        /// Handles open for each inode.
-        var counts: [InodeNumber: Int] = [:]
-        /// Inodes without a name that the kernel still knows.
-        var orphans: Set<InodeNumber> = []
-        /// Those of them that it has forgotten while, as far as we know, they are still open: its requests
-        /// are served by several threads, and a release may be the later one.
-        var forgottenOrphans: Set<InodeNumber> = []
-        /// Inodes whose fsync failed; until their last handle is closed every fsync of them fails.
-        var failedSyncs: Set<InodeNumber> = []
-    }
 
     /// - Parameters:
     ///   - hydrator: where missing bytes come from; nil for a head without an origin.
     ///   - recorder: takes note of what is read.
+    ///   - opens: what `leave` of the file system before has given; nil: nothing is open.
     ///   - log: takes a line for a person when something failed that the application sees only as EIO.
     package init(
         storage: HeadStorage, hydrator: Hydrator?, access: Access = .readWrite,
-        recorder: StartRecorder? = nil, log: @escaping @Sendable (String) -> Void
+        recorder: StartRecorder? = nil, resuming opens: OpenFiles? = nil,
+        log: @escaping @Sendable (String) -> Void
     ) {
         self.storage = storage
         self.hydrator = hydrator
         self.access = Mutex(Gate(access: access))
         self.recorder = recorder
+        self.opens = Mutex(opens ?? OpenFiles())
         self.log = log
     }
+
+    /// What is open, for the file system of another process that goes on with the same head. To be called when no
+    /// operation is under way or follows.
+    package func leave() -> OpenFiles { opens.withLock { $0 } }
 
     /// From the return of this on, no change is made, under any circumstances, by this file system. Waits for
     /// those that are being made.

@@ -8,7 +8,7 @@ struct Godwit: AsyncParsableCommand {
         commandName: "godwit",
         abstract: "Volumes that move between clusters before their bytes do.",
         discussion: """
-            A site runs 'godwit site'. Everything else talks to it: 'godwit volume' makes, mounts and \
+            A site runs 'godwit site', and 'godwit hold' keeps its mounts while that is replaced. Everything else talks to it: 'godwit volume' makes, mounts and \
             inspects volumes, 'godwit migrate' hands one to another site, 'godwit csi' drives a CSI socket \
             by hand. Sites trust each other after 'godwit pki'.
 
@@ -18,6 +18,6 @@ struct Godwit: AsyncParsableCommand {
         version: Release.current,
         subcommands: [
             SiteCommand.self, VolumeCommand.self, MigrateCommand.self, PKICommand.self, CSICommand.self,
-            ControllerCommand.self,
+            ControllerCommand.self, HoldCommand.self,
         ])
 }

@@ -8,6 +8,7 @@ internal import Hydration
 internal import KubernetesAPI
 internal import Logging
 internal import Monitoring
+internal import MountHolder
 internal import RPC
 internal import Site
 internal import SiteIdentity
@@ -19,7 +20,8 @@ struct SiteCommand: AsyncParsableCommand {
         commandName: "site",
         abstract: "Run a site on this host: its volumes, its CSI driver, its peers' port.",
         discussion: """
-            Runs until SIGINT or SIGTERM, then unmounts what is not in use and leaves everything durable. \
+            Runs until SIGINT or SIGTERM, then unmounts what is not in use and leaves everything durable; with \
+            --mount-holder it leaves all mounts as they are, and the next one goes on with them. \
             Killed at any moment, it goes on where it was when it is started again. Needs root, for mounts.
 
             Until a volume has been copied elsewhere, its durability is this host's disk.
@@ -78,6 +80,11 @@ struct SiteCommand: AsyncParsableCommand {
             "How long after its last use a volume that is not mounted keeps its files open.",
             valueName: "seconds"))
     var restAfter = 60
+    @Option(
+        help: ArgumentHelp(
+            "The socket of a 'godwit hold', which keeps mounts while this process is replaced; none: an end ends them.",
+            valueName: "path"))
+    var mountHolder: String?
     @Flag(help: "Print the table of what well-known applications read first, and end.")
     var showPrefetchTable = false
     @Option(help: "trace, debug, info, notice, warning, error.") var logLevel = "info"
@@ -107,6 +114,9 @@ struct SiteCommand: AsyncParsableCommand {
         }
         guard (1...1_000_000).contains(restAfter) else {
             throw ValidationError("--rest-after is 1 to 1000000")
+        }
+        if let mountHolder, !mountHolder.hasPrefix("/") {
+            throw ValidationError("--mount-holder is an absolute path")
         }
         guard (0...100_000).contains(monitorVolumes) else {
             throw ValidationError("--monitor-volumes is 0 to 100000")
@@ -141,10 +151,17 @@ struct SiteCommand: AsyncParsableCommand {
             let context = SiteContext(
                 node: node ?? ProcessInfo.processInfo.hostName, state: state,
                 registry: try registry(state), identity: identity, hydration: hydration,
-                copies: try copyPolicy(), restAfter: .seconds(restAfter), logger: logger)
+                copies: try copyPolicy(), restAfter: .seconds(restAfter),
+                holder: mountHolder.map { HolderClient(path: $0) }, logger: logger)
             let site = Site(context: context)
-            try await site.start()
-            try await serve(site, stop)
+            do {
+                try await site.start()
+                try await serve(site, stop)
+            } catch {
+                // What was taken up is not to end with it: the next try may go on.
+                await site.stop()
+                throw error
+            }
             await site.stop()
         }
     }

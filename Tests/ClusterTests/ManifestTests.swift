@@ -25,7 +25,7 @@ extension ClusterTests {
                 // Each is named in full, from the one list.
                 let names = images.output.split(separator: " ").map(String.init)
                 #expect(
-                    names.count == 5 && names.allSatisfy { $0.contains("/") && $0.contains(":") }, "\(names)")
+                    names.count == 6 && names.allSatisfy { $0.contains("/") && $0.contains(":") }, "\(names)")
             }
         }
 
@@ -40,6 +40,21 @@ extension ClusterTests {
             #expect(try text("base/site.yaml").contains("--socket-group=65532"))
             #expect(try text("Dockerfile").contains("USER 65532:65532"))
             #expect(try text("image/install").contains("godwit:x:65532:65532:"))
+        }
+
+        /// Site and holder must mean one socket, on the host, and end apart from each other.
+        @Test func theSiteFindsItsHolder() throws {
+            func text(_ path: String) throws -> String {
+                try String(contentsOfFile: "\(Self.base)/\(path)", encoding: .utf8)
+            }
+            let (site, holder) = (try text("site.yaml"), try text("holder.yaml"))
+            #expect(site.contains("--mount-holder=/run/godwit/holder.sock"))
+            #expect(holder.contains("--socket=/run/godwit/holder.sock"))
+            for manifest in [site, holder] {
+                #expect(manifest.contains("hostPath: {path: /run/godwit, type: DirectoryOrCreate}"))
+                #expect(manifest.contains("mountPath: /run/godwit}") && manifest.contains("type: OnDelete"))
+            }
+            #expect(!holder.contains("privileged: true") && holder.contains("drop: [ALL]"))
         }
 
         /// Each library that the programs load is in one of the packages that the image installs, or in one that those need.

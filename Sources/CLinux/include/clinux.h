@@ -15,6 +15,22 @@ int gw_sync_file_range(int descriptor, int64_t offset, int64_t byte_count, unsig
 int gw_bind_mount(const char *_Nonnull source, const char *_Nonnull target);
 int gw_remount_bind(const char *_Nonnull target, unsigned long flags);
 
+// memfd_create(2), closed at an exec.
+int gw_memfd_create(const char *_Nonnull name);
+
+// sendmsg(2) and recvmsg(2) of one message on a Unix socket, with descriptors beside it. Neither waits longer than the
+// socket says, nor raises SIGPIPE. What is received is closed at an exec; what does not fit into `descriptors` (at most
+// GW_PASSED_LIMIT) or a message longer than `byte_count` fails with EMSGSIZE, and then nothing is left open.
+int64_t gw_send_descriptors(int socket, const void *_Nonnull bytes, uint64_t byte_count,
+                            const int *_Nullable descriptors, int descriptor_count);
+int64_t gw_receive_descriptors(int socket, void *_Nonnull bytes, uint64_t byte_count, int *_Nonnull descriptors,
+                               int descriptor_limit, int *_Nonnull descriptor_count);
+
+// The user at the other end of a Unix socket (SO_PEERCRED).
+int gw_peer_user(int socket, uint32_t *_Nonnull user);
+
+enum { GW_PASSED_LIMIT = 8 };
+
 enum {
     GW_MS_RDONLY = 1,
     GW_MS_NOSUID = 2,
