@@ -92,8 +92,14 @@ package actor MigrationController {
     private func see(_ change: WatchChange<PersistentVolumeClaim>) {
         switch change {
         case .replaced(let all):
+            let before = claims
             claims = [:]
             for claim in all where Self.concerns(claim) { claims[Self.key(claim.metadata)] = claim }
+            // What happened while nobody watched.
+            for key in Set(before.keys).union(claims.keys)
+            where before[key]?.metadata.resourceVersion != claims[key]?.metadata.resourceVersion {
+                schedule.noteChange(key, now: .now)
+            }
         case .applied(let claim):
             let key = Self.key(claim.metadata)
             // One without an annotation is looked at only while its migration is open.
@@ -112,7 +118,12 @@ package actor MigrationController {
     private func see(_ change: WatchChange<MigrationResource>) {
         switch change {
         case .replaced(let all):
+            let before = migrations
             migrations = Dictionary(all.map { (Self.key($0.metadata), $0) }) { _, last in last }
+            for key in Set(before.keys).union(migrations.keys)
+            where before[key]?.spec != migrations[key]?.spec {
+                schedule.noteChange(key, now: .now)
+            }
         case .applied(let migration):
             let key = Self.key(migration.metadata)
             // A status is what we wrote.
