@@ -91,13 +91,13 @@ struct gw_fuse_worker {
     int waits;
 };
 
-static inline int gw_fuse_loop_prepare(struct gw_fuse_loop *loop) {
-    if (pthread_key_create(&loop->current, NULL) != 0) return -1;
+// `current`: one for all loops of the process, for there are few keys.
+static inline int gw_fuse_loop_prepare(struct gw_fuse_loop *loop, pthread_key_t current) {
+    loop->current = current;
     return sem_init(&loop->wake, 0, 0);
 }
 
 static inline void gw_fuse_loop_destroy(struct gw_fuse_loop *loop) {
-    pthread_key_delete(loop->current);
     sem_destroy(&loop->wake);
 }
 

@@ -194,6 +194,7 @@ package final class FuseMount: Sendable {
     ///
     /// - Returns: nil when the mount is over.
     package func leave() async -> LeftSession? {
+        await server.endNotices()
         state.withLock { state in
             state.isLeaving = true
             state.loop?.stop()
@@ -289,8 +290,10 @@ package final class FuseMount: Sendable {
             throw .system(call: error.call, path: error.path, number: error.number)
         }
         for mount in stale.reversed() {
-            // Lazily: the old server is gone, and processes may still hold files of it open.
-            if umount2(mount.path, Int32(MNT_DETACH) | Int32(UMOUNT_NOFOLLOW)) != 0, errno != EINVAL {
+            // Lazily: the old server is gone, and processes may still hold files of it open. By force: what still waits
+            // for it ends.
+            let flags = Int32(MNT_FORCE) | Int32(MNT_DETACH) | Int32(UMOUNT_NOFOLLOW)
+            if umount2(mount.path, flags) != 0, errno != EINVAL {
                 throw .system(call: "umount2", path: mount.path, number: errno)
             }
         }

@@ -55,6 +55,10 @@ final class FuseServer: Sendable {
         /// Tasks and syncs that have not ended yet.
         var runningCount = 0
         var idle: [CheckedContinuation<Void, Never>] = []
+        /// Notices of direct writes that the kernel has not taken yet: it waits for reads of the same pages.
+        var noticeCount = 0
+        var refusesNotices = false
+        var unnoticed: [CheckedContinuation<Void, Never>] = []
     }
 
     init(fileSystem: any MountableFileSystem, options: FuseMountOptions, negotiatesAnew: Bool) {
@@ -298,25 +302,69 @@ final class FuseServer: Sendable {
     ///
     /// After an asynchronous O_DIRECT write the kernel does not drop what it has cached of the range, as it does after a
     /// synchronous one: somebody who read there while it was on its way would go on seeing the old bytes. So it is told,
-    /// before the writer is. Not by this thread: it waits for reads that are to be answered.
+    /// before the writer is. Not by this thread: it waits for reads that are to be answered. And not while reads may
+    /// wait for bytes that are elsewhere: it would wait with them, where no signal ends it.
     func answerWrite(
         _ request: FuseRequest, _ inode: InodeNumber, offset: off_t, count: Int, openFlags: Int32
     ) {
         let isDirect = openFlags & Int32(GW_O_DIRECT) != 0
-        guard noteCaching(of: inode, isDirect: isDirect), isDirect,
+        guard noteCaching(of: inode, isDirect: isDirect), isDirect, !fileSystem.mayFault,
             let session = OpaquePointer(bitPattern: session.load(ordering: .acquiring))
         else {
             request.reply(count: count)
             return
         }
         let address = UInt(bitPattern: session)
-        waiting.withLock { $0.runningCount += 1 }
+        let isRefused = waiting.withLock { waiting in
+            guard !waiting.refusesNotices else { return true }
+            waiting.noticeCount += 1
+            waiting.runningCount += 1
+            return false
+        }
+        guard !isRefused else {
+            leaveWrite(request, count: count)
+            return
+        }
         syncs.async {
             if let session = OpaquePointer(bitPattern: address) {
                 _ = fuse_lowlevel_notify_inval_inode(session, inode.number, offset, off_t(count))
             }
             request.reply(count: count)
+            self.endedNotice()
             self.ended(nil)
+        }
+    }
+
+    /// The next server does a write once more, and tells the kernel: nobody was told yet that it is done.
+    private func leaveWrite(_ request: FuseRequest, count: Int) {
+        guard let bytes = loop.withLock({ $0 })?.currentRequest else {
+            request.reply(count: count)
+            return
+        }
+        waiting.withLock { $0.left.append(bytes) }
+        request.forgotten()
+    }
+
+    private func endedNotice() {
+        let waiters = waiting.withLock { waiting -> [CheckedContinuation<Void, Never>] in
+            waiting.noticeCount -= 1
+            guard waiting.noticeCount == 0 else { return [] }
+            defer { waiting.unnoticed = [] }
+            return waiting.unnoticed
+        }
+        for continuation in waiters { continuation.resume() }
+    }
+
+    /// Waits until the kernel has taken every notice, and lets nobody begin another one. To be called while requests are
+    /// served: that is what it waits for.
+    func endNotices() async {
+        await withCheckedContinuation { continuation in
+            let isEnded = waiting.withLock { waiting in
+                waiting.refusesNotices = true
+                if waiting.noticeCount > 0 { waiting.unnoticed.append(continuation) }
+                return waiting.noticeCount == 0
+            }
+            if isEnded { continuation.resume() }
         }
     }
 

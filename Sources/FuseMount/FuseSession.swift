@@ -49,6 +49,12 @@ struct FuseLoop: @unchecked Sendable {
     private let loop: UnsafeMutablePointer<gw_fuse_loop>
     private let replay: UnsafeMutableRawBufferPointer
 
+    /// Where each thread of any loop finds its worker: a thread is of one loop.
+    private static let workerKey: pthread_key_t? = {
+        var key = pthread_key_t()
+        return pthread_key_create(&key, nil) == 0 ? key : nil
+    }()
+
     /// - Parameter requests: whole ones, to be done first.
     /// - Returns: nil for want of memory or thread keys.
     init?(_ session: OpaquePointer, descriptor: Int32, replaying requests: [[UInt8]]) {
@@ -61,7 +67,7 @@ struct FuseLoop: @unchecked Sendable {
         loop.pointee.descriptor = descriptor
         loop.pointee.replay = UnsafePointer(replay.baseAddress?.assumingMemoryBound(to: CChar.self))
         loop.pointee.replay_size = bytes.count
-        guard gw_fuse_loop_prepare(loop) == 0 else {
+        guard let key = Self.workerKey, gw_fuse_loop_prepare(loop, key) == 0 else {
             loop.deallocate()
             replay.deallocate()
             return nil

@@ -24,12 +24,19 @@ package actor Site {
 
     /// Takes up every volume of the registry where it was left.
     package func start() async throws {
+        var all: [VolumeAgent] = []
         for stored in try await context.registry.volumes() {
             let agent = VolumeAgent(stored, context: context)
             agents[stored.value.id] = agent
-            await agent.startAfterRestart()
+            all.append(agent)
         }
-        dropLeftMounts()
+        // First what programs wait for. What is asked of peers, who may be away, comes when all of that is done.
+        let left = await keptNames()
+        let order =
+            all.filter { left.contains($0.mountSource) } + all.filter { !left.contains($0.mountSource) }
+        for agent in order { await agent.startAfterRestart() }
+        await Self.each(of: order) { await $0.resume() }
+        await lookForHolder()
         resuming = Task { [weak self] in
             while !Task.isCancelled {
                 try? await Task.sleep(for: Self.resumeInterval)
@@ -40,27 +47,38 @@ package actor Site {
         }
     }
 
-    /// Mounts that this site has left and that are of no volume it knows are served by nobody ever again.
-    private func dropLeftMounts() {
-        guard let holder = context.holder else { return }
-        do {
-            for name in try holder.names() where name.hasPrefix("godwit:\(context.site)/") {
-                context.logger.error("a mount of '\(name)', which is not known here, is ended")
-                try holder.drop(name)
+    /// Does something with some volumes at a time, in order.
+    private static func each(
+        of agents: [VolumeAgent], _ body: @escaping @Sendable (VolumeAgent) async -> Void
+    ) async {
+        await withTaskGroup(of: Void.self) { group in
+            for (index, agent) in agents.enumerated() {
+                if index >= 8 { await group.next() }
+                group.addTask { await body(agent) }
             }
-        } catch {
-            context.logger.debug("\(error)")
         }
-        lookForHolder()
+    }
+
+    /// The mounts that the process before has left.
+    private func keptNames() async -> Set<String> {
+        guard let holder = context.holder else { return [] }
+        return Set((try? await onBlockingThread { try holder.names() }) ?? [])
     }
 
     /// Says when there is nobody to keep the mounts, and when there is again. While this process runs nothing is kept,
-    /// so that nothing is lost with a holder, and nothing to be done when there is another one.
-    private func lookForHolder() {
+    /// so that nothing is lost with a holder, and nothing to be done when there is another one: what of this site is
+    /// kept all the same is of no volume that it knows, or of a process that was late, and is served by nobody ever again.
+    private func lookForHolder() async {
         guard let holder = context.holder else { return }
         var failure: String?
         do {
-            _ = try holder.names()
+            let (own, logger) = ("godwit:\(context.site)/", context.logger)
+            try await onBlockingThread {
+                for name in try holder.names() where name.hasPrefix(own) {
+                    logger.error("a mount of '\(name)', which is not known here, is ended")
+                    try holder.drop(name)
+                }
+            }
         } catch {
             failure = "\(error)"
         }
@@ -77,7 +95,12 @@ package actor Site {
     package func stop() async {
         resuming?.cancel()
         await resuming?.value
-        for agent in agents.values { await agent.close() }
+        // First what programs wait for, until the next process serves it.
+        var (inUse, others): ([VolumeAgent], [VolumeAgent]) = ([], [])
+        for agent in agents.values {
+            if await agent.mounts.isEmpty { others.append(agent) } else { inUse.append(agent) }
+        }
+        await Self.each(of: inUse + others) { await $0.close() }
         agents = [:]
         context.closeClients()
     }

@@ -129,6 +129,8 @@ extension VolumeAgent {
             throw SiteError.invalid(
                 "volume '\(record.name)' may hold \(present) inodes, and this cannot be made less")
         }
+        // Should the catalog not take them now, serving begins anew, which brings them there.
+        servedEpoch = nil
         try await change { $0.limits = limits }
         try await agreeOnLimits(try openHead(record.headNumber).storage.catalog)
     }

@@ -170,7 +170,6 @@ extension VolumeAgent {
         } catch {
             logger.error("after the restart: \(error)")
         }
-        await resume()
     }
 
     private func takeLeftMount() -> (record: LeftMount, mount: HeldMount)? {

@@ -205,12 +205,16 @@ package protocol MountableFileSystem: AnyObject, Sendable {
     ) throws(FileSystemError)
     func removeExtendedAttribute(_ name: [UInt8], of inode: InodeNumber) throws(FileSystemError)
 
+    /// Whether a read may have to wait for what is elsewhere.
+    var mayFault: Bool { get }
     /// Fetches what an operation said was missing. On return the operation is to be tried again.
     /// - Throws: `.errno(.inputOutput)` when no source had it within the volume's fault time-out.
     func resolve(_ fault: Fault) async throws(FileSystemError)
 }
 
 extension MountableFileSystem {
+    package var mayFault: Bool { false }
+
     package func read(
         _ inode: InodeNumber, handle: FileHandle, offset: UInt64, into buffer: UnsafeMutableRawBufferPointer
     ) throws(FileSystemError) -> Int {

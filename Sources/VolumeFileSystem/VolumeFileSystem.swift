@@ -58,6 +58,11 @@ package final class VolumeFileSystem: MountableFileSystem {
         self.log = log
     }
 
+    package var mayFault: Bool {
+        guard hydrator != nil else { return false }
+        return (try? storage.catalog.perform { $0.missingByteCount > 0 || $0.isArriving }) ?? true
+    }
+
     /// What is open, for the file system of another process that goes on with the same head. To be called when no
     /// operation is under way or follows.
     package func leave() -> OpenFiles { opens.withLock { $0 } }
