@@ -308,11 +308,7 @@ package final class Catalog: Sendable {
     package func checkpoint() throws(CatalogError) {
         do {
             let committed = state.withLock { $0.openGeneration - 1 }
-            guard try checkpointer.withLock({ try $0.move(upTo: committed) }) else {
-                // At rest: what is asked for next is read again.
-                state.withLock { $0.connection.releaseMemory() }
-                return
-            }
+            guard try checkpointer.withLock({ try $0.move(upTo: committed) }) else { return }
             defer { log.reserveSpace() }
             guard try log.byteCount() > Self.logByteCount else { return }
             try state.withLock { state in

@@ -79,9 +79,6 @@ package final class Connection: @unchecked Sendable {
         return code == SQLITE_OK && frameCount == movedCount
     }
 
-    /// Lets go of cached pages: they are read again when they are needed.
-    package func releaseMemory() { sqlite3_db_release_memory(handle) }
-
     /// Leaves the log and the database as they are when this connection is the last to close.
     package func leaveLogOnClose() { _ = gw_sqlite_no_checkpoint_on_close(handle) }
 
