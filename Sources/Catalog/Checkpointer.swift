@@ -3,7 +3,7 @@ internal import SQLite
 /// Moves a catalog's write-ahead log into its database, through a second connection, so that it stops nobody.
 ///
 /// The connection is there only while there is something to move: of a thousand catalogs most are at rest, and each
-/// connection takes memory and three descriptors.
+/// connection takes memory and a descriptor.
 struct Checkpointer {
     private let path: String
     private var connection: Connection?

@@ -95,6 +95,8 @@ package actor MigrationController {
             let before = claims
             claims = [:]
             for claim in all where Self.concerns(claim) { claims[Self.key(claim.metadata)] = claim }
+            let present = Set(all.map { Self.key($0.metadata) })
+            for key in before.keys where !present.contains(key) { forget(key) }
             // What happened while nobody watched.
             for key in Set(before.keys).union(claims.keys)
             where before[key]?.metadata.resourceVersion != claims[key]?.metadata.resourceVersion {
@@ -108,11 +110,17 @@ package actor MigrationController {
         case .deleted(let claim):
             let key = Self.key(claim.metadata)
             claims[key] = nil
-            told[key] = nil
-            samples[key] = nil
-            handles[key] = nil
+            forget(key)
             if migrations[key] != nil { schedule.noteChange(key, now: .now) }
         }
+    }
+
+    /// A claim is gone; another one may come under its name.
+    private func forget(_ key: Key) {
+        told[key] = nil
+        samples[key] = nil
+        handles[key] = nil
+        written.remove(key)
     }
 
     private func see(_ change: WatchChange<MigrationResource>) {
@@ -186,39 +194,43 @@ package actor MigrationController {
         guard let claim = claims[key], claim.metadata.deletionTimestamp == nil, let handle = handles[key],
             handle.persistentVolume == claim.spec.volumeName
         else { return false }
-        let (name, peers) = try await site.info()
-        let volume = try await site.volume(handle.id)
-        let decision = ClaimDecision(
-            claim: key.name, volumeID: handle.id, annotations: claim.metadata.annotations ?? [:],
-            volume: volume, site: name, peers: peers, present: migrations[key])
+        let (decision, _, _) = try await decide(key, claim, handle.id, migrations[key])
         let told = self.told[key] ?? []
         return decision.isNothing && decision.badValues.allSatisfy { told.contains("BadValue" + $0.message) }
     }
 
-    /// - Returns: whether nothing is left to do.
+    private func decide(
+        _ key: Key, _ claim: PersistentVolumeClaim, _ volume: String, _ present: MigrationResource?
+    ) async throws(SiteControlError) -> (ClaimDecision, site: String, peers: Set<String>) {
+        let (name, peers) = try await site.info()
+        let decision = ClaimDecision(
+            claim: key.name, volumeID: volume, annotations: claim.metadata.annotations ?? [:],
+            volume: try await site.volume(volume), site: name, peers: peers, present: present)
+        return (decision, name, peers)
+    }
+
+    /// - Returns: whether nothing is left to do until something changes.
     private func reconcile(_ key: Key) async throws -> Bool {
         // Read anew, rather than what a watch told a while ago.
         let found = try await client.find(PersistentVolumeClaim.self, key.name, in: key.namespace)
         guard let claim = found, claim.metadata.deletionTimestamp == nil else {
             let present = try await client.find(MigrationResource.self, key.name, in: key.namespace)
             try await withdrawDeleted(present, found)
-            return false
+            return present == nil
         }
         guard let volumeName = claim.spec.volumeName, !volumeName.isEmpty,
             let persistent = try await client.find(PersistentVolume.self, volumeName),
             let source = persistent.spec.csi, source.driver == Self.driver
         else {
-            guard Self.concerns(claim), claim.status?.phase == "Bound" else { return false }
-            try await tell(
-                key, claim, "NotGodwit", "the claim's volume is not of \(Self.driver): it stays here")
+            if Self.concerns(claim), claim.status?.phase == "Bound" {
+                try await tell(
+                    key, claim, "NotGodwit", "the claim's volume is not of \(Self.driver): it stays here")
+            }
             return true
         }
         handles[key] = (volumeName, source.volumeHandle)
-        let (name, peers) = try await site.info()
         let present = try await client.find(MigrationResource.self, key.name, in: key.namespace)
-        let decision = ClaimDecision(
-            claim: key.name, volumeID: source.volumeHandle, annotations: claim.metadata.annotations ?? [:],
-            volume: try await site.volume(source.volumeHandle), site: name, peers: peers, present: present)
+        let (decision, name, peers) = try await decide(key, claim, source.volumeHandle, present)
         for bad in decision.badValues { try await tell(key, claim, "BadValue", bad.message) }
         if let hydration = decision.hydration {
             try await site.setHydration(source.volumeHandle, hydration)

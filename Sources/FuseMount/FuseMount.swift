@@ -194,7 +194,7 @@ package final class FuseMount: Sendable {
     ///
     /// - Returns: nil when the mount is over.
     package func leave() async -> LeftSession? {
-        await server.endNotices()
+        await server.endDirectWrites()
         state.withLock { state in
             state.isLeaving = true
             state.loop?.stop()

@@ -278,8 +278,15 @@ enum FuseOperations {
         }
         table.write = { request, inode, buffer, size, offset, info in
             guard let (server, request) = FuseOperations.server(request) else { return }
+            let openFlags = info?.pointee.flags ?? 0
+            let isDirect = openFlags & Int32(GW_O_DIRECT) != 0
+            if isDirect {
+                guard server.beginDirectWrite(request) else { return }
+            } else {
+                server.noteCaching(of: InodeNumber(inode))
+            }
             do throws(FileSystemError) {
-                if let info, info.pointee.flags & Int32(GW_FUSE_WRITE_KILLS_SET_IDS) != 0 {
+                if openFlags & Int32(GW_FUSE_WRITE_KILLS_SET_IDS) != 0 {
                     try server.clearSetIDs(of: InodeNumber(inode), for: request)
                 }
                 // Never faults: nothing of the buffer need outlive this call.
@@ -287,11 +294,14 @@ enum FuseOperations {
                     InodeNumber(inode), handle: FileHandle(info?.pointee.fh ?? inode),
                     offset: UInt64(clamping: offset),
                     bytes: UnsafeRawBufferPointer(start: buffer, count: size))
-                server.answerWrite(
-                    request, InodeNumber(inode), offset: offset, count: count,
-                    openFlags: info?.pointee.flags ?? 0)
+                if isDirect {
+                    server.answerDirectWrite(request, InodeNumber(inode), offset: offset, count: count)
+                } else {
+                    request.reply(count: count)
+                }
             } catch {
                 request.fail(error.errno)
+                if isDirect { server.endDirectWrite() }
             }
         }
         table.flush = { request, _, _ in

@@ -53,12 +53,24 @@ final class FuseServer: Sendable {
         /// Those whose task is about to be started; a signal takes one out.
         var starting: Set<UInt> = []
         /// Tasks and syncs that have not ended yet.
-        var runningCount = 0
-        var idle: [CheckedContinuation<Void, Never>] = []
-        /// Notices of direct writes that the kernel has not taken yet: it waits for reads of the same pages.
-        var noticeCount = 0
-        var refusesNotices = false
-        var unnoticed: [CheckedContinuation<Void, Never>] = []
+        var running = Underway()
+        /// Direct writes of which the kernel has not been told yet: it waits for reads of the same pages.
+        var directWrites = Underway()
+        var leavesDirectWrites = false
+    }
+
+    /// What is under way, and who waits for its end.
+    private struct Underway {
+        var count = 0
+        var waiting: [CheckedContinuation<Void, Never>] = []
+
+        /// - Returns: who has waited for this.
+        mutating func end() -> [CheckedContinuation<Void, Never>] {
+            count -= 1
+            guard count == 0 else { return [] }
+            defer { waiting = [] }
+            return waiting
+        }
     }
 
     init(fileSystem: any MountableFileSystem, options: FuseMountOptions, negotiatesAnew: Bool) {
@@ -140,7 +152,7 @@ final class FuseServer: Sendable {
         return waiting.withLock { waiting in
             let key = UInt(bitPattern: request.pointer)
             guard waiting.starting.remove(key) != nil else { return false }
-            waiting.runningCount += 1
+            waiting.running.count += 1
             waiting.nextIdentity += 1
             let identity = waiting.nextIdentity
             let task = Task {
@@ -193,7 +205,7 @@ final class FuseServer: Sendable {
             waiting.starting.remove(key)
             let task = waiting.tasks.removeValue(forKey: key)?.task
             // For the answer below, which nobody may overtake who ends the session.
-            if task != nil { waiting.runningCount += 1 }
+            if task != nil { waiting.running.count += 1 }
             return task
         }
         guard let task else { return }
@@ -209,10 +221,7 @@ final class FuseServer: Sendable {
     private func ended(_ identity: UInt64?) {
         let idle = waiting.withLock { waiting -> [CheckedContinuation<Void, Never>] in
             if let identity, waiting.abandoned.remove(identity) != nil { return [] }
-            waiting.runningCount -= 1
-            guard waiting.runningCount == 0 else { return [] }
-            defer { waiting.idle = [] }
-            return waiting.idle
+            return waiting.running.end()
         }
         for continuation in idle { continuation.resume() }
     }
@@ -246,7 +255,7 @@ final class FuseServer: Sendable {
                 waiting.left.append(waiter.bytes)
                 // What they fetch may take long, and is of no use here any more.
                 waiting.abandoned.insert(waiter.identity)
-                waiting.runningCount -= 1
+                waiting.running.count -= 1
             }
             return taken
         }
@@ -259,12 +268,19 @@ final class FuseServer: Sendable {
     }
 
     private func waitUntilIdle() async {
+        await wait(for: \.running)
+        await wait(for: \.directWrites)
+    }
+
+    private func wait(for underway: WritableKeyPath<Waiting, Underway> & Sendable) async {
         await withCheckedContinuation { continuation in
-            let isIdle = waiting.withLock { waiting in
-                if waiting.runningCount > 0 { waiting.idle.append(continuation) }
-                return waiting.runningCount == 0
+            let isOver = waiting.withLock { waiting in
+                if waiting[keyPath: underway].count > 0 {
+                    waiting[keyPath: underway].waiting.append(continuation)
+                }
+                return waiting[keyPath: underway].count == 0
             }
-            if isIdle { continuation.resume() }
+            if isOver { continuation.resume() }
         }
     }
 
@@ -278,7 +294,7 @@ final class FuseServer: Sendable {
             serve(request, operation) { request, _ in request.succeed() }
             return
         }
-        waiting.withLock { $0.runningCount += 1 }
+        waiting.withLock { $0.running.count += 1 }
         syncs.async {
             self.syncLimit.wait()
             self.serve(request, operation) { request, _ in request.succeed() }
@@ -298,85 +314,64 @@ final class FuseServer: Sendable {
         _ = fuse_lowlevel_notify_inval_inode(session, inode.number, -1, 0)
     }
 
-    /// Answers a write that is done.
+    /// To be called before a write with O_DIRECT is done; after it comes `answerDirectWrite` or `endDirectWrite`.
     ///
-    /// After an asynchronous O_DIRECT write the kernel does not drop what it has cached of the range, as it does after a
+    /// - Returns: false when the next server is to do it: nothing is to be done here any more.
+    func beginDirectWrite(_ request: FuseRequest) -> Bool {
+        let isBegun = waiting.withLock { waiting in
+            if !waiting.leavesDirectWrites { waiting.directWrites.count += 1 }
+            return !waiting.leavesDirectWrites
+        }
+        if isBegun { return true }
+        guard let bytes = loop.withLock({ $0 })?.currentRequest else {
+            request.fail(.inputOutput)
+            return false
+        }
+        waiting.withLock { $0.left.append(bytes) }
+        request.forgotten()
+        return false
+    }
+
+    /// Answers a write with O_DIRECT.
+    ///
+    /// After an asynchronous one the kernel does not drop what it has cached of the range, as it does after a
     /// synchronous one: somebody who read there while it was on its way would go on seeing the old bytes. So it is told,
     /// before the writer is. Not by this thread: it waits for reads that are to be answered. And not while reads may
     /// wait for bytes that are elsewhere: it would wait with them, where no signal ends it.
-    func answerWrite(
-        _ request: FuseRequest, _ inode: InodeNumber, offset: off_t, count: Int, openFlags: Int32
-    ) {
-        let isDirect = openFlags & Int32(GW_O_DIRECT) != 0
-        guard noteCaching(of: inode, isDirect: isDirect), isDirect, !fileSystem.mayFault,
-            let session = OpaquePointer(bitPattern: session.load(ordering: .acquiring))
-        else {
+    func answerDirectWrite(_ request: FuseRequest, _ inode: InodeNumber, offset: off_t, count: Int) {
+        guard isCached(inode), !fileSystem.mayFault else {
             request.reply(count: count)
+            endDirectWrite()
             return
         }
-        let address = UInt(bitPattern: session)
-        let isRefused = waiting.withLock { waiting in
-            guard !waiting.refusesNotices else { return true }
-            waiting.noticeCount += 1
-            waiting.runningCount += 1
-            return false
-        }
-        guard !isRefused else {
-            leaveWrite(request, count: count)
-            return
-        }
+        let address = session.load(ordering: .acquiring)
         syncs.async {
             if let session = OpaquePointer(bitPattern: address) {
                 _ = fuse_lowlevel_notify_inval_inode(session, inode.number, offset, off_t(count))
             }
             request.reply(count: count)
-            self.endedNotice()
-            self.ended(nil)
+            self.endDirectWrite()
         }
     }
 
-    /// The next server does a write once more, and tells the kernel: nobody was told yet that it is done.
-    private func leaveWrite(_ request: FuseRequest, count: Int) {
-        guard let bytes = loop.withLock({ $0 })?.currentRequest else {
-            request.reply(count: count)
-            return
-        }
-        waiting.withLock { $0.left.append(bytes) }
-        request.forgotten()
+    func endDirectWrite() {
+        for continuation in waiting.withLock({ $0.directWrites.end() }) { continuation.resume() }
     }
 
-    private func endedNotice() {
-        let waiters = waiting.withLock { waiting -> [CheckedContinuation<Void, Never>] in
-            waiting.noticeCount -= 1
-            guard waiting.noticeCount == 0 else { return [] }
-            defer { waiting.unnoticed = [] }
-            return waiting.unnoticed
-        }
-        for continuation in waiters { continuation.resume() }
+    /// Leaves direct writes that come from now on to the next server, and waits for the others. To be called while
+    /// requests are served: that is what the kernel waits for when it is told of them.
+    func endDirectWrites() async {
+        waiting.withLock { $0.leavesDirectWrites = true }
+        await wait(for: \.directWrites)
     }
 
-    /// Waits until the kernel has taken every notice, and lets nobody begin another one. To be called while requests are
-    /// served: that is what it waits for.
-    func endNotices() async {
-        await withCheckedContinuation { continuation in
-            let isEnded = waiting.withLock { waiting in
-                waiting.refusesNotices = true
-                if waiting.noticeCount > 0 { waiting.unnoticed.append(continuation) }
-                return waiting.noticeCount == 0
-            }
-            if isEnded { continuation.resume() }
-        }
-    }
+    /// The kernel may cache some of an inode's bytes. (What is read through a mapping of a descriptor with O_DIRECT looks
+    /// like a direct read, and is not noted.)
+    func noteCaching(of inode: InodeNumber) { cached.withLock { _ = $0.insert(inode) } }
 
-    /// - Returns: whether the kernel may have cached some of an inode's bytes. (What is read through a mapping of a
-    ///   descriptor with O_DIRECT looks like a direct read, and is not noted.)
-    private func noteCaching(of inode: InodeNumber, isDirect: Bool) -> Bool {
-        cached.withLock { cached in
-            // What it cached of another server's answers is not known.
-            if isDirect { return isResumed || cached.contains(inode) }
-            cached.insert(inode)
-            return true
-        }
+    /// What the kernel cached of another server's answers is not known.
+    private func isCached(_ inode: InodeNumber) -> Bool {
+        isResumed || cached.withLock { $0.contains(inode) }
     }
 
     func forget(_ inode: InodeNumber, count: UInt64) {
@@ -390,7 +385,7 @@ final class FuseServer: Sendable {
         _ request: FuseRequest, _ inode: InodeNumber, size: Int, offset: UInt64, handle: FileHandle,
         openFlags: Int32
     ) {
-        _ = noteCaching(of: inode, isDirect: openFlags & Int32(GW_O_DIRECT) != 0)
+        if openFlags & Int32(GW_O_DIRECT) == 0 { noteCaching(of: inode) }
         let keepsAccessTime = openFlags & Int32(GW_O_NOATIME) != 0
         let buffer = buffers.take(atLeast: size)
         let target = UnsafeMutableRawBufferPointer(rebasing: buffer.memory[0..<size])

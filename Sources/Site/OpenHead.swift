@@ -23,7 +23,6 @@ final class OpenHead: Sendable {
         var settling: Task<Void, Never>?
         var hydration: Task<Void, Never>?
         var hydrator: Hydrator?
-        var isHydrated = false
         var isClosed = false
         var lastUse = ContinuousClock.now
     }
@@ -40,12 +39,9 @@ final class OpenHead: Sendable {
 
     func noteUse() { state.withLock { $0.lastUse = .now } }
 
-    /// Whether nothing is being fetched for it, nor left to fetch.
+    /// Whether nothing of it is elsewhere.
     var isWhole: Bool {
-        guard state.withLock({ $0.hydrator == nil || $0.isHydrated }), !storage.catalog.isArriving else {
-            return false
-        }
-        return (try? storage.catalog.perform { $0.missingByteCount == 0 }) ?? false
+        (try? storage.catalog.perform { $0.missingByteCount == 0 && !$0.isArriving }) ?? false
     }
 
     /// Ends the task that makes changes durable. The head may be used on, if `resumeSettling` follows.
@@ -89,10 +85,9 @@ final class OpenHead: Sendable {
                 profile: profile.extents, log: log)
             hydrator.follow(policy)
             state.hydrator = hydrator
-            state.hydration = Task { [weak self] in
+            state.hydration = Task {
                 do {
                     try await hydrator.run()
-                    self?.state.withLock { $0.isHydrated = true }
                     await whenComplete()
                 } catch is CancellationError {
                     // The head is being closed; it goes on when it is opened again.

@@ -44,14 +44,17 @@ extension VolumeAgent {
     }
 
     private func mayRest(_ head: OpenHead) -> Bool {
+        let now = ContinuousClock.now
+        guard head.lastUse + context.restAfter < now,
+            followers.values.allSatisfy({ $0 + Self.followerPatience < now })
+        else { return false }
+        // Without a source nothing is being fetched any more, nor is anybody still told that it has come.
         guard case .owning(_, nil) = record.head.role, obstacle == nil, record.head.sources.isEmpty,
             record.head.divergences.isEmpty, !record.keptNumbers.contains(head.number),
             ownCopies[head.number] == nil, mounts.isEmpty, endings.isEmpty, divergenceMounts.isEmpty,
-            !isEngaged, head.storage.trouble == nil, head.isWhole
+            !isEngaged, head.storage.trouble == nil
         else { return false }
-        let now = ContinuousClock.now
-        guard followers.values.allSatisfy({ $0 + Self.followerPatience < now }) else { return false }
-        return head.lastUse + context.restAfter < now
+        return head.isWhole
     }
 }
 

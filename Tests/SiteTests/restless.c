@@ -84,6 +84,16 @@ static void map(int file, uint8_t *mapped, uint8_t *copy) {
     MUST(memcmp(mapped + place, copy + place, 4096) == 0);
 }
 
+// Written past the kernel's cache, and read through it.
+static void write_directly(int direct, int file, uint8_t *copy) {
+    static uint8_t buffer[8192] __attribute__((aligned(4096))), seen[65536];
+    size_t place = rand() % (SIZE / sizeof buffer) * sizeof buffer, from = place & ~(sizeof seen - 1);
+    MUST(pread(file, seen, sizeof seen, from) == sizeof seen && memcmp(seen, copy + from, sizeof seen) == 0);
+    for (size_t i = 0; i < sizeof buffer; i++) buffer[i] = copy[place + i] = rand();
+    MUST(pwrite(direct, buffer, sizeof buffer, place) == sizeof buffer);
+    MUST(pread(file, seen, sizeof seen, from) == sizeof seen && memcmp(seen, copy + from, sizeof seen) == 0);
+}
+
 // A listing that goes on over many rounds: each name once.
 static void list(DIR *directory, char *seen) {
     for (int i = 0; i < 40; i++) {
@@ -140,7 +150,7 @@ int main(int count, char **words) {
     int progress = open(words[2], O_CREAT | O_RDWR | O_TRUNC, 0600);
     struct flock range = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 100};
     char *seen = calloc(FILES, 1), name[32];
-    uint8_t *copies = calloc(3, SIZE);
+    uint8_t *copies = calloc(3, SIZE), *direct_copy = calloc(1, SIZE);
     double longest = 0;
     signal(SIGTERM, end);
     MUST(mkdir("many", 0700) == 0 && mkdir("gone", 0700) == 0);
@@ -151,11 +161,12 @@ int main(int count, char **words) {
     int log = made("log", O_APPEND), whole = made("whole", 0), unlinked = made("unlinked", 0);
     int unnamed = open(".", O_TMPFILE | O_RDWR, 0600), mapped_file = made("mapped", 0);
     int first = made("lock", 0), second = made("lock", 0), third = made("ranges", 0), fourth = made("ranges", 0);
+    int cached = made("direct", 0), direct = made("direct", O_DIRECT);
     int removed = open("gone", O_RDONLY | O_DIRECTORY);
     MUST(unlink("unlinked") == 0 && rmdir("gone") == 0 && unnamed >= 0 && removed >= 0 && progress >= 0);
     MUST(flock(first, LOCK_EX) == 0 && fcntl(fourth, F_OFD_SETLK, &range) == 0);
     MUST(ftruncate(whole, SIZE) == 0 && ftruncate(unlinked, SIZE) == 0 && ftruncate(unnamed, SIZE) == 0);
-    MUST(ftruncate(mapped_file, MAPPED) == 0);
+    MUST(ftruncate(mapped_file, MAPPED) == 0 && ftruncate(cached, SIZE) == 0);
     uint8_t *mapped = mmap(NULL, MAPPED, PROT_READ | PROT_WRITE, MAP_SHARED, mapped_file, 0);
     uint8_t *mapped_copy = calloc(1, MAPPED);
     DIR *directory = opendir("many");
@@ -168,6 +179,7 @@ int main(int count, char **words) {
         scribble(unlinked, copies + SIZE);
         scribble(unnamed, copies + 2 * SIZE);
         map(mapped_file, mapped, mapped_copy);
+        write_directly(direct, cached, direct_copy);
         list(directory, seen);
         names();
         locks(second, third);
