@@ -21,7 +21,7 @@ package struct ClaimWishes: Hashable, Sendable {
 
     package init(annotations: [String: String]) {
         if let text = annotations[Self.migrateTo], !text.isEmpty {
-            target = SiteID(text)
+            target = SiteID(site: text)
             if target == nil {
                 refuse(Self.migrateTo, text, "a site's name: letters a to z, digits and '-'")
             }

@@ -108,7 +108,7 @@ package struct ControlService: Sendable {
             try await send(try await site.restore(epoch, of: agent, as: message.name), to: call)
         case "Revoke":
             let message = try Godwit_Control_V1_RevokeRequest(serializedBytes: request)
-            guard let peer = SiteID(message.site) else {
+            guard let peer = SiteID(site: message.site) else {
                 throw SiteError.invalid("'\(message.site)' is no name of a site")
             }
             let agent = try await site.agent(called: message.volume)
@@ -122,7 +122,7 @@ package struct ControlService: Sendable {
         case "Migrate": try await migrate(call, try .init(serializedBytes: request))
         case "Withdraw":
             let message = try Godwit_Control_V1_WithdrawRequest(serializedBytes: request)
-            guard let peer = SiteID(message.from) else {
+            guard let peer = SiteID(site: message.from) else {
                 throw SiteError.invalid("'\(message.from)' is no name of a site")
             }
             try await site.agent(called: message.volume).takeBackOffer(to: peer)

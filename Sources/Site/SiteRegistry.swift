@@ -111,3 +111,41 @@ extension SiteRegistry {
     /// Where nobody looks, the log and `inspect` are enough.
     package func show(_ trouble: String?, of record: VolumeRecord) async throws(RegistryError) {}
 }
+
+/// A process of this site, at one of its nodes.
+package struct Member: Hashable, Sendable {
+    /// `worker-1.london`; a site's own name where it has no other member.
+    package let id: SiteID
+    /// The node, as Kubernetes names it.
+    package let node: String
+    /// Where its peers' port is, as host:port; nil: it has none.
+    package let address: String?
+
+    package init(id: SiteID, node: String, address: String?) {
+        (self.id, self.node, self.address) = (id, node, address)
+    }
+}
+
+/// What one member of the site knows of a volume.
+package struct Placement: Hashable, Sendable {
+    package let member: SiteID
+    package let record: VolumeRecord
+
+    package init(member: SiteID, record: VolumeRecord) { (self.member, self.record) = (member, record) }
+}
+
+/// The registry of a site of several members. What `SiteRegistry` tells and changes are one member's own records;
+/// what the others have can be looked at.
+///
+/// A volume's name is unique among all of them: `insert` throws `.nameTaken` unless whoever has the name has it for the
+/// same volume.
+package protocol SharedSiteRegistry: SiteRegistry {
+    /// What members know of a volume, in the order of their names; empty: nobody knows it.
+    func placements(of id: VolumeID) async throws(RegistryError) -> [Placement]
+    func placements(named name: String) async throws(RegistryError) -> [Placement]
+    func placements() async throws(RegistryError) -> [Placement]
+    /// The members that have ever made themselves known, in the order of their names.
+    func members() async throws(RegistryError) -> [Member]
+    /// Makes this member known to the others, and its address. May be repeated.
+    func announce(_ member: Member) async throws(RegistryError)
+}

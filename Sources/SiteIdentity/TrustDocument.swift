@@ -51,7 +51,7 @@ struct TrustDocument: Hashable, Sendable {
                 isComplete = line == "-----END CERTIFICATE-----"
             }
         }
-        guard let name = fields["godwit-site"], let site = SiteID(name) else {
+        guard let name = fields["godwit-site"], let site = SiteID(site: name) else {
             throw .malformed("a trust document without 'godwit-site: NAME'")
         }
         guard isComplete, let fingerprint = fields["fingerprint"] else {

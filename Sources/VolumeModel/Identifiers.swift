@@ -45,22 +45,58 @@ private func isLowercaseHexDigit(_ byte: UInt8) -> Bool {
         || (UInt8(ascii: "a")...UInt8(ascii: "f")).contains(byte)
 }
 
-/// The name of a site: a DNS label (RFC 1123), so that it fits certificates, labels and paths alike.
+/// The name of a site: a DNS label (RFC 1123), so that it fits certificates, labels and paths alike. Or of one node of
+/// a site that has several, `worker-1.london`: to the hand-off each of them is a site of its own.
 package struct SiteID: Hashable, Sendable, Comparable, CustomStringConvertible {
-    package let description: String
+    /// So that a name in a certificate has room for the domain.
+    private static let longest = 190
 
-    /// - Returns: nil unless `text` is 1 to 63 of a–z, 0–9 and `-`, with no `-` at either end.
+    package let description: String
+    /// The node's name, in lower case; nil: the site as a whole.
+    package let node: String?
+
+    /// - Returns: nil unless `text` is 1 to 63 of a–z, 0–9 and `-`, with no `-` at either end, after any number of
+    ///   such labels that name a node; at most 190 bytes in all.
     package init?(_ text: some StringProtocol) {
         let bytes = Array(text.utf8)
-        guard (1...63).contains(bytes.count), bytes.first != UInt8(ascii: "-"),
-            bytes.last != UInt8(ascii: "-"),
-            bytes.allSatisfy({
-                (UInt8(ascii: "a")...UInt8(ascii: "z")).contains($0)
-                    || (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) || $0 == UInt8(ascii: "-")
-            })
+        let labels = bytes.split(separator: UInt8(ascii: "."), omittingEmptySubsequences: false)
+        guard bytes.count <= Self.longest, labels.allSatisfy(Self.isLabel), let last = labels.last
         else { return nil }
         description = String(text)
+        node = labels.count == 1 ? nil : String(description.dropLast(last.count + 1))
     }
+
+    /// - Returns: nil unless `text` names a site as a whole.
+    package init?(site text: some StringProtocol) {
+        self.init(text)
+        guard node == nil else { return nil }
+    }
+
+    /// - Parameter node: a host's name, in whatever case.
+    /// - Returns: nil unless both can be in one name.
+    package init?(node: String, of site: SiteID) { self.init("\(node.lowercased()).\(site.site)") }
+
+    private static func isLabel(_ bytes: ArraySlice<UInt8>) -> Bool {
+        let hyphen = UInt8(ascii: "-")
+        guard (1...63).contains(bytes.count), bytes.first != hyphen else { return false }
+        var last = hyphen
+        for byte in bytes {
+            guard
+                (UInt8(ascii: "a")...UInt8(ascii: "z")).contains(byte)
+                    || (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(byte) || byte == hyphen
+            else { return false }
+            last = byte
+        }
+        return last != hyphen
+    }
+
+    /// The site as a whole, whose keys and policies are those of its nodes.
+    package var site: SiteID {
+        guard let node else { return self }
+        return SiteID(whole: String(description.dropFirst(node.utf8.count + 1)))
+    }
+
+    private init(whole description: String) { (self.description, node) = (description, nil) }
 
     package static func < (left: SiteID, right: SiteID) -> Bool { left.description < right.description }
 }

@@ -25,7 +25,7 @@ struct PKICommand: AsyncParsableCommand {
     }
 
     static func site(named name: String) throws -> SiteID {
-        guard let site = SiteID(name) else {
+        guard let site = SiteID(site: name) else {
             throw ValidationError("a site's name is 1 to 63 of a–z, 0–9 and '-', not '\(name)'")
         }
         return site

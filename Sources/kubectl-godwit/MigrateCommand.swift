@@ -25,7 +25,7 @@ struct Migrate: AsyncParsableCommand {
     @Flag(name: .shortAndLong, help: "Follow it to its end.") var watch = false
 
     func validate() throws {
-        guard SiteID(to) != nil else {
+        guard SiteID(site: to) != nil else {
             throw ValidationError("'\(to)' is no site's name: letters a to z, digits and '-'")
         }
     }

@@ -97,9 +97,24 @@ import VolumeModel
             #expect(VolumeID(text) == nil, "\(text)")
         }
         #expect(SiteID("london-2") != nil)
-        for text in ["", "-a", "a-", "A", "a.b", "a/b", String(repeating: "a", count: 64)] {
+        let long = String(repeating: "a", count: 64)
+        for text in [
+            "", "-a", "a-", "A", "a/b", long, ".a", "a.", "a..b", "a.-b", "é", long.dropLast() + ".a/b",
+        ] {
             #expect(SiteID(text) == nil, "\(text)")
         }
+    }
+
+    @Test func aNodeOfASiteHasTheSitesNameInItsOwn() throws {
+        let london = try #require(SiteID("london"))
+        #expect(london.node == nil && london.site == london)
+        let worker = try #require(SiteID(node: "Worker-1.example", of: london))
+        #expect(worker.description == "worker-1.example.london" && worker.node == "worker-1.example")
+        #expect(worker.site == london && worker != london)
+        #expect(SiteID(node: "other", of: worker)?.description == "other.london")
+        #expect(SiteID(site: "london") == london && SiteID(site: worker.description) == nil)
+        #expect(SiteID(node: "under_score", of: london) == nil)
+        #expect(SiteID(node: String(repeating: "a.", count: 95) + "a", of: london) == nil)
     }
 
     @Test func percentilesAreWithinTheirBucket() {
