@@ -191,11 +191,14 @@ let package = Package(
             name: "HandoffTests", dependencies: ["Handoff", "TestBed", "VolumeModel"],
             // For spin, which a test runs.
             exclude: ["Handoff.pml"], swiftSettings: strict),
+        .target(
+            name: "SiteTestSupport", dependencies: ["Site", "VolumeModel"], path: "Tests/SiteTestSupport",
+            swiftSettings: strict),
         .testTarget(
             name: "SiteTests",
             dependencies: [
                 "ByteStore", "CSIProtocol", "MountHolder", "PeerProtocol", "PeerService", "RPC", "Site",
-                "SiteIdentity", "TestBed", "VolumeModel", "godwit",
+                "SiteIdentity", "SiteTestSupport", "TestBed", "VolumeModel", "godwit",
                 .product(name: "SwiftProtobuf", package: "swift-protobuf"),
             ],
             path: "Tests/SiteTests",
@@ -204,8 +207,8 @@ let package = Package(
         .testTarget(
             name: "ClusterTests",
             dependencies: [
-                "Cluster", "ClusterResources", "Handoff", "Hydration", "KubernetesAPI", "Site", "TestBed",
-                "VolumeModel", "godwit", "kubectl-godwit",
+                "Cluster", "ClusterResources", "Handoff", "Hydration", "KubernetesAPI", "Site",
+                "SiteTestSupport", "TestBed", "VolumeModel", "godwit", "kubectl-godwit",
             ],
             // Run by the tests that use it.
             exclude: ["node"], swiftSettings: strict),
