@@ -70,6 +70,7 @@ package enum CSIBackendError: Error, Hashable, Sendable {
 
 /// What the CSI services ask of the site. Every call may be repeated.
 package protocol CSIBackend: Sendable {
+    /// This node's, where the site has several.
     var site: SiteID { get }
     var node: String { get }
     var release: String { get }
@@ -77,23 +78,31 @@ package protocol CSIBackend: Sendable {
     /// - Parameters:
     ///   - limit: the most it may be, in bytes; 0: no limit. A volume of that name that fits is returned.
     ///   - hydration: of a new volume; one that is there keeps its own, which may have been changed since.
+    ///   - nodes: where a new one is made, the best first; none: at this one.
     func create(
-        name: String, required: UInt64, limit: UInt64, parameters: [String: String], hydration: CSIHydration
+        name: String, required: UInt64, limit: UInt64, parameters: [String: String], hydration: CSIHydration,
+        nodes: [String]
     ) async throws(CSIBackendError) -> CSIVolume
     func modify(_ id: VolumeID, _ hydration: CSIHydration) async throws(CSIBackendError)
     func delete(_ id: VolumeID) async throws(CSIBackendError)
     /// Lets it hold at least so many bytes, also while it is mounted; more already, nothing changes.
     func expand(_ id: VolumeID, to capacity: UInt64) async throws(CSIBackendError) -> CSIVolume
     func volumes() async throws(CSIBackendError) -> [CSIVolume]
+    /// What is known of it without asking anybody: nothing of its condition.
     func volume(_ id: VolumeID) async throws(CSIBackendError) -> CSIVolume
+    /// The same, with its condition.
+    func condition(of id: VolumeID) async throws(CSIBackendError) -> CSIVolume
     /// - Returns: nil if there is none of that name.
     func volume(named name: String) async throws(CSIBackendError) -> CSIVolume?
-    func freeBytes() async throws(CSIBackendError) -> UInt64
-    /// Acquires the volume for this node: ownership follows the pod.
+    /// The room at each of some nodes of this site; of all of them if none is named.
+    func freeBytes(at nodes: [String]) async throws(CSIBackendError) -> [UInt64]
+    func knows(node: String) async throws(CSIBackendError) -> Bool
+    /// Acquires the volume for a node of this site: ownership follows the pod.
     ///
-    /// - Returns: the epoch under which this site owns it now.
-    func publish(_ id: VolumeID) async throws(CSIBackendError) -> Epoch
-    func unpublish(_ id: VolumeID) async throws(CSIBackendError)
+    /// - Returns: the epoch under which it is owned there now.
+    func publish(_ id: VolumeID, at node: String) async throws(CSIBackendError) -> Epoch
+    /// - Parameter node: nil: wherever it is published.
+    func unpublish(_ id: VolumeID, at node: String?) async throws(CSIBackendError)
     /// Mounts it at a directory, which exists.
     ///
     /// - Parameter epoch: under which it was acquired for this node; nil: it is acquired now.

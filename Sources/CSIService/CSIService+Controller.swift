@@ -28,7 +28,7 @@ extension CSIService {
         let volume = try await operations.alone(request.name) {
             try await backend.create(
                 name: request.name, required: required, limit: limit, parameters: parameters,
-                hydration: hydration)
+                hydration: hydration, nodes: Self.nodes(request.accessibilityRequirements))
         }
         var response = Csi_V1_CreateVolumeResponse()
         response.volume = message(volume)
@@ -73,12 +73,19 @@ extension CSIService {
         let wanted = request.accessibilityRequirements.requisite
         let fits = wanted.isEmpty || wanted.contains { isHere($0) }
         guard fits else {
-            throw RPCStatus(.resourceExhausted, "this driver makes volumes at site \(backend.site) only")
+            throw RPCStatus(
+                .resourceExhausted, "this driver makes volumes at site \(backend.site.site) only")
         }
     }
 
     private func isHere(_ topology: Csi_V1_Topology) -> Bool {
-        topology.segments[Self.topologyKey] == backend.site.description
+        topology.segments[Self.topologyKey] == backend.site.site.description
+    }
+
+    /// The nodes that are named, the best first: with `WaitForFirstConsumer` that of the pod.
+    private static func nodes(_ wanted: Csi_V1_TopologyRequirement) -> [String] {
+        let places = wanted.preferred.isEmpty ? wanted.requisite : wanted.preferred
+        return places.compactMap { $0.segments[nodeTopologyKey] }
     }
 
     func deleteVolume(_ request: Csi_V1_DeleteVolumeRequest) async throws -> Csi_V1_DeleteVolumeResponse {
@@ -127,18 +134,16 @@ extension CSIService {
         try CSIChecks.map(request.secrets, "secrets")
         let id = try CSIChecks.volume(request.volumeID)
         _ = try await backend.volume(id)
-        try checkNode(request.nodeID)
-        let epoch = try await operations.alone(request.volumeID) { try await backend.publish(id) }
+        guard try await backend.knows(node: request.nodeID) else {
+            throw RPCStatus(.notFound, "there is no node '\(request.nodeID)' at this site")
+        }
+        let epoch = try await operations.alone(request.volumeID) {
+            try await backend.publish(id, at: request.nodeID)
+        }
         var response = Csi_V1_ControllerPublishVolumeResponse()
         // The node refuses what was attached before the volume went elsewhere.
         response.publishContext = [Self.epochKey: epoch.description]
         return response
-    }
-
-    private func checkNode(_ node: String) throws {
-        guard node == backend.node else {
-            throw RPCStatus(.notFound, "there is no node '\(node)' at this site")
-        }
     }
 
     func controllerUnpublish(
@@ -146,8 +151,10 @@ extension CSIService {
     ) async throws -> Csi_V1_ControllerUnpublishVolumeResponse {
         guard !request.volumeID.isEmpty else { throw RPCStatus(.invalidArgument, "a volume id is missing") }
         // Nothing of that name is published anywhere: that is what was asked for.
-        if let id = VolumeID(request.volumeID), request.nodeID.isEmpty || request.nodeID == backend.node {
-            try await operations.alone(request.volumeID) { try await backend.unpublish(id) }
+        if let id = VolumeID(request.volumeID) {
+            try await operations.alone(request.volumeID) {
+                try await backend.unpublish(id, at: request.nodeID.isEmpty ? nil : request.nodeID)
+            }
         }
         return Csi_V1_ControllerUnpublishVolumeResponse()
     }
@@ -205,7 +212,7 @@ extension CSIService {
     func getVolume(
         _ request: Csi_V1_ControllerGetVolumeRequest
     ) async throws -> Csi_V1_ControllerGetVolumeResponse {
-        let volume = try await backend.volume(try CSIChecks.volume(request.volumeID))
+        let volume = try await backend.condition(of: try CSIChecks.volume(request.volumeID))
         var response = Csi_V1_ControllerGetVolumeResponse()
         response.volume = message(volume)
         response.status.publishedNodeIds = volume.publishedNodes
@@ -221,11 +228,14 @@ extension CSIService {
             }) ?? false
         let isElsewhere = request.hasAccessibleTopology && !isHere(request.accessibleTopology)
         _ = try checkedParameters(request.parameters)
+        var rooms: [UInt64] = []
         if isPossible, !isElsewhere {
-            response.availableCapacity = Int64(clamping: try await backend.freeBytes())
+            let node = request.accessibleTopology.segments[Self.nodeTopologyKey]
+            rooms = try await backend.freeBytes(at: node.map { [$0] } ?? [])
         }
-        // Schedulers go by this number if there is one, and not by the other.
-        response.maximumVolumeSize.value = min(response.availableCapacity, Int64(Self.largestCapacity))
+        response.availableCapacity = Int64(clamping: rooms.reduce(0) { $0 &+ min($1, 1 << 60) })
+        // A volume is at one node. Schedulers go by this number if there is one, and not by the other.
+        response.maximumVolumeSize.value = min(Int64(clamping: rooms.max() ?? 0), Int64(Self.largestCapacity))
         return response
     }
 
@@ -251,7 +261,8 @@ extension CSIService {
         message.volumeID = volume.id.description
         message.capacityBytes = Int64(clamping: volume.capacity)
         var topology = Csi_V1_Topology()
-        topology.segments = [Self.topologyKey: backend.site.description]
+        // Whatever node it was made at: it follows the pod.
+        topology.segments = [Self.topologyKey: backend.site.site.description]
         message.accessibleTopology = [topology]
         return message
     }

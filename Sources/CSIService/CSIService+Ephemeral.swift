@@ -41,7 +41,8 @@ extension CSIService {
         let isReadOnly = request.readonly || access.isReadOnly
         try await operations.alone(request.volumeID) {
             let volume = try await backend.create(
-                name: name, required: size, limit: size, parameters: parameters, hydration: CSIHydration())
+                name: name, required: size, limit: size, parameters: parameters, hydration: CSIHydration(),
+                nodes: [])
             if let existing = try MountTable.entry(at: target) {
                 guard existing.type == Self.mountType, existing.source == source(of: volume.id),
                     existing.isReadOnly == isReadOnly

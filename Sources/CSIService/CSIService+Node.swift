@@ -140,8 +140,7 @@ extension CSIService {
         if !request.stagingTargetPath.isEmpty {
             _ = try CSIChecks.path(request.stagingTargetPath, "the staging path")
         }
-        let volume = try await known(request.volumeID)
-        let id = volume.id
+        let id = try await known(request.volumeID).id
         guard try MountTable.entry(at: path)?.source == source(of: id) else {
             throw RPCStatus(.notFound, "the volume is not mounted at \(path)")
         }
@@ -158,7 +157,7 @@ extension CSIService {
         inodes.available = Int64(clamping: usage.totalInodes - min(usage.totalInodes, usage.usedInodes))
         var response = Csi_V1_NodeGetVolumeStatsResponse()
         response.usage = [bytes, inodes]
-        response.volumeCondition = condition(volume)
+        response.volumeCondition = condition(try await backend.condition(of: id))
         return response
     }
 
@@ -178,7 +177,11 @@ extension CSIService {
     func nodeInfo(_: Csi_V1_NodeGetInfoRequest) -> Csi_V1_NodeGetInfoResponse {
         var response = Csi_V1_NodeGetInfoResponse()
         response.nodeID = backend.node
-        response.accessibleTopology.segments = [Self.topologyKey: backend.site.description]
+        response.accessibleTopology.segments = [Self.topologyKey: backend.site.site.description]
+        // For the choice where a volume is made, not where it may be used.
+        if backend.site.node != nil {
+            response.accessibleTopology.segments[Self.nodeTopologyKey] = backend.node
+        }
         return response
     }
 }

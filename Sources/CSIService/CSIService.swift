@@ -9,6 +9,8 @@ internal import VolumeModel
 package struct CSIService: Sendable {
     package static let driverName = "csi.godwit.dev"
     package static let topologyKey = "topology.godwit.dev/site"
+    /// Of a site of several nodes.
+    package static let nodeTopologyKey = "topology.godwit.dev/node"
 
     let backend: any CSIBackend
     let operations = PendingOperations()

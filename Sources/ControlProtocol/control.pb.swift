@@ -9,7 +9,7 @@
 //   https://github.com/apple/swift-protobuf/
 
 /// What the command line asks of the site that runs on the same host, over a Unix socket that only root can
-/// open.
+/// open; and what a site's nodes ask of each other, over mutual TLS.
 
 #if canImport(FoundationEssentials)
 import FoundationEssentials
@@ -63,6 +63,12 @@ package nonisolated struct Godwit_Control_V1_InfoReply: Sendable {
 
   package var peers: [String] = []
 
+  /// The node that answers.
+  package var node: String = String()
+
+  /// The room for volumes there.
+  package var freeByteCount: UInt64 = 0
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -79,6 +85,13 @@ package nonisolated struct Godwit_Control_V1_CreateVolumeRequest: Sendable {
 
   /// 0: as many as there is room for.
   package var inodeLimit: UInt64 = 0
+
+  package var parameters: Dictionary<String,String> = [:]
+
+  package var hydrationPaused: Bool = false
+
+  /// 0: no limit.
+  package var hydrationBytesPerSecond: UInt64 = 0
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -308,6 +321,12 @@ package nonisolated struct Godwit_Control_V1_Volume: @unchecked Sendable {
   package var keptCopies: [Godwit_Control_V1_KeptCopy] {
     get {_storage._keptCopies}
     set {_uniqueStorage()._keptCopies = newValue}
+  }
+
+  /// The node that tells this; of a site of several nodes the one that has the volume.
+  package var node: String {
+    get {_storage._node}
+    set {_uniqueStorage()._node = newValue}
   }
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
@@ -791,7 +810,7 @@ nonisolated extension Godwit_Control_V1_InfoRequest: SwiftProtobuf.Message, Swif
 
 nonisolated extension Godwit_Control_V1_InfoReply: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".InfoReply"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}site\0\u{1}release\0\u{1}process\0\u{3}peer_endpoint\0\u{1}peers\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}site\0\u{1}release\0\u{1}process\0\u{3}peer_endpoint\0\u{1}peers\0\u{1}node\0\u{3}free_byte_count\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -804,6 +823,8 @@ nonisolated extension Godwit_Control_V1_InfoReply: SwiftProtobuf.Message, SwiftP
       case 3: try { try decoder.decodeSingularInt64Field(value: &self.process) }()
       case 4: try { try decoder.decodeSingularStringField(value: &self.peerEndpoint) }()
       case 5: try { try decoder.decodeRepeatedStringField(value: &self.peers) }()
+      case 6: try { try decoder.decodeSingularStringField(value: &self.node) }()
+      case 7: try { try decoder.decodeSingularUInt64Field(value: &self.freeByteCount) }()
       default: break
       }
     }
@@ -825,6 +846,12 @@ nonisolated extension Godwit_Control_V1_InfoReply: SwiftProtobuf.Message, SwiftP
     if !self.peers.isEmpty {
       try visitor.visitRepeatedStringField(value: self.peers, fieldNumber: 5)
     }
+    if !self.node.isEmpty {
+      try visitor.visitSingularStringField(value: self.node, fieldNumber: 6)
+    }
+    if self.freeByteCount != 0 {
+      try visitor.visitSingularUInt64Field(value: self.freeByteCount, fieldNumber: 7)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -834,6 +861,8 @@ nonisolated extension Godwit_Control_V1_InfoReply: SwiftProtobuf.Message, SwiftP
     if lhs.process != rhs.process {return false}
     if lhs.peerEndpoint != rhs.peerEndpoint {return false}
     if lhs.peers != rhs.peers {return false}
+    if lhs.node != rhs.node {return false}
+    if lhs.freeByteCount != rhs.freeByteCount {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -841,7 +870,7 @@ nonisolated extension Godwit_Control_V1_InfoReply: SwiftProtobuf.Message, SwiftP
 
 nonisolated extension Godwit_Control_V1_CreateVolumeRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".CreateVolumeRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}name\0\u{1}capacity\0\u{3}inode_limit\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}name\0\u{1}capacity\0\u{3}inode_limit\0\u{1}parameters\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -852,6 +881,9 @@ nonisolated extension Godwit_Control_V1_CreateVolumeRequest: SwiftProtobuf.Messa
       case 1: try { try decoder.decodeSingularStringField(value: &self.name) }()
       case 2: try { try decoder.decodeSingularUInt64Field(value: &self.capacity) }()
       case 3: try { try decoder.decodeSingularUInt64Field(value: &self.inodeLimit) }()
+      case 4: try { try decoder.decodeMapField(fieldType: SwiftProtobuf._ProtobufMap<SwiftProtobuf.ProtobufString,SwiftProtobuf.ProtobufString>.self, value: &self.parameters) }()
+      case 5: try { try decoder.decodeSingularBoolField(value: &self.hydrationPaused) }()
+      case 6: try { try decoder.decodeSingularUInt64Field(value: &self.hydrationBytesPerSecond) }()
       default: break
       }
     }
@@ -867,6 +899,15 @@ nonisolated extension Godwit_Control_V1_CreateVolumeRequest: SwiftProtobuf.Messa
     if self.inodeLimit != 0 {
       try visitor.visitSingularUInt64Field(value: self.inodeLimit, fieldNumber: 3)
     }
+    if !self.parameters.isEmpty {
+      try visitor.visitMapField(fieldType: SwiftProtobuf._ProtobufMap<SwiftProtobuf.ProtobufString,SwiftProtobuf.ProtobufString>.self, value: self.parameters, fieldNumber: 4)
+    }
+    if self.hydrationPaused != false {
+      try visitor.visitSingularBoolField(value: self.hydrationPaused, fieldNumber: 5)
+    }
+    if self.hydrationBytesPerSecond != 0 {
+      try visitor.visitSingularUInt64Field(value: self.hydrationBytesPerSecond, fieldNumber: 6)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -874,6 +915,9 @@ nonisolated extension Godwit_Control_V1_CreateVolumeRequest: SwiftProtobuf.Messa
     if lhs.name != rhs.name {return false}
     if lhs.capacity != rhs.capacity {return false}
     if lhs.inodeLimit != rhs.inodeLimit {return false}
+    if lhs.parameters != rhs.parameters {return false}
+    if lhs.hydrationPaused != rhs.hydrationPaused {return false}
+    if lhs.hydrationBytesPerSecond != rhs.hydrationBytesPerSecond {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -971,7 +1015,7 @@ nonisolated extension Godwit_Control_V1_ListVolumesReply: SwiftProtobuf.Message,
 
 nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Volume"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}name\0\u{1}capacity\0\u{1}role\0\u{1}epoch\0\u{1}owner\0\u{1}origin\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}inode_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}mounts\0\u{1}released\0\u{3}prefetched_byte_count\0\u{3}prefetched_unread_byte_count\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0\u{3}allocated_byte_count\0\u{3}inode_limit\0\u{1}trouble\0\u{1}divergences\0\u{1}claim\0\u{3}claim_report\0\u{3}names_arriving\0\u{3}shared_with\0\u{3}saved_byte_count\0\u{3}needed_byte_count\0\u{3}kept_copies\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}name\0\u{1}capacity\0\u{1}role\0\u{1}epoch\0\u{1}owner\0\u{1}origin\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}inode_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}mounts\0\u{1}released\0\u{3}prefetched_byte_count\0\u{3}prefetched_unread_byte_count\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0\u{3}allocated_byte_count\0\u{3}inode_limit\0\u{1}trouble\0\u{1}divergences\0\u{1}claim\0\u{3}claim_report\0\u{3}names_arriving\0\u{3}shared_with\0\u{3}saved_byte_count\0\u{3}needed_byte_count\0\u{3}kept_copies\0\u{1}node\0")
 
   fileprivate class _StorageClass {
     var _id: String = String()
@@ -1006,6 +1050,7 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
     var _savedByteCount: UInt64 = 0
     var _neededByteCount: UInt64 = 0
     var _keptCopies: [Godwit_Control_V1_KeptCopy] = []
+    var _node: String = String()
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -1048,6 +1093,7 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
       _savedByteCount = source._savedByteCount
       _neededByteCount = source._neededByteCount
       _keptCopies = source._keptCopies
+      _node = source._node
     }
   }
 
@@ -1098,6 +1144,7 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
         case 30: try { try decoder.decodeSingularUInt64Field(value: &_storage._savedByteCount) }()
         case 31: try { try decoder.decodeSingularUInt64Field(value: &_storage._neededByteCount) }()
         case 32: try { try decoder.decodeRepeatedMessageField(value: &_storage._keptCopies) }()
+        case 33: try { try decoder.decodeSingularStringField(value: &_storage._node) }()
         default: break
         }
       }
@@ -1206,6 +1253,9 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
       if !_storage._keptCopies.isEmpty {
         try visitor.visitRepeatedMessageField(value: _storage._keptCopies, fieldNumber: 32)
       }
+      if !_storage._node.isEmpty {
+        try visitor.visitSingularStringField(value: _storage._node, fieldNumber: 33)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -1247,6 +1297,7 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
         if _storage._savedByteCount != rhs_storage._savedByteCount {return false}
         if _storage._neededByteCount != rhs_storage._neededByteCount {return false}
         if _storage._keptCopies != rhs_storage._keptCopies {return false}
+        if _storage._node != rhs_storage._node {return false}
         return true
       }
       if !storagesAreEqual {return false}

@@ -85,7 +85,8 @@ package struct HeadRecord: Hashable, Sendable {
         }
     }
 
-    var knownEpoch: Epoch {
+    /// The epoch of the newest reign that this site knows of, also where it does not know whose.
+    package var knownEpoch: Epoch {
         if case .fenced(_, let by, _) = role { by } else { knownReign?.epoch ?? spent }
     }
 

@@ -89,26 +89,90 @@ package nonisolated struct Godwit_Peer_V1_HelloReply: Sendable {
   package init() {}
 }
 
-package nonisolated struct Godwit_Peer_V1_OfferRequest: Sendable {
+package nonisolated struct Godwit_Peer_V1_OfferRequest: @unchecked Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
-  package var volume: String = String()
+  package var volume: String {
+    get {_storage._volume}
+    set {_uniqueStorage()._volume = newValue}
+  }
 
-  package var name: String = String()
+  package var name: String {
+    get {_storage._name}
+    set {_uniqueStorage()._name = newValue}
+  }
 
-  package var capacity: UInt64 = 0
+  package var capacity: UInt64 {
+    get {_storage._capacity}
+    set {_uniqueStorage()._capacity = newValue}
+  }
 
-  package var epoch: UInt64 = 0
+  package var epoch: UInt64 {
+    get {_storage._epoch}
+    set {_uniqueStorage()._epoch = newValue}
+  }
 
-  package var parameters: Dictionary<String,String> = [:]
+  package var parameters: Dictionary<String,String> {
+    get {_storage._parameters}
+    set {_uniqueStorage()._parameters = newValue}
+  }
 
-  package var inodeLimit: UInt64 = 0
+  package var inodeLimit: UInt64 {
+    get {_storage._inodeLimit}
+    set {_uniqueStorage()._inodeLimit = newValue}
+  }
 
   /// The claim to which the volume belongs in the owner's cluster; absent: none is to be made.
   package var claim: Godwit_Peer_V1_ClaimFacts {
-    get {_claim ?? Godwit_Peer_V1_ClaimFacts()}
+    get {_storage._claim ?? Godwit_Peer_V1_ClaimFacts()}
+    set {_uniqueStorage()._claim = newValue}
+  }
+  /// Returns true if `claim` has been explicitly set.
+  package var hasClaim: Bool {_storage._claim != nil}
+  /// Clears the value of `claim`. Subsequent reads from it will return its default value.
+  package mutating func clearClaim() {_uniqueStorage()._claim = nil}
+
+  /// Whether the site is only to know of the volume: it takes it over without having followed.
+  package var withoutReplica: Bool {
+    get {_storage._withoutReplica}
+    set {_uniqueStorage()._withoutReplica = newValue}
+  }
+
+  /// From another node of the same site: what goes with the volume inside a site.
+  package var settings: Godwit_Peer_V1_SiteSettings {
+    get {_storage._settings ?? Godwit_Peer_V1_SiteSettings()}
+    set {_uniqueStorage()._settings = newValue}
+  }
+  /// Returns true if `settings` has been explicitly set.
+  package var hasSettings: Bool {_storage._settings != nil}
+  /// Clears the value of `settings`. Subsequent reads from it will return its default value.
+  package mutating func clearSettings() {_uniqueStorage()._settings = nil}
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+
+  fileprivate var _storage = _StorageClass.defaultInstance
+}
+
+package nonisolated struct Godwit_Peer_V1_SiteSettings: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// The sites that may know of the volume.
+  package var sharedWith: [String] = []
+
+  package var hydrationPaused: Bool = false
+
+  /// 0: no limit.
+  package var hydrationBytesPerSecond: UInt64 = 0
+
+  /// What has become of the claim that the offer carries.
+  package var claim: Godwit_Peer_V1_ClaimReport {
+    get {_claim ?? Godwit_Peer_V1_ClaimReport()}
     set {_claim = newValue}
   }
   /// Returns true if `claim` has been explicitly set.
@@ -116,14 +180,39 @@ package nonisolated struct Godwit_Peer_V1_OfferRequest: Sendable {
   /// Clears the value of `claim`. Subsequent reads from it will return its default value.
   package mutating func clearClaim() {self._claim = nil}
 
-  /// Whether the site is only to know of the volume: it takes it over without having followed.
-  package var withoutReplica: Bool = false
-
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
 
-  fileprivate var _claim: Godwit_Peer_V1_ClaimFacts? = nil
+  fileprivate var _claim: Godwit_Peer_V1_ClaimReport? = nil
+}
+
+package nonisolated struct Godwit_Peer_V1_LocateRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var volume: String = String()
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+package nonisolated struct Godwit_Peer_V1_LocateReply: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// The node that has it, or is to have it, with the site's name: worker-1.london. A site of one node tells its own name.
+  package var member: String = String()
+
+  /// All nodes that know the volume; that one among them, if it does.
+  package var holders: [String] = []
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
 }
 
 package nonisolated struct Godwit_Peer_V1_OfferReply: Sendable {
@@ -1206,7 +1295,133 @@ nonisolated extension Godwit_Peer_V1_HelloReply: SwiftProtobuf.Message, SwiftPro
 
 nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".OfferRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}name\0\u{1}capacity\0\u{1}epoch\0\u{1}parameters\0\u{3}inode_limit\0\u{1}claim\0\u{3}without_replica\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}name\0\u{1}capacity\0\u{1}epoch\0\u{1}parameters\0\u{3}inode_limit\0\u{1}claim\0\u{3}without_replica\0\u{1}settings\0")
+
+  fileprivate class _StorageClass {
+    var _volume: String = String()
+    var _name: String = String()
+    var _capacity: UInt64 = 0
+    var _epoch: UInt64 = 0
+    var _parameters: Dictionary<String,String> = [:]
+    var _inodeLimit: UInt64 = 0
+    var _claim: Godwit_Peer_V1_ClaimFacts? = nil
+    var _withoutReplica: Bool = false
+    var _settings: Godwit_Peer_V1_SiteSettings? = nil
+
+      // This property is used as the initial default value for new instances of the type.
+      // The type itself is protecting the reference to its storage via CoW semantics.
+      // This will force a copy to be made of this reference when the first mutation occurs;
+      // hence, it is safe to mark this as `nonisolated(unsafe)`.
+      static nonisolated(unsafe) let defaultInstance = _StorageClass()
+
+    private init() {}
+
+    init(copying source: _StorageClass) {
+      _volume = source._volume
+      _name = source._name
+      _capacity = source._capacity
+      _epoch = source._epoch
+      _parameters = source._parameters
+      _inodeLimit = source._inodeLimit
+      _claim = source._claim
+      _withoutReplica = source._withoutReplica
+      _settings = source._settings
+    }
+  }
+
+  fileprivate mutating func _uniqueStorage() -> _StorageClass {
+    if !isKnownUniquelyReferenced(&_storage) {
+      _storage = _StorageClass(copying: _storage)
+    }
+    return _storage
+  }
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    _ = _uniqueStorage()
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      while let fieldNumber = try decoder.nextFieldNumber() {
+        // The use of inline closures is to circumvent an issue where the compiler
+        // allocates stack space for every case branch when no optimizations are
+        // enabled. https://github.com/apple/swift-protobuf/issues/1034
+        switch fieldNumber {
+        case 1: try { try decoder.decodeSingularStringField(value: &_storage._volume) }()
+        case 2: try { try decoder.decodeSingularStringField(value: &_storage._name) }()
+        case 3: try { try decoder.decodeSingularUInt64Field(value: &_storage._capacity) }()
+        case 4: try { try decoder.decodeSingularUInt64Field(value: &_storage._epoch) }()
+        case 5: try { try decoder.decodeMapField(fieldType: SwiftProtobuf._ProtobufMap<SwiftProtobuf.ProtobufString,SwiftProtobuf.ProtobufString>.self, value: &_storage._parameters) }()
+        case 6: try { try decoder.decodeSingularUInt64Field(value: &_storage._inodeLimit) }()
+        case 7: try { try decoder.decodeSingularMessageField(value: &_storage._claim) }()
+        case 8: try { try decoder.decodeSingularBoolField(value: &_storage._withoutReplica) }()
+        case 9: try { try decoder.decodeSingularMessageField(value: &_storage._settings) }()
+        default: break
+        }
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every if/case branch local when no optimizations
+      // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+      // https://github.com/apple/swift-protobuf/issues/1182
+      if !_storage._volume.isEmpty {
+        try visitor.visitSingularStringField(value: _storage._volume, fieldNumber: 1)
+      }
+      if !_storage._name.isEmpty {
+        try visitor.visitSingularStringField(value: _storage._name, fieldNumber: 2)
+      }
+      if _storage._capacity != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._capacity, fieldNumber: 3)
+      }
+      if _storage._epoch != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._epoch, fieldNumber: 4)
+      }
+      if !_storage._parameters.isEmpty {
+        try visitor.visitMapField(fieldType: SwiftProtobuf._ProtobufMap<SwiftProtobuf.ProtobufString,SwiftProtobuf.ProtobufString>.self, value: _storage._parameters, fieldNumber: 5)
+      }
+      if _storage._inodeLimit != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._inodeLimit, fieldNumber: 6)
+      }
+      try { if let v = _storage._claim {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 7)
+      } }()
+      if _storage._withoutReplica != false {
+        try visitor.visitSingularBoolField(value: _storage._withoutReplica, fieldNumber: 8)
+      }
+      try { if let v = _storage._settings {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 9)
+      } }()
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Peer_V1_OfferRequest, rhs: Godwit_Peer_V1_OfferRequest) -> Bool {
+    if lhs._storage !== rhs._storage {
+      let storagesAreEqual: Bool = withExtendedLifetime((lhs._storage, rhs._storage)) { (_args: (_StorageClass, _StorageClass)) in
+        let _storage = _args.0
+        let rhs_storage = _args.1
+        if _storage._volume != rhs_storage._volume {return false}
+        if _storage._name != rhs_storage._name {return false}
+        if _storage._capacity != rhs_storage._capacity {return false}
+        if _storage._epoch != rhs_storage._epoch {return false}
+        if _storage._parameters != rhs_storage._parameters {return false}
+        if _storage._inodeLimit != rhs_storage._inodeLimit {return false}
+        if _storage._claim != rhs_storage._claim {return false}
+        if _storage._withoutReplica != rhs_storage._withoutReplica {return false}
+        if _storage._settings != rhs_storage._settings {return false}
+        return true
+      }
+      if !storagesAreEqual {return false}
+    }
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Peer_V1_SiteSettings: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".SiteSettings"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}shared_with\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0\u{1}claim\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1214,14 +1429,10 @@ nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftP
       // allocates stack space for every case branch when no optimizations are
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
-      case 1: try { try decoder.decodeSingularStringField(value: &self.volume) }()
-      case 2: try { try decoder.decodeSingularStringField(value: &self.name) }()
-      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.capacity) }()
-      case 4: try { try decoder.decodeSingularUInt64Field(value: &self.epoch) }()
-      case 5: try { try decoder.decodeMapField(fieldType: SwiftProtobuf._ProtobufMap<SwiftProtobuf.ProtobufString,SwiftProtobuf.ProtobufString>.self, value: &self.parameters) }()
-      case 6: try { try decoder.decodeSingularUInt64Field(value: &self.inodeLimit) }()
-      case 7: try { try decoder.decodeSingularMessageField(value: &self._claim) }()
-      case 8: try { try decoder.decodeSingularBoolField(value: &self.withoutReplica) }()
+      case 1: try { try decoder.decodeRepeatedStringField(value: &self.sharedWith) }()
+      case 2: try { try decoder.decodeSingularBoolField(value: &self.hydrationPaused) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.hydrationBytesPerSecond) }()
+      case 4: try { try decoder.decodeSingularMessageField(value: &self._claim) }()
       default: break
       }
     }
@@ -1232,42 +1443,91 @@ nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftP
     // allocates stack space for every if/case branch local when no optimizations
     // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
     // https://github.com/apple/swift-protobuf/issues/1182
-    if !self.volume.isEmpty {
-      try visitor.visitSingularStringField(value: self.volume, fieldNumber: 1)
+    if !self.sharedWith.isEmpty {
+      try visitor.visitRepeatedStringField(value: self.sharedWith, fieldNumber: 1)
     }
-    if !self.name.isEmpty {
-      try visitor.visitSingularStringField(value: self.name, fieldNumber: 2)
+    if self.hydrationPaused != false {
+      try visitor.visitSingularBoolField(value: self.hydrationPaused, fieldNumber: 2)
     }
-    if self.capacity != 0 {
-      try visitor.visitSingularUInt64Field(value: self.capacity, fieldNumber: 3)
-    }
-    if self.epoch != 0 {
-      try visitor.visitSingularUInt64Field(value: self.epoch, fieldNumber: 4)
-    }
-    if !self.parameters.isEmpty {
-      try visitor.visitMapField(fieldType: SwiftProtobuf._ProtobufMap<SwiftProtobuf.ProtobufString,SwiftProtobuf.ProtobufString>.self, value: self.parameters, fieldNumber: 5)
-    }
-    if self.inodeLimit != 0 {
-      try visitor.visitSingularUInt64Field(value: self.inodeLimit, fieldNumber: 6)
+    if self.hydrationBytesPerSecond != 0 {
+      try visitor.visitSingularUInt64Field(value: self.hydrationBytesPerSecond, fieldNumber: 3)
     }
     try { if let v = self._claim {
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 7)
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 4)
     } }()
-    if self.withoutReplica != false {
-      try visitor.visitSingularBoolField(value: self.withoutReplica, fieldNumber: 8)
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Peer_V1_SiteSettings, rhs: Godwit_Peer_V1_SiteSettings) -> Bool {
+    if lhs.sharedWith != rhs.sharedWith {return false}
+    if lhs.hydrationPaused != rhs.hydrationPaused {return false}
+    if lhs.hydrationBytesPerSecond != rhs.hydrationBytesPerSecond {return false}
+    if lhs._claim != rhs._claim {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Peer_V1_LocateRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".LocateRequest"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.volume) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.volume.isEmpty {
+      try visitor.visitSingularStringField(value: self.volume, fieldNumber: 1)
     }
     try unknownFields.traverse(visitor: &visitor)
   }
 
-  package static func ==(lhs: Godwit_Peer_V1_OfferRequest, rhs: Godwit_Peer_V1_OfferRequest) -> Bool {
+  package static func ==(lhs: Godwit_Peer_V1_LocateRequest, rhs: Godwit_Peer_V1_LocateRequest) -> Bool {
     if lhs.volume != rhs.volume {return false}
-    if lhs.name != rhs.name {return false}
-    if lhs.capacity != rhs.capacity {return false}
-    if lhs.epoch != rhs.epoch {return false}
-    if lhs.parameters != rhs.parameters {return false}
-    if lhs.inodeLimit != rhs.inodeLimit {return false}
-    if lhs._claim != rhs._claim {return false}
-    if lhs.withoutReplica != rhs.withoutReplica {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Peer_V1_LocateReply: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".LocateReply"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}member\0\u{1}holders\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.member) }()
+      case 2: try { try decoder.decodeRepeatedStringField(value: &self.holders) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.member.isEmpty {
+      try visitor.visitSingularStringField(value: self.member, fieldNumber: 1)
+    }
+    if !self.holders.isEmpty {
+      try visitor.visitRepeatedStringField(value: self.holders, fieldNumber: 2)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Peer_V1_LocateReply, rhs: Godwit_Peer_V1_LocateReply) -> Bool {
+    if lhs.member != rhs.member {return false}
+    if lhs.holders != rhs.holders {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -63,6 +63,47 @@ package final class PeerClient: Sendable {
         return try await call("Status", request, timeout: timeout)
     }
 
+    /// Where a volume is at the peer's site, or would best be: a peer that does not know this question is one node.
+    package func locate(
+        _ volume: VolumeID, timeout: Duration = .seconds(5)
+    ) async throws(PeerError) -> (member: SiteID, holders: [SiteID]) {
+        var request = Godwit_Peer_V1_LocateRequest()
+        request.volume = volume.description
+        let reply: Godwit_Peer_V1_LocateReply
+        do {
+            reply = try await call("Locate", request, timeout: timeout)
+        } catch .call(_, _, let status) where status.code == .unimplemented {
+            return (site, [site])
+        }
+        guard reply.holders.count <= PeerLimits.memberCount, let member = SiteID(reply.member),
+            member.site == site.site
+        else { throw .malformed(site: site, "a node that is not its own") }
+        let holders = reply.holders.compactMap { SiteID($0) }
+        guard holders.count == reply.holders.count, holders.allSatisfy({ $0.site == site.site }) else {
+            throw .malformed(site: site, "nodes that are not its own")
+        }
+        return (member, holders)
+    }
+
+    /// Another service at the peer's port: one question, one answer.
+    package func unary(
+        _ method: String, _ request: [UInt8], timeout: Duration
+    ) async throws(RPCStatus) -> [UInt8] {
+        try await urgent.unary(
+            method, request, metadata: RPCMetadata(), timeout: timeout, waitForReady: false)
+    }
+
+    /// The same with a stream of answers, until there is none any more.
+    package func stream(
+        _ method: String, _ request: [UInt8], timeout: Duration?,
+        _ receive: ([UInt8]) async throws -> Void
+    ) async throws {
+        let call = try urgent.open(method, metadata: RPCMetadata(), timeout: timeout, waitForReady: false)
+        try await call.send(request)
+        try await call.finishSending()
+        while let answer = try await call.receive() { try await receive(answer) }
+    }
+
     /// Takes an offer back. May be repeated.
     ///
     /// - Returns: whether the peer knows nothing of the volume any more.

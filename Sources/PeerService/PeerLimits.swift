@@ -41,6 +41,8 @@ package struct PeerLimits: Sendable {
     /// Directories and inodes of a List.
     package static let placeCount = 4096
     package static let inodeCount = 4096
+    /// Nodes of one site.
+    package static let memberCount = 10_000
     /// Parameters of an Offer, and bytes of their keys and values: what Kubernetes allows a StorageClass.
     package static let parameterCount = 512
     package static let parameterByteCount = 256 << 10

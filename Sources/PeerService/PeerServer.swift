@@ -28,6 +28,9 @@ package protocol PeerBackend: Sendable {
     func status(of volume: VolumeID, for site: SiteID) async throws -> Godwit_Peer_V1_VolumeStatus
     func withdraw(_ request: Godwit_Peer_V1_WithdrawRequest, by site: SiteID) async throws
         -> Godwit_Peer_V1_WithdrawReply
+    func locate(_ volume: VolumeID, for site: SiteID) async throws -> Godwit_Peer_V1_LocateReply
+    /// - Returns: what serves the calls of other services that a node of this site makes; nil for anybody else.
+    func serveMember(_ member: SiteID) -> RPCServer.Handler?
 }
 
 /// The service that peers call: decodes, authenticates, asks the backend, encodes.
@@ -53,9 +56,6 @@ package struct PeerServer: Sendable {
     package var openCallCount: Int { calls.count }
 
     package func handle(_ call: RPCServerCall) async throws(RPCStatus) {
-        guard call.method.hasPrefix(PeerClient.service) else {
-            throw RPCStatus(.unimplemented, "no such method: \(call.method)")
-        }
         guard let certificate = call.peerCertificatePEM else {
             throw RPCStatus(.unauthenticated, "a certificate is needed")
         }
@@ -67,6 +67,12 @@ package struct PeerServer: Sendable {
         }
         try calls.begin(by: site, over: call.peerAddress)
         defer { calls.end(by: site, over: call.peerAddress) }
+        guard call.method.hasPrefix(PeerClient.service) else {
+            guard let handler = backend.serveMember(site) else {
+                throw RPCStatus(.unimplemented, "no such method: \(call.method)")
+            }
+            return try await handler(call)
+        }
         guard let request = try await call.receive(within: limits.requestTimeout) else {
             throw RPCStatus(.invalidArgument, "a request is missing")
         }
@@ -115,6 +121,10 @@ package struct PeerServer: Sendable {
             let message = try Godwit_Peer_V1_StatusRequest(serializedBytes: request)
             let volume = try Self.volume(message.volume)
             try await send(try await backend.status(of: volume, for: site), to: call)
+        case "Locate":
+            let message = try Godwit_Peer_V1_LocateRequest(serializedBytes: request)
+            try await send(
+                try await backend.locate(try Self.volume(message.volume), for: site), to: call)
         case "Withdraw":
             try await send(
                 try await backend.withdraw(try .init(serializedBytes: request), by: site), to: call)

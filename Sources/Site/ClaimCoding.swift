@@ -29,8 +29,10 @@ enum ClaimCoding {
 
     static func control(_ facts: ClaimFacts) -> Godwit_Control_V1_ClaimFacts { .init(facts) }
     static func control(_ report: ClaimReport) -> Godwit_Control_V1_ClaimReport { .init(report) }
+    static func peer(_ facts: ClaimFacts) -> Godwit_Peer_V1_ClaimFacts { .init(facts) }
     static func peer(_ report: ClaimReport) -> Godwit_Peer_V1_ClaimReport { .init(report) }
     static func report(_ message: Godwit_Control_V1_ClaimReport) -> ClaimReport { message.checked() }
+    static func report(_ message: Godwit_Peer_V1_ClaimReport) -> ClaimReport { message.checked() }
 
     /// A peer's report, cut to what a report may be.
     static func told(_ message: Godwit_Peer_V1_ClaimReport) -> Godwit_Control_V1_ClaimReport {

@@ -1,22 +1,26 @@
 internal import Catalog
 internal import ControlProtocol
 internal import Handoff
+internal import Hydration
 internal import PeerProtocol
 internal import PeerService
 package import RPC
 internal import SwiftProtobuf
 internal import VolumeModel
 
-/// What the command line on the same host asks of the site.
+/// What the command line on the same host asks of the site, and other nodes of the site of this one.
 package struct ControlService: Sendable {
     package static let service = "/godwit.control.v1.Control/"
 
     private let site: Site
     private let peerEndpoint: String
+    /// Whether it is for other nodes, who have found out that it is this one that they mean.
+    private let isForMembers: Bool
 
-    package init(site: Site, peerEndpoint: String) {
+    package init(site: Site, peerEndpoint: String, isForMembers: Bool = false) {
         self.site = site
         self.peerEndpoint = peerEndpoint
+        self.isForMembers = isForMembers
     }
 
     package func handle(_ call: RPCServerCall) async throws(RPCStatus) {
@@ -27,9 +31,30 @@ package struct ControlService: Sendable {
             throw RPCStatus(.invalidArgument, "a request is missing")
         }
         do {
-            try await answer(call, String(call.method.dropFirst(Self.service.count)), request)
+            let method = String(call.method.dropFirst(Self.service.count))
+            if !isForMembers, let member = try await elsewhere(method, request) {
+                try await site.pass(call, request, to: member)
+            } else {
+                try await answer(call, method, request)
+            }
         } catch {
             throw SiteStatus.status(of: error)
+        }
+    }
+
+    /// - Returns: the node that is to answer; nil: this one.
+    private func elsewhere(_ method: String, _ request: [UInt8]) async throws -> SiteID? {
+        switch method {
+        case "Info", "CreateVolume", "DeleteVolume", "ListVolumes", "Mount", "Unmount", "MountDivergence",
+            "Attach", "Detach":
+            return nil
+        case "DeleteDivergence", "RestoreDivergence", "CompareDivergence":
+            let message = try Godwit_Control_V1_DivergenceRequest(serializedBytes: request)
+            return try await site.divergenceElsewhere(Epoch(message.epoch), called: message.volume)
+        default:
+            // The volume is the first field of all others.
+            let message = try Godwit_Control_V1_VolumeRequest(serializedBytes: request)
+            return try await site.keeperElsewhere(called: message.volume)
         }
     }
 
@@ -41,18 +66,32 @@ package struct ControlService: Sendable {
         case "CreateVolume":
             let message = try Godwit_Control_V1_CreateVolumeRequest(serializedBytes: request)
             let limits = VolumeLimits(byteCount: message.capacity, inodeCount: message.inodeLimit)
-            let agent = try await site.create(name: message.name, limits: limits, parameters: [:])
+            var hydration = HydrationPolicy()
+            hydration.isPaused = message.hydrationPaused
+            hydration.bytesPerSecond =
+                message.hydrationBytesPerSecond == 0 ? nil : message.hydrationBytesPerSecond
+            let agent = try await site.create(
+                name: message.name, limits: limits, parameters: message.parameters, hydration: hydration)
             try await send(agent, to: call)
         case "DeleteVolume":
-            try await site.delete(try await agent(request).id)
+            if isForMembers {
+                try await site.delete(try await agent(request).id)
+            } else {
+                let message = try Godwit_Control_V1_VolumeRequest(serializedBytes: request)
+                try await site.deleteEverywhere(try await site.id(called: message.volume))
+            }
+            try await call.send(try Godwit_Control_V1_Empty().serializedBytes())
+        case "Attach" where isForMembers:
+            let agent = try await agent(request)
+            _ = try await agent.attachExclusively()
+            try await send(agent, to: call)
+        case "Detach" where isForMembers:
+            try await agent(request).detachExclusively()
             try await call.send(try Godwit_Control_V1_Empty().serializedBytes())
         case "ListVolumes":
             let message = try Godwit_Control_V1_ListVolumesRequest(serializedBytes: request)
             var reply = Godwit_Control_V1_ListVolumesReply()
-            for agent in await site.allAgents() {
-                if message.withClaim, await agent.record.claim == nil { continue }
-                reply.volumes.append(await agent.summary().controlMessage(site: site.context.site))
-            }
+            reply.volumes = try await volumes().filter { !message.withClaim || $0.hasClaim }
             reply.volumes.sort { $0.name < $1.name }
             try await call.send(try reply.serializedBytes())
         case "DropCopies":
@@ -63,7 +102,9 @@ package struct ControlService: Sendable {
         case "Mount":
             let message = try Godwit_Control_V1_MountRequest(serializedBytes: request)
             guard message.path.hasPrefix("/") else { throw SiteError.invalid("a mount's path is absolute") }
-            let agent = try await site.agent(called: message.volume)
+            let id = try await site.id(called: message.volume)
+            try await site.bring(id, to: site.context.site)
+            let agent = try await site.agent(id)
             try await agent.mountExclusively(at: message.path, isReadOnly: message.readOnly)
             try await send(agent, to: call)
         case "Unmount":
@@ -176,13 +217,22 @@ package struct ControlService: Sendable {
     }
 
     private func send(_ agent: VolumeAgent, to call: RPCServerCall) async throws {
-        try await call.send(
-            try await agent.summary().controlMessage(site: site.context.site).serializedBytes())
+        try await call.send(try site.message(await agent.summary()).serializedBytes())
+    }
+
+    /// For people those of all nodes; another node asks for those that this one has something of.
+    private func volumes() async throws -> [Godwit_Control_V1_Volume] {
+        guard isForMembers else { return try await site.everyVolume().map(\.message) }
+        var all: [Godwit_Control_V1_Volume] = []
+        for agent in await site.allAgents() { all.append(site.message(await agent.summary())) }
+        return all
     }
 
     private func info() throws -> Godwit_Control_V1_InfoReply {
         var reply = Godwit_Control_V1_InfoReply()
-        reply.site = site.context.site.description
+        reply.site = site.context.site.site.description
+        reply.node = site.context.node
+        reply.freeByteCount = try site.context.state.freeBytes()
         reply.release = Release.current
         reply.peerEndpoint = peerEndpoint
         reply.peers = try site.context.identity.peers().map(\.site.description)
@@ -220,7 +270,7 @@ package enum SiteStatus {
     private static func status(of error: SiteError) -> RPCStatus {
         let code: RPCCode =
             switch error {
-            case .unknownVolume: .notFound
+            case .unknownVolume, .unknownNode: .notFound
             case .nameTaken: .alreadyExists
             case .invalid: .invalidArgument
             case .precondition: .failedPrecondition

@@ -21,7 +21,6 @@ struct Migration: Sendable {
 
     func run(_ report: (Progress) async throws -> Void) async throws {
         let started = ContinuousClock.now
-        let client = try agent.context.client(of: target)
         var progress = Progress()
         func tell(_ phase: String) async throws {
             progress.phase = phase
@@ -29,10 +28,14 @@ struct Migration: Sendable {
             try await report(progress)
         }
         try await tell("preparing")
-        if try await agent.isToBeHandedOver(to: target) {
-            // A follower that keeps up needs no offer: the hand-over is two round trips.
-            let isClose = await agent.isFollowedClosely(by: target)
-            if request.prepareOnly || !isClose {
+        let isToBeHandedOver = try await agent.isToBeHandedOver(to: target)
+        // A follower that keeps up needs no offer, and need not be looked for: the hand-over is two round trips.
+        let follower = await agent.closeFollower(at: target)
+        var heir = follower ?? target
+        if follower == nil { heir = try await agent.context.locate(agent.id, at: target).member }
+        let client = try agent.context.client(of: heir)
+        if isToBeHandedOver {
+            if request.prepareOnly || follower == nil {
                 var offer = try await agent.offerMessage(to: target)
                 offer.withoutReplica = !request.prepareOnly
                 if request.hasClaim { offer.claim = try ClaimCoding.offered(request.claim) }
@@ -52,7 +55,7 @@ struct Migration: Sendable {
                 ).epoch
             } catch {
                 // Whatever the reason, the next attempt begins with an offer.
-                await agent.forgetFollower(target)
+                await agent.forgetFollower(heir)
                 throw error
             }
             progress.handoffMilliseconds = seconds(ContinuousClock.now - handingOver) * 1000
@@ -93,20 +96,21 @@ extension VolumeAgent {
     /// - Throws: `.precondition` when this site cannot hand it over because it is not its owner.
     func isToBeHandedOver(to target: SiteID) throws -> Bool {
         try checkServed()
-        guard target != context.site else {
+        guard target != context.site, target != context.site.site else {
             throw SiteError.invalid("volume '\(record.name)' is at site \(target) already: this is it")
         }
+        func isTarget(_ owner: SiteID) -> Bool { owner == target || owner.site == target }
         switch record.head.role {
         case .owning, .sealing: return true
         case .sealed(_, let grant), .reclaiming(_, let grant):
-            guard grant.heir.owner == target else {
+            guard isTarget(grant.heir.owner) else {
                 throw SiteError.precondition(
                     "volume '\(record.name)' was handed to \(grant.heir): ask there")
             }
             return false
         case .retired(let reign), .following(let reign), .acquiring(let reign, _), .receiving(let reign, _),
             .declining(let reign, _):
-            if reign.owner == target { return false }
+            if isTarget(reign.owner) { return false }
             throw SiteError.precondition("volume '\(record.name)' is owned by \(reign): ask there")
         case .fenced(_, let by, _):
             throw SiteError.precondition("volume '\(record.name)' was taken over under epoch \(by)")
@@ -114,7 +118,8 @@ extension VolumeAgent {
     }
 
     func offerMessage(to target: SiteID) async throws -> Godwit_Peer_V1_OfferRequest {
-        try await change { $0.sharedWith.insert(target) }
+        let isMember = target.site == context.site.site
+        if !isMember { try await change { $0.sharedWith.insert(target.site) } }
         var offer = Godwit_Peer_V1_OfferRequest()
         offer.volume = id.description
         offer.name = record.name
@@ -123,6 +128,46 @@ extension VolumeAgent {
         offer.parameters = record.parameters
         if case .owning(let epoch, _) = record.head.role { offer.epoch = epoch.number }
         if case .sealing(let epoch, _) = record.head.role { offer.epoch = epoch.number }
+        if isMember { addSettings(to: &offer) }
         return offer
+    }
+
+    /// What goes with a volume from node to node of one site.
+    private func addSettings(to offer: inout Godwit_Peer_V1_OfferRequest) {
+        offer.settings.sharedWith = record.sharedWith.map(\.description).sorted()
+        offer.settings.hydrationPaused = record.hydration.isPaused
+        offer.settings.hydrationBytesPerSecond = record.hydration.bytesPerSecond ?? 0
+        guard let claim = record.claim else { return }
+        offer.claim = ClaimCoding.peer(claim.facts)
+        if let report = claim.report { offer.settings.claim = ClaimCoding.peer(report) }
+    }
+
+    /// Takes what came with an offer of another node of this site, unless this one has gone on since.
+    func take(_ settings: Godwit_Peer_V1_SiteSettings, _ facts: ClaimFacts?) async throws {
+        guard !record.head.hasOwnHead else { return }
+        var taken = record
+        try taken.take(settings)
+        let (shared, policy) = (taken.sharedWith, taken.hydration)
+        let claim = facts.map {
+            ForeignClaim(facts: $0, report: settings.hasClaim ? ClaimCoding.report(settings.claim) : nil)
+        }
+        try await change { record in
+            record.sharedWith = shared
+            record.hydration = policy
+            record.claim = claim
+        }
+    }
+}
+
+extension VolumeRecord {
+    mutating func take(_ settings: Godwit_Peer_V1_SiteSettings) throws {
+        let shared = settings.sharedWith.compactMap { SiteID(site: $0) }
+        guard shared.count == settings.sharedWith.count else {
+            throw PeerError.malformed(site: nil, "a name of a site that is none")
+        }
+        sharedWith = Set(shared)
+        hydration.isPaused = settings.hydrationPaused
+        hydration.bytesPerSecond =
+            settings.hydrationBytesPerSecond == 0 ? nil : settings.hydrationBytesPerSecond
     }
 }

@@ -17,6 +17,8 @@ package actor Site {
     private var agents: [VolumeID: VolumeAgent] = [:]
     private var isCreating: Set<String> = []
     private var resuming: Task<Void, Never>?
+    /// When the nodes of this site were last looked for.
+    var lastMemberLook: ContinuousClock.Instant?
     /// Why nobody would keep the mounts.
     private var holderFailure: String?
 
@@ -25,6 +27,7 @@ package actor Site {
     /// Takes up every volume of the registry where it was left.
     package func start() async throws {
         var all: [VolumeAgent] = []
+        try await announceMember()
         for stored in try await context.registry.volumes() {
             let agent = VolumeAgent(stored, context: context)
             agents[stored.value.id] = agent
@@ -43,6 +46,7 @@ package actor Site {
                 guard let all = await self?.allAgents() else { return }
                 for agent in all { await agent.resume() }
                 await self?.lookForHolder()
+                await self?.lookForMembers()
             }
         }
     }
@@ -229,6 +233,15 @@ package actor Site {
         throw SiteError.unknownVolume(text)
     }
 
+    /// - Parameter text: a volume's identifier or its name, whichever node has it.
+    func id(called text: String) async throws -> VolumeID {
+        guard let members = context.members else { return try await agent(called: text).id }
+        guard let id = try await members.placements(called: text).first?.record.id else {
+            throw SiteError.unknownVolume(text)
+        }
+        return id
+    }
+
     func knows(_ id: VolumeID) -> Bool { agents[id] != nil }
 
     /// Whether the present head of a volume is this site's own.
@@ -238,6 +251,18 @@ package actor Site {
 }
 
 extension VolumeAgent {
+    /// The reigns that bytes are kept for here, without those of this site's nodes that know the volume no longer: it was
+    /// deleted there.
+    private func neededReigns() async throws -> [Epoch] {
+        let kept = record.head.keptReigns
+        guard let members = context.members, !kept.isEmpty else { return kept.sorted() }
+        let holders = Set(try await members.registry.placements(of: id).map(\.member))
+        let gone = record.head.grants.map(\.heir).filter {
+            $0.owner.site == context.site.site && !holders.contains($0.owner)
+        }
+        return kept.subtracting(gone.map(\.epoch)).sorted()
+    }
+
     /// Deletes the volume here: record first, so that nothing ever serves half-deleted bytes.
     func delete() async throws {
         guard mounts.isEmpty else {
@@ -245,7 +270,7 @@ extension VolumeAgent {
         }
         // What is here may be all that there is of a reign that the record does not know.
         if let obstacle, !context.state.heads(of: id).isEmpty { throw SiteError.unusable(obstacle) }
-        if let reign = record.head.keptReigns.first {
+        if let reign = try await neededReigns().first {
             throw SiteError.precondition(
                 "the bytes of volume '\(record.name)' are still needed by its owner at epoch \(reign): "
                     + "wait until they have arrived there")
@@ -256,7 +281,7 @@ extension VolumeAgent {
                     + "else: 'godwit volume divergence delete' first")
         }
         try await takeBackAllOffers()
-        guard mounts.isEmpty, record.head.keptReigns.isEmpty else {
+        guard mounts.isEmpty, try await neededReigns().isEmpty else {
             throw SiteError.busy("volume '\(record.name)' is in use again")
         }
         try await context.registry.remove(stored)

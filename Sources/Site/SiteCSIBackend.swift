@@ -16,20 +16,29 @@ package struct SiteCSIBackend: CSIBackend {
     package var release: String { Release.current }
 
     package func create(
-        name: String, required: UInt64, limit: UInt64, parameters: [String: String], hydration: CSIHydration
+        name: String, required: UInt64, limit: UInt64, parameters: [String: String], hydration: CSIHydration,
+        nodes: [String]
     ) async throws(CSIBackendError) -> CSIVolume {
         try await translating {
-            if let known = try await owner.context.registry.volume(named: name)?.value {
+            if let known = try await record(named: name) {
                 guard known.capacity >= required, limit == 0 || known.capacity <= limit,
                     known.parameters == parameters
                 else { throw SiteError.nameTaken(name) }
-                return try await describe(try await owner.agent(known.id))
+                return Self.describe(known)
             }
-            return try await describe(
+            return Self.describe(
                 try await owner.create(
                     name: name, limits: try Self.limits(required, parameters), parameters: parameters,
-                    hydration: Self.policy(.init(), changedBy: hydration)))
+                    hydration: Self.policy(.init(), changedBy: hydration), at: nodes))
         }
+    }
+
+    /// Whichever node has it.
+    private func record(named name: String) async throws -> VolumeRecord? {
+        guard let members = owner.context.members else {
+            return try await owner.context.registry.volume(named: name)?.value
+        }
+        return Placement.keeper(among: try await members.registry.placements(named: name))?.record
     }
 
     private static func policy(_ present: HydrationPolicy, changedBy wanted: CSIHydration) -> HydrationPolicy
@@ -42,8 +51,8 @@ package struct SiteCSIBackend: CSIBackend {
 
     package func modify(_ id: VolumeID, _ hydration: CSIHydration) async throws(CSIBackendError) {
         try await translating {
-            let agent = try await owner.agent(id)
-            try await agent.setHydration(Self.policy(await agent.record.hydration, changedBy: hydration))
+            try await owner.setHydration(
+                Self.policy(try await owner.record(id).hydration, changedBy: hydration), of: id)
         }
     }
 
@@ -60,10 +69,15 @@ package struct SiteCSIBackend: CSIBackend {
 
     package func delete(_ id: VolumeID) async throws(CSIBackendError) {
         try await translating {
-            if await owner.knows(id), let node = try await describe(owner.agent(id)).publishedNodes.first {
-                throw SiteError.precondition("volume \(id) is in use at node \(node): detach it there first")
+            do {
+                if let node = Self.describe(try await owner.record(id)).publishedNodes.first {
+                    throw SiteError.precondition(
+                        "volume \(id) is in use at node \(node): detach it there first")
+                }
+            } catch SiteError.unknownVolume {
+                return
             }
-            try await owner.delete(id)
+            try await owner.deleteEverywhere(id)
         }
     }
 
@@ -71,54 +85,64 @@ package struct SiteCSIBackend: CSIBackend {
         _ id: VolumeID, to capacity: UInt64
     ) async throws(CSIBackendError) -> CSIVolume {
         try await translating {
-            let agent = try await owner.agent(id)
-            var limits = await agent.record.limits
-            if limits.byteCount != 0, capacity > limits.byteCount {
-                limits.byteCount = capacity
-                try await agent.expand(to: limits)
+            let record = try await owner.record(id)
+            if record.limits.byteCount != 0, capacity > record.limits.byteCount {
+                try await owner.expand(id, to: capacity)
             }
-            return try await describe(agent)
+            return Self.describe(try await owner.record(id))
         }
     }
 
     package func volumes() async throws(CSIBackendError) -> [CSIVolume] {
         try await translating {
-            var volumes: [CSIVolume] = []
-            for agent in await owner.allAgents() { volumes.append(try await describe(agent)) }
-            return volumes
+            try await owner.everyVolume().map { Self.describe($0) }
         }
     }
 
     package func volume(_ id: VolumeID) async throws(CSIBackendError) -> CSIVolume {
-        try await translating { try await describe(try await owner.agent(id)) }
+        try await translating { Self.describe(try await owner.record(id)) }
+    }
+
+    package func condition(of id: VolumeID) async throws(CSIBackendError) -> CSIVolume {
+        try await translating { Self.describe(try await owner.listed(id)) }
     }
 
     package func volume(named name: String) async throws(CSIBackendError) -> CSIVolume? {
         try await translating {
-            guard let known = try await owner.context.registry.volume(named: name)?.value else { return nil }
-            return try await describe(try await owner.agent(known.id))
+            try await record(named: name).map(Self.describe)
         }
     }
 
-    package func freeBytes() async throws(CSIBackendError) -> UInt64 {
-        try await translating { try owner.context.state.freeBytes() }
+    package func freeBytes(at nodes: [String]) async throws(CSIBackendError) -> [UInt64] {
+        try await translating { Array(try await owner.freeBytes(at: nodes).values) }
     }
 
-    package func publish(_ id: VolumeID) async throws(CSIBackendError) -> Epoch {
-        try await translating { try await owner.agent(id).attachExclusively() }
-    }
-
-    package func unpublish(_ id: VolumeID) async throws(CSIBackendError) {
+    package func knows(node: String) async throws(CSIBackendError) -> Bool {
         try await translating {
-            guard await owner.knows(id) else { return }
-            try await owner.agent(id).detachExclusively()
+            guard let members = owner.context.members else { return node == owner.context.node }
+            do {
+                _ = try await members.member(at: node)
+                return true
+            } catch SiteError.unknownNode {
+                return false
+            }
         }
+    }
+
+    package func publish(_ id: VolumeID, at node: String) async throws(CSIBackendError) -> Epoch {
+        try await translating { try await owner.attach(id, at: node) }
+    }
+
+    package func unpublish(_ id: VolumeID, at node: String?) async throws(CSIBackendError) {
+        try await translating { try await owner.detach(id, at: node) }
     }
 
     package func stage(
         _ id: VolumeID, at path: String, isReadOnly: Bool, group: UInt32?, acquiredUnder epoch: Epoch?
     ) async throws(CSIBackendError) {
         try await translating {
+            // Attached, it is here, or the epoch says that it is not any more.
+            if epoch == nil { try await owner.bring(id, to: owner.context.site) }
             try await owner.agent(id).mountExclusively(
                 at: path, isReadOnly: isReadOnly, group: group, acquiredUnder: epoch)
         }
@@ -144,20 +168,26 @@ package struct SiteCSIBackend: CSIBackend {
         }
     }
 
-    private func describe(_ agent: VolumeAgent) async throws -> CSIVolume {
-        let summary = await agent.summary()
+    /// As the registry has it.
+    private static func describe(_ record: VolumeRecord) -> CSIVolume {
         var nodes: [String] = []
         var epoch: Epoch?
-        if case .owning(let own, let holder) = summary.record.head.role {
+        if case .owning(let own, let holder) = record.head.role {
             epoch = own
             nodes = holder.map { [$0.node] } ?? []
         }
-        let waits = summary.waitingReason
-        let late = waits.isEmpty ? nil : "bytes that are still elsewhere do not arrive: \(waits)"
         return CSIVolume(
-            id: summary.record.id, capacity: summary.record.capacity, publishedNodes: nodes,
-            epoch: epoch, isEphemeral: summary.record.parameters[CSIService.ephemeralKey] == "true",
-            trouble: summary.trouble ?? late)
+            id: record.id, capacity: record.capacity, publishedNodes: nodes, epoch: epoch,
+            isEphemeral: record.parameters[CSIService.ephemeralKey] == "true", trouble: nil)
+    }
+
+    /// With what its node tells.
+    private static func describe(_ listed: Site.Listed) -> CSIVolume {
+        var volume = describe(listed.record)
+        let (trouble, waits) = (listed.message.trouble, listed.message.waitingReason)
+        if !waits.isEmpty { volume.trouble = "bytes that are still elsewhere do not arrive: \(waits)" }
+        if !trouble.isEmpty { volume.trouble = trouble }
+        return volume
     }
 
     /// The one table from the site's errors to what Kubernetes is told.

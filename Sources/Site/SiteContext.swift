@@ -25,7 +25,13 @@ package final class SiteContext: Sendable {
     private let current: Mutex<SiteIdentity>
     /// Whom the keys trusted when they were taken into use: what is on disk may be newer.
     private let trusted: Mutex<Set<SiteIdentity.Peer>>
-    private let clients = Mutex<[SiteID: PeerClient]>([:])
+    private let clients = Mutex<[SiteID: Connection]>([:])
+    /// Where other nodes of this site reach this one, as host:port; nil: nowhere.
+    let advertised: String?
+    /// The nodes of this site; nil: there is this one alone.
+    let members: SiteMembers?
+    /// The sites that have said that they are one node, since their connections were made.
+    private let single = Mutex<Set<SiteID>>([])
     /// How long takeovers by this site took, from asking the owner to stop until this site could write.
     let handoffs = Mutex(TimeHistogram(bounds: TimeHistogram.handoffBounds))
 
@@ -35,11 +41,17 @@ package final class SiteContext: Sendable {
     package init(
         node: String, state: StateDirectory, registry: any SiteRegistry, identity: SiteIdentity,
         hydration: Hydrator.Configuration, copies: CopyPolicy = .whileThereIsRoom,
-        restAfter: Duration = .seconds(60), holder: HolderClient? = nil, logger: Logger
+        restAfter: Duration = .seconds(60), holder: HolderClient? = nil, advertised: String? = nil,
+        logger: Logger
     ) {
+        self.advertised = advertised
         self.restAfter = restAfter
         site = identity.site
         self.node = node
+        members =
+            site.node == nil
+            ? nil
+            : (registry as? any SharedSiteRegistry).map { SiteMembers(own: identity.site, registry: $0) }
         self.state = state
         self.registry = registry
         current = Mutex(identity)
@@ -50,30 +62,75 @@ package final class SiteContext: Sendable {
         self.logger = logger
     }
 
-    /// The connections to a peer, made at the first use.
+    /// Whom a volume is to be shared with that an owner brings: its site as a whole. Nodes of this site know it anyway.
+    func policy(for owner: SiteID) -> Set<SiteID> { owner.site == site.site ? [] : [owner.site] }
+
+    private struct Connection {
+        let client: PeerClient
+        let address: String
+    }
+
+    /// The connections to a peer, made at the first use: another site, one of its nodes, or another node of this one.
     func client(of peer: SiteID) throws -> PeerClient {
-        if let known = clients.withLock({ $0[peer] }) { return known }
         let identity = self.identity
-        guard let trusted = try identity.peers().first(where: { $0.site == peer }) else {
-            throw PeerError.notTrusted(peer)
+        let isMember = peer.site == site.site
+        if let known = clients.withLock({ $0[peer] }),
+            !isMember || members?.address(of: peer) == known.address
+        {
+            return known.client
         }
-        guard let address = trusted.address, let endpoint = RPCEndpoint(address) else {
-            throw PeerError.refused(
-                "no address of site \(peer) is known: 'godwit pki trust' its document with an address")
-        }
+        let (address, endpoint) = try self.address(of: peer, isMember: isMember, identity)
         let security = RPCSecurity.mutualTLS(
             certificateChainPEM: identity.certificateChainPEM, privateKeyPEM: identity.privateKeyPEM,
             trustedRootsPEM: try identity.rootPEM(of: peer), expectedServerName: identity.serverName(of: peer)
         )
         let client = try PeerClient(site: peer, endpoint: endpoint, security: security)
-        let used = clients.withLock { clients in
+        let (used, old) = clients.withLock { clients in
             // Keys that changed meanwhile are for nobody to use again.
-            guard self.identity === identity else { return nil as PeerClient? }
-            clients[peer] = clients[peer] ?? client
-            return clients[peer]
+            guard self.identity === identity else { return (nil as PeerClient?, nil as PeerClient?) }
+            let old = clients[peer]
+            if old?.address == address { return (old?.client, nil) }
+            clients[peer] = Connection(client: client, address: address)
+            return (client, old?.client)
         }
+        old?.close()
         if used !== client { client.close() }
         return try used ?? self.client(of: peer)
+    }
+
+    private func address(
+        of peer: SiteID, isMember: Bool, _ identity: SiteIdentity
+    ) throws -> (String, RPCEndpoint) {
+        if isMember {
+            guard peer != site, let members else { throw PeerError.notTrusted(peer) }
+            guard let address = members.address(of: peer), let endpoint = RPCEndpoint(address) else {
+                throw SiteError.unavailable(
+                    "no address of node '\(peer.node ?? "")' is known: does Godwit run there?")
+            }
+            return (address, endpoint)
+        }
+        guard let trusted = try identity.peers().first(where: { $0.site == peer.site }) else {
+            throw PeerError.notTrusted(peer)
+        }
+        guard let address = trusted.address, let endpoint = RPCEndpoint(address) else {
+            throw PeerError.refused(
+                "no address of site \(peer.site) is known: 'godwit pki trust' its document with an address")
+        }
+        return (address, endpoint)
+    }
+
+    /// Who of a site has a volume, or would best have it, and who of it knows the volume at all.
+    ///
+    /// - Parameter place: a site, or one node of it, which is the answer then.
+    func locate(_ id: VolumeID, at place: SiteID) async throws -> (member: SiteID, holders: [SiteID]) {
+        if place.node != nil || single.withLock({ $0.contains(place) }) { return (place, [place]) }
+        if place == site.site, let members {
+            let placements = try await members.registry.placements(of: id)
+            return (Placement.keeper(among: placements)?.member ?? site, placements.map(\.member))
+        }
+        let (member, holders) = try await client(of: place).locate(id)
+        if member == place { _ = single.withLock { $0.insert(place) } }
+        return (member, holders)
     }
 
     /// How long calls that are under way with old keys may take.
@@ -89,10 +146,11 @@ package final class SiteContext: Sendable {
         let old = clients.withLock { clients in
             defer { clients = [:] }
             current.withLock { $0 = fresh }
-            return clients
+            return clients.mapValues(\.client)
         }
+        single.withLock { $0 = [] }
         for (site, client) in old {
-            guard kept.contains(site) else {
+            guard kept.contains(site.site) || site.site == fresh.site.site else {
                 client.close()
                 continue
             }
@@ -111,7 +169,7 @@ package final class SiteContext: Sendable {
     func closeClients() {
         let all = clients.withLock { clients in
             defer { clients = [:] }
-            return Array(clients.values)
+            return clients.values.map(\.client)
         }
         for client in all { client.close() }
     }

@@ -3,6 +3,8 @@ package import VolumeModel
 /// Why a site did not do what it was asked, in words for whoever asked.
 package enum SiteError: Error, Hashable, Sendable, CustomStringConvertible {
     case unknownVolume(String)
+    /// A node where nothing of this site runs.
+    case unknownNode(String)
     case nameTaken(String)
     /// A name, path or number that cannot be.
     case invalid(String)
@@ -19,6 +21,7 @@ package enum SiteError: Error, Hashable, Sendable, CustomStringConvertible {
     package var description: String {
         switch self {
         case .unknownVolume(let name): "there is no volume '\(name)' at this site"
+        case .unknownNode(let node): "there is no node '\(node)' at this site"
         case .nameTaken(let name): "a volume named '\(name)' exists already"
         case .invalid(let what), .precondition(let what), .busy(let what), .unavailable(let what),
             .unusable(let what):

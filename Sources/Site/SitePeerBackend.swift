@@ -2,6 +2,7 @@ package import Catalog
 internal import Handoff
 package import PeerProtocol
 package import PeerService
+package import RPC
 internal import SiteIdentity
 package import VolumeModel
 
@@ -35,8 +36,10 @@ package struct SitePeerBackend: PeerBackend {
             id: id, name: request.name,
             limits: VolumeLimits(byteCount: request.capacity, inodeCount: request.inodeLimit),
             parameters: request.parameters,
-            head: try HeadRecord(followerAt: context.site, of: reign), sharedWith: [owner])
+            head: try HeadRecord(followerAt: context.site, of: reign), sharedWith: context.policy(for: owner))
         offered.isGuest = true
+        let isMember = owner.site == context.site.site
+        if isMember, request.hasSettings { try offered.take(request.settings) }
         // Whoever owns the volume here is not to be overruled, nor asked for it, by a site that it does not name.
         if await site.knows(id), await site.isOwned(id) { _ = try await shared(id, with: owner) }
         let agent = try await site.adopt(offered)
@@ -47,7 +50,11 @@ package struct SitePeerBackend: PeerBackend {
         } else {
             reply.sequence = try await agent.prepare(reign).number
         }
-        if let report = try await agent.note(claim, isAnew: isAnew) { reply.claim = ClaimCoding.peer(report) }
+        if isMember {
+            try await agent.take(request.settings, claim)
+        } else if let report = try await agent.note(claim, isAnew: isAnew) {
+            reply.claim = ClaimCoding.peer(report)
+        }
         return reply
     }
 
@@ -86,7 +93,35 @@ package struct SitePeerBackend: PeerBackend {
     }
 
     package func status(of volume: VolumeID, for peer: SiteID) async throws -> Godwit_Peer_V1_VolumeStatus {
-        try await shared(volume, with: peer).summary().peerMessage(site: context.site)
+        // Another site asks how far this one is, whichever of its nodes it asks.
+        if peer.site != context.site.site, let members = context.members,
+            let keeper = try await members.keeper(of: volume), keeper.member != context.site
+        {
+            guard keeper.record.isShared(with: peer) else { throw PeerError.unknownVolume(volume) }
+            return try await context.client(of: keeper.member).status(of: volume)
+        }
+        return try await shared(volume, with: peer).summary().peerMessage(site: context.site)
+    }
+
+    package func locate(
+        _ volume: VolumeID, for peer: SiteID
+    ) async throws -> Godwit_Peer_V1_LocateReply {
+        let (member, holders) = try await site.locate(volume)
+        var reply = Godwit_Peer_V1_LocateReply()
+        reply.member = member.description
+        // Of what is not for it a site learns nothing.
+        let isShared: Bool =
+            if let record = try? await site.record(volume) {
+                peer.site == context.site.site || record.isShared(with: peer)
+            } else { false }
+        if isShared { reply.holders = holders.map(\.description) }
+        return reply
+    }
+
+    package func serveMember(_ member: SiteID) -> RPCServer.Handler? {
+        guard member.site == context.site.site, member != context.site else { return nil }
+        let service = ControlService(site: site, peerEndpoint: "", isForMembers: true)
+        return { (call) async throws(RPCStatus) in try await service.handle(call) }
     }
 
     package func withdraw(
@@ -98,7 +133,14 @@ package struct SitePeerBackend: PeerBackend {
         var reply = Godwit_Peer_V1_WithdrawReply()
         reply.forgotten = true
         if await site.knows(id) {
-            _ = try await shared(id, with: peer)
+            let agent = try await shared(id, with: peer)
+            // What was once here and went to another node of this site stays, as at any site that owned it.
+            if case .retired(let reign) = await agent.record.head.role, reign.owner != peer,
+                reign.owner.site == context.site.site
+            {
+                reply.forgotten = false
+                return reply
+            }
             reply.forgotten = try await site.withdraw(id, by: peer)
         }
         return reply
@@ -108,7 +150,9 @@ package struct SitePeerBackend: PeerBackend {
     private func shared(_ id: VolumeID, with peer: SiteID) async throws -> VolumeAgent {
         guard await site.knows(id) else { throw PeerError.unknownVolume(id) }
         let agent = try await site.agent(id)
-        guard await agent.record.sharedWith.contains(peer) else { throw PeerError.unknownVolume(id) }
+        let isMember = peer.site == context.site.site && context.members != nil
+        let isShared = await agent.record.isShared(with: peer)
+        guard isMember || isShared else { throw PeerError.unknownVolume(id) }
         return agent
     }
 }
@@ -131,7 +175,8 @@ extension VolumeAgent {
         try checkServed()
         try await apply(.prepare(reign))
         // Named only once the machine has accepted it as the owner.
-        try await change { $0.sharedWith.insert(reign.owner) }
+        let policy = context.policy(for: reign.owner)
+        try await change { $0.sharedWith.formUnion(policy) }
     }
 
     /// The catalog that a follower takes changes of: the head that we own, or sealed for it.

@@ -37,6 +37,9 @@ package struct VolumeRecord: Hashable, Sendable {
     /// Known here only because a peer offered it, and never owned here: forgotten when the offer is withdrawn.
     package var isGuest = false
 
+    /// Whether another site, or one of its nodes, may know of it.
+    package func isShared(with peer: SiteID) -> Bool { sharedWith.contains(peer.site) }
+
     /// The directories of all heads but the present one.
     package var keptNumbers: Set<UInt64> { Set(retainedHeads.values).union(divergentHeads.values) }
 

@@ -58,10 +58,13 @@ extension VolumeAgent {
             throw SiteError.precondition("volume '\(record.name)' was handed over to site \(peer) already")
         }
         guard record.sharedWith.contains(peer) else { return }
-        let isForgotten = try await context.client(of: peer).withdraw(id)
+        var isForgotten = true
+        for member in try await context.locate(id, at: peer).holders {
+            isForgotten = try await context.client(of: member).withdraw(id) && isForgotten
+        }
         // Who had it before may have it back.
         guard isForgotten, !isNeeded(by: peer) else {
-            forgetFollower(peer)
+            forgetFollowers(at: peer)
             return
         }
         try await change { $0.sharedWith.remove(peer) }
@@ -100,7 +103,7 @@ extension VolumeAgent {
     ///   these are asked for under that right.
     func revoke(_ peer: SiteID) async throws {
         guard record.sharedWith.contains(peer) else { return }
-        guard record.head.knownReign?.owner != peer, !isNeeded(by: peer) else {
+        guard record.head.knownReign?.owner.site != peer, !isNeeded(by: peer) else {
             throw SiteError.precondition(
                 "volume '\(record.name)' is at site \(peer), or bytes of it are on their way from or to there"
             )
@@ -111,14 +114,21 @@ extension VolumeAgent {
     }
 
     private func isNeeded(by peer: SiteID) -> Bool {
-        record.head.sources.contains { $0.site == peer }
-            || record.head.grants.contains { $0.heir.owner == peer }
+        record.head.sources.contains { $0.site.site == peer }
+            || record.head.grants.contains { $0.heir.owner.site == peer }
     }
 
-    /// A site follows no longer: what was kept for it alone may go.
+    /// A site follows no longer: what was kept for it, or for its nodes, alone may go.
     private func forgetReplica(of peer: SiteID) throws {
-        forgetFollower(peer)
+        forgetFollowers(at: peer)
         guard record.head.hasOwnHead, record.headNumber != 0 else { return }
-        try openHead(record.headNumber).storage.catalog.unpin(peer.description)
+        let catalog = try openHead(record.headNumber).storage.catalog
+        for pin in try catalog.perform({ try $0.pinNames() }) where SiteID(pin)?.site == peer {
+            try catalog.unpin(pin)
+        }
+    }
+
+    private func forgetFollowers(at site: SiteID) {
+        for follower in followers.keys where follower.site == site { forgetFollower(follower) }
     }
 }

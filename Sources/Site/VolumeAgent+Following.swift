@@ -18,8 +18,11 @@ extension VolumeAgent {
         last.map { ContinuousClock.now - $0 < Self.followCloseness } ?? false
     }
 
-    /// Whether a site has taken changes of this head lately.
-    func isFollowedClosely(by site: SiteID) -> Bool { isClose(followers[site]) }
+    /// Who of a site, or which node if it is one, has taken changes of this head lately.
+    func closeFollower(at place: SiteID) -> SiteID? {
+        followers.filter { ($0.key == place || $0.key.site == place) && isClose($0.value) }
+            .max { $0.value < $1.value }?.key
+    }
 
     func forgetFollower(_ site: SiteID) { followers[site] = nil }
 

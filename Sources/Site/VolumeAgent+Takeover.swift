@@ -135,13 +135,19 @@ extension VolumeAgent {
             lastTakeoverAnnouncement.map({ ContinuousClock.now - $0 > .seconds(10) }) ?? true
         else { return }
         lastTakeoverAnnouncement = .now
-        for site in record.sharedWith {
-            guard let (_, message) = HandoffCoding.message(of: .announce(reign, to: site), volume: id) else {
-                continue
-            }
+        let own = context.site
+        // Its nodes, each for itself.
+        for site in record.sharedWith.union(own.node == nil ? [] : [own.site]) {
             Task {
                 do {
-                    try await self.send(message, to: site)
+                    for member in try await self.context.locate(self.id, at: site).holders
+                    where member != own {
+                        guard
+                            let (_, message) = HandoffCoding.message(
+                                of: .announce(reign, to: member), volume: self.id)
+                        else { continue }
+                        try await self.send(message, to: member)
+                    }
                 } catch {
                     self.logger.debug("\(site) will hear of the takeover later: \(error)")
                 }

@@ -34,6 +34,11 @@ struct SiteCommand: AsyncParsableCommand {
     var peerListen: String?
     @Option(
         help: ArgumentHelp(
+            "Where other nodes of this site reach this one; only at a site of several nodes.",
+            valueName: "host:port"))
+    var advertise: String?
+    @Option(
+        help: ArgumentHelp(
             "The CSI driver's socket, for example unix:///csi/csi.sock.", valueName: "endpoint"))
     var csiEndpoint: String?
     @Option(
@@ -152,7 +157,7 @@ struct SiteCommand: AsyncParsableCommand {
                 node: node ?? ProcessInfo.processInfo.hostName, state: state,
                 registry: try registry(state), identity: identity, hydration: hydration,
                 copies: try copyPolicy(), restAfter: .seconds(restAfter),
-                holder: mountHolder.map { HolderClient(path: $0) }, logger: logger)
+                holder: mountHolder.map { HolderClient(path: $0) }, advertised: advertise, logger: logger)
             let site = Site(context: context)
             do {
                 try await site.start()

@@ -10,6 +10,8 @@ final class FakeBackend: CSIBackend {
         var names: [String: VolumeID] = [:]
         var callCount = 0
         var nextNumber: UInt64 = 1
+        /// Where the last volume was to be made.
+        var nodes: [String] = []
         /// Operations wait here while it is set.
         var isHeld = false
     }
@@ -23,10 +25,12 @@ final class FakeBackend: CSIBackend {
     var callCount: Int { state.withLock { $0.callCount } }
 
     func create(
-        name: String, required: UInt64, limit: UInt64, parameters: [String: String], hydration: CSIHydration
+        name: String, required: UInt64, limit: UInt64, parameters: [String: String], hydration: CSIHydration,
+        nodes: [String]
     ) async throws(CSIBackendError) -> CSIVolume {
         try state.withLock { state throws(CSIBackendError) in
             state.callCount += 1
+            state.nodes = nodes
             if let id = state.names[name], let known = state.volumes[id] {
                 guard known.capacity >= required, limit == 0 || known.capacity <= limit else {
                     throw .exists("'\(name)' is there")
@@ -71,6 +75,8 @@ final class FakeBackend: CSIBackend {
         return volume
     }
 
+    func condition(of id: VolumeID) async throws(CSIBackendError) -> CSIVolume { try await volume(id) }
+
     func volume(named name: String) async throws(CSIBackendError) -> CSIVolume? {
         state.withLock { state in state.names[name].flatMap { state.volumes[$0] } }
     }
@@ -83,15 +89,20 @@ final class FakeBackend: CSIBackend {
         }
     }
 
-    func freeBytes() async throws(CSIBackendError) -> UInt64 { 1 << 40 }
+    /// Another node has twice as much room.
+    func freeBytes(at nodes: [String]) async throws(CSIBackendError) -> [UInt64] {
+        nodes.isEmpty ? [1 << 40, 2 << 40] : nodes.map { $0 == node ? 1 << 40 : 2 << 40 }
+    }
 
-    func publish(_ id: VolumeID) async throws(CSIBackendError) -> Epoch {
+    func knows(node: String) async throws(CSIBackendError) -> Bool { ["node-1", "node-2"].contains(node) }
+
+    func publish(_ id: VolumeID, at node: String) async throws(CSIBackendError) -> Epoch {
         state.withLock { $0.callCount += 1 }
         while state.withLock({ $0.isHeld }) { try? await Task.sleep(for: .milliseconds(1)) }
         return Epoch(3)
     }
 
-    func unpublish(_ id: VolumeID) async throws(CSIBackendError) { state.withLock { $0.callCount += 1 } }
+    func unpublish(_ id: VolumeID, at node: String?) async throws(CSIBackendError) { state.withLock { $0.callCount += 1 } }
 
     func stage(
         _ id: VolumeID, at path: String, isReadOnly: Bool, group: UInt32?, acquiredUnder epoch: Epoch?

@@ -45,6 +45,10 @@ import VolumeModel
         func withdraw(
             _ request: Godwit_Peer_V1_WithdrawRequest, by peer: SiteID
         ) async throws -> Godwit_Peer_V1_WithdrawReply { Godwit_Peer_V1_WithdrawReply() }
+        func locate(_ volume: VolumeID, for peer: SiteID) async throws -> Godwit_Peer_V1_LocateReply {
+            throw PeerError.unknownVolume(volume)
+        }
+        func serveMember(_ member: SiteID) -> RPCServer.Handler? { nil }
     }
 
     private static let volume = VolumeID(randomHigh: 3, randomLow: 4)

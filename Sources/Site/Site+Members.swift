@@ -1,0 +1,407 @@
+internal import ControlProtocol
+internal import Handoff
+internal import Hydration
+internal import PeerProtocol
+internal import PeerService
+internal import RPC
+internal import SwiftProtobuf
+internal import VolumeModel
+
+/// A site of several nodes: whichever of them is asked, the one answers that has the volume.
+///
+/// The nodes ask each other what the command line asks of each of them (`control.proto`), at the port for peers.
+extension Site {
+    /// How long another node may take for what needs no other site.
+    private static let memberTimeout: Duration = .seconds(60)
+    /// How long is waited for a node whose answer is only part of another.
+    private static let lookTimeout: Duration = .seconds(5)
+
+    // MARK: who there is
+
+    /// Tells the other nodes where this one answers, and finds out who they are.
+    func announceMember() async throws {
+        guard let members = context.members else { return }
+        try await members.registry.announce(
+            Member(id: context.site, node: context.node, address: context.advertised))
+        try await members.refresh()
+    }
+
+    /// Nodes come and go, and change their addresses.
+    func lookForMembers() async {
+        guard let members = context.members,
+            lastMemberLook.map({ ContinuousClock.now - $0 > .seconds(10) }) ?? true
+        else { return }
+        lastMemberLook = .now
+        do {
+            try await members.refresh()
+        } catch {
+            context.logger.debug("the nodes of this site are asked for later: \(error)")
+        }
+    }
+
+    // MARK: who answers
+
+    /// - Parameter text: a volume's identifier or its name.
+    /// - Returns: the other node that answers for a volume; nil: this one, or nobody knows it.
+    func keeperElsewhere(called text: String) async throws -> SiteID? {
+        guard let members = context.members else { return nil }
+        let keeper = Placement.keeper(among: try await members.placements(called: text))
+        return keeper?.member == context.site ? nil : keeper?.member
+    }
+
+    /// - Returns: the other node that keeps what it wrote under an epoch, while it was overruled; nil: this one, or none.
+    func divergenceElsewhere(_ epoch: Epoch, called text: String) async throws -> SiteID? {
+        guard let members = context.members else { return nil }
+        let holders = try await members.placements(called: text)
+            .filter { $0.record.head.divergences.contains { $0.epoch == epoch } }.map(\.member)
+        return holders.contains(context.site) ? nil : holders.first
+    }
+
+    /// What is known of a volume here, whichever node has it.
+    func record(_ id: VolumeID) async throws -> VolumeRecord {
+        if let members = context.members {
+            // Who owns it knows best, and nobody need be asked.
+            if let own = await ownedRecord(id) { return own }
+            guard let keeper = try await members.keeper(of: id) else {
+                throw SiteError.unknownVolume(id.description)
+            }
+            return keeper.record
+        }
+        return try await agent(id).record
+    }
+
+    private func ownedRecord(_ id: VolumeID) async -> VolumeRecord? {
+        guard let record = try? await agent(id).record, case .owning = record.head.role else { return nil }
+        return record
+    }
+
+    // MARK: calls to other nodes
+
+    func ask<Reply: Message>(
+        _ member: SiteID, _ method: String, _ request: some Message, as _: Reply.Type = Reply.self,
+        timeout: Duration? = nil
+    ) async throws -> Reply {
+        let bytes: [UInt8] = try request.serializedBytes()
+        do {
+            let answer = try await context.client(of: member).unary(
+                ControlService.service + method, bytes, timeout: timeout ?? Self.memberTimeout)
+            return try Reply(serializedBytes: answer)
+        } catch let status as RPCStatus {
+            throw Self.told(status, by: member)
+        }
+    }
+
+    /// Passes a call of the command line on to another node, with all that it answers.
+    func pass(_ call: RPCServerCall, _ request: [UInt8], to member: SiteID) async throws {
+        do {
+            let patience = call.deadline.map { $0 - .now }
+            try await context.client(of: member).stream(call.method, request, timeout: patience) {
+                try await call.send($0)
+            }
+        } catch let status as RPCStatus {
+            throw Self.told(status, by: member)
+        }
+    }
+
+    private static func told(_ status: RPCStatus, by member: SiteID) -> RPCStatus {
+        switch status.code {
+        case .unavailable, .deadlineExceeded, .unauthenticated, .unimplemented:
+            RPCStatus(.unavailable, "node '\(member.node ?? "")' does not answer: \(status.message)")
+        default: status
+        }
+    }
+
+    // MARK: bringing a volume to a node
+
+    /// Sees to it that a node has a volume, or may take it over by itself: whoever of this site has it hands it over.
+    /// May be repeated.
+    ///
+    /// - Throws: `.precondition` with the words of the node that has it, when it is in use there.
+    func bring(_ id: VolumeID, to member: SiteID) async throws {
+        guard let members = context.members else { return }
+        guard let keeper = try await members.keeper(of: id) else {
+            throw SiteError.unknownVolume(id.description)
+        }
+        guard keeper.member != member else { return }
+        if case .owning = keeper.record.head.role {
+        } else {
+            // What another site has comes to where it was prepared first, and from there like anything else.
+            try await takeOver(id, at: keeper.member)
+        }
+        var request = Godwit_Control_V1_MigrateRequest()
+        request.volume = id.description
+        request.to = member.description
+        request.detach = true
+        if keeper.member == context.site {
+            try await Migration(agent: agent(id), target: member, request: request).run { _ in }
+        } else {
+            let bytes: [UInt8] = try request.serializedBytes()
+            do {
+                try await context.client(of: keeper.member).stream(
+                    ControlService.service + "Migrate", bytes, timeout: Self.memberTimeout
+                ) { _ in }
+            } catch let status as RPCStatus {
+                throw Self.told(status, by: keeper.member)
+            }
+        }
+    }
+
+    private func takeOver(_ id: VolumeID, at member: SiteID) async throws {
+        guard member != context.site else {
+            _ = try await agent(id).ownExclusively(patience: .zero)
+            return
+        }
+        var request = Godwit_Peer_V1_TakeOverRequest()
+        request.volume = id.description
+        _ = try await context.client(of: member).takeOver(request, timeout: Self.memberTimeout)
+    }
+
+    /// Owns a volume at a node, and holds it for that node.
+    ///
+    /// - Returns: the epoch under which it is owned there.
+    func attach(_ id: VolumeID, at node: String) async throws -> Epoch {
+        let member = try await member(at: node)
+        try await bring(id, to: member)
+        guard member != context.site else { return try await agent(id).attachExclusively() }
+        let volume: Godwit_Control_V1_Volume = try await ask(member, "Attach", Self.request(id))
+        return Epoch(volume.epoch)
+    }
+
+    /// Lets go of a volume at a node, or wherever it is held. May be repeated.
+    func detach(_ id: VolumeID, at node: String?) async throws {
+        var holders = [context.site]
+        if let members = context.members {
+            holders = try await members.registry.placements(of: id).filter { placement in
+                guard case .owning(_, let holder?) = placement.record.head.role else { return false }
+                return node == nil || holder.node == node
+            }.map(\.member)
+        } else if let node, node != context.node {
+            return
+        }
+        for holder in holders {
+            if holder != context.site {
+                let _: Godwit_Control_V1_Empty = try await ask(holder, "Detach", Self.request(id))
+            } else if knows(id) {
+                try await agent(id).detachExclusively()
+            }
+        }
+    }
+
+    private func member(at node: String) async throws -> SiteID {
+        if let members = context.members { return try await members.member(at: node) }
+        guard node == context.node else { throw SiteError.unknownNode(node) }
+        return context.site
+    }
+
+    private static func request(_ id: VolumeID) -> Godwit_Control_V1_VolumeRequest {
+        var request = Godwit_Control_V1_VolumeRequest()
+        request.volume = id.description
+        return request
+    }
+
+    // MARK: changing
+
+    func expand(_ id: VolumeID, to capacity: UInt64) async throws {
+        if let keeper = try await keeperElsewhere(called: id.description) {
+            var request = Godwit_Control_V1_ExpandVolumeRequest()
+            request.volume = id.description
+            request.capacity = capacity
+            let _: Godwit_Control_V1_Volume = try await ask(keeper, "ExpandVolume", request)
+            return
+        }
+        let agent = try agent(id)
+        var limits = await agent.record.limits
+        limits.byteCount = capacity
+        try await agent.expand(to: limits)
+    }
+
+    /// Of the node that answers for it. Others that still fetch bytes for that one go on as they did.
+    func setHydration(_ policy: HydrationPolicy, of id: VolumeID) async throws {
+        if let keeper = try await keeperElsewhere(called: id.description) {
+            var request = Godwit_Control_V1_SetHydrationRequest()
+            request.volume = id.description
+            request.paused = policy.isPaused
+            request.bytesPerSecond = policy.bytesPerSecond ?? 0
+            let _: Godwit_Control_V1_Volume = try await ask(keeper, "SetHydration", request)
+            return
+        }
+        try await agent(id).setHydration(policy)
+    }
+
+    // MARK: making and deleting
+
+    /// Makes a volume at the first of some nodes; at this one if none is named.
+    ///
+    /// - Throws: `.nameTaken` as `create` does, whichever node has the name.
+    func create(
+        name: String, limits: VolumeLimits, parameters: [String: String], hydration: HydrationPolicy,
+        at nodes: [String]
+    ) async throws -> VolumeRecord {
+        if let known = try await context.members?.registry.placements(named: name), !known.isEmpty {
+            guard let record = Placement.keeper(among: known)?.record, record.limits == limits,
+                record.parameters == parameters
+            else { throw SiteError.nameTaken(name) }
+            return record
+        }
+        var member = context.site
+        if let node = nodes.first { member = try await self.member(at: node) }
+        guard member != context.site else {
+            return try await create(name: name, limits: limits, parameters: parameters, hydration: hydration)
+                .record
+        }
+        var request = Godwit_Control_V1_CreateVolumeRequest()
+        request.name = name
+        request.capacity = limits.byteCount
+        request.inodeLimit = limits.inodeCount
+        request.parameters = parameters
+        request.hydrationPaused = hydration.isPaused
+        request.hydrationBytesPerSecond = hydration.bytesPerSecond ?? 0
+        let made: Godwit_Control_V1_Volume = try await ask(member, "CreateVolume", request)
+        guard let id = VolumeID(made.id) else { throw SiteError.unavailable("node '\(member)' sent rubbish") }
+        return try await record(id)
+    }
+
+    /// Deletes a volume at every node. One that is gone already is a success.
+    ///
+    /// First where it is: what the others keep of it is then needed by nobody.
+    func deleteEverywhere(_ id: VolumeID) async throws {
+        guard let members = context.members else { return try await delete(id) }
+        var left = try await members.registry.placements(of: id)
+        while let keeper = Placement.keeper(among: left) {
+            left.removeAll { $0.member == keeper.member }
+            if keeper.member == context.site {
+                try await delete(id)
+            } else {
+                do {
+                    let _: Godwit_Control_V1_Empty = try await ask(
+                        keeper.member, "DeleteVolume", Self.request(id))
+                } catch let status as RPCStatus where status.code == .notFound {
+                    // Gone since it was looked for.
+                }
+            }
+        }
+    }
+
+    // MARK: all volumes
+
+    /// A volume, and what its node tells of it.
+    struct Listed {
+        let record: VolumeRecord
+        let message: Godwit_Control_V1_Volume
+    }
+
+    /// Every volume once, as whoever answers for it tells. Of a node that does not answer what the registry says, with
+    /// the reason as its trouble.
+    func everyVolume() async throws -> [Listed] {
+        guard let members = context.members else {
+            var all: [Listed] = []
+            for agent in allAgents() { all.append(await listed(agent)) }
+            return all
+        }
+        let all = Dictionary(grouping: try await members.registry.placements(), by: \.record.id).values
+        let keepers = Dictionary(grouping: all.compactMap { Placement.keeper(among: $0) }, by: \.member)
+        return await withTaskGroup(of: [Listed].self) { group in
+            for (member, placements) in keepers {
+                group.addTask { await self.list(placements.map(\.record), at: member) }
+            }
+            var volumes: [Listed] = []
+            for await some in group { volumes += some }
+            return volumes
+        }
+    }
+
+    /// One of them.
+    func listed(_ id: VolumeID) async throws -> Listed {
+        if let members = context.members, await ownedRecord(id) == nil {
+            guard let keeper = try await members.keeper(of: id) else {
+                throw SiteError.unknownVolume(id.description)
+            }
+            if keeper.member != context.site {
+                return Listed(
+                    record: keeper.record,
+                    message: try await ask(keeper.member, "InspectVolume", Self.request(id)))
+            }
+        }
+        return await listed(try agent(id))
+    }
+
+    private func listed(_ agent: VolumeAgent) async -> Listed {
+        let summary = await agent.summary()
+        return Listed(record: summary.record, message: message(summary))
+    }
+
+    /// What is told of a volume of this node.
+    nonisolated func message(_ summary: VolumeSummary) -> Godwit_Control_V1_Volume {
+        var message = summary.controlMessage(site: context.site)
+        message.node = context.node
+        return message
+    }
+
+    private func list(_ records: [VolumeRecord], at member: SiteID) async -> [Listed] {
+        guard member != context.site else {
+            var all: [Listed] = []
+            for record in records {
+                guard let agent = try? agent(record.id) else { continue }
+                all.append(await listed(agent))
+            }
+            return all
+        }
+        var told: [String: Godwit_Control_V1_Volume] = [:]
+        var trouble: String?
+        do {
+            let reply: Godwit_Control_V1_ListVolumesReply = try await ask(
+                member, "ListVolumes", Godwit_Control_V1_ListVolumesRequest(), timeout: Self.lookTimeout)
+            told = Dictionary(reply.volumes.map { ($0.id, $0) }) { first, _ in first }
+        } catch {
+            trouble = (error as? RPCStatus)?.message ?? "\(error)"
+        }
+        return records.map { record in
+            if let message = told[record.id.description] { return Listed(record: record, message: message) }
+            var summary = VolumeSummary(record: record)
+            summary.trouble = trouble
+            return Listed(record: record, message: summary.controlMessage(site: member))
+        }
+    }
+
+    // MARK: room
+
+    /// The room for volumes at each of some nodes; at all of them if none is named. Those that do not answer have none.
+    func freeBytes(at nodes: [String]) async throws -> [SiteID: UInt64] {
+        let own = try context.state.freeBytes()
+        guard let members = context.members else { return [context.site: own] }
+        try await members.refresh()
+        let wanted = members.all().filter { nodes.isEmpty || nodes.contains($0.node) }
+        return await withTaskGroup(of: (SiteID, UInt64)?.self) { group in
+            for member in wanted {
+                group.addTask {
+                    if member.id == self.context.site { return (member.id, own) }
+                    let reply = try? await self.ask(
+                        member.id, "Info", Godwit_Control_V1_InfoRequest(),
+                        as: Godwit_Control_V1_InfoReply.self,
+                        timeout: Self.lookTimeout)
+                    return reply.map { (member.id, $0.freeByteCount) }
+                }
+            }
+            var rooms: [SiteID: UInt64] = [:]
+            for await case let (member, room)? in group { rooms[member] = room }
+            return rooms
+        }
+    }
+
+    /// Where a volume is that another site asks for, or where it would best come to: where something of it is, or where
+    /// there is most room.
+    func locate(_ id: VolumeID) async throws -> (member: SiteID, holders: [SiteID]) {
+        guard let members = context.members else { return (context.site, knows(id) ? [context.site] : []) }
+        let placements = try await members.registry.placements(of: id)
+        let holders = placements.map(\.member)
+        let keeper = Placement.keeper(among: placements)
+        if let keeper, keeper.member == context.site || keeper.record.head.hasOwnHead {
+            return (keeper.member, holders)
+        }
+        let rooms = try await freeBytes(at: [])
+        // What is left of an earlier stay is of no use at a node that does not answer.
+        if let keeper, rooms[keeper.member] != nil { return (keeper.member, holders) }
+        let best = rooms.max { ($0.value, $1.key) < ($1.value, $0.key) }
+        return (best?.key ?? context.site, holders)
+    }
+}
