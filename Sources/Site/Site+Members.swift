@@ -77,13 +77,18 @@ extension Site {
 
     // MARK: calls to other nodes
 
+    private func client(of member: SiteID) async throws -> PeerClient {
+        try await context.members?.look(for: member)
+        return try context.client(of: member)
+    }
+
     func ask<Reply: Message>(
         _ member: SiteID, _ method: String, _ request: some Message, as _: Reply.Type = Reply.self,
         timeout: Duration? = nil
     ) async throws -> Reply {
         let bytes: [UInt8] = try request.serializedBytes()
         do {
-            let answer = try await context.client(of: member).unary(
+            let answer = try await client(of: member).unary(
                 ControlService.service + method, bytes, timeout: timeout ?? Self.memberTimeout)
             return try Reply(serializedBytes: answer)
         } catch let status as RPCStatus {
@@ -95,7 +100,7 @@ extension Site {
     func pass(_ call: RPCServerCall, _ request: [UInt8], to member: SiteID) async throws {
         do {
             let patience = call.deadline.map { $0 - .now }
-            try await context.client(of: member).stream(call.method, request, timeout: patience) {
+            try await client(of: member).stream(call.method, request, timeout: patience) {
                 try await call.send($0)
             }
         } catch let status as RPCStatus {
@@ -137,7 +142,7 @@ extension Site {
         } else {
             let bytes: [UInt8] = try request.serializedBytes()
             do {
-                try await context.client(of: keeper.member).stream(
+                try await client(of: keeper.member).stream(
                     ControlService.service + "Migrate", bytes, timeout: Self.memberTimeout
                 ) { _ in }
             } catch let status as RPCStatus {
@@ -153,7 +158,7 @@ extension Site {
         }
         var request = Godwit_Peer_V1_TakeOverRequest()
         request.volume = id.description
-        _ = try await context.client(of: member).takeOver(request, timeout: Self.memberTimeout)
+        _ = try await client(of: member).takeOver(request, timeout: Self.memberTimeout)
     }
 
     /// Owns a volume at a node, and holds it for that node.

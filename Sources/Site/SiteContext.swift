@@ -123,7 +123,11 @@ package final class SiteContext: Sendable {
     ///
     /// - Parameter place: a site, or one node of it, which is the answer then.
     func locate(_ id: VolumeID, at place: SiteID) async throws -> (member: SiteID, holders: [SiteID]) {
-        if place.node != nil || single.withLock({ $0.contains(place) }) { return (place, [place]) }
+        if place.node != nil {
+            if place.site == site.site { try await members?.look(for: place) }
+            return (place, [place])
+        }
+        if single.withLock({ $0.contains(place) }) { return (place, [place]) }
         if place == site.site, let members {
             let placements = try await members.registry.placements(of: id)
             return (Placement.keeper(among: placements)?.member ?? site, placements.map(\.member))

@@ -24,6 +24,11 @@ final class SiteMembers: Sendable {
         }
     }
 
+    /// Reads anew who there is, if a member is none that was known.
+    func look(for member: SiteID) async throws {
+        if address(of: member) == nil { try await refresh() }
+    }
+
     /// - Returns: host:port; nil: no such member is known, or it has no port for peers.
     func address(of member: SiteID) -> String? { known.withLock { $0[member]?.address } }
 

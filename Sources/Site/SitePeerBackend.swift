@@ -39,6 +39,8 @@ package struct SitePeerBackend: PeerBackend {
             head: try HeadRecord(followerAt: context.site, of: reign), sharedWith: context.policy(for: owner))
         offered.isGuest = true
         let isMember = owner.site == context.site.site
+        // A node that is new here is about to be asked for what it offers.
+        if isMember { try await context.members?.look(for: owner) }
         if isMember, request.hasSettings { try offered.take(request.settings) }
         // Whoever owns the volume here is not to be overruled, nor asked for it, by a site that it does not name.
         if await site.knows(id), await site.isOwned(id) { _ = try await shared(id, with: owner) }

@@ -240,10 +240,31 @@ extension CSIServiceTests {
         #expect(backend.callCount == before)
     }
 
+    @Test func aVolumeIsMadeWhereThePodIsAndMayBeUsedEverywhere() async throws {
+        func place(_ node: String) -> Csi_V1_Topology {
+            var topology = Csi_V1_Topology()
+            topology.segments = [CSIService.topologyKey: "london", CSIService.nodeTopologyKey: node]
+            return topology
+        }
+        var request = createRequest("data")
+        request.accessibilityRequirements.requisite = [place("node-1"), place("node-2")]
+        request.accessibilityRequirements.preferred = [place("node-2"), place("node-1")]
+        let made: Csi_V1_CreateVolumeResponse = try await call("Controller/CreateVolume", request)
+        #expect(backend.state.withLock { $0.nodes } == ["node-2", "node-1"])
+        #expect(made.volume.accessibleTopology.map(\.segments) == [[CSIService.topologyKey: "london"]])
+    }
+
     @Test func theLargestVolumeIsNeverMoreThanThereIsRoomFor() async throws {
         var request = Csi_V1_GetCapacityRequest()
         var answer: Csi_V1_GetCapacityResponse = try await call("Controller/GetCapacity", request)
+        // In all, and at the node that has most.
+        #expect(answer.availableCapacity == 3 << 40 && answer.maximumVolumeSize.value == 2 << 40)
+        request.accessibleTopology.segments = [
+            CSIService.topologyKey: "london", CSIService.nodeTopologyKey: "node-1",
+        ]
+        answer = try await call("Controller/GetCapacity", request)
         #expect(answer.availableCapacity == 1 << 40 && answer.maximumVolumeSize.value == 1 << 40)
+        request.clearAccessibleTopology()
         request.volumeCapabilities = [capability(.multiNodeMultiWriter)]
         answer = try await call("Controller/GetCapacity", request)
         #expect(answer.availableCapacity == 0 && answer.maximumVolumeSize.value == 0)

@@ -204,12 +204,14 @@ import VolumeModel
         var request = Csi_V1_ControllerPublishVolumeRequest()
         request.volumeID = try await create("data")
         #expect(try await code("Controller/ControllerPublishVolume", request) == .invalidArgument)
-        request.nodeID = "node-2"
+        request.nodeID = "node-3"
         #expect(try await code("Controller/ControllerPublishVolume", request) == .invalidArgument)
         request.volumeCapability = capability()
         #expect(try await code("Controller/ControllerPublishVolume", request) == .notFound)
-        request.nodeID = "node-1"
-        for _ in 0..<2 { #expect(try await code("Controller/ControllerPublishVolume", request) == .ok) }
+        for node in ["node-1", "node-2"] {
+            request.nodeID = node
+            for _ in 0..<2 { #expect(try await code("Controller/ControllerPublishVolume", request) == .ok) }
+        }
         request.readonly = true
         #expect(try await code("Controller/ControllerPublishVolume", request) == .invalidArgument)
     }

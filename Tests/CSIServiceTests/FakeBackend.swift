@@ -102,7 +102,9 @@ final class FakeBackend: CSIBackend {
         return Epoch(3)
     }
 
-    func unpublish(_ id: VolumeID, at node: String?) async throws(CSIBackendError) { state.withLock { $0.callCount += 1 } }
+    func unpublish(_ id: VolumeID, at node: String?) async throws(CSIBackendError) {
+        state.withLock { $0.callCount += 1 }
+    }
 
     func stage(
         _ id: VolumeID, at path: String, isReadOnly: Bool, group: UInt32?, acquiredUnder epoch: Epoch?
