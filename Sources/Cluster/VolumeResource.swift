@@ -3,9 +3,10 @@ internal import Handoff
 internal import Site
 internal import VolumeModel
 
-/// What the site knows of a volume, as a resource of its cluster: `kubectl get volumes.godwit.dev`.
+/// What the members of a site know of a volume, as a resource of their cluster: `kubectl get volumes.godwit.dev`.
 ///
-/// It is named after the volume's name, so that the cluster itself keeps names unique.
+/// It is named after the volume's name, so that the cluster itself keeps names unique. It lives as long as there is an
+/// entry of some member.
 package struct VolumeResource: KubernetesResource {
     package static let resource = ResourceKind(
         group: "godwit.dev", version: "v1alpha1", kind: "Volume", plural: "volumes", isNamespaced: false)
@@ -14,44 +15,52 @@ package struct VolumeResource: KubernetesResource {
 
     package struct Spec: Codable, Hashable, Sendable {
         package var id: String
-        /// Counts the changes of the record, whatever else changes about the object.
+        /// An `Entry` by each member's name. Whoever changes his own leaves the others' as they are, also what he does
+        /// not understand of them.
+        package private(set) var members: [String: JSONValue] = [:]
+        /// For people and columns; never read back.
+        package private(set) var summary: VolumeSummaryText
+
+        init(id: VolumeID) {
+            self.id = id.description
+            summary = .combined([:])
+        }
+    }
+
+    /// What one member knows.
+    package struct Entry: Codable, Hashable, Sendable {
+        /// Counts the changes of this record, whatever else changes about the object.
         package var revision: UInt64
         /// Which write this is of, so that a writer who got no answer recognises its own.
         package var writer: String
         /// A `StoredVolume`. One that cannot be read is an error of this volume alone.
         package var record: JSONValue
-        /// For people and columns; never read back.
-        package var summary: Summary
-    }
+        package var summary: VolumeSummaryText
 
-    package struct Summary: Codable, Hashable, Sendable {
-        package var role: String
-        package var owner: String?
-        package var epoch: UInt64?
-        package var holder: String?
-        package var peers: [String]
-        /// The claim that came with it from another cluster, and what has become of it.
-        package var claim: String?
-        package var claimState: String?
-        package var claimMessage: String?
+        init(_ record: VolumeRecord, revision: UInt64, writer: String) throws {
+            self.revision = revision
+            self.writer = writer
+            self.record = try JSONValue(encoding: StoredVolume(record))
+            summary = VolumeSummaryText(record)
+        }
     }
 
     package struct Status: Codable, Hashable, Sendable {
         package var conditions: [Condition]?
+        /// What is in the way, by the name of the member at which it is.
+        package var troubles: [String: String]?
     }
 
     package var metadata: ObjectMeta
     package var spec: Spec
-    /// For people; never read back.
+    /// For people; never read back, but to be taken back.
     package var status: Status?
 
-    init(_ record: VolumeRecord, revision: UInt64, writer: String) throws {
+    /// An object without entries, not yet in the cluster.
+    init(of record: VolumeRecord) {
         metadata = ObjectMeta(
             name: Self.objectName(record.name), labels: [Self.label: record.id.description])
-        spec = Spec(
-            id: record.id.description, revision: revision, writer: writer,
-            record: try JSONValue(encoding: StoredVolume(record)),
-            summary: Summary(record))
+        spec = Spec(id: record.id)
     }
 
     /// A volume's name where it can be an object's name, else its bytes in base 32.
@@ -85,15 +94,17 @@ package struct VolumeResource: KubernetesResource {
     }
 }
 
-extension VolumeResource.Summary {
-    init(_ record: VolumeRecord) {
-        role = record.head.role.name
-        owner = record.head.knownReign?.owner.description
-        epoch = record.head.knownReign?.epoch.number
-        if case .owning(_, let holder?) = record.head.role { self.holder = holder.description }
-        claim = record.claim.map { $0.facts.namespace + "/" + $0.facts.name }
-        claimState = record.claim?.report?.reason
-        claimMessage = record.claim?.report?.message
-        peers = record.sharedWith.map(\.description).sorted()
+extension VolumeResource.Spec {
+    func entry(of member: SiteID) throws -> VolumeResource.Entry? {
+        try members[member.description]?.decoded(as: VolumeResource.Entry.self)
+    }
+
+    /// Changes one member's entry, and with it what people see of all.
+    ///
+    /// - Parameter entry: nil: takes it away.
+    mutating func set(_ entry: VolumeResource.Entry?, of member: SiteID) throws {
+        members[member.description] = try entry.map { try JSONValue(encoding: $0) }
+        summary = .combined(
+            members.compactMapValues { try? $0["summary"]?.decoded(as: VolumeSummaryText.self) })
     }
 }

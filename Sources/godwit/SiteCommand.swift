@@ -155,7 +155,7 @@ struct SiteCommand: AsyncParsableCommand {
             if let prefetchTable { hydration.firstGuesses = try Self.table(prefetchTable) }
             let context = SiteContext(
                 node: node ?? ProcessInfo.processInfo.hostName, state: state,
-                registry: try registry(state), identity: identity, hydration: hydration,
+                registry: try registry(state, of: identity.site), identity: identity, hydration: hydration,
                 copies: try copyPolicy(), restAfter: .seconds(restAfter),
                 holder: mountHolder.map { HolderClient(path: $0) }, advertised: advertise, logger: logger)
             let site = Site(context: context)
@@ -251,11 +251,11 @@ struct SiteCommand: AsyncParsableCommand {
         }
     }
 
-    private func registry(_ state: StateDirectory) throws -> any SiteRegistry {
+    private func registry(_ state: StateDirectory, of member: SiteID) throws -> any SiteRegistry {
         switch registry {
         case "embedded": try SQLiteRegistry(path: state.registry)
-        case "cluster": ClusterRegistry(try KubernetesClient(.inCluster()))
-        default: ClusterRegistry(try KubernetesClient(.kubeconfig(path: registry)))
+        case "cluster": ClusterRegistry(try KubernetesClient(.inCluster()), member: member)
+        default: ClusterRegistry(try KubernetesClient(.kubeconfig(path: registry)), member: member)
         }
     }
 

@@ -48,6 +48,11 @@ struct SharedRegistryContract {
             head: HeadRecord(newAt: member), headNumber: 1)
     }
 
+    private static func use(_ number: UInt64, in record: inout VolumeRecord) {
+        record.headNumber = number
+        record.lastHeadNumber = max(record.lastHeadNumber, number)
+    }
+
     /// A volume that both members know.
     private func shared(
         _ name: String
@@ -66,7 +71,9 @@ struct SharedRegistryContract {
         await expect(.conflict(mine.value.id)) { () async throws(RegistryError) in
             _ = try await two.update(mine)
         }
-        await expect(.conflict(mine.value.id)) { () async throws(RegistryError) in try await two.remove(mine) }
+        await expect(.conflict(mine.value.id)) { () async throws(RegistryError) in
+            try await two.remove(mine)
+        }
         let theirs = try await two.insert(
             try Self.record("separate", at: second, following: mine.value))
         #expect(try await one.volume(mine.value.id)?.value == mine.value)
@@ -116,7 +123,7 @@ struct SharedRegistryContract {
         ) async throws -> Versioned<VolumeRecord> {
             var stored = stored
             for number in first..<(first + 25) {
-                stored.value.headNumber = number
+                use(number, in: &stored.value)
                 stored = try await registry.update(stored)
             }
             return stored
@@ -210,7 +217,7 @@ struct SharedRegistryContract {
             for volume in volumes {
                 guard var stored = try await registry.volume(volume.id) else { continue }
                 #expect(stored.value.head.site == member && stored.value.name == volume.name)
-                stored.value.headNumber += 1
+                use(stored.value.headNumber + 1, in: &stored.value)
                 let updated = try await registry.update(stored)
                 #expect(updated.revision == stored.revision + 1)
                 expected.insert(Placement(member: member, record: updated.value))
@@ -242,7 +249,7 @@ struct SharedRegistryContract {
                 if (task + step) % 5 == 0 {
                     try await registry.remove(stored)
                 } else {
-                    stored.value.headNumber = UInt64(1000 + 10 * task + step)
+                    use(UInt64(1000 + 10 * task + step), in: &stored.value)
                     let updated = try await registry.update(stored)
                     #expect(updated.revision == stored.revision + 1)
                 }

@@ -34,7 +34,7 @@ func withCluster(
 
 /// Installs the kinds of resources that Manifests define, and waits until they are served.
 func installResources(_ cluster: TestCluster) async throws {
-    for file in ["volumes", "migrations", "takeovers"] {
+    for file in ["volumes", "members", "migrations", "takeovers"] {
         let path = "\(ClusterTests.root)/Manifests/base/\(file).yaml"
         let applied = try await cluster.kubectl(["apply", "-f", path])
         try #require(applied.exit.isSuccess, "\(applied.output)")

@@ -1,0 +1,239 @@
+import ClusterResources
+import Foundation
+import KubernetesAPI
+import Site
+import Testing
+import VolumeModel
+
+@testable import Cluster
+@testable import TestBed
+
+extension ClusterTests {
+    @Suite struct ClusterRegistryTests {
+        private let member: SiteID
+        private let first: SiteID
+        private let second: SiteID
+
+        init() throws {
+            member = try #require(SiteID("london"))
+            first = try #require(SiteID("worker-1.london"))
+            second = try #require(SiteID("worker-2.london"))
+        }
+
+        /// Gives the rights that Manifests grant to the site's service account, and no others.
+        private func asTheSite(_ cluster: TestCluster) async throws -> KubernetesClient {
+            let applied = try await cluster.kubectl(["apply", "-k", ClusterTests.root + "/Manifests/base"])
+            try #require(applied.exit.isSuccess, "\(applied.output)")
+            return try KubernetesClient(.kubeconfig(path: try await cluster.accountKubeconfig("godwit-site")))
+        }
+
+        @Test func theClustersRegistryKeepsTheContract() async throws {
+            try await withCluster { cluster, _, _ in
+                let client = try await asTheSite(cluster)
+                try await RegistryContract.check(ClusterRegistry(client, member: first)) {
+                    ClusterRegistry(client, member: first)
+                }
+                await client.close()
+            }
+        }
+
+        @Test func theClustersRegistryKeepsTheContractOfSeveralMembers() async throws {
+            try await withCluster { cluster, _, _ in
+                let client = try await asTheSite(cluster)
+                try await SharedRegistryContract.check { ClusterRegistry(client, member: $0) }
+                let table = try await cluster.kubectl(["get", "members.godwit.dev"])
+                #expect(
+                    table.output.contains("worker-2.london") && table.output.contains("10.0.0.2:7443"),
+                    "\(table.output)")
+                await client.close()
+            }
+        }
+
+        @Test func whatPeopleWriteBesideTheRecordIsNoConflictAndIsKept() async throws {
+            try await withCluster { cluster, client, _ in
+                let registry = ClusterRegistry(client, member: member)
+                var stored = try await registry.insert(try RegistryContract.record("data"))
+                let annotated = try await cluster.kubectl(["annotate", "gwv", "data", "who=me"])
+                #expect(annotated.exit.isSuccess, "\(annotated.output)")
+                stored.value.headNumber = 2
+                _ = try await registry.update(stored)
+                let resource = try await client.get(VolumeResource.self, "data")
+                #expect(resource.metadata.annotations?["who"] == "me")
+                let table = try await cluster.kubectl(["get", "volumes.godwit.dev"])
+                #expect(table.output.contains("owning") && table.output.contains("london"), "\(table.output)")
+            }
+        }
+
+        @Test func aRecordThatMakesNoSenseIsRefusedByTheServerOrByTheReader() async throws {
+            try await withCluster { cluster, client, _ in
+                func patch(_ record: String) async throws -> ChildProcess.Outcome {
+                    try await cluster.kubectl([
+                        "patch", "gwv", "data", "--type=merge", "-p",
+                        #"{"spec":{"members":{"london":{"record":\#(record)}}}}"#,
+                    ])
+                }
+                let registry = ClusterRegistry(client, member: member)
+                let other = ClusterRegistry(client, member: first)
+                let stored = try await registry.insert(try RegistryContract.record("data"))
+                let theirs = try await other.insert(stored.value)
+                #expect(try await !patch(#"{"capacity":"much"}"#).exit.isSuccess)
+                let passed = try await patch(#"{"head":{"role":"sleeping"}}"#)
+                #expect(passed.exit.isSuccess, "\(passed.output)")
+                do throws(RegistryError) {
+                    _ = try await registry.volume(stored.value.id)
+                    Issue.record("it was read")
+                } catch {
+                    guard case .malformed = error else { Issue.record("\(error)"); return }
+                }
+                // What one cannot read is the other's, and stays as it is when that writes its own.
+                #expect(try await other.volumes().map(\.value) == [theirs.value])
+                let before = try await client.get(VolumeResource.self, "data").spec.members["london"]
+                _ = try await other.update(theirs)
+                #expect(try await client.get(VolumeResource.self, "data").spec.members["london"] == before)
+            }
+        }
+
+        @Test func changesOfTwoMembersAreMadeOnceWhileTheServerIsKilled() async throws {
+            try await withCluster { cluster, client, _ in
+                @Sendable func write(
+                    _ registry: ClusterRegistry, _ first: Versioned<VolumeRecord>
+                ) async throws -> Versioned<VolumeRecord> {
+                    var stored = first
+                    for number in 2..<250 as Range<UInt64> {
+                        stored.value.headNumber = number
+                        stored.value.lastHeadNumber = number
+                        stored = try await registry.update(stored)
+                    }
+                    return stored
+                }
+                let one = ClusterRegistry(client, member: first, patience: .seconds(120))
+                let two = ClusterRegistry(client, member: second, patience: .seconds(120))
+                let record = try RegistryContract.record("data")
+                let (mine, theirs) = (try await one.insert(record), try await two.insert(record))
+                let writing = Task {
+                    async let mine = write(one, mine)
+                    async let theirs = write(two, theirs)
+                    return try await [mine, theirs]
+                }
+                for _ in 0..<2 {
+                    try await Task.sleep(for: .milliseconds(700))
+                    await cluster.killServer()
+                    try await cluster.startServer()
+                }
+                for (registry, last) in zip([one, two], try await writing.value) {
+                    #expect(last.revision == mine.revision + 248)
+                    let found = try await registry.volume(record.id)
+                    #expect(found?.value == last.value && found?.revision == last.revision)
+                }
+            }
+        }
+
+        @Test func whatIsInTheWayIsShownForEachMemberAndTakenBackByIt() async throws {
+            try await withCluster { cluster, _, _ in
+                let client = try await asTheSite(cluster)
+                func served() async throws -> Condition? {
+                    try await client.get(VolumeResource.self, "data").status?.conditions?
+                        .first { $0.type == ClusterNames.served }
+                }
+                let one = ClusterRegistry(client, member: first)
+                let two = ClusterRegistry(client, member: second)
+                let record = try RegistryContract.record("data")
+                let stored = try await one.insert(record)
+                _ = try await two.insert(record)
+                async let shownByOne: Void = one.show("its head is not here", of: record)
+                async let shownByTwo: Void = two.show("its disk is full", of: record)
+                _ = try await (shownByOne, shownByTwo)
+                let both = "worker-1.london: its head is not here; worker-2.london: its disk is full"
+                #expect(try await served()?.message == both)
+                // A member that is started again finds what it showed, and takes back that alone.
+                let again = ClusterRegistry(client, member: second)
+                _ = try await again.volumes()
+                try await again.show(nil, of: record)
+                #expect(try await served()?.message == "worker-1.london: its head is not here")
+                #expect(try await served()?.status == "False")
+                // Nobody else could take back what a member showed that knows the volume no more.
+                try await one.remove(stored)
+                #expect(try await served()?.status == "True")
+                await client.close()
+            }
+        }
+    }
+}
+
+@Suite struct VolumeSummaryTextTests {
+    private func text(
+        _ role: String, _ owner: String?, _ epoch: UInt64?, peers: [String] = [], claim: String? = nil
+    ) -> VolumeSummaryText {
+        VolumeSummaryText(
+            role: role, owner: owner, epoch: epoch, peers: peers, claim: claim,
+            claimState: claim.map { _ in "Made" })
+    }
+
+    @Test func theOwnerIsShownAheadOfWhoeverKnowsIt() {
+        let combined = VolumeSummaryText.combined([
+            "a.london": text("following", "b.london", 4), "b.london": text("owning", "b.london", 4),
+            "c.london": text("retired", "b.london", 4),
+        ])
+        #expect(combined.role == "owning" && combined.owner == "b.london" && combined.epoch == 4)
+        #expect(combined.members == ["a.london", "b.london", "c.london"])
+    }
+
+    @Test func ofAVolumeOnItsWayWhoeverReceivesItIsShown() {
+        let away = text("sealed", "a.london", 4)
+        for role in ["receiving", "acquiring"] {
+            let combined = VolumeSummaryText.combined([
+                "a.london": away, "b.london": text(role, "a.london", 4),
+                "c.london": text("following", "a.london", 4),
+            ])
+            #expect(combined.role == role && combined.owner == "a.london")
+        }
+        #expect(
+            VolumeSummaryText.combined(["a.london": away, "b.london": text("following", "a.london", 4)]).role
+                == "sealed")
+    }
+
+    @Test func whoHasNotHeardOfTheNewestReignIsNotBelieved() {
+        // Moved on to another site, of which the first owner was not told.
+        let moved = VolumeSummaryText.combined([
+            "a.london": text("retired", "b.london", 5), "b.london": text("retired", "sydney", 6),
+        ])
+        #expect(moved.owner == "sydney" && moved.epoch == 6)
+        // Overruled by force.
+        let forced = VolumeSummaryText.combined([
+            "a.london": text("owning", "a.london", 5), "b.london": text("owning", "b.london", 1 << 32),
+        ])
+        #expect(forced.owner == "b.london")
+        let fenced = VolumeSummaryText.combined([
+            "a.london": text("fenced", nil, nil), "b.london": text("following", "sydney", 1),
+        ])
+        #expect(fenced.owner == "sydney")
+    }
+
+    @Test func theClaimIsShownWhicheverMemberItCameTo() {
+        let combined = VolumeSummaryText.combined([
+            "a.london": text("retired", "b.london", 5, claim: "shop/data"),
+            "b.london": text("owning", "b.london", 5),
+        ])
+        #expect(
+            combined.owner == "b.london" && combined.claim == "shop/data" && combined.claimState == "Made")
+    }
+
+    @Test func peersAreThoseOfAllMembersButNotTheMembersThemselves() {
+        let combined = VolumeSummaryText.combined([
+            "a.london": text("owning", "a.london", 1, peers: ["b.london", "sydney"]),
+            "b.london": text("following", "a.london", 1, peers: ["c.london", "sydney", "tokyo"]),
+        ])
+        #expect(combined.peers == ["c.london", "sydney", "tokyo"])
+    }
+
+    @Test func amongEqualsTheFirstNameIsShownSoThatColumnsDoNotChange() {
+        for _ in 0..<20 {
+            let combined = VolumeSummaryText.combined([
+                "b.london": text("following", "sydney", 3, claim: "two"),
+                "a.london": text("following", "sydney", 3, claim: "one"),
+            ])
+            #expect(combined.claim == "one")
+        }
+        #expect(VolumeSummaryText.combined([:]) == VolumeSummaryText(role: "", peers: [], members: []))
+    }
+}
