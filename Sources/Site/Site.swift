@@ -21,6 +21,8 @@ package actor Site {
     var lastMemberLook: ContinuousClock.Instant?
     /// Why nobody would keep the mounts.
     private var holderFailure: String?
+    /// Whether somebody would keep the mounts over a planned restart; nil: nobody is asked to.
+    var isHeld: Bool? { context.holder == nil ? nil : holderFailure == nil }
 
     package init(context: SiteContext) { self.context = context }
 

@@ -19,6 +19,11 @@ struct SiteMetrics {
         for agent in await site.allAgents() { volumes.append(await agent.observed()) }
         var text = MetricsText()
         addSite(to: &text, volumes)
+        if let isHeld = await site.isHeld {
+            text.add(
+                "godwit_mount_holder_up", .gauge, "Whether somebody keeps the mounts over a planned restart."
+            ) { $0.add(UInt64(isHeld ? 1 : 0)) }
+        }
         addOperations(to: &text)
         addHydration(to: &text)
         let listed = volumes.sorted(by: Self.isTold).prefix(volumeLimit)

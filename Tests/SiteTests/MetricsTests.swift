@@ -114,6 +114,26 @@ extension SiteTests {
             }
         }
 
+        /// README: "the mount holder answers".
+        @Test func whetherTheMountHolderAnswersIsTold() async throws {
+            let path = "/tmp/godwit-holder-" + UUID().uuidString.lowercased() + ".sock"
+            try await withSites(options: ["--monitor-listen", "127.0.0.1:0", "--mount-holder", path]) {
+                pair, cleanup in
+                try cleanup.add("socket") { _ = unlink(path) }
+                func isUp() async throws -> Double {
+                    try await self.scrape(pair.link.a.namespace, log: pair.london.logPath)
+                        .value("godwit_mount_holder_up")
+                }
+                #expect(try await isUp() == 0)
+                let holder = try await ChildProcess.start(
+                    Program(godwitBinary, ["hold", "--socket", path]))
+                try cleanup.add("holder") { _ = await holder.end() }
+                try await SiteTests.wait("the holder to be noticed") { try await isUp() == 1 }
+                _ = await holder.end()
+                try await SiteTests.wait("its end to be noticed") { try await isUp() == 0 }
+            }
+        }
+
         /// Every metric of our own stands in the README's table, and nothing else does.
         private func checkReadme(_ scrape: Scrape) throws {
             let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
@@ -123,10 +143,10 @@ extension SiteTests {
                 $0.hasPrefix("| `godwit_") || $0.hasPrefix("| `csi_")
             }
             let named = Set(rows.compactMap { $0.split(separator: "`").dropFirst().first }.map(String.init))
-            // Told only where there is a kubelet, and only while bytes are on their way.
+            // Told only where there is a kubelet or a holder, and only while bytes are on their way.
             let sometimes: Set = [
                 "godwit_kubelet_registered", "godwit_volume_hydration_received_bytes_total",
-                "godwit_volume_faults_total",
+                "godwit_volume_faults_total", "godwit_mount_holder_up",
             ]
             let told = Set(scrape.kinds.keys.filter { !$0.hasPrefix("process_") })
             #expect(named.subtracting(told).isSubset(of: sometimes), "\(named.subtracting(told))")
