@@ -25,7 +25,7 @@ extension ClusterTests {
                 // Each is named in full, from the one list.
                 let names = images.output.split(separator: " ").map(String.init)
                 #expect(
-                    names.count == 6 && names.allSatisfy { $0.contains("/") && $0.contains(":") }, "\(names)")
+                    names.count == 7 && names.allSatisfy { $0.contains("/") && $0.contains(":") }, "\(names)")
             }
         }
 
@@ -55,6 +55,75 @@ extension ClusterTests {
                 #expect(manifest.contains("mountPath: /run/godwit}") && manifest.contains("type: OnDelete"))
             }
             #expect(!holder.contains("privileged: true") && holder.contains("drop: [ALL]"))
+        }
+
+        /// Of the site's Secrets one must be there, and the other need not; nobody but root reads them.
+        @Test func theMembersFindTheSitesKeysAndSayWhereTheyAre() async throws {
+            try await withCluster { cluster, _, _ in
+                let applied = try await cluster.kubectl(["apply", "-k", Self.base])
+                try #require(applied.exit.isSuccess, "\(applied.output)")
+                func field(_ what: String, _ path: String) async throws -> String {
+                    try await cluster.kubectl(["get", what, "-n", "godwit", "-o", "jsonpath={\(path)}"])
+                        .output
+                }
+                let pod = ".spec.template.spec"
+                let arguments = try await field("ds/godwit-site", pod + ".containers[0].args")
+                for argument in [
+                    "--site-keys=/etc/godwit/site", "--peers-from=/etc/godwit/peers",
+                    "--advertise=$(HOST_IP):7443", "--registry=cluster", "--node=$(NODE)",
+                ] {
+                    #expect(arguments.contains("\"\(argument)\""), "\(argument): \(arguments)")
+                }
+                #expect(
+                    try await field(
+                        "ds/godwit-site",
+                        pod + #".containers[0].env[?(@.name=="HOST_IP")].valueFrom.fieldRef.fieldPath"#)
+                        == "status.hostIP")
+                for (volume, secret) in [("keys", "godwit-site 256"), ("peers", "godwit-peers 256 true")] {
+                    let found = try await field(
+                        "ds/godwit-site", pod + #".volumes[?(@.name=="\#(volume)")].secret.secretName"#)
+                    let rest = try await field(
+                        "ds/godwit-site",
+                        pod + #".volumes[?(@.name=="\#(volume)")].secret['defaultMode','optional']"#)
+                    #expect("\(found) \(rest)".trimmingCharacters(in: .whitespaces) == secret)
+                    let path = try await field(
+                        "ds/godwit-site",
+                        pod + #".containers[0].volumeMounts[?(@.name=="\#(volume)")].mountPath"#)
+                    #expect(arguments.contains("=\(path)\""), "\(path)")
+                }
+                // What the gateway listens at is what the Service and the policy let through.
+                let gateway = try await field("deploy/godwit-gateway", pod + ".containers[0].args")
+                #expect(gateway.contains("--listen=0.0.0.0:7443") && gateway.contains("--registry=cluster"))
+                #expect(
+                    try await field("deploy/godwit-gateway", pod + ".containers[0].ports[*].containerPort")
+                        == "7443 9814")
+                #expect(try await field("service/godwit-gateway", ".spec.ports[*].port") == "7443")
+                #expect(
+                    try await field("netpol/godwit-gateway", ".spec.ingress[*].ports[*].port") == "7443 9814")
+                for component in [
+                    "service/godwit-gateway .spec.selector",
+                    "netpol/godwit-gateway .spec.podSelector.matchLabels",
+                ] {
+                    let parts = component.split(separator: " ").map(String.init)
+                    #expect(
+                        try await field(parts[0], parts[1])
+                            == field("deploy/godwit-gateway", ".spec.template.metadata.labels"))
+                }
+            }
+        }
+
+        /// It has no keys, nothing of the host, and needs no root.
+        @Test func theGatewayIsRestricted() throws {
+            let text = try String(contentsOfFile: Self.base + "/gateway.yaml", encoding: .utf8)
+            for words in [
+                "runAsNonRoot: true", "runAsUser: 65532", "runAsGroup: 65532", "drop: [ALL]",
+                "allowPrivilegeEscalation: false", "readOnlyRootFilesystem: true", "type: RuntimeDefault",
+            ] {
+                #expect(text.contains(words), "\(words)")
+            }
+            for words in ["hostPath", "hostNetwork", "hostPort", "secret:", "privileged: true"] {
+                #expect(!text.contains(words), "\(words)")
+            }
         }
 
         /// Each library that the programs load is in one of the packages that the image installs, or in one that those need.
@@ -124,14 +193,27 @@ extension ClusterTests {
                         "system:serviceaccount:godwit:\(account)",
                     ]).output.contains("yes")
                 }
-                for (verb, what) in [("update", "volumes.godwit.dev"), ("list", "volumes.godwit.dev")] {
+                for (verb, what) in [
+                    ("update", "volumes.godwit.dev"), ("list", "volumes.godwit.dev"),
+                    ("create", "members.godwit.dev"), ("patch", "members.godwit.dev"),
+                ] {
                     #expect(try await may("godwit-site", verb, what), "\(verb) \(what)")
                 }
                 for (verb, what) in [
                     ("list", "secrets"), ("list", "persistentvolumeclaims"), ("get", "pods"),
                     ("delete", "migrations.godwit.dev"), ("update", "leases.coordination.k8s.io"),
+                    ("delete", "members.godwit.dev"),
                 ] {
                     #expect(try await !may("godwit-site", verb, what), "\(verb) \(what)")
+                }
+                for verb in ["get", "list"] {
+                    #expect(try await may("godwit-gateway", verb, "members.godwit.dev"), "\(verb)")
+                }
+                for (verb, what) in [
+                    ("create", "members.godwit.dev"), ("patch", "members.godwit.dev"),
+                    ("get", "volumes.godwit.dev"), ("get", "secrets"), ("get", "pods"),
+                ] {
+                    #expect(try await !may("godwit-gateway", verb, what), "\(verb) \(what)")
                 }
                 for (verb, what) in [
                     ("get", "volumes.godwit.dev"), ("create", "persistentvolumes"),
