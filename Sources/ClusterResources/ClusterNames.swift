@@ -3,7 +3,10 @@ package enum ClusterNames {
     package static let driver = "csi.godwit.dev"
     package static let namespace = "godwit"
     package static let controller = "godwit-controller"
+    /// The DaemonSet of the site's members, and the Secret with the site's keys.
     package static let site = "godwit-site"
+    package static let holder = "godwit-holder"
+    package static let gateway = "godwit-gateway"
     /// The condition of a `Volume`: False when its site does not serve it, and why.
     package static let served = "Served"
     /// What the controller signs its Events with.

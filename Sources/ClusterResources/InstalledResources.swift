@@ -108,4 +108,56 @@ package struct Pod: KubernetesResource {
     package var metadata: ObjectMeta
     package var spec: Spec
     package var status: Status?
+
+    /// Whether every container of it answers, and it is to stay.
+    package var isReady: Bool {
+        guard metadata.deletionTimestamp == nil, status?.phase == "Running",
+            let containers = status?.containerStatuses
+        else { return false }
+        return !containers.isEmpty && containers.allSatisfy(\.ready)
+    }
+}
+
+package struct Node: KubernetesResource {
+    package static let resource = ResourceKind(
+        group: "", version: "v1", kind: "Node", plural: "nodes", isNamespaced: false)
+
+    package struct Condition: Codable, Hashable, Sendable {
+        package var type: String
+        package var status: String
+    }
+    package struct Status: Codable, Hashable, Sendable { package var conditions: [Condition]? }
+
+    package var metadata: ObjectMeta
+    package var status: Status?
+
+    /// Whether its kubelet says so.
+    package var isReady: Bool {
+        status?.conditions?.contains { $0.type == "Ready" && $0.status == "True" } ?? false
+    }
+}
+
+package struct Service: KubernetesResource {
+    package static let resource = ResourceKind(
+        group: "", version: "v1", kind: "Service", plural: "services", isNamespaced: true)
+
+    package struct Spec: Codable, Hashable, Sendable { package var type: String? }
+    package struct Ingress: Codable, Hashable, Sendable {
+        package var ip: String?
+        package var hostname: String?
+    }
+    package struct LoadBalancer: Codable, Hashable, Sendable { package var ingress: [Ingress]? }
+    package struct Status: Codable, Hashable, Sendable { package var loadBalancer: LoadBalancer? }
+
+    package var metadata: ObjectMeta
+    package var spec: Spec
+    package var status: Status?
+}
+
+/// That there is one: what is in it is read by nobody here.
+package struct SecretPresence: KubernetesResource {
+    package static let resource = ResourceKind(
+        group: "", version: "v1", kind: "Secret", plural: "secrets", isNamespaced: true)
+
+    package var metadata: ObjectMeta
 }

@@ -15,9 +15,14 @@ package struct VolumeView: KubernetesResource {
         package var claimMessage: String?
     }
 
+    /// What one member of the site knows.
+    package struct Entry: Codable, Hashable, Sendable { package var summary: Summary? }
+
     package struct Spec: Codable, Hashable, Sendable {
         package var id: String
+        /// Of all members together.
         package var summary: Summary?
+        package var members: [String: Entry]?
     }
 
     package struct Status: Codable, Hashable, Sendable { package var conditions: [Condition]? }

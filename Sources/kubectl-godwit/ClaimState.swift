@@ -13,6 +13,8 @@ struct ClaimState: Encodable {
     var owner: String?
     var role: String?
     var holder: String?
+    /// What the volume is to each member of this site that knows it, by the member's name.
+    var members: [String: String]?
     var wish: String?
     var migration: MigrationResource.Spec?
     var status: MigrationResource.Status?
@@ -54,11 +56,13 @@ struct ClaimState: Encodable {
                 bound.map { $0.spec.csi?.driver == ClusterNames.driver } ?? (migration != nil || wish != nil)
             guard isOurs else { continue }
             let id = bound?.spec.csi?.volumeHandle
-            let view = views?.first { $0.spec.id == id }?.spec.summary
+            let found = views?.first { $0.spec.id == id }?.spec
+            let view = found?.summary
             states.append(
                 ClaimState(
                     namespace: claim.metadata.namespace ?? "", claim: claim.metadata.name ?? "", volume: name,
-                    volumeID: id, owner: view?.owner, role: view?.role, holder: view?.holder, wish: wish,
+                    volumeID: id, owner: view?.owner, role: view?.role, holder: view?.holder,
+                    members: found?.members?.mapValues { $0.summary?.role ?? "?" }, wish: wish,
                     migration: migration?.spec, status: migration?.status))
         }
         return states.sorted { ($0.namespace, $0.claim) < ($1.namespace, $1.claim) }

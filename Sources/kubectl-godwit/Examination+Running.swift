@@ -34,11 +34,12 @@ extension Examination {
         return findings + Self.versions(pods)
     }
 
-    /// The site and the controller are to be of one release, and so is this program.
+    /// Members, gateway and controller are to be of one release, and so is this program.
     static func versions(_ pods: [Pod]) -> [Finding] {
         var images: Set<String> = []
         for pod in pods {
-            for container in pod.spec.containers where ["site", "migrations"].contains(container.name) {
+            for container in pod.spec.containers
+            where ["site", "migrations", "gateway"].contains(container.name) {
                 if let image = container.image { images.insert(image) }
             }
         }
@@ -47,8 +48,8 @@ extension Examination {
             let names = images.sorted().joined(separator: ", ")
             return [
                 Finding(
-                    .warning, "site and controller run different images: \(names)",
-                    "the site's pod is replaced only when it is deleted: do that when its volumes are not in use"
+                    .warning, "pods run different images: \(names)",
+                    "a pod of the site is replaced only when it is deleted: kubectl delete pod -n godwit <pod>"
                 )
             ]
         }

@@ -5,7 +5,7 @@ internal import VolumeModel
 
 /// Everything that `doctor` looks at, one thing after the other: one that cannot be looked at hides no other.
 struct Examination {
-    private static let install = "kubectl apply -k Manifests/base"
+    static let install = "kubectl apply -k Manifests/base"
 
     let client: KubernetesClient
     let namespace: String
@@ -19,8 +19,10 @@ struct Examination {
         var findings = [Finding(.good, "the API server answers: \(try await client.serverVersion())")]
         let parts: [(String, () async throws(KubernetesError) -> [Finding])] = [
             ("custom resources", definitions), ("the CSIDriver", driver), ("storage classes", classes),
-            ("the controller", controller), ("the controller's lease", lease), ("sites", sites),
-            ("pods", pods), ("registration with kubelet", registration), ("migrations", migrations),
+            ("the controller", controller), ("the controller's lease", lease), ("the site", site),
+            ("the site's keys", keys), ("members", members), ("the gateway", gateway),
+            ("the gateway's address", address), ("pods", pods), ("registration with kubelet", registration),
+            ("migrations", migrations),
             ("claims from other clusters", arrivals),
         ]
         for (name, look) in parts {
@@ -40,7 +42,10 @@ struct Examination {
 
     private func definitions() async throws(KubernetesError) -> [Finding] {
         var findings: [Finding] = []
-        for kind in [VolumeView.resource, MigrationResource.resource, TakeoverResource.resource] {
+        for kind in [
+            VolumeView.resource, MemberResource.resource, MigrationResource.resource,
+            TakeoverResource.resource,
+        ] {
             let name = "\(kind.plural).\(kind.group)"
             guard let definition = try await client.find(CustomResourceDefinition.self, name) else {
                 findings.append(Finding(.broken, "custom resource \(name) is not there", Self.install))
@@ -86,17 +91,20 @@ struct Examination {
     }
 
     private func controller() async throws(KubernetesError) -> [Finding] {
-        let name = "deployment \(namespace)/\(ClusterNames.controller)"
-        guard let found = try await client.find(Deployment.self, ClusterNames.controller, in: namespace)
-        else {
+        try await deployment(ClusterNames.controller, otherwise: "nothing is made, attached or moved")
+    }
+
+    /// - Parameter loss: what there is not when no pod is available.
+    func deployment(_ deployment: String, otherwise loss: String) async throws(KubernetesError) -> [Finding] {
+        let name = "deployment \(namespace)/\(deployment)"
+        guard let found = try await client.find(Deployment.self, deployment, in: namespace) else {
             return [Finding(.broken, "\(name) is not there", Self.install)]
         }
         let (wanted, available) = (found.spec.replicas ?? 1, found.status?.availableReplicas ?? 0)
         guard available > 0 else {
             return [
                 Finding(
-                    .broken,
-                    "\(name): none of \(wanted) pods is available: nothing is made, attached or moved",
+                    .broken, "\(name): none of \(wanted) pods is available: \(loss)",
                     "kubectl describe pods -n \(namespace)")
             ]
         }
@@ -137,30 +145,25 @@ struct Examination {
         return formatter.date(from: String(whole))
     }
 
-    private func sites() async throws(KubernetesError) -> [Finding] {
+    private func site() async throws(KubernetesError) -> [Finding] {
         let name = "daemonset \(namespace)/\(ClusterNames.site)"
         guard let found = try await client.find(DaemonSet.self, ClusterNames.site, in: namespace) else {
             return [Finding(.broken, "\(name) is not there", Self.install)]
         }
         let (wanted, ready) = (found.status?.desiredNumberScheduled ?? 0, found.status?.numberReady ?? 0)
-        switch (wanted, ready) {
-        case (0, _):
+        guard wanted > 0 else {
             return [
                 Finding(
                     .broken, "\(name): no node is to hold the site",
                     "kubectl label node <node> godwit.dev/site=true")
             ]
-        case (1, 1): return [Finding(.good, "\(name): the site is ready")]
-        case (1, _):
-            return [
-                Finding(.broken, "\(name): the site is not ready", "kubectl describe pods -n \(namespace)")
-            ]
-        default:
-            return [
-                Finding(
-                    .broken, "\(name): \(wanted) nodes are labelled godwit.dev/site=true",
-                    "a site is one node: take the label from the others")
-            ]
         }
+        return [
+            ready >= wanted
+                ? Finding(.good, "\(name): \(ready) of \(wanted) nodes are ready")
+                : Finding(
+                    .broken, "\(name): \(ready) of \(wanted) nodes are ready",
+                    "kubectl describe pods -n \(namespace)")
+        ]
     }
 }

@@ -64,6 +64,9 @@ struct Status: AsyncParsableCommand {
             ["owner", state.owner ?? "?"], ["role here", state.role ?? "?"],
         ]
         if let holder = state.holder { rows.append(["in use at", holder]) }
+        for (member, role) in (state.members ?? [:]).sorted(by: { $0.key < $1.key }) {
+            rows.append(["at \(member)", role])
+        }
         if let wish = state.wish { rows.append(["asked to move to", wish]) }
         if let migration = state.migration, let status = state.status {
             rows.append(["migration", "\(status.phase.rawValue), from \(migration.from) to \(migration.to)"])

@@ -94,6 +94,9 @@ extension ClusterTests {
                     "custom resource migrations.godwit.dev is not there",
                     "CSIDriver csi.godwit.dev is not there",
                     "deployment godwit/godwit-controller is not there", "no controller leads",
+                    "FAIL  secret godwit/godwit-site, the site's keys, is not there",
+                    "deployment godwit/godwit-gateway is not there",
+                    "service godwit/godwit-gateway is not there",
                     "ok    custom resource volumes.godwit.dev is served", "kubectl apply -k",
                     "not to be seen from here", "certificates",
                 ] {
@@ -118,7 +121,15 @@ extension ClusterTests {
                     try JSONSerialization.jsonObject(with: Data(content.output.utf8)) as? [[String: Any]]
                 #expect(findings?.count ?? 0 > 10, "\(content.output)")
                 #expect(findings?.contains { $0["outcome"] as? String == "broken" } == false)
-                #expect(content.output.contains("kubelet of node node-1 has registered the driver"))
+                let texts = (findings ?? []).compactMap { $0["text"] as? String }
+                for words in [
+                    "kubelet of node node-1 has registered the driver",
+                    "member node-1.london at 10.0.0.1:7443 runs 1.0.0",
+                    "secret godwit/godwit-site, the site's keys, is there",
+                    "mounts outlive a planned restart at every node", "godwit-gateway has no address yet",
+                ] {
+                    #expect(texts.contains { $0.contains(words) }, "\(words): \(texts)")
+                }
 
                 // A container that cannot start, and a kubelet that has forgotten the driver.
                 _ = try await client.patch(
@@ -130,6 +141,9 @@ extension ClusterTests {
                 #expect(!ill.exit.isSuccess)
                 #expect(ill.output.contains("container site waits: ImagePullBackOff"), "\(ill.output)")
                 #expect(ill.output.contains("node-1 has not registered the driver"), "\(ill.output)")
+                let member =
+                    "member node-1.london at 10.0.0.1:7443: no pod of the site is ready at node node-1"
+                #expect(ill.output.contains("FAIL  " + member), "\(ill.output)")
             }
         }
 
@@ -227,10 +241,12 @@ extension ClusterTests {
 
         /// What a scheduler, kubelet and the controller manager would write of an installation that runs.
         private static func pretendToRun(_ cluster: TestCluster, _ client: KubernetesClient) async throws {
-            _ = try await client.patch(
-                Deployment.self, ClusterNames.controller, in: "godwit",
-                ["status": ["replicas": 1, "availableReplicas": 1, "readyReplicas": 1]], subresource: "status"
-            )
+            for name in [ClusterNames.controller, ClusterNames.gateway] {
+                _ = try await client.patch(
+                    Deployment.self, name, in: "godwit",
+                    ["status": ["replicas": 2, "availableReplicas": 2, "readyReplicas": 2]],
+                    subresource: "status")
+            }
             _ = try await client.patch(
                 DaemonSet.self, ClusterNames.site, in: "godwit",
                 [
@@ -250,6 +266,29 @@ extension ClusterTests {
                   nodeName: node-1
                   containers: [{name: site, image: "ghcr.io/godwit/godwit:latest"}]
                 ---
+                apiVersion: v1
+                kind: Pod
+                metadata:
+                  name: godwit-holder-x
+                  namespace: godwit
+                  labels: {app.kubernetes.io/name: godwit, app.kubernetes.io/component: holder}
+                spec:
+                  nodeName: node-1
+                  containers: [{name: holder, image: "ghcr.io/godwit/godwit:latest"}]
+                ---
+                apiVersion: v1
+                kind: Secret
+                metadata: {name: godwit-site, namespace: godwit}
+                ---
+                apiVersion: v1
+                kind: Node
+                metadata: {name: node-1}
+                ---
+                apiVersion: godwit.dev/v1alpha1
+                kind: Member
+                metadata: {name: node-1}
+                spec: {site: london, id: node-1.london, address: "10.0.0.1:7443", release: "1.0.0"}
+                ---
                 apiVersion: storage.k8s.io/v1
                 kind: CSINode
                 metadata: {name: node-1}
@@ -257,9 +296,14 @@ extension ClusterTests {
                 """
             let made = try await cluster.kubectl(["apply", "-f", "-"], input: objects)
             try #require(made.exit.isSuccess, "\(made.output)")
+            for component in ["site", "holder"] {
+                _ = try await client.patch(
+                    Pod.self, "godwit-\(component)-x", in: "godwit",
+                    ["status": ["phase": "Running", "containerStatuses": [container(component)]]],
+                    subresource: "status")
+            }
             _ = try await client.patch(
-                Pod.self, "godwit-site-x", in: "godwit",
-                ["status": ["phase": "Running", "containerStatuses": [container("site")]]],
+                Node.self, "node-1", ["status": ["conditions": [["type": "Ready", "status": "True"]]]],
                 subresource: "status")
             var lease = Lease(
                 metadata: ObjectMeta(name: ClusterNames.controller, namespace: "godwit"), spec: .init())
