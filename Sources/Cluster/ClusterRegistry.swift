@@ -20,6 +20,9 @@ package final class ClusterRegistry: SharedSiteRegistry {
     private let patience: Duration
     /// The writes of which nobody knows whether they were made.
     private let uncertain = Mutex<[VolumeID: String]>([:])
+    /// Objects by the identifier that was last seen in them, so that one is read, and not all are looked through.
+    private let names = Mutex<[VolumeID: String]>([:])
+    private static let nameLimit = 10_000
     let events: EventRecorder
     /// The volumes that people were shown to be out of service here.
     let unserved = Mutex<Set<String>>([])
@@ -209,9 +212,19 @@ package final class ClusterRegistry: SharedSiteRegistry {
     // MARK: resources
 
     func resource(_ id: VolumeID) async throws(RegistryError) -> VolumeResource? {
+        if let name = names.withLock({ $0[id] }), let known = try await find(name),
+            known.spec.id == id.description
+        {
+            return known
+        }
         // The label may have been changed by hand: the identifier in the record decides.
-        try await list(labels: VolumeResource.label + "=" + id.description)
+        let found = try await list(labels: VolumeResource.label + "=" + id.description)
             .first { $0.spec.id == id.description }
+        names.withLock { names in
+            if names.count >= Self.nameLimit { names.removeAll() }
+            names[id] = found?.metadata.name
+        }
+        return found
     }
 
     func list(labels: String?) async throws(RegistryError) -> [VolumeResource] {

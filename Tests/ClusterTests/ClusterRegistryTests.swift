@@ -45,6 +45,11 @@ extension ClusterTests {
                 #expect(
                     table.output.contains("worker-2.london") && table.output.contains("10.0.0.2:7443"),
                     "\(table.output)")
+                // A name that no member could have would keep all from finding each other.
+                let wrong = try await cluster.kubectl([
+                    "patch", "gwn", "worker-2", "--type=merge", "-p", #"{"spec":{"id":"Worker_2.london"}}"#,
+                ])
+                #expect(!wrong.exit.isSuccess && wrong.output.contains("spec.id"), "\(wrong.output)")
                 await client.close()
             }
         }

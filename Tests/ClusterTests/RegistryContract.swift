@@ -131,6 +131,7 @@ enum RegistryContract {
 
     private static func whatIsRemovedIsGone(_ registry: any SiteRegistry) async throws {
         let stored = try await registry.insert(try record("removed"))
+        #expect(try await registry.volume(stored.value.id)?.value == stored.value)
         try await registry.remove(stored)
         #expect(try await registry.volume(stored.value.id) == nil)
         #expect(try await registry.volume(named: "removed") == nil)
@@ -140,8 +141,14 @@ enum RegistryContract {
         await expect(.conflict(stored.value.id)) { () async throws(RegistryError) in
             _ = try await registry.update(stored)
         }
-        // The name is free again.
-        _ = try await registry.insert(try record("removed"))
+        // The name is free again, and so is the identifier.
+        let second = try await registry.insert(try record("removed"))
+        let moved = VolumeRecord(
+            id: stored.value.id, name: "removed elsewhere", limits: stored.value.limits, parameters: [:],
+            head: stored.value.head)
+        _ = try await registry.insert(moved)
+        #expect(try await registry.volume(stored.value.id)?.value == moved)
+        #expect(try await registry.volume(named: "removed")?.value.id == second.value.id)
     }
 
     private static func namesOfAllSortsAreKeptApart(_ registry: any SiteRegistry) async throws {
