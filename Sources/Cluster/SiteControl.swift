@@ -102,7 +102,7 @@ package final class SiteControlSocket: SiteControl {
             let reply = try await unary("InspectVolume", bytes)
             let volume = try Godwit_Control_V1_Volume(serializedBytes: reply)
             return VolumeSituation(
-                id: volume.id, owner: volume.owner, isPaused: volume.hydrationPaused,
+                id: volume.id, owner: Self.site(volume.owner), isPaused: volume.hydrationPaused,
                 bytesPerSecond: volume.hydrationBytesPerSecond)
         } catch let error as RPCStatus where error.code == .notFound {
             return nil
@@ -136,7 +136,7 @@ package final class SiteControlSocket: SiteControl {
             guard volume.hasClaim, let facts = Self.facts(volume.claim) else { return nil }
             let report = volume.hasClaimReport ? Self.report(volume.claimReport) : nil
             return ForeignVolume(
-                id: volume.id, name: volume.name, owner: volume.owner,
+                id: volume.id, name: volume.name, owner: Self.site(volume.owner),
                 claim: ForeignClaim(facts: facts, report: report))
         }
     }
@@ -184,6 +184,9 @@ package final class SiteControlSocket: SiteControl {
             inodes: Int64(clamping: option.inodeCount), bytes: Int64(clamping: option.totalByteCount),
             missingBytes: Int64(clamping: option.missingByteCount))
     }
+
+    /// Claims move between sites: which node of one has the volume is that site's affair.
+    private static func site(_ owner: String) -> String { SiteID(owner)?.site.description ?? owner }
 
     private static func facts(_ message: Godwit_Control_V1_ClaimFacts) -> ClaimFacts? {
         try? ClaimFacts(
