@@ -13,8 +13,8 @@ struct IdentityWatch: Sendable {
     ///
     /// - Parameter whenChanged: called after the context has the new identity.
     func run(_ whenChanged: @Sendable () async -> Void) async {
-        let directory = context.state.keys
-        var known = try? SiteIdentity.stamp(of: directory)
+        let source = context.identity.source
+        var known = try? source.stamp()
         var lastFailure: String?
         var lastRenewalFailure: String?
         while !Task.isCancelled {
@@ -22,11 +22,19 @@ struct IdentityWatch: Sendable {
             do {
                 // What fails is told once. Somebody else may renew it, or mend that, meanwhile.
                 lastRenewalFailure = renewIfDue(after: lastRenewalFailure)
-                let stamp = try SiteIdentity.stamp(of: directory)
+                var stamp = try source.stamp()
                 guard stamp != known else { continue }
-                let fresh = try SiteIdentity(loading: directory)
+                var (fresh, change) = try source.load()
+                if change != .none {
+                    if change == .otherAuthority {
+                        context.logger.warning("\(IdentitySource.otherAuthorityNotice)")
+                    }
+                    // Of what was made just now.
+                    stamp = try source.stamp()
+                    fresh = try source.load().identity
+                }
                 guard fresh.site == context.site else {
-                    throw SiteError.unusable("\(directory) holds the keys of site \(fresh.site) now")
+                    throw SiteError.unusable("\(source.directory) holds the keys of site \(fresh.site) now")
                 }
                 context.use(fresh)
                 await whenChanged()

@@ -13,6 +13,8 @@ package enum IdentityError: Error, Hashable, Sendable, CustomStringConvertible {
     case notYetValid(SiteID)
     /// A certificate of the right site for another purpose.
     case wrongUse(SiteID, String)
+    /// A site does not trust itself.
+    case ownDocument
     /// Text from outside that is not what it should be.
     case malformed(String)
     case cryptography(String)
@@ -33,6 +35,7 @@ package enum IdentityError: Error, Hashable, Sendable, CustomStringConvertible {
         case .notYetValid(let site):
             "the certificate of site \(site) is not valid yet: compare the clocks here and there"
         case .wrongUse(let site, let what): "the certificate of site \(site) \(what)"
+        case .ownDocument: "this is the document of this site itself"
         case .malformed(let what), .cryptography(let what): what
         case .file(let path, let cause): "\(path): \(cause)"
         }

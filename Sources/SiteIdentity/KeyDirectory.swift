@@ -45,19 +45,26 @@ struct KeyDirectory: Sendable {
             throw failure(file)
         }
         defer { close(descriptor) }
+        return try Self.read(
+            descriptor, file, refusing: isSecret ? 0o077 : 0,
+            "others can read this key: chmod 0600 it, and make new keys if they did")
+    }
+
+    /// All of an open file, if it is a regular one without these rights.
+    static func read(
+        _ descriptor: Int32, _ file: String, refusing rights: mode_t, _ reason: String
+    ) throws(IdentityError) -> String {
         var status = stat()
-        guard fstat(descriptor, &status) == 0 else { throw failure(file) }
+        guard fstat(descriptor, &status) == 0 else { throw .failed(file) }
         guard status.st_mode & S_IFMT == S_IFREG else { throw .file(path: file, "it is not a regular file") }
-        if isSecret, status.st_mode & 0o077 != 0 {
-            throw .file(path: file, "others can read this key: chmod 0600 it, and make new keys if they did")
-        }
+        guard status.st_mode & rights == 0 else { throw .file(path: file, reason) }
         var bytes: [UInt8] = []
         var chunk = [UInt8](repeating: 0, count: 16_384)
         while true {
             let count = Glibc.read(descriptor, &chunk, chunk.count)
             if count < 0 {
                 if errno == EINTR { continue }
-                throw failure(file)
+                throw .failed(file)
             }
             if count == 0 { break }
             bytes.append(contentsOf: chunk[..<count])
@@ -132,8 +139,12 @@ struct KeyDirectory: Sendable {
         return names.sorted()
     }
 
+    private func failure(_ path: String) -> IdentityError { .failed(path) }
+}
+
+extension IdentityError {
     /// Reads `errno`: called at once after the call that failed.
-    private func failure(_ path: String) -> IdentityError {
+    static func failed(_ path: String) -> IdentityError {
         .file(path: path, String(cString: strerror(errno)))
     }
 }

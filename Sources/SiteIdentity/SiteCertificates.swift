@@ -16,6 +16,11 @@ enum SiteCertificates {
 
     static func serverName(of site: SiteID) -> String { "\(site).\(domain)" }
 
+    /// - Returns: nil unless `name` is what `serverName` gives for somebody.
+    static func site(serverName name: some StringProtocol) -> SiteID? {
+        name.hasSuffix("." + domain) ? SiteID(name.dropLast(domain.utf8.count + 1)) : nil
+    }
+
     // MARK: making
 
     /// An authority that can vouch for this one site's name and for nothing else: TLS itself refuses a
@@ -37,22 +42,26 @@ enum SiteCertificates {
             }, issuerPrivateKey: .init(key))
     }
 
+    /// A member's names its node and the site as a whole: whoever calls the site is answered by any of its members.
     static func makeLeaf(
         of site: SiteID, key: P256.Signing.PrivateKey, authority: Certificate,
         authorityKey: P256.Signing.PrivateKey, now: Date
     ) throws -> Certificate {
         let end = min(now + leafLifetime, authority.notValidAfter)
+        let names = (site.node == nil ? [site] : [site, site.site]).map {
+            GeneralName.dnsName(serverName(of: $0))
+        }
         return try Certificate(
             version: .v3, serialNumber: .init(), publicKey: .init(key.publicKey),
             notValidBefore: max(now - clockTolerance, authority.notValidBefore), notValidAfter: end,
             issuer: authority.subject,
-            subject: try DistinguishedName { CommonName("\(site) node") },
+            subject: try DistinguishedName { CommonName("\(site.site) node") },
             signatureAlgorithm: .ecdsaWithSHA256,
             extensions: try Certificate.Extensions {
                 Critical(BasicConstraints.notCertificateAuthority)
                 Critical(KeyUsage(digitalSignature: true))
                 try ExtendedKeyUsage([.serverAuth, .clientAuth])
-                SubjectAlternativeNames([.dnsName(serverName(of: site))])
+                SubjectAlternativeNames(names)
                 AuthorityKeyIdentifier(
                     keyIdentifier: try authority.extensions.subjectKeyIdentifier?.keyIdentifier)
             }, issuerPrivateKey: .init(authorityKey))
@@ -106,7 +115,7 @@ enum SiteCertificates {
         }
     }
 
-    /// The one site that a leaf names. Nothing is proved by it yet.
+    /// The one site that a leaf names, or the one node of it. Nothing is proved by it yet.
     static func site(namedBy leaf: Certificate) throws(IdentityError) -> SiteID {
         let names: [GeneralName]
         do {
@@ -114,13 +123,22 @@ enum SiteCertificates {
         } catch {
             throw .malformed("a certificate whose names cannot be read")
         }
-        guard names.count == 1, case .dnsName(let name)? = names.first, name.hasSuffix("." + domain),
-            let site = SiteID(name.dropLast(domain.count + 1))
-        else { throw .malformed("a certificate that does not name exactly one site") }
-        return site
+        let sites = names.map { name -> SiteID? in
+            guard case .dnsName(let name) = name else { return nil }
+            return site(serverName: name)
+        }
+        let wholes = sites.filter { $0?.node == nil }
+        guard (1...2).contains(sites.count), wholes.count == 1, let site = wholes[0] else {
+            throw .malformed("a certificate that does not name exactly one site")
+        }
+        guard let node = sites.compactMap({ $0 }).first(where: { $0.node != nil }) else { return site }
+        guard node.site == site else {
+            throw .malformed("a certificate that names site \(site) and a node of another one")
+        }
+        return node
     }
 
-    /// That the leaf is of the site that pinned this authority, for connections, now.
+    /// That the leaf is of the site, or the node, whose site pinned this authority, for connections, now.
     static func check(
         leaf: Certificate, of site: SiteID, authority: Certificate, now: Date
     ) throws(IdentityError) {

@@ -16,6 +16,9 @@ extension SiteIdentity {
     }
 
     private var peerDirectory: KeyDirectory { KeyDirectory(path: directory.path + "/peers") }
+    private var mounted: MountedDirectory? { source.peersFrom.map { MountedDirectory(path: $0) } }
+    /// As the names of documents end in a mounted directory.
+    static let mountedEnd = ".trust"
 
     /// Trusts the site of a document. The same again changes only the address, if it names one.
     ///
@@ -24,25 +27,13 @@ extension SiteIdentity {
     @discardableResult
     package func trust(_ text: String, replacing: Bool = false) throws(IdentityError) -> Peer {
         let document = try TrustDocument(text)
-        guard document.site != site else { throw .malformed("this is the document of this site itself") }
-        let offered = try Self.peer(of: document)
+        guard document.site != site.site else { throw .ownDocument }
         return try directory.locked { () throws(IdentityError) in
-            var accepted = document
-            // One that is damaged cannot be compared: it takes a person's word, too.
-            if let known = replacing ? try? peer(document.site) : try peer(document.site) {
-                guard known.fingerprint == offered.fingerprint || replacing else {
-                    throw .otherAuthority(
-                        document.site, pinned: known.fingerprint, offered: offered.fingerprint)
-                }
-                if document.address == nil, known.fingerprint == offered.fingerprint {
-                    accepted = try TrustDocument(
-                        site: document.site, address: known.address, fingerprint: document.fingerprint,
-                        authorityPEM: document.authorityPEM)
-                }
-            }
+            let known = { () throws(IdentityError) in try self.trusted(document.site) }
+            let accepted = try document.accepted(over: known, replacing: replacing)
             try peerDirectory.make()
             try peerDirectory.write(accepted.text, to: "\(document.site).pem")
-            return try Self.peer(of: accepted)
+            return try accepted.peer()
         }
     }
 
@@ -73,28 +64,93 @@ extension SiteIdentity {
         return damaged
     }
 
+    /// Of whom there is a document. One of our own site, which one Secret for all clusters may hold, says nothing.
     private func peerNames() throws(IdentityError) -> [SiteID] {
-        try peerDirectory.names().compactMap { $0.hasSuffix(".pem") ? SiteID($0.dropLast(4)) : nil }
+        var names = Set(
+            try peerDirectory.names().compactMap { $0.hasSuffix(".pem") ? SiteID(site: $0.dropLast(4)) : nil }
+        )
+        if let mounted {
+            names.formUnion(
+                try mounted.names(endingWith: Self.mountedEnd)
+                    .compactMap { SiteID(site: $0.dropLast(Self.mountedEnd.count)) })
+        }
+        return names.subtracting([site.site]).sorted()
     }
 
+    /// The site of that name, or of that node; of our own, if we are one of several nodes.
+    ///
     /// - Returns: nil when the site is not trusted.
-    func peer(_ site: SiteID) throws(IdentityError) -> Peer? {
-        guard let text = try peerDirectory.read("\(site).pem") else { return nil }
+    package func peer(_ name: SiteID) throws(IdentityError) -> Peer? {
+        guard name.site != site.site else { return site.node == nil ? nil : try ownDocument().peer() }
+        return try trusted(name.site)?.peer()
+    }
+
+    private func ownDocument() throws(IdentityError) -> TrustDocument {
+        try TrustDocument(try trustDocument(address: nil))
+    }
+
+    /// What the directories say of a site. Where both have its document, they must agree on its keys; our own
+    /// directory's address goes first.
+    private func trusted(_ site: SiteID) throws(IdentityError) -> TrustDocument? {
+        let here = try peerDirectory.read("\(site).pem")
+        let there = try mounted?.read("\(site)\(Self.mountedEnd)")
+        let ours = try here.map { text throws(IdentityError) in
+            try Self.document(text, of: site, in: "\(peerDirectory.path)/\(site).pem")
+        }
+        let given = try there.map { text throws(IdentityError) in
+            try Self.document(text, of: site, in: "\(mounted?.path ?? "")/\(site)\(Self.mountedEnd)")
+        }
+        guard let ours, let given else { return ours ?? given }
+        guard ours.fingerprint == given.fingerprint else {
+            throw .malformed(
+                "\(peerDirectory.path) and \(mounted?.path ?? "") pin different keys for it: end one of them with "
+                    + "'godwit pki distrust' or 'kubectl godwit distrust'")
+        }
+        return ours.address == nil ? given : ours
+    }
+
+    private static func document(
+        _ text: String, of site: SiteID, in file: String
+    ) throws(IdentityError) -> TrustDocument {
         let document = try TrustDocument(text)
         guard document.site == site else {
-            throw .malformed("\(peerDirectory.path)/\(site).pem is the document of site \(document.site)")
+            throw .malformed("\(file) is the document of site \(document.site)")
         }
-        return try Self.peer(of: document)
+        // Before it is compared with another one: its fingerprint is only a word until then.
+        _ = try document.peer()
+        return document
     }
+}
 
-    private static func peer(of document: TrustDocument) throws(IdentityError) -> Peer {
-        let authority = try SiteCertificates.parse(document.authorityPEM)
-        try SiteCertificates.check(authority: authority, of: document.site)
-        guard try SiteCertificates.fingerprint(of: authority) == document.fingerprint else {
+extension TrustDocument {
+    /// Whom it makes known, if its certificate is what it says.
+    func peer() throws(IdentityError) -> SiteIdentity.Peer {
+        let authority = try SiteCertificates.parse(authorityPEM)
+        try SiteCertificates.check(authority: authority, of: site)
+        guard try SiteCertificates.fingerprint(of: authority) == fingerprint else {
             throw .malformed("the document's fingerprint is not that of its certificate")
         }
-        return Peer(
-            site: document.site, address: document.address, authorityPEM: document.authorityPEM,
-            fingerprint: document.fingerprint, expiry: authority.notValidAfter)
+        return SiteIdentity.Peer(
+            site: site, address: address, authorityPEM: authorityPEM, fingerprint: fingerprint,
+            expiry: authority.notValidAfter)
+    }
+
+    /// What is kept of a document that a person gives, where the site may be known already: the same keys bring a new
+    /// address, if they bring one; other keys take `replacing`.
+    func accepted(
+        over known: () throws(IdentityError) -> TrustDocument?, replacing: Bool
+    ) throws(IdentityError) -> TrustDocument {
+        _ = try peer()
+        // One that is damaged cannot be compared: it takes a person's word, too.
+        guard let known = replacing ? try? known() : try known() else { return self }
+        guard known.fingerprint == fingerprint else {
+            guard replacing else {
+                throw .otherAuthority(site, pinned: known.fingerprint, offered: fingerprint)
+            }
+            return self
+        }
+        guard address == nil else { return self }
+        return try TrustDocument(
+            site: site, address: known.address, fingerprint: fingerprint, authorityPEM: authorityPEM)
     }
 }

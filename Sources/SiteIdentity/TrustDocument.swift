@@ -1,4 +1,4 @@
-internal import VolumeModel
+package import VolumeModel
 
 /// What one site gives to another so that it is trusted: three lines of text and a certificate.
 ///
@@ -85,5 +85,40 @@ struct TrustDocument: Hashable, Sendable {
             allowed = Set("abcdefABCDEF0123456789:.")
         }
         guard !host.isEmpty, !host.hasPrefix("-"), host.allSatisfy(allowed.contains) else { throw problem }
+    }
+}
+
+/// The rules of trust where documents are kept by somebody else, such as in a Secret.
+package enum KeptTrust {
+    /// Under which name a site's document is kept.
+    package static func name(of site: SiteID) -> String { "\(site)\(SiteIdentity.mountedEnd)" }
+
+    /// Whom a document names. Nothing is checked.
+    package static func site(of document: String) throws(IdentityError) -> SiteID {
+        try TrustDocument(document).site
+    }
+
+    /// What is kept of a document that a person gives.
+    ///
+    /// - Parameters:
+    ///   - known: what is kept of that site now.
+    ///   - own: the site that is to trust it, if that is known.
+    ///   - replacing: accept other keys than the known ones.
+    package static func accept(
+        _ text: String, over known: String?, at own: SiteID?, replacing: Bool
+    ) throws(IdentityError) -> (document: String, peer: SiteIdentity.Peer) {
+        let document = try TrustDocument(text)
+        guard document.site != own?.site else { throw .ownDocument }
+        let accepted = try document.accepted(
+            over: { () throws(IdentityError) in
+                guard let known else { return nil }
+                let kept = try TrustDocument(known)
+                _ = try kept.peer()
+                guard kept.site == document.site else {
+                    throw .malformed("what is kept for site \(document.site) is the document of \(kept.site)")
+                }
+                return kept
+            }, replacing: replacing)
+        return (accepted.text, try accepted.peer())
     }
 }

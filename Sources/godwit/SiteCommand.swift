@@ -11,7 +11,6 @@ internal import Monitoring
 internal import MountHolder
 internal import RPC
 internal import Site
-internal import SiteIdentity
 internal import VolumeModel
 
 /// `godwit site`
@@ -60,6 +59,7 @@ struct SiteCommand: AsyncParsableCommand {
     @Option(help: "How many volumes have figures of their own in /metrics.") var monitorVolumes = 500
     @Option(help: "The name of this host within the site; the host's own name if not given.")
     var node: String?
+    @OptionGroup var keys: SiteKeyOptions
     @Option(
         help: ArgumentHelp(
             "Where the site's state is kept: 'embedded' (a file), 'cluster' (the API of the cluster whose pod this "
@@ -148,7 +148,7 @@ struct SiteCommand: AsyncParsableCommand {
             var logger = Logger(label: "godwit")
             logger.logLevel = Logger.Level(rawValue: logLevel) ?? .info
             let state = try StateDirectory(options.stateDirectory)
-            let identity = try SiteIdentity(loading: state.keys)
+            let identity = try keys.identity(in: state.keys, node: node, logger)
             var hydration = Hydrator.Configuration()
             hydration.faultTimeout = .milliseconds(Int64(faultTimeout * 1000))
             hydration.streamsInBackground = !noBackgroundHydration
