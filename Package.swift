@@ -84,6 +84,16 @@ let package = Package(
                 .product(name: "NIOHTTP1", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
             ], swiftSettings: strict),
+        // One address for all nodes of a site: reads the name in a TLS ClientHello (NIOTLS) and passes bytes on.
+        .target(
+            name: "Gateway",
+            dependencies: [
+                "SiteIdentity", "VolumeModel",
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "NIOTLS", package: "swift-nio"),
+            ], swiftSettings: strict),
         .target(name: "HostMounts", dependencies: ["CLinux"], swiftSettings: strict),
         .target(name: "MountHolder", dependencies: ["CLinux"], swiftSettings: strict),
         .target(
@@ -121,7 +131,8 @@ let package = Package(
         .executableTarget(
             name: "godwit",
             dependencies: [
-                "CHeap", "CSIProtocol", "CSIService", "Cluster", "ControlProtocol", "Hydration",
+                "CHeap", "CSIProtocol", "CSIService", "Cluster", "ClusterResources", "ControlProtocol",
+                "Gateway", "Hydration",
                 "KubernetesAPI",
                 "Monitoring", "MountHolder", "RPC",
                 "Site", "SiteIdentity",
@@ -134,7 +145,7 @@ let package = Package(
         .executableTarget(
             name: "kubectl-godwit",
             dependencies: [
-                "ClusterResources", "KubernetesAPI", "VolumeModel",
+                "ClusterResources", "KubernetesAPI", "SiteIdentity", "VolumeModel",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ], swiftSettings: strict),
         // The project's own test tools: an emulated WAN link, databases, sites as processes.
@@ -161,6 +172,12 @@ let package = Package(
             ], swiftSettings: strict),
         .testTarget(
             name: "MonitoringTests", dependencies: ["Monitoring", "VolumeModel"], swiftSettings: strict),
+        .testTarget(
+            name: "GatewayTests",
+            dependencies: [
+                "Gateway", "RPC", "SiteIdentity", "VolumeModel",
+                .product(name: "Logging", package: "swift-log"),
+            ], swiftSettings: strict),
         .testTarget(name: "SourceTests", swiftSettings: strict),
         .testTarget(
             name: "CSIServiceTests",
@@ -208,7 +225,7 @@ let package = Package(
             name: "ClusterTests",
             dependencies: [
                 "Cluster", "ClusterResources", "Handoff", "Hydration", "KubernetesAPI", "Site",
-                "SiteTestSupport", "TestBed", "VolumeModel", "godwit", "kubectl-godwit",
+                "SiteIdentity", "SiteTestSupport", "TestBed", "VolumeModel", "godwit", "kubectl-godwit",
             ],
             // Run by the tests that use it.
             exclude: ["node"], swiftSettings: strict),

@@ -7,6 +7,10 @@ package enum ClusterNames {
     package static let site = "godwit-site"
     package static let holder = "godwit-holder"
     package static let gateway = "godwit-gateway"
+    /// The key of the site's keys in their Secret.
+    package static let authority = "authority.pem"
+    /// The Secret with the trust documents of other sites.
+    package static let peers = "godwit-peers"
     /// The condition of a `Volume`: False when its site does not serve it, and why.
     package static let served = "Served"
     /// What the controller signs its Events with.

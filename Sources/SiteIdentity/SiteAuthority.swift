@@ -103,7 +103,8 @@ struct KeyPair {
         } catch let error as IdentityError {
             throw error
         } catch {
-            throw .malformed("\(place) is damaged: \(error)")
+            // The parser's own words quote what it read, keys too.
+            throw .malformed("\(place) is damaged: not a certificate and a key in PEM")
         }
     }
 }

@@ -18,6 +18,6 @@ struct Godwit: AsyncParsableCommand {
         version: Release.current,
         subcommands: [
             SiteCommand.self, VolumeCommand.self, MigrateCommand.self, PKICommand.self, CSICommand.self,
-            ControllerCommand.self, HoldCommand.self,
+            ControllerCommand.self, GatewayCommand.self, HoldCommand.self,
         ])
 }

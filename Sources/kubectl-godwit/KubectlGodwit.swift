@@ -11,5 +11,9 @@ struct KubectlGodwit: AsyncParsableCommand {
             Put 'kubectl-godwit' into a directory of PATH; kubectl finds it there. It reads the kubeconfig that kubectl \
             reads (--kubeconfig, else the first file of KUBECONFIG that exists, else ~/.kube/config, else it is a pod).
             """,
-        version: Release.current, subcommands: [Status.self, Migrate.self, TakeOver.self, Doctor.self])
+        version: Release.current,
+        subcommands: [
+            Status.self, Migrate.self, TakeOver.self, Doctor.self, Init.self, Show.self, Trust.self,
+            Distrust.self,
+        ])
 }

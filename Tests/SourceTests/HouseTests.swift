@@ -40,11 +40,11 @@ import Testing
         }
     }
 
-    @Test func onlyTheKubernetesClientAndTheMonitorKnowHTTPAndYAML() throws {
+    @Test func onlyTheKubernetesClientTheMonitorAndTheGatewayKnowSwiftNIOAndYAML() throws {
         let doors = [
             "AsyncHTTPClient": ["KubernetesAPI"], "NIOSSL": ["KubernetesAPI"], "Yams": ["KubernetesAPI"],
-            "NIOCore": ["KubernetesAPI", "Monitoring"], "NIOHTTP1": ["Monitoring"],
-            "NIOPosix": ["Monitoring"],
+            "NIOCore": ["Gateway", "KubernetesAPI", "Monitoring"], "NIOHTTP1": ["Monitoring"],
+            "NIOPosix": ["Gateway", "Monitoring"], "NIOTLS": ["Gateway"],
         ]
         for (module, targets) in doors {
             let importers = Set(try Self.imports().filter { $0.module == module }.map(\.target))
@@ -67,7 +67,7 @@ import Testing
             ["Catalog", "ByteStore", "Handoff"],
             ["Hydration"],
             ["VolumeFileSystem"], ["FuseMount", "SiteIdentity"],
-            ["CSIProtocol", "PeerProtocol", "ControlProtocol"], ["CSIService", "PeerService"],
+            ["CSIProtocol", "Gateway", "PeerProtocol", "ControlProtocol"], ["CSIService", "PeerService"],
             ["KubernetesAPI"], ["ClusterResources", "Site"], ["Cluster"], ["godwit", "kubectl-godwit"],
         ]
         var floor: [String: Int] = [:]
