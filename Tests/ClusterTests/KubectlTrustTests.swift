@@ -13,17 +13,10 @@ extension ClusterTests {
         private func plugin(
             _ cluster: TestCluster, _ arguments: [String], input: String = "", kubeconfig: String? = nil
         ) async throws -> ChildProcess.Outcome {
-            let command = arguments + ["--kubeconfig", kubeconfig ?? cluster.kubeconfig]
-            let outcome: ChildProcess.Outcome
-            if input.isEmpty {
-                outcome = try await ChildProcess.run(
-                    Program(kubectlGodwitBinary, command), limit: .seconds(120))
-            } else {
-                let file = cluster.directory + "/input"
-                try input.write(toFile: file, atomically: true, encoding: .utf8)
-                let words = ([kubectlGodwitBinary] + command).joined(separator: " ") + " < " + file
-                outcome = try await ChildProcess.run(Program("/bin/sh", ["-c", words]), limit: .seconds(120))
-            }
+            var program = Program(
+                kubectlGodwitBinary, arguments + ["--kubeconfig", kubeconfig ?? cluster.kubeconfig])
+            program.input = Array(input.utf8)
+            let outcome = try await ChildProcess.run(program, limit: .seconds(120))
             #expect(!outcome.output.contains("PRIVATE"), "\(arguments)")
             return outcome
         }
