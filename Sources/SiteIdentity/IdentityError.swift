@@ -25,7 +25,8 @@ package enum IdentityError: Error, Hashable, Sendable, CustomStringConvertible {
         case .missing(let directory): "there are no keys in \(directory): run 'godwit pki init' first"
         case .otherSite(let site, let directory): "\(directory) holds the keys of site \(site)"
         case .notTrusted(let site):
-            "site \(site) is not trusted here: run 'godwit pki trust' with its document"
+            "site \(site) is not trusted here: run 'godwit pki trust', or in a cluster 'kubectl godwit trust', with its "
+                + "document"
         case .otherAuthority(let site, let pinned, let offered):
             "site \(site) is trusted with the fingerprint \(pinned), and this document says \(offered): "
                 + "ask there which is right, then use --replace"

@@ -12,6 +12,9 @@ struct PKICommand: AsyncParsableCommand {
             runs 'godwit pki trust' with it. If somebody might change it on its way, compare the fingerprints \
             over another channel. Both sides must trust each other.
 
+            A site of several nodes has keys and trust of the Secrets that 'kubectl godwit init' and 'kubectl godwit \
+            trust' make; what is told here of such a node is its own directory alone.
+
             Example, at london and then at sydney:
               godwit pki init --site london
               godwit pki show --address 203.0.113.7:7443 | ssh sydney godwit pki trust -

@@ -185,20 +185,13 @@ struct PassingTests {
         await test.gateway.stop()
     }
 
-    @Test func silentConnectionsAreClosedAndFurtherOnesThanTheBound() async throws {
+    @Test func furtherConnectionsThanTheBoundAreClosed() async throws {
         let member = try RawServer { socket in _ = try socket.receiveToTheEnd() }
         var limits = Gateway.Limits()
         limits.connections = 8
-        limits.idlePatience = .seconds(4)
         let test = try await TestGateway([("a.london", member.port)], limits)
         let (port, hello) = (test.port, self.hello)
-        let held = try await blocking {
-            try (0..<8).map { _ in
-                let client = try RawSocket(port: port)
-                try client.send(hello)
-                return client
-            }
-        }
+        let held = try await Self.hold(8, port, hello)
         #expect(await eventually { test.gateway.counts.open == 8 })
         let refused = try await blocking {
             let client = try RawSocket(port: port)
@@ -206,9 +199,31 @@ struct PassingTests {
             return try client.receiveToTheEnd()
         }
         #expect(refused.isEmpty && test.gateway.counts.tooMany == 1)
+        // An end closes those that are open.
+        await test.gateway.stop()
+        for client in held { #expect(try await blocking { try client.receiveToTheEnd() }.isEmpty) }
+        #expect(await eventually { test.gateway.counts.open == 0 })
+    }
+
+    @Test func silentConnectionsAreClosed() async throws {
+        let member = try RawServer { socket in _ = try socket.receiveToTheEnd() }
+        var limits = Gateway.Limits()
+        limits.idlePatience = .seconds(1)
+        let test = try await TestGateway([("a.london", member.port)], limits)
+        let held = try await Self.hold(8, test.port, hello)
         for client in held { #expect(try await blocking { try client.receiveToTheEnd() }.isEmpty) }
         #expect(await eventually { test.gateway.counts.open == 0 })
         await test.gateway.stop()
+    }
+
+    private static func hold(_ count: Int, _ port: UInt16, _ hello: [UInt8]) async throws -> [RawSocket] {
+        try await blocking {
+            try (0..<count).map { _ in
+                let client = try RawSocket(port: port)
+                try client.send(hello)
+                return client
+            }
+        }
     }
 
     @Test func manyConnectionsAtOnceAreAllServed() async throws {
