@@ -43,6 +43,9 @@ struct IdentityWatch: Sendable {
                 let peers = try fresh.peers().map(\.site.description).joined(separator: ", ")
                 context.logger.notice(
                     "new keys or trust: certificate until \(fresh.expiry.ISO8601Format()), peers: \(peers)")
+                for (site, reason) in try fresh.damagedPeers() {
+                    context.logger.error("site \(site) is not trusted, its document is damaged: \(reason)")
+                }
             } catch {
                 // Once: what is in use stays in use.
                 if "\(error)" != lastFailure { context.logger.error("the site's keys: \(error)") }

@@ -64,6 +64,11 @@ extension ClusterTests {
             for site in sites {
                 try await eventually("trust at \(site.name)") { try log(of: site).contains("peers: sydney") }
             }
+            try peers.put("paris.trust", "rubbish")
+            try await eventually("the word of what is damaged") {
+                try log(of: sites[0]).contains("site paris is not trusted, its document is damaged")
+            }
+            try peers.put("paris.trust", nil)
             try peers.put("sydney.trust", nil)
             for site in sites {
                 try await eventually("the end of trust at \(site.name)") {
