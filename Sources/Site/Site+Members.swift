@@ -111,7 +111,7 @@ extension Site {
     private static func told(_ status: RPCStatus, by member: SiteID) -> RPCStatus {
         switch status.code {
         case .unavailable, .deadlineExceeded, .unauthenticated, .unimplemented:
-            RPCStatus(.unavailable, "node '\(member.node ?? "")' does not answer: \(status.message)")
+            RPCStatus(.unavailable, "node '\(member.node ?? "")': \(status.message)")
         default: status
         }
     }
@@ -364,7 +364,9 @@ extension Site {
             if let message = told[record.id.description] { return Listed(record: record, message: message) }
             var summary = VolumeSummary(record: record)
             summary.trouble = trouble
-            return Listed(record: record, message: summary.controlMessage(site: member))
+            var message = summary.controlMessage(site: member)
+            message.node = context.members?.all().first { $0.id == member }?.node ?? member.description
+            return Listed(record: record, message: message)
         }
     }
 

@@ -32,8 +32,9 @@ extension VolumeAgent {
     /// - Returns: whether nothing of the volume is left here.
     func leave(asToldBy owner: SiteID) async throws -> Bool {
         switch record.head.role {
-        case .following(let reign) where reign.owner == owner: break
-        case .retired(let reign) where reign.owner == owner: break
+        // Whichever node of its site says so.
+        case .following(let reign) where reign.owner.site == owner.site: break
+        case .retired(let reign) where reign.owner.site == owner.site: break
         case .following, .retired, .acquiring, .receiving, .declining, .owning, .sealing, .sealed,
             .reclaiming,
             .fenced:

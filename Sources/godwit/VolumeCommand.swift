@@ -56,14 +56,15 @@ struct VolumeCommand: AsyncParsableCommand {
                 }
                 let rows = reply.volumes.map { volume in
                     [
-                        volume.name, volume.id, volume.role, volume.owner, String(volume.epoch),
+                        volume.name, volume.id, volume.node, volume.role, volume.owner, String(volume.epoch),
                         Text.size(volume.totalByteCount), VolumeText.residentPercent(volume),
                         volume.mounts.joined(separator: ","),
                     ]
                 }
                 print(
                     Text.table(
-                        [["NAME", "ID", "ROLE", "OWNER", "EPOCH", "BYTES", "RESIDENT", "MOUNTED"]] + rows))
+                        [["NAME", "ID", "NODE", "ROLE", "OWNER", "EPOCH", "BYTES", "RESIDENT", "MOUNTED"]]
+                            + rows))
             }
         }
     }
@@ -268,6 +269,7 @@ enum VolumeText {
         options.add("id", volume.id)
         options.add("name", volume.name)
         options.add("capacity", volume.capacity)
+        options.add("node", volume.node)
         options.add("role", volume.role)
         options.add("owner", volume.owner)
         options.add("epoch", volume.epoch)
@@ -312,7 +314,8 @@ enum VolumeText {
         }
         var rows = [
             ["name", volume.name], ["id", volume.id], ["capacity", Text.size(volume.capacity)],
-            ["role here", volume.role], ["owner", "\(volume.owner) at epoch \(volume.epoch)"],
+            ["node", volume.node], ["role here", volume.role],
+            ["owner", "\(volume.owner) at epoch \(volume.epoch)"],
             ["used", "\(Text.size(volume.allocatedByteCount)) of the capacity"],
             [
                 "inodes",

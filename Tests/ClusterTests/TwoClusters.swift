@@ -1,7 +1,9 @@
 import ClusterResources
 import Foundation
 import KubernetesAPI
+import SiteIdentity
 import Testing
+import VolumeModel
 
 @testable import Cluster
 @testable import TestBed
@@ -10,12 +12,17 @@ import Testing
 /// all of them with exactly the rights that Manifests grant.
 ///
 /// Nothing binds claims or ends what is being deleted: tests do what the cluster's controller manager would.
+///
+/// Sites may have several nodes each, behind a gateway.
 struct TwoClusters: Sendable {
     struct End: Sendable {
         let cluster: TestCluster
         let client: KubernetesClient
-        let site: SiteProcess
+        /// Its nodes. The controller asks the first.
+        let sites: [SiteProcess]
         let directory: String
+
+        var site: SiteProcess { sites[0] }
 
         var name: String { cluster.name }
     }
@@ -28,12 +35,21 @@ struct TwoClusters: Sendable {
     let volume: String
     let cleanup: Cleanup
 
-    static func run(_ body: @escaping @Sendable (TwoClusters) async throws -> Void) async throws {
+    /// - Parameter nodes: how many each site has; of one it is the site itself.
+    static func run(
+        nodes: Int = 1, _ body: @escaping @Sendable (TwoClusters) async throws -> Void
+    ) async throws {
         try await Cleanup.scope(catchingSignals: false) { cleanup in
-            let london = try await start("london", cleanup)
-            let sydney = try await start("sydney", cleanup)
-            try await SiteProcess.introduce(london.site, sydney.site)
-            for end in [london, sydney] { try await end.site.start() }
+            let london = try await start("london", nodes: nodes, cleanup)
+            let sydney = try await start("sydney", nodes: nodes, cleanup)
+            if nodes == 1 {
+                try await SiteProcess.introduce(london.site, sydney.site)
+            } else {
+                try await introduce(london, sydney, cleanup)
+            }
+            for end in [london, sydney] {
+                for site in end.sites { try await site.start(limit: .seconds(60)) }
+            }
             try await london.site.godwit(["volume", "create", "pvc-1", "--capacity", "1Gi"])
             let volume = try #require(try await london.site.inspect("pvc-1")["id"] as? String)
             let both = TwoClusters(london: london, sydney: sydney, volume: volume, cleanup: cleanup)
@@ -47,21 +63,58 @@ struct TwoClusters: Sendable {
         }
     }
 
-    private static func start(_ name: String, _ cleanup: Cleanup) async throws -> End {
+    private static func start(_ name: String, nodes: Int, _ cleanup: Cleanup) async throws -> End {
         let cluster = try await TestCluster.start(name, cleanup)
         try await installResources(cluster)
         let applied = try await cluster.kubectl(["apply", "-k", ClusterTests.root + "/Manifests/base"])
         try #require(applied.exit.isSuccess, "\(applied.output.suffix(600))")
         let directory = try cleanup.makeTemporaryDirectory()
         let kubeconfig = try await cluster.accountKubeconfig("godwit-site")
-        let site = SiteProcess(
-            name: name, binary: godwitBinary, stateDirectory: directory + "/state",
-            address: "127.0.0.1:\(try freePort())", options: ["--registry", kubeconfig])
-        try await site.initialise()
-        try cleanup.add("site \(name)", limit: .seconds(40)) { await site.stop() }
+        var sites: [SiteProcess] = []
+        for number in 1...nodes {
+            let address = "127.0.0.1:\(try freePort())"
+            let member = [
+                "--site-keys", directory + "/keys", "--peers-from", directory + "/peers", "--advertise",
+                address,
+            ]
+            let site = SiteProcess(
+                name: number == 1 ? name : "\(name)-\(number)", binary: godwitBinary,
+                stateDirectory: "\(directory)/state\(number)", address: address,
+                options: ["--registry", kubeconfig] + (nodes == 1 ? [] : member))
+            try cleanup.add("site \(site.name)", limit: .seconds(40)) { await site.stop() }
+            sites.append(site)
+        }
+        if nodes == 1 { try await sites[0].initialise() }
         let client = try KubernetesClient(.kubeconfig(path: cluster.kubeconfig))
         try cleanup.add("client of \(name)") { await client.close() }
-        return End(cluster: cluster, client: client, site: site, directory: directory)
+        return End(cluster: cluster, client: client, sites: sites, directory: directory)
+    }
+
+    /// The Secrets of two sites of several nodes, and the gateway of each.
+    private static func introduce(_ first: End, _ second: End, _ cleanup: Cleanup) async throws {
+        for (end, other) in [(first, second), (second, first)] {
+            let authority = try SiteAuthority(of: try #require(SiteID(end.name)))
+            let address = "127.0.0.1:\(try freePort())"
+            for (path, text) in [
+                ("\(end.directory)/keys/authority.pem", authority.pem),
+                ("\(other.directory)/peers/\(end.name).trust", try authority.trustDocument(address: address)),
+            ] {
+                let directory = (path as NSString).deletingLastPathComponent
+                try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
+                try text.write(toFile: path, atomically: true, encoding: .utf8)
+                chmod(path, 0o400)
+            }
+            var program = Program(
+                godwitBinary,
+                [
+                    "gateway", "--listen", address, "--registry",
+                    try await end.cluster.accountKubeconfig("godwit-gateway"), "--monitor-listen",
+                    "127.0.0.1:\(try freePort())",
+                ])
+            program.output = .file(end.directory + "/gateway.log")
+            let gateway = try await ChildProcess.start(program)
+            try cleanup.add("gateway of \(end.name)") { _ = await gateway.end(grace: .seconds(10)) }
+        }
     }
 
     /// Starts `godwit controller` of one cluster.
@@ -172,16 +225,20 @@ struct TwoClusters: Sendable {
     // MARK: a pod
 
     /// What kubelet does for a pod that starts, writes or reads, and ends.
-    func withMount(_ end: End, _ body: (String) async throws -> Void) async throws {
-        let path = end.directory + "/mount"
+    ///
+    /// - Parameter number: the node that it is scheduled to, from 1.
+    func withMount(_ end: End, node number: Int = 1, _ body: (String) async throws -> Void) async throws {
+        let path = "\(end.directory)/mount\(number)"
+        let site = end.sites[number - 1]
         try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
-        try await end.site.csi(["publish", volume, "--node", "\(end.name)-node"])
-        try await end.site.csi(["stage", volume, "--staging-path", path])
+        // The attacher asks the first, wherever the pod is.
+        try await end.site.csi(["publish", volume, "--node", "\(site.name)-node"])
+        try await site.csi(["stage", volume, "--staging-path", path])
         let ticket = try cleanup.add(mountAt: path)
         defer { withExtendedLifetime(ticket) {} }
         try await body(path)
-        try await end.site.csi(["unstage", volume, "--staging-path", path])
-        try await end.site.csi(["unpublish", volume, "--node", "\(end.name)-node"])
+        try await site.csi(["unstage", volume, "--staging-path", path])
+        try await end.site.csi(["unpublish", volume, "--node", "\(site.name)-node"])
     }
 }
 

@@ -1,0 +1,79 @@
+import Foundation
+import Testing
+
+@testable import Cluster
+@testable import TestBed
+
+extension ClusterTests {
+    /// Sites of several nodes: a pod may start at any of them, in either cluster.
+    @Suite struct MemberMigrationTests {
+        private static func expect(_ content: String, of file: String, in mount: String) throws {
+            let text = try String(contentsOfFile: "\(mount)/\(file)", encoding: .utf8)
+            #expect(text == content, "\(file) at \(mount)")
+        }
+
+        /// Where a site says that the volume is: the number of the node.
+        private static func node(_ end: TwoClusters.End, _ volume: String) async throws -> Int {
+            var answers: [String] = []
+            for site in end.sites {
+                answers.append(try #require(try await site.inspect(volume)["node"] as? String))
+            }
+            #expect(Set(answers).count == 1, "\(answers)")
+            return try #require(end.sites.firstIndex { "\($0.name)-node" == answers[0] }) + 1
+        }
+
+        @Test func aClaimMovesBetweenSitesOfSeveralNodesAndItsPodStartsAtAnyOfThem() async throws {
+            try await TwoClusters.run(nodes: 2) { both in
+                let (london, sydney, volume) = (both.london, both.sydney, both.volume)
+                try await both.makeNamespace(sydney)
+                for end in [london, sydney] { try await both.startController(end) }
+                let large = String(repeating: "the godwit flies south ", count: 100_000)
+                try await both.withMount(london, node: 2) { mount in
+                    try large.write(toFile: mount + "/large", atomically: false, encoding: .utf8)
+                }
+                #expect(try await Self.node(london, volume) == 2)
+
+                try await both.annotate(london, "godwit.dev/migrate-to=sydney")
+                try await both.wait(for: .ready, at: london)
+                // At the node that has not followed it.
+                let follower = try await Self.node(sydney, volume)
+                let other = 3 - follower
+                try await both.withMount(sydney, node: other) { mount in
+                    try Self.expect(large, of: "large", in: mount)
+                    try "written at sydney".write(
+                        toFile: mount + "/new", atomically: false, encoding: .utf8)
+                }
+                #expect(try await Self.node(sydney, volume) == other)
+                try await both.wait(for: .done, at: london)
+                // From node to node there.
+                try await both.withMount(sydney, node: follower) { mount in
+                    try Self.expect(large, of: "large", in: mount)
+                    try Self.expect("written at sydney", of: "new", in: mount)
+                    try "at the other node".write(
+                        toFile: mount + "/newer", atomically: false, encoding: .utf8)
+                }
+
+                // And home, to the node where nothing of it was.
+                try await both.annotate(sydney, "godwit.dev/migrate-to=london")
+                try await eventually("readiness for the way home", limit: .seconds(120)) {
+                    try await both.migration(sydney)?.status?.phase == .ready
+                }
+                try await both.withMount(london, node: 1) { mount in
+                    try Self.expect(large, of: "large", in: mount)
+                    try Self.expect("at the other node", of: "newer", in: mount)
+                }
+                try await both.wait(for: .done, at: sydney)
+                #expect(try await Self.node(london, volume) == 1)
+                let told = try await london.cluster.kubectl(["get", "members.godwit.dev,volumes.godwit.dev"])
+                #expect(told.output.contains("london-2-node"), "\(told.output)")
+
+                // A volume that is deleted is gone at every node of its site.
+                for end in [london, sydney] {
+                    try await end.sites[1].csi(["delete-volume", volume])
+                    let left = try await end.cluster.kubectl(["get", "volumes.godwit.dev", "-o", "name"])
+                    #expect(left.output.isEmpty || left.output.contains("No resources"), "\(left.output)")
+                }
+            }
+        }
+    }
+}
