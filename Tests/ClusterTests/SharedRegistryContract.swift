@@ -21,6 +21,7 @@ struct SharedRegistryContract {
         try await whatOneRemovesTheOtherKeeps(contract)
         try await placementsAreInTheOrderOfNames(contract)
         try await whoeverInsertsWhileTheOtherRemovesIsNotLost(contract)
+        try await whoeverInsertsTheSameVolumeAtOnceSucceeds(contract)
         try await fiftyOperationsAtOnceLeaveWhatEachThinks(contract)
         try await membersMakeThemselvesKnown(contract)
     }
@@ -180,11 +181,15 @@ struct SharedRegistryContract {
 
     /// The last entry and its object go together, unless there is another entry by then.
     private static func whoeverInsertsWhileTheOtherRemovesIsNotLost(_ contract: Self) async throws {
-        for round in 0..<12 {
+        for round in 0..<30 {
             let name = "passed on \(round)"
             let stored = try await contract.one.insert(try record(name, at: contract.first))
             let follower = try record(name, at: contract.second, following: stored.value)
-            async let removed: Void = contract.one.remove(stored)
+            // Both take some milliseconds: so that either comes before, amid and after the other.
+            async let removed: Void = {
+                try await Task.sleep(for: .milliseconds(round / 2))
+                try await contract.one.remove(stored)
+            }()
             async let inserted = contract.two.insert(follower)
             try await removed
             let kept = try await inserted
@@ -192,6 +197,18 @@ struct SharedRegistryContract {
             #expect(try await contract.one.placements(named: name).map(\.member) == [contract.second])
             try await contract.two.remove(kept)
             #expect(try await contract.one.placements(named: name).isEmpty)
+        }
+    }
+
+    /// Of the two that find no object one makes it, and the other is not told that the name is taken.
+    private static func whoeverInsertsTheSameVolumeAtOnceSucceeds(_ contract: Self) async throws {
+        for round in 0..<10 {
+            let mine = try record("made by both \(round)", at: contract.first)
+            let theirs = try record("made by both \(round)", at: contract.second, following: mine)
+            async let one = contract.one.insert(mine)
+            async let two = contract.two.insert(theirs)
+            let inserted = try await [one.value, two.value]
+            #expect(try await contract.one.placements(of: mine.id).map(\.record) == inserted)
         }
     }
 
