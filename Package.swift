@@ -37,7 +37,13 @@ let package = Package(
         .target(name: "Catalog", dependencies: ["CLinux", "SQLite", "VolumeModel"], swiftSettings: strict),
         .target(name: "ByteStore", dependencies: ["CLinux", "VolumeModel"], swiftSettings: strict),
         .target(
-            name: "Hydration", dependencies: ["ByteStore", "Catalog", "VolumeModel"], swiftSettings: strict),
+            name: "BlockHashes",
+            dependencies: [
+                "ByteStore", "SQLite", "VolumeModel", .product(name: "Crypto", package: "swift-crypto"),
+            ], swiftSettings: strict),
+        .target(
+            name: "Hydration", dependencies: ["BlockHashes", "ByteStore", "Catalog", "VolumeModel"],
+            swiftSettings: strict),
         .target(
             name: "VolumeFileSystem", dependencies: ["ByteStore", "Catalog", "Hydration", "VolumeModel"],
             exclude: ["Semantics.md"], swiftSettings: strict),
@@ -232,8 +238,8 @@ let package = Package(
         .testTarget(
             name: "DurabilityTests",
             dependencies: [
-                "Catalog", "EngineTestSupport", "Hydration", "TestBed", "VolumeFileSystem", "VolumeModel",
-                "godwit",
+                "ByteStore", "Catalog", "EngineTestSupport", "Hydration", "TestBed", "VolumeFileSystem",
+                "VolumeModel", "godwit",
             ],
             // Compiled by the tests that use it.
             exclude: ["faults.c", "recorder.c"], swiftSettings: strict),

@@ -165,7 +165,7 @@ package final class ByteStore: Sendable {
     }
 
     /// `xx/xxxxxxxxxxxxxxxx`: 256 directories, so that none grows beyond what ext4 handles quickly.
-    private static func name(of number: DataFileNumber) -> String {
+    package static func name(of number: DataFileNumber) -> String {
         let digits = String(number.number, radix: 16)
         let padded = String(repeating: "0", count: 16 - digits.count) + digits
         return padded.suffix(2) + "/" + padded

@@ -4,11 +4,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/stat.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 int gw_fallocate(int descriptor, int mode, int64_t offset, int64_t byte_count) {
@@ -25,6 +27,22 @@ int gw_clone_range(int target, int source, uint64_t offset, uint64_t byte_count)
 
 int gw_sync_file_range(int descriptor, int64_t offset, int64_t byte_count, unsigned int flags) {
     return sync_file_range(descriptor, offset, byte_count, flags);
+}
+
+int gw_open_direct(const char *path) {
+    return open(path, O_RDONLY | O_DIRECT | O_NOATIME | O_CLOEXEC | O_NOFOLLOW);
+}
+
+int gw_unique_mount_id(const char *path, uint64_t *id) {
+    const unsigned int unique = 0x4000;  // STATX_MNT_ID_UNIQUE, which older headers lack.
+    struct statx status;
+    if (syscall(SYS_statx, AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, unique, &status) != 0) return -1;
+    if (!(status.stx_mask & unique)) {
+        errno = EOPNOTSUPP;
+        return -1;
+    }
+    *id = status.stx_mnt_id;
+    return 0;
 }
 
 int gw_bind_mount(const char *source, const char *target) { return mount(source, target, NULL, MS_BIND, NULL); }

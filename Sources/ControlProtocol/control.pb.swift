@@ -575,12 +575,38 @@ package nonisolated struct Godwit_Control_V1_MountRequest: Sendable {
   package init() {}
 }
 
+package nonisolated struct Godwit_Control_V1_CheckRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// A volume's identifier or its name.
+  package var volume: String = String()
+
+  /// Reads all bytes and holds them against their hashes.
+  package var scrub: Bool = false
+
+  /// Takes damaged files as they are now for good, before anything else.
+  package var acceptDamage: Bool = false
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
 package nonisolated struct Godwit_Control_V1_CheckReply: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
   package var findings: [Godwit_Control_V1_Finding] = []
+
+  /// What a scrub has read.
+  package var verifiedByteCount: UInt64 = 0
+
+  package var hashedByteCount: UInt64 = 0
+
+  package var busyFileCount: UInt64 = 0
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1835,9 +1861,49 @@ nonisolated extension Godwit_Control_V1_MountRequest: SwiftProtobuf.Message, Swi
   }
 }
 
+nonisolated extension Godwit_Control_V1_CheckRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".CheckRequest"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}scrub\0\u{3}accept_damage\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.volume) }()
+      case 2: try { try decoder.decodeSingularBoolField(value: &self.scrub) }()
+      case 3: try { try decoder.decodeSingularBoolField(value: &self.acceptDamage) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.volume.isEmpty {
+      try visitor.visitSingularStringField(value: self.volume, fieldNumber: 1)
+    }
+    if self.scrub != false {
+      try visitor.visitSingularBoolField(value: self.scrub, fieldNumber: 2)
+    }
+    if self.acceptDamage != false {
+      try visitor.visitSingularBoolField(value: self.acceptDamage, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Control_V1_CheckRequest, rhs: Godwit_Control_V1_CheckRequest) -> Bool {
+    if lhs.volume != rhs.volume {return false}
+    if lhs.scrub != rhs.scrub {return false}
+    if lhs.acceptDamage != rhs.acceptDamage {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
 nonisolated extension Godwit_Control_V1_CheckReply: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".CheckReply"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}findings\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}findings\0\u{3}verified_byte_count\0\u{3}hashed_byte_count\0\u{3}busy_file_count\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1846,6 +1912,9 @@ nonisolated extension Godwit_Control_V1_CheckReply: SwiftProtobuf.Message, Swift
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeRepeatedMessageField(value: &self.findings) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.verifiedByteCount) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.hashedByteCount) }()
+      case 4: try { try decoder.decodeSingularUInt64Field(value: &self.busyFileCount) }()
       default: break
       }
     }
@@ -1855,11 +1924,23 @@ nonisolated extension Godwit_Control_V1_CheckReply: SwiftProtobuf.Message, Swift
     if !self.findings.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.findings, fieldNumber: 1)
     }
+    if self.verifiedByteCount != 0 {
+      try visitor.visitSingularUInt64Field(value: self.verifiedByteCount, fieldNumber: 2)
+    }
+    if self.hashedByteCount != 0 {
+      try visitor.visitSingularUInt64Field(value: self.hashedByteCount, fieldNumber: 3)
+    }
+    if self.busyFileCount != 0 {
+      try visitor.visitSingularUInt64Field(value: self.busyFileCount, fieldNumber: 4)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   package static func ==(lhs: Godwit_Control_V1_CheckReply, rhs: Godwit_Control_V1_CheckReply) -> Bool {
     if lhs.findings != rhs.findings {return false}
+    if lhs.verifiedByteCount != rhs.verifiedByteCount {return false}
+    if lhs.hashedByteCount != rhs.hashedByteCount {return false}
+    if lhs.busyFileCount != rhs.busyFileCount {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -5,8 +5,8 @@ internal import VolumeModel
 
 /// Verifies a head: its catalog, and its data files against the catalog.
 ///
-/// The bytes themselves carry no hashes yet: what can be told of a data file is that it is there and takes as
-/// many blocks as when it was synced.
+/// The bytes themselves are read only by a scrub (`HeadScrub`); what scrubs have found is told here too. What this look
+/// can tell of a data file is that it is there and takes as many blocks as when it was synced.
 package enum HeadCheck {
     /// - Parameters:
     ///   - directory: the head's. Nothing in it is changed.
@@ -52,7 +52,7 @@ package enum HeadCheck {
                     .leftover, "\(unknown.count) data files of \(taken) bytes that nothing names",
                     isRepairable: true))
         }
-        return findings
+        return findings + (try HeadDamage.findings(directory))
     }
 
     private static func finding(

@@ -1,3 +1,4 @@
+internal import BlockHashes
 package import ByteStore
 package import Catalog
 internal import Synchronization
@@ -28,6 +29,8 @@ package final class HeadStorage: Sendable {
     private let roomMaker = Mutex<RoomMaker?>(nil)
     /// Why the last `settle` did not do everything.
     private let failedSettle = Mutex<String?>(nil)
+    /// What scrubs have found damaged.
+    private let damage = Mutex<[DataFileNumber: [ByteRange]]>([:])
     private let space = Mutex((checked: ContinuousClock.now - .seconds(60), free: UInt64(0)))
 
     /// Opens a head: `directory/catalog.db` and `directory/data`.
@@ -47,7 +50,29 @@ package final class HeadStorage: Sendable {
         mayLackEarlierBytes = Atomic(!catalog.wasClosedCleanly)
         measureFreeSpace = freeSpace ?? { (try? bytes.diskSpace().free) ?? 0 }
         firstUncertain = try catalog.perform { DataFileNumber($0.durableData) }
+        try beginUseOfHashes()
         try makeLostFiles()
+    }
+
+    /// Before anything is changed: after a power loss what was hashed says nothing of what is there now.
+    private func beginUseOfHashes() throws {
+        let directory = catalog.directory
+        guard HashDatabase.exists(in: directory) else { return }
+        try HashDatabase(in: directory).begin(
+            life: MountLife.current(of: directory), isClean: catalog.wasClosedCleanly, isUse: true,
+            firstUncertain: firstUncertain)
+        try learnDamage()
+    }
+
+    /// A scrub has found something, or somebody has decided about it.
+    package func learnDamage() throws {
+        let found = try HeadDamage.ranges(catalog.directory)
+        damage.withLock { $0 = found }
+    }
+
+    /// The first bytes at or after `offset` that are known not to be what was written.
+    package func firstDamage(of data: DataFileNumber, from offset: UInt64) -> ByteRange? {
+        damage.withLock { $0[data]?.first { $0.end > offset } }
     }
 
     /// After a power loss: files that were never synced may be gone, and are empty ones from now on. Before
@@ -306,7 +331,16 @@ package final class HeadStorage: Sendable {
             throw error
         }
         // No change of bytes is half done when the end is said to be in order.
-        try dataLocks.holdAll { try catalog.close() }
+        try dataLocks.holdAll {
+            do {
+                // What was synced so far is bytes. After a power loss, new bytes of an old time would look like damage.
+                if HashDatabase.exists(in: catalog.directory) { try bytes.synchronizeFileSystem() }
+            } catch {
+                catalog.abandon()
+                throw error
+            }
+            try catalog.close()
+        }
     }
 
     /// Whether there is disk space for more data. Looks at the disk five times a second at most, and gives up what is

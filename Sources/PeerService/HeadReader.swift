@@ -55,7 +55,14 @@ package struct HeadReader: Sendable {
             while position < extent.range.end {
                 guard room > 0 else { return pieces }
                 let wanted = ByteRange(position, min(extent.range.end, position + room))
-                let found = try await piece(of: extent.inode, in: wanted)
+                let found: Piece
+                do {
+                    found = try await piece(of: extent.inode, in: wanted)
+                } catch PeerError.damaged(let inode, let range) {
+                    // What comes before it is good.
+                    if !pieces.isEmpty { return pieces }
+                    throw PeerError.damaged(inode, range)
+                }
                 try checkUnchanged(extent.inode)
                 if found.content != .zeros { room -= min(room, found.range.byteCount) }
                 position = found.range.end
@@ -74,7 +81,12 @@ package struct HeadReader: Sendable {
         bytes.reserveCapacity(Int(extent.range.byteCount))
         var position = extent.range.start
         while position < extent.range.end {
-            let found = try await piece(of: extent.inode, in: ByteRange(position, extent.range.end))
+            let found: Piece
+            do {
+                found = try await piece(of: extent.inode, in: ByteRange(position, extent.range.end))
+            } catch PeerError.damaged {
+                return nil
+            }
             switch found.content {
             case .bytes(let part): bytes += part
             case .stored: throw PeerError.gone(extent.inode)
@@ -143,13 +155,16 @@ package struct HeadReader: Sendable {
             let end = try holeEnd(inode, from: range, limit: max(size, range.end))
             return Piece(inode: inode, range: ByteRange(range.start, end), content: .zeros)
         }
+        let damage = storage.firstDamage(of: record.data, from: range.start)
+        if let damage, damage.start <= range.start { throw PeerError.damaged(inode, damage) }
+        let sound = damage?.start ?? .max
         let file = try storage.dataFile(of: record)
         let data = try file.nextData(from: range.start) ?? size
         if data > range.start {
             let end = try holeEnd(inode, from: range, limit: max(min(data, size), range.start + 1))
-            return Piece(inode: inode, range: ByteRange(range.start, end), content: .zeros)
+            return Piece(inode: inode, range: ByteRange(range.start, min(end, sound)), content: .zeros)
         }
-        let end = min(range.end, size, max(try file.nextHole(from: range.start), range.start + 1))
+        let end = min(range.end, size, sound, max(try file.nextHole(from: range.start), range.start + 1))
         let part = ByteRange(range.start, end)
         if let namesBytes {
             let stored = StoredBytes(file) { namesBytes(inode) }

@@ -9,6 +9,8 @@ package enum PeerError: Error, Hashable, Sendable, CustomStringConvertible {
     case malformed(site: SiteID?, String)
     /// The head does not hold what was asked for.
     case gone(InodeNumber)
+    /// The disk has changed these bytes since they were written: they are not to be taken for what was.
+    case damaged(InodeNumber, ByteRange)
     /// A takeover by force has lost this file: it was written to after the new owner had last looked.
     case changed(InodeNumber)
     /// No such volume here, or none that the caller may know of.
@@ -23,6 +25,8 @@ package enum PeerError: Error, Hashable, Sendable, CustomStringConvertible {
         case .malformed(let site, let what): "\(site.map { "site \($0)" } ?? "a peer") sent \(what)"
         case .changed(let inode):
             "inode \(inode) was written to after the takeover's state: its older bytes are nowhere any more"
+        case .damaged(let inode, let range):
+            "bytes \(range) of inode \(inode) are damaged on this site's disk: 'godwit volume check' there tells more"
         case .gone(let inode): "inode \(inode) is not in this head"
         case .unknownVolume(let volume): "volume \(volume) is not known here"
         case .notTrusted(let site): "site \(site) is not trusted here: exchange keys with 'godwit pki trust'"
@@ -40,6 +44,7 @@ package enum PeerError: Error, Hashable, Sendable, CustomStringConvertible {
             default: RPCStatus(.unavailable, description)
             }
         case .malformed: RPCStatus(.invalidArgument, description)
+        case .damaged: RPCStatus(.dataLoss, description)
         case .changed: RPCStatus(.failedPrecondition, description)
         case .gone, .unknownVolume: RPCStatus(.notFound, description)
         case .notTrusted: RPCStatus(.permissionDenied, description)

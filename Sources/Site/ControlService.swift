@@ -112,7 +112,10 @@ package struct ControlService: Sendable {
             try await agent.unmountExclusively()
             try await send(agent, to: call)
         case "CheckVolume":
-            try await call.send(try await agent(request).check().serializedBytes())
+            let message = try Godwit_Control_V1_CheckRequest(serializedBytes: request)
+            let reply = try await site.agent(called: message.volume)
+                .check(scrubs: message.scrub, accepts: message.acceptDamage)
+            try await call.send(reply.serializedBytes())
         case "ExpandVolume":
             let message = try Godwit_Control_V1_ExpandVolumeRequest(serializedBytes: request)
             let agent = try await site.agent(called: message.volume)

@@ -19,6 +19,7 @@ package actor Site {
     private var resuming: Task<Void, Never>?
     /// When the nodes of this site were last looked for.
     var lastMemberLook: ContinuousClock.Instant?
+    private var scrubbing: Task<Void, Never>?
     /// Why nobody would keep the mounts.
     private var holderFailure: String?
     /// Whether somebody would keep the mounts over a planned restart; nil: nobody is asked to.
@@ -42,6 +43,8 @@ package actor Site {
         for agent in order { await agent.startAfterRestart() }
         await Self.each(of: order) { await $0.resume() }
         await lookForHolder()
+        let scrubber = Scrubber(policy: context.scrubbing) { [weak self] in await self?.allAgents() ?? [] }
+        scrubbing = Task { await scrubber.run() }
         resuming = Task { [weak self] in
             while !Task.isCancelled {
                 try? await Task.sleep(for: Self.resumeInterval)
@@ -100,7 +103,9 @@ package actor Site {
     /// Leaves mounts to the holder, or unmounts what is not in use; makes everything durable, closes.
     package func stop() async {
         resuming?.cancel()
+        scrubbing?.cancel()
         await resuming?.value
+        await scrubbing?.value
         // First what programs wait for, until the next process serves it.
         var (inUse, others): ([VolumeAgent], [VolumeAgent]) = ([], [])
         for agent in agents.values {

@@ -18,6 +18,8 @@ package final class SiteContext: Sendable {
     package let hydration: Hydrator.Configuration
     /// How long after its last use a volume that is not mounted keeps its files open.
     let restAfter: Duration
+    /// How what is stored is looked through while nobody asks for it.
+    let scrubbing: ScrubPolicy
     /// Who keeps the mounts while this process is replaced; nil: nobody.
     let holder: HolderClient?
     /// What is kept of volumes that have left.
@@ -41,10 +43,11 @@ package final class SiteContext: Sendable {
     package init(
         node: String, state: StateDirectory, registry: any SiteRegistry, identity: SiteIdentity,
         hydration: Hydrator.Configuration, copies: CopyPolicy = .whileThereIsRoom,
-        restAfter: Duration = .seconds(60), holder: HolderClient? = nil, advertised: String? = nil,
-        logger: Logger
+        restAfter: Duration = .seconds(60), scrubbing: ScrubPolicy = ScrubPolicy(),
+        holder: HolderClient? = nil, advertised: String? = nil, logger: Logger
     ) {
         self.advertised = advertised
+        self.scrubbing = scrubbing
         self.restAfter = restAfter
         site = identity.site
         self.node = node

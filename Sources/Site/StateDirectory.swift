@@ -116,7 +116,21 @@ package struct StateDirectory: Sendable {
         if mkdir(path, 0o700) != 0, errno != EEXIST { throw .system(call: "mkdir", path: path, Errno(errno)) }
     }
 
+    /// Who looks at hashes may just make a file in what is being deleted: then once more.
+    private static let attempts = 5
+
     private static func deleteTree(_ path: String) throws(SiteError) {
+        for _ in 1..<attempts {
+            do throws(SiteError) {
+                return try deleteTreeOnce(path)
+            } catch {
+                guard case .system(_, _, Errno.notEmpty) = error else { throw error }
+            }
+        }
+        try deleteTreeOnce(path)
+    }
+
+    private static func deleteTreeOnce(_ path: String) throws(SiteError) {
         let descriptor = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
         if descriptor < 0 {
             if errno == ENOENT { return }

@@ -27,7 +27,9 @@ extension VolumeAgent {
             head.resumeSettling()
             return
         }
-        let summary = self.summary()
+        var summary = self.summary()
+        // If there is any it is that of bytes, which is told beside.
+        summary.trouble = nil
         heads[number] = nil
         let ending = HeadEnding()
         endingHeads[number] = ending

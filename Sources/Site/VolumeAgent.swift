@@ -62,6 +62,8 @@ actor VolumeAgent {
     var divergenceMounts: [String: FuseMount] = [:]
     /// Why nothing of the volume is served: its record is older than the data, or its head is not here.
     var obstacle: String?
+    /// What scrubs have found damaged, by the numbers of the heads.
+    var damage: [UInt64: [HeadFinding]] = [:]
     /// Whether people were shown that, or its end.
     var isObstacleShown = true
     /// Why an owner did not give the volume away when it was last asked.

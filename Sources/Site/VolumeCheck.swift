@@ -11,10 +11,12 @@ package enum VolumeCheck {
     ///   - stateDirectory: the site's; must exist.
     ///   - called: a volume's name or identifier; nil: all of them.
     ///   - repairs: whether to put right what can be without losing anything.
+    ///   - scrubs: whether to read all bytes as well.
+    ///   - accepts: whether files that are damaged are to be taken for good as they are.
     /// - Returns: what was found, and what is left of it after the repair.
     /// - Throws: when there is no such volume, or when it is to be repaired and another process has a head open.
     package static func run(
-        _ stateDirectory: String, called: String?, repairs: Bool
+        _ stateDirectory: String, called: String?, repairs: Bool, scrubs: Bool = false, accepts: Bool = false
     ) async throws -> (found: Godwit_Control_V1_CheckReply, left: Godwit_Control_V1_CheckReply) {
         let state = try StateDirectory(existing: stateDirectory)
         let registry = try SQLiteRegistry(path: state.registry)
@@ -26,13 +28,23 @@ package enum VolumeCheck {
         var found = Godwit_Control_V1_CheckReply()
         var left = Godwit_Control_V1_CheckReply()
         for record in records {
-            for number in record.headNumbers {
+            for number in record.storedHeadNumbers {
                 let directory = state.head(number, of: record.id)
-                let findings = Self.findings(directory) { try HeadCheck.run($0, isInUse: false) }
+                if accepts { try HeadDamage.accept(directory) }
+                var failure: [HeadFinding] = []
+                if scrubs {
+                    do {
+                        found.add(try HeadScrub.run(closed: directory, terms: ScrubTerms()))
+                    } catch {
+                        failure = [HeadFinding(.damage, "it cannot be read through: \(error)")]
+                    }
+                }
+                let findings =
+                    failure + Self.findings(directory) { try HeadCheck.run($0, isInUse: false) }
                 found.add(findings, record.name, directory)
                 let isRepairable = findings.contains(where: \.isRepairable)
                 let rest = Self.findings(directory) {
-                    repairs && isRepairable ? try HeadCheck.repair($0) : findings
+                    repairs && isRepairable ? failure + (try HeadCheck.repair($0)) : findings
                 }
                 left.add(rest, record.name, directory)
             }
@@ -66,7 +78,7 @@ package enum VolumeCheck {
     }
 
     private static func unknownHeads(of record: VolumeRecord, in state: StateDirectory) -> [HeadFinding] {
-        let known = Set(record.headNumbers)
+        let known = Set(record.storedHeadNumbers)
         return state.heads(of: record.id).filter { !known.contains($0) }.map { number in
             HeadFinding(
                 .leftover,
@@ -77,13 +89,22 @@ package enum VolumeCheck {
 }
 
 extension VolumeRecord {
-    /// The numbers of all heads that are here.
+    /// The numbers of all heads that are needed here.
     var headNumbers: [UInt64] {
         keptNumbers.union([headNumber]).filter { $0 != 0 }.sorted()
     }
+
+    /// The same, and those that are only kept in case the volume returns.
+    var storedHeadNumbers: [UInt64] { Set(headNumbers).union(copies.values.map(\.number)).sorted() }
 }
 
 extension Godwit_Control_V1_CheckReply {
+    mutating func add(_ progress: ScrubProgress) {
+        verifiedByteCount += progress.verifiedByteCount
+        hashedByteCount += progress.hashedByteCount
+        busyFileCount += UInt64(progress.busyFileCount)
+    }
+
     mutating func add(_ new: [HeadFinding], _ volume: String, _ directory: String) {
         findings += new.map { finding in
             var message = Godwit_Control_V1_Finding()
@@ -94,20 +115,5 @@ extension Godwit_Control_V1_CheckReply {
             message.repairable = finding.isRepairable
             return message
         }
-    }
-}
-
-extension VolumeAgent {
-    /// Verifies what is stored, beside whoever uses it.
-    func check() async throws -> Godwit_Control_V1_CheckReply {
-        var reply = Godwit_Control_V1_CheckReply()
-        for number in record.headNumbers {
-            let directory = context.state.head(number, of: id)
-            let findings = try await onBlockingThread {
-                VolumeCheck.findings(directory) { try HeadCheck.run($0, isInUse: true) }
-            }
-            reply.add(findings, record.name, directory)
-        }
-        return reply
     }
 }

@@ -133,6 +133,7 @@ extension VolumeAgent {
     func summary() -> VolumeSummary {
         var summary = VolumeSummary(record: record)
         summary.mounts = Array(mounts.keys)
+        defer { summary.trouble = summary.trouble ?? damageText }
         guard record.headNumber != 0 else { return summary }
         if addResting(to: &summary) { return summary }
         do {
@@ -150,6 +151,7 @@ extension VolumeAgent {
     func observed() -> VolumeSummary {
         var summary = VolumeSummary(record: record)
         summary.mounts = Array(mounts.keys)
+        defer { summary.trouble = summary.trouble ?? damageText }
         if addResting(to: &summary) { return summary }
         if let head = heads[record.headNumber] { summary.add(head, mounts.values.first?.recorder) }
         if let obstacle { summary.trouble = obstacle }

@@ -13,8 +13,13 @@ extension VolumeCommand {
                 not. Only what can be put right without losing anything is repaired, and only while the site does \
                 not run; everything else is named.
 
+                With --scrub all bytes are read from the disk. Those of files that nobody has written to since the last \
+                scrub (a running site scrubs by itself, slowly) must be what they were: others are the disk's doing, \
+                and the files are named. What a disk has damaged stays named until the file is restored from another \
+                copy, or --accept-damage says that it is good as it is.
+
                 Exit codes: 0 nothing found, 1 everything found was repaired, 4 something is left.
-                Example: godwit volume check data
+                Example: godwit volume check data --scrub
                 """)
 
         @OptionGroup var site: SiteOptions
@@ -22,27 +27,33 @@ extension VolumeCommand {
         var volume: String?
         @Flag(help: "Repair what can be repaired without losing anything. The site must not run.")
         var repair = false
+        @Flag(help: "Read all bytes, and hold them against what they were.") var scrub = false
+        @Flag(help: "Take the files that a scrub found damaged for good as they are now.")
+        var acceptDamage = false
         @Flag(help: "Print JSON, an array.") var json = false
 
         func run() async throws {
             try await reporting {
-                if let findings = try await askSite() {
+                if let reply = try await askSite() {
                     if repair {
                         throw RPCStatus(
                             .failedPrecondition, "stop 'godwit site' first: a volume in use is not repaired")
                     }
-                    try report(findings, repaired: [])
+                    try report(reply, repaired: [])
                 } else {
                     let (found, left) = try await VolumeCheck.run(
-                        site.stateDirectory, called: volume, repairs: repair)
+                        site.stateDirectory, called: volume, repairs: repair, scrubs: scrub,
+                        accepts: acceptDamage)
                     let rest = Set(left.findings)
-                    try report(left.findings, repaired: found.findings.filter { !rest.contains($0) })
+                    var reply = found
+                    reply.findings = left.findings
+                    try report(reply, repaired: found.findings.filter { !rest.contains($0) })
                 }
             }
         }
 
         /// - Returns: nil when no site runs.
-        private func askSite() async throws -> [Godwit_Control_V1_Finding]? {
+        private func askSite() async throws -> Godwit_Control_V1_CheckReply? {
             let client = try ControlClient(site)
             do {
                 var names = volume.map { [$0] }
@@ -51,23 +62,37 @@ extension VolumeCommand {
                         "ListVolumes", Godwit_Control_V1_ListVolumesRequest())
                     names = all.volumes.map(\.id)
                 }
-                var findings: [Godwit_Control_V1_Finding] = []
+                var sum = Godwit_Control_V1_CheckReply()
                 for name in names ?? [] {
-                    var request = Godwit_Control_V1_VolumeRequest()
+                    var request = Godwit_Control_V1_CheckRequest()
                     request.volume = name
+                    request.scrub = scrub
+                    request.acceptDamage = acceptDamage
                     let reply: Godwit_Control_V1_CheckReply = try await client.call(
                         "CheckVolume", request, timeout: nil)
-                    findings += reply.findings
+                    sum.findings += reply.findings
+                    sum.verifiedByteCount += reply.verifiedByteCount
+                    sum.hashedByteCount += reply.hashedByteCount
+                    sum.busyFileCount += reply.busyFileCount
                 }
-                return findings
+                return sum
             } catch let error as RPCStatus where error.code == .unavailable {
                 return nil
             }
         }
 
+        private static func text(of reply: Godwit_Control_V1_CheckReply) -> String {
+            let busy =
+                reply.busyFileCount == 0
+                ? "" : ", \(reply.busyFileCount) files were being written to: their bytes were not looked at"
+            return "\(Text.size(reply.verifiedByteCount)) are as they were, "
+                + "\(Text.size(reply.hashedByteCount)) are known from now on\(busy)"
+        }
+
         private func report(
-            _ left: [Godwit_Control_V1_Finding], repaired: [Godwit_Control_V1_Finding]
+            _ reply: Godwit_Control_V1_CheckReply, repaired: [Godwit_Control_V1_Finding]
         ) throws {
+            let left = reply.findings
             let lines =
                 repaired.map { ($0, "repaired") }
                 + left.map { ($0, $0.repairable ? "repairable with --repair" : "") }
@@ -85,13 +110,15 @@ extension VolumeCommand {
                 print("[" + objects.joined(separator: ",\n ") + "]")
             } else if lines.isEmpty {
                 print("nothing is wrong")
-            } else {
+            }
+            if !json {
                 for (finding, state) in lines {
                     print(
                         "\(finding.volume): \(finding.kind): \(finding.text)"
                             + (state.isEmpty ? "" : " (\(state))"))
                 }
             }
+            if scrub, !json { print(Self.text(of: reply)) }
             if !left.isEmpty { throw ExitCode(4) }
             if !repaired.isEmpty { throw ExitCode(1) }
         }

@@ -68,6 +68,8 @@ func reporting(_ body: () async throws -> Void) async throws {
 struct ByteCount: ExpressibleByArgument {
     let bytes: UInt64
 
+    init(bytes: UInt64) { self.bytes = bytes }
+
     init?(argument: String) {
         let units: [(String, UInt64)] = [
             ("Ki", 1 << 10), ("Mi", 1 << 20), ("Gi", 1 << 30), ("Ti", 1 << 40), ("K", 1000), ("M", 1_000_000),

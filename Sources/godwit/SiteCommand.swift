@@ -87,6 +87,15 @@ struct SiteCommand: AsyncParsableCommand {
     var restAfter = 60
     @Option(
         help: ArgumentHelp(
+            "How many bytes a second of what is stored are read and held against their hashes while nobody asks for it "
+                + "(for example 20Mi); 0: never.", valueName: "size"))
+    var scrubRate = ByteCount(bytes: ScrubPolicy().bytesPerSecond)
+    @Option(
+        help: ArgumentHelp(
+            "How often each file is read for that: seconds, or 90m, 12h, 7d.", valueName: "time"))
+    var scrubEvery = "7d"
+    @Option(
+        help: ArgumentHelp(
             "The socket of a 'godwit hold', which keeps mounts while this process is replaced; none: an end ends them.",
             valueName: "path"))
     var mountHolder: String?
@@ -99,6 +108,7 @@ struct SiteCommand: AsyncParsableCommand {
             throw ValidationError("--fault-timeout is more than 0 and at most 86400 seconds")
         }
         _ = try copyPolicy()
+        _ = try scrubPolicy()
         guard Logger.Level(rawValue: logLevel) != nil else {
             throw ValidationError("'\(logLevel)' is no log level")
         }
@@ -156,7 +166,7 @@ struct SiteCommand: AsyncParsableCommand {
             let context = SiteContext(
                 node: node ?? ProcessInfo.processInfo.hostName, state: state,
                 registry: try registry(state, of: identity.site), identity: identity, hydration: hydration,
-                copies: try copyPolicy(), restAfter: .seconds(restAfter),
+                copies: try copyPolicy(), restAfter: .seconds(restAfter), scrubbing: try scrubPolicy(),
                 holder: mountHolder.map { HolderClient(path: $0) }, advertised: advertise, logger: logger)
             let site = Site(context: context)
             do {
@@ -181,6 +191,19 @@ struct SiteCommand: AsyncParsableCommand {
             }
             return .limited(limit.bytes)
         }
+    }
+
+    private func scrubPolicy() throws -> ScrubPolicy {
+        let units: [(Character, Int64)] = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)]
+        let unit = units.first { scrubEvery.last == $0.0 }
+        guard let number = Int64(scrubEvery.dropLast(unit == nil ? 0 : 1)),
+            (1...315_360_000).contains(number.multipliedReportingOverflow(by: unit?.1 ?? 1).partialValue),
+            number <= 315_360_000
+        else {
+            throw ValidationError("--scrub-every is a time of at least 1 second, such as 12h or 7d")
+        }
+        return ScrubPolicy(
+            bytesPerSecond: scrubRate.bytes, every: .seconds(number * (unit?.1 ?? 1)))
     }
 
     private static func table(_ path: String) throws -> PrefetchTable {

@@ -64,7 +64,7 @@ import Testing
         let floors = [
             ["VolumeModel"], ["CHeap", "CLinux", "CSQLite", "CZstd", "CFuse", "CGRPC"],
             ["SQLite", "Compression", "RPC", "HostMounts", "Monitoring", "MountHolder"],
-            ["Catalog", "ByteStore", "Handoff"],
+            ["Catalog", "ByteStore", "Handoff"], ["BlockHashes"],
             ["Hydration"],
             ["VolumeFileSystem"], ["FuseMount", "SiteIdentity"],
             ["CSIProtocol", "Gateway", "PeerProtocol", "ControlProtocol"], ["CSIService", "PeerService"],

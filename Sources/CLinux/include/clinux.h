@@ -11,6 +11,13 @@ int gw_syncfs(int descriptor);
 int gw_clone_range(int target, int source, uint64_t offset, uint64_t byte_count);
 int gw_sync_file_range(int descriptor, int64_t offset, int64_t byte_count, unsigned int flags);
 
+// open(2) for reading what the disk holds, not what memory holds of it, with no trace in the access time.
+int gw_open_direct(const char *_Nonnull path);
+
+// statx(2): the number of the mount that a file is reached through, which no other mount has until the next boot. Fails
+// with EOPNOTSUPP before Linux 6.8.
+int gw_unique_mount_id(const char *_Nonnull path, uint64_t *_Nonnull id);
+
 // mount(2), for a bind mount of a directory, and to change the flags of one.
 int gw_bind_mount(const char *_Nonnull source, const char *_Nonnull target);
 int gw_remount_bind(const char *_Nonnull target, unsigned long flags);

@@ -1,0 +1,253 @@
+internal import Glibc
+package import SQLite
+package import VolumeModel
+
+/// A block of a data file that is not what was written.
+package struct DamagedBlock: Hashable, Sendable {
+    package let data: DataFileNumber
+    package let range: ByteRange
+    package let inode: InodeNumber
+    /// The hash of what was written; empty: it is not known, the block could not be read.
+    package let expected: [UInt8]
+
+    package init(data: DataFileNumber, range: ByteRange, inode: InodeNumber, expected: [UInt8]) {
+        self.data = data
+        self.range = range
+        self.inode = inode
+        self.expected = expected
+    }
+}
+
+/// What the blocks of a head's data files were when they were last looked at: `hashes.db` beside the catalog.
+///
+/// Nothing is lost with it but the knowledge of what should be there. Invariants:
+/// - A hash is that of a file in a certain state (`FileState`), and tells of damage only while the file is in it.
+/// - After an end of the machine, or of the mount, that came while the head was in use, bytes may be newer than the
+///   file's times. So all hashes are forgotten before such a head is used again, or looked through.
+/// - At an end in order the times are made durable before the head is marked as closed.
+///
+/// Used by one thread at a time; others have connections of their own.
+package final class HashDatabase {
+    package static let fileName = "hashes.db"
+    private static let version: Int64 = 1
+    private static let schema = """
+        CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+        CREATE TABLE IF NOT EXISTS part(
+            data INTEGER NOT NULL, part INTEGER NOT NULL, record BLOB NOT NULL, looked INTEGER NOT NULL,
+            PRIMARY KEY(data, part)) WITHOUT ROWID;
+        CREATE TABLE IF NOT EXISTS damage(
+            data INTEGER NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL, ino INTEGER NOT NULL,
+            expected BLOB NOT NULL, PRIMARY KEY(data, start)) WITHOUT ROWID;
+        """
+
+    private let connection: Connection
+    private let getPart, putPart, lookPart, getMeta, putMeta: Statement
+
+    package static func exists(in directory: String) -> Bool {
+        access(directory + "/" + fileName, F_OK) == 0
+    }
+
+    /// Opens it, making it when it is missing, anew when it is no database of this release.
+    package convenience init(in directory: String) throws(SQLiteError) {
+        let path = directory + "/" + Self.fileName
+        do {
+            try self.init(path: path)
+        } catch {
+            guard error.isCorruption else { throw error }
+            for suffix in ["", "-wal", "-shm"] where unlink(path + suffix) != 0 && errno != ENOENT {
+                throw error
+            }
+            try self.init(path: path)
+        }
+    }
+
+    private init(path: String) throws(SQLiteError) {
+        connection = try Connection(path: path, mode: .create)
+        connection.setBusyTimeout(milliseconds: 10_000)
+        // Neither a power loss nor a crash leaves a row that is half an old one: the log is synced before it is moved.
+        try connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
+        try connection.execute(Self.schema)
+        let version = try connection.prepare("SELECT value FROM meta WHERE key = 'version'").first {
+            $0.integer(0)
+        }
+        if let version, version != Self.version {
+            throw SQLiteError(code: 26, message: "\(path) is of version \(version)")
+        }
+        if version == nil {
+            try connection.execute("INSERT OR IGNORE INTO meta VALUES ('version', \(Self.version))")
+        }
+        getPart = try connection.prepare("SELECT record, looked FROM part WHERE data = ?1 AND part = ?2")
+        putPart = try connection.prepare("INSERT OR REPLACE INTO part VALUES (?1, ?2, ?3, ?4)")
+        lookPart = try connection.prepare("UPDATE part SET looked = ?3 WHERE data = ?1 AND part = ?2")
+        getMeta = try connection.prepare("SELECT value FROM meta WHERE key = ?1")
+        putMeta = try connection.prepare("INSERT OR REPLACE INTO meta VALUES (?1, ?2)")
+    }
+
+    // MARK: what can be relied on
+
+    /// Forgets hashes that nothing can be said by any more. To be called before a head is used or looked through.
+    ///
+    /// - Parameters:
+    ///   - life: of the mount that the head is on, now; nil: not known, then it is taken for another one each time.
+    ///   - isClean: whether the last use of the head ended in order.
+    ///   - isUse: whether the head is about to be written to.
+    ///   - firstUncertain: data files from this number on may be others after a power loss.
+    package func begin(
+        life: String?, isClean: Bool, isUse: Bool, firstUncertain: DataFileNumber
+    ) throws(SQLiteError) {
+        getMeta.bind(1, "life")
+        let stored = try getMeta.first { $0.text(0) }
+        if let life, stored == life { return }
+        if !isClean {
+            try connection.execute("BEGIN IMMEDIATE; DELETE FROM part;")
+            let forget = try connection.prepare("DELETE FROM damage WHERE data >= ?1")
+            forget.bind(1, firstUncertain.number)
+            try forget.run()
+        } else if !isUse, stored != nil {
+            return
+        }
+        putMeta.bind(1, "life")
+        putMeta.bind(2, life ?? "")
+        do {
+            try putMeta.run()
+            if connection.isInTransaction { try connection.execute("COMMIT") }
+        } catch {
+            if connection.isInTransaction { try? connection.execute("ROLLBACK") }
+            throw error
+        }
+    }
+
+    // MARK: hashes
+
+    /// - Returns: nil when nothing is known of it; a row that is damaged itself says nothing.
+    package func record(of part: PartID) throws(SQLiteError) -> (record: PartRecord, looked: Int64)? {
+        getPart.bind(1, part.data.number)
+        getPart.bind(2, part.index)
+        guard let (bytes, looked) = try getPart.first({ ($0.bytes(0), $0.integer(1)) }),
+            let record = PartRecord(bytes, of: part)
+        else { return nil }
+        return (record, looked)
+    }
+
+    /// Notes parts that were looked at, and what was new of them: all at once, for a sync of each would take longer than
+    /// reading small files.
+    package func write(_ rows: [(part: PartID, record: PartRecord?, looked: Int64)]) throws(SQLiteError) {
+        try together { () throws(SQLiteError) in
+            for row in rows {
+                if let record = row.record {
+                    try put(record, of: row.part, looked: row.looked)
+                } else {
+                    try note(row.part, looked: row.looked)
+                }
+            }
+        }
+    }
+
+    func put(_ record: PartRecord, of part: PartID, looked: Int64) throws(SQLiteError) {
+        putPart.bind(1, part.data.number)
+        putPart.bind(2, part.index)
+        putPart.bind(3, record.bytes(of: part))
+        putPart.bind(4, looked)
+        try putPart.run()
+    }
+
+    private func note(_ part: PartID, looked: Int64) throws(SQLiteError) {
+        lookPart.bind(1, part.data.number)
+        lookPart.bind(2, part.index)
+        lookPart.bind(3, looked)
+        try lookPart.run()
+    }
+
+    private func together(_ body: () throws(SQLiteError) -> Void) throws(SQLiteError) {
+        try connection.execute("BEGIN IMMEDIATE")
+        do {
+            try body()
+            try connection.execute("COMMIT")
+        } catch {
+            if connection.isInTransaction { try? connection.execute("ROLLBACK") }
+            throw error
+        }
+    }
+
+    /// Forgets files that are gone.
+    package func keep(only isThere: (DataFileNumber) -> Bool) throws(SQLiteError) {
+        var gone: [UInt64] = []
+        let list = try connection.prepare(
+            "SELECT DISTINCT data FROM part UNION SELECT DISTINCT data FROM damage")
+        try list.forEach { row in
+            if !isThere(DataFileNumber(row.unsigned(0))) { gone.append(row.unsigned(0)) }
+            return true
+        }
+        guard !gone.isEmpty else { return }
+        let parts = try connection.prepare("DELETE FROM part WHERE data = ?1")
+        let damage = try connection.prepare("DELETE FROM damage WHERE data = ?1")
+        try together { () throws(SQLiteError) in
+            for number in gone {
+                for statement in [parts, damage] {
+                    statement.bind(1, number)
+                    try statement.run()
+                }
+            }
+        }
+    }
+
+    /// Forgets what a file held beyond its present size.
+    package func cut(_ data: DataFileNumber, to size: UInt64) throws(SQLiteError) {
+        for (sql, limit) in [
+            ("DELETE FROM part WHERE data = ?1 AND part >= ?2", PartID.count(size)),
+            ("DELETE FROM damage WHERE data = ?1 AND start >= ?2", size),
+        ] {
+            let statement = try connection.prepare(sql)
+            statement.bind(1, data.number)
+            statement.bind(2, limit)
+            try statement.run()
+        }
+    }
+
+    // MARK: damage
+
+    package func damage() throws(SQLiteError) -> [DamagedBlock] {
+        var blocks: [DamagedBlock] = []
+        try connection.prepare("SELECT data, start, end, ino, expected FROM damage ORDER BY data, start")
+            .forEach { row in
+                let (start, end) = (row.unsigned(1), row.unsigned(2))
+                guard let range = ByteRange(checkedOffset: start, byteCount: end &- start) else {
+                    return true
+                }
+                blocks.append(
+                    DamagedBlock(
+                        data: DataFileNumber(row.unsigned(0)), range: range,
+                        inode: InodeNumber(row.unsigned(3)), expected: row.bytes(4)))
+                return true
+            }
+        return blocks
+    }
+
+    /// - Returns: false when it was known before; then what was expected at first stays.
+    @discardableResult
+    package func add(_ block: DamagedBlock) throws(SQLiteError) -> Bool {
+        let insert = try connection.prepare("INSERT OR IGNORE INTO damage VALUES (?1, ?2, ?3, ?4, ?5)")
+        insert.bind(1, block.data.number)
+        insert.bind(2, block.range.start)
+        insert.bind(3, block.range.end)
+        insert.bind(4, block.inode.number)
+        insert.bind(5, block.expected)
+        try insert.run()
+        return connection.changeCount > 0
+    }
+
+    package func remove(_ block: DamagedBlock) throws(SQLiteError) {
+        let delete = try connection.prepare("DELETE FROM damage WHERE data = ?1 AND start = ?2")
+        delete.bind(1, block.data.number)
+        delete.bind(2, block.range.start)
+        try delete.run()
+    }
+
+    /// A person has decided that what is there is to be taken as it is.
+    package func acceptAll() throws(SQLiteError) {
+        try together { () throws(SQLiteError) in
+            try connection.execute(
+                "DELETE FROM part WHERE data IN (SELECT data FROM damage); DELETE FROM damage")
+        }
+    }
+}

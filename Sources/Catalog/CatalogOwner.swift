@@ -1,0 +1,121 @@
+internal import SQLite
+package import VolumeModel
+
+/// Whose bytes a data file holds, as of the catalog's last commit.
+package struct DataOwner: Hashable, Sendable {
+    package let inode: InodeNumber
+    /// Some of its names, as paths in the volume; none: it was unlinked while open, or its directory is still to come.
+    package let paths: [String]
+    /// What of it is here; nil: all.
+    package let resident: [ByteRange]?
+}
+
+/// A head's catalog read from beside, in use or not. Nothing in it is changed.
+///
+/// Used by one thread at a time.
+package final class CatalogView {
+    private static let pathLimit = 3
+
+    private let connection: Connection
+
+    package init(of directory: String) throws(CatalogError) {
+        let path = directory + "/" + Catalog.fileName
+        do {
+            try Catalog.checkHeader(of: path)
+            // Read-write because the log of a catalog in use needs its index file; nothing is written.
+            connection = try Connection(path: path, mode: .readWrite)
+            connection.setBusyTimeout(milliseconds: 5000)
+            connection.keepWriteAheadLog()
+            connection.leaveLogOnClose()
+            try connection.execute("PRAGMA query_only = ON")
+            try Catalog.checkVersion(of: connection, path: path)
+        } catch let error as SQLiteError {
+            throw .unusable(path: path, reason: error.message)
+        } catch {
+            throw (error as? CatalogError) ?? .unusable(path: path, reason: "\(error)")
+        }
+    }
+
+    /// Whether the last use ended in order, and nobody uses it now; and the first data file that may be another one
+    /// after a power loss.
+    package func ending() throws(CatalogError) -> (isClean: Bool, firstUncertain: DataFileNumber) {
+        do {
+            let statements = try CatalogStatements(connection)
+            let isClean = try statements.meta(.isClean) ?? 1 == 1
+            return (isClean, DataFileNumber(UInt64(bitPattern: try statements.meta(.durableData) ?? 1)))
+        } catch {
+            throw .database(error)
+        }
+    }
+
+    /// Looks through all inodes, unless one is named: a fifth of a second for a million.
+    ///
+    /// - Parameter inode: whose it was.
+    /// - Returns: nil when it is no (or no longer that) inode's.
+    package func owner(of data: DataFileNumber, inode: InodeNumber? = nil) throws(CatalogError) -> DataOwner?
+    {
+        do {
+            let find = try connection.prepare(
+                "SELECT ino, backed FROM inode WHERE died = 0 AND data = ?1"
+                    + (inode == nil ? "" : " AND ino = ?2"))
+            find.bind(1, data.number)
+            if let inode { find.bind(2, inode.number) }
+            guard let (found, backed) = try find.first({ (InodeNumber($0.unsigned(0)), $0.unsigned(1)) })
+            else {
+                return nil
+            }
+            return DataOwner(
+                inode: found, paths: try paths(of: found), resident: try resident(found, backed: backed))
+        } catch {
+            throw .database(error)
+        }
+    }
+
+    /// What came from the origin, and all beyond what the origin has.
+    private func resident(_ inode: InodeNumber, backed: UInt64) throws(SQLiteError) -> [ByteRange]? {
+        guard backed > 0 else { return nil }
+        var ranges: [ByteRange] = []
+        let list = try connection.prepare("SELECT start, end FROM resident WHERE ino = ?1")
+        list.bind(1, inode.number)
+        try list.forEach { row in
+            if row.unsigned(0) <= row.unsigned(1), row.unsigned(1) <= UInt64(Int64.max) {
+                ranges.append(ByteRange(row.unsigned(0), row.unsigned(1)))
+            }
+            return true
+        }
+        let end = UInt64(Int64.max)
+        return ranges + (backed < end ? [ByteRange(backed, end)] : [])
+    }
+
+    private func paths(of inode: InodeNumber) throws(SQLiteError) -> [String] {
+        let names = try connection.prepare(
+            "SELECT name, parent FROM entry WHERE ino = ?1 AND died = 0 LIMIT ?2")
+        names.bind(1, inode.number)
+        names.bind(2, Int64(Self.pathLimit))
+        var found: [(name: String, parent: InodeNumber)] = []
+        try names.forEach { row in
+            found.append((row.text(0), InodeNumber(row.unsigned(1))))
+            return true
+        }
+        let inParent = try connection.prepare(
+            """
+            SELECT entry.name, entry.parent FROM inode JOIN entry ON entry.parent = inode.parent
+            WHERE inode.ino = ?1 AND inode.died = 0 AND entry.ino = ?1 AND entry.died = 0
+            """)
+        var paths: [String] = []
+        for (name, parent) in found {
+            var (parts, current) = ([name], parent)
+            while current != .root, parts.count < 4096 {
+                inParent.bind(1, current.number)
+                guard let (next, above) = try inParent.first({ ($0.text(0), InodeNumber($0.unsigned(1))) })
+                else {
+                    break
+                }
+                parts.append(next)
+                current = above
+            }
+            if current == .root { paths.append("/" + parts.reversed().joined(separator: "/")) }
+        }
+        return paths
+    }
+}

@@ -1,0 +1,114 @@
+internal import Catalog
+internal import ControlProtocol
+internal import Hydration
+internal import Synchronization
+internal import VolumeModel
+
+/// What the disk does to a volume's bytes.
+extension VolumeAgent {
+    /// All heads that are here, needed or only kept.
+    var storedHeads: [UInt64] { record.storedHeadNumbers }
+
+    /// What people are told of damage to what is needed.
+    var damageText: String? {
+        let findings = record.headNumbers.flatMap { damage[$0] ?? [] }
+        guard let first = findings.first else { return nil }
+        return first.text
+            + (findings.count == 1 ? "" : "; \(findings.count - 1) more: 'godwit volume check' tells them")
+    }
+
+    func learnAllDamage() async { for number in storedHeads { await learnDamage(number) } }
+
+    /// Takes up what scrubs have found of a head, from now on refused to peers.
+    func learnDamage(_ number: UInt64) async {
+        let directory = context.state.head(number, of: id)
+        do {
+            let found = try await onBlockingThread { try HeadDamage.findings(directory) }
+            for finding in found where !(damage[number] ?? []).contains(finding) {
+                logger.error("\(finding.text)")
+            }
+            damage[number] = found.isEmpty ? nil : found
+            guard let storage = heads[number]?.storage else { return }
+            try await onBlockingThread { try storage.learnDamage() }
+        } catch {
+            logger.debug("what is damaged of head \(number) is not known: \(error)")
+        }
+    }
+
+    private final class Turn: Sendable {
+        let scrub: Mutex<HeadScrub>
+
+        init(_ directory: String, isInUse: Bool, terms: ScrubTerms) throws {
+            scrub = Mutex(try HeadScrub(directory, isInUse: isInUse, terms: terms))
+        }
+    }
+
+    /// Looks through a head, used or not, and makes known what it finds.
+    ///
+    /// - Parameters:
+    ///   - again: whether to wait for files that were changed a moment before.
+    ///   - pace: called with the bytes that were read, from time to time.
+    func scrub(
+        _ number: UInt64, terms: ScrubTerms, again: Bool,
+        pace: @Sendable (_ byteCount: UInt64) async throws -> Void
+    ) async throws -> ScrubProgress {
+        let directory = context.state.head(number, of: id)
+        let isInUse = heads[number] != nil || endingHeads[number] != nil
+        let turn = try await onBlockingThread { try Turn(directory, isInUse: isInUse, terms: terms) }
+        try await step(turn, number, pace)
+        if again, turn.scrub.withLock({ $0.turnToBusyFiles() }) {
+            try await Task.sleep(for: terms.quiet)
+            try await step(turn, number, pace)
+        }
+        await learnDamage(number)
+        return turn.scrub.withLock { $0.progress }
+    }
+
+    private func step(
+        _ turn: Turn, _ number: UInt64, _ pace: @Sendable (UInt64) async throws -> Void
+    ) async throws {
+        var known = 0
+        while !isClosed, storedHeads.contains(number) {
+            try Task.checkCancellation()
+            let (cost, found) = try await onBlockingThread {
+                try turn.scrub.withLock { (try $0.step(), $0.progress.newDamageCount) }
+            }
+            if found > known { await learnDamage(number) }
+            known = found
+            guard let cost else { return }
+            try await pace(cost)
+        }
+    }
+
+    /// Verifies what is stored, beside whoever uses it.
+    ///
+    /// - Parameters:
+    ///   - scrubs: whether to read all bytes as well.
+    ///   - accepts: whether files that are damaged are to be taken for good as they are.
+    func check(scrubs: Bool, accepts: Bool) async throws -> Godwit_Control_V1_CheckReply {
+        var reply = Godwit_Control_V1_CheckReply()
+        for number in storedHeads {
+            let directory = context.state.head(number, of: id)
+            if accepts {
+                try await onBlockingThread { try HeadDamage.accept(directory) }
+                await learnDamage(number)
+            }
+            if scrubs {
+                do {
+                    reply.add(try await scrub(number, terms: ScrubTerms(), again: true) { _ in })
+                } catch is CancellationError {
+                    throw CancellationError()
+                } catch {
+                    reply.add(
+                        [HeadFinding(.damage, "it cannot be read through: \(error)")], record.name, directory)
+                }
+            }
+            guard !isClosed, storedHeads.contains(number) else { continue }
+            let findings = try await onBlockingThread {
+                VolumeCheck.findings(directory) { try HeadCheck.run($0, isInUse: true) }
+            }
+            reply.add(findings, record.name, directory)
+        }
+        return reply
+    }
+}
