@@ -55,6 +55,12 @@ package enum HeadCheck {
         return findings + (try HeadDamage.findings(directory))
     }
 
+    /// Blocks that a file may give back without losing anything: where its extents are listed, once they are more than
+    /// fit into the inode of an ext4 (4), whose list shrinks when they grow together.
+    private static func slack(_ blockCount: UInt64) -> UInt64 {
+        blockCount <= 4 * 8 ? 0 : 8 * (2 + blockCount / (8 * 340))
+    }
+
     private static func finding(
         _ number: DataFileNumber, _ data: CheckedData, _ blockCount: UInt64?, isInUse: Bool,
         _ catalog: CatalogCheck
@@ -66,7 +72,8 @@ package enum HeadCheck {
             return HeadFinding(
                 .damage, "data file \(number) of inode \(data.inode) is gone: its bytes are lost here")
         }
-        guard !isInUse, data.isComplete, number.number >= catalog.certainData, blockCount < data.blockCount
+        guard !isInUse, data.isComplete, number.number >= catalog.certainData,
+            blockCount + slack(data.blockCount) < data.blockCount
         else {
             return nil
         }

@@ -130,10 +130,20 @@ struct VolumeSummary: Sendable {
 }
 
 extension VolumeAgent {
-    func summary() -> VolumeSummary {
+    func summary() -> VolumeSummary { withDamage(ofStorage()) }
+
+    /// The same, of what is open anyway.
+    func observed() -> VolumeSummary { withDamage(ofOpenStorage()) }
+
+    private func withDamage(_ summary: VolumeSummary) -> VolumeSummary {
+        var summary = summary
+        summary.trouble = summary.trouble ?? damageText
+        return summary
+    }
+
+    private func ofStorage() -> VolumeSummary {
         var summary = VolumeSummary(record: record)
         summary.mounts = Array(mounts.keys)
-        defer { summary.trouble = summary.trouble ?? damageText }
         guard record.headNumber != 0 else { return summary }
         if addResting(to: &summary) { return summary }
         do {
@@ -147,11 +157,9 @@ extension VolumeAgent {
         return summary
     }
 
-    /// The same, of what is open anyway.
-    func observed() -> VolumeSummary {
+    private func ofOpenStorage() -> VolumeSummary {
         var summary = VolumeSummary(record: record)
         summary.mounts = Array(mounts.keys)
-        defer { summary.trouble = summary.trouble ?? damageText }
         if addResting(to: &summary) { return summary }
         if let head = heads[record.headNumber] { summary.add(head, mounts.values.first?.recorder) }
         if let obstacle { summary.trouble = obstacle }
