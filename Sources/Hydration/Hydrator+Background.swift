@@ -34,11 +34,15 @@ extension Hydrator {
             try Task.checkCancellation()
             do {
                 let found = try await pass(after: start)
+                if start != InodeNumber(0) {
+                    // What has failed is tried again with the rest, and not at once.
+                    start = InodeNumber(0)
+                    try await Task.sleep(for: Self.pause(after: failures))
+                    continue
+                }
                 note(waitingFor: nil)
                 failures = 0
-                if start != InodeNumber(0) {
-                    start = InodeNumber(0)
-                } else if !found {
+                if !found {
                     if try isComplete() { return }
                     try await Task.sleep(for: .milliseconds(50))
                 }

@@ -68,7 +68,7 @@ extension SiteTests {
                 #expect(found.output.contains("/table (inode"), "\(found.output)")
                 #expect(found.output.contains("bytes [2097152, 3145728) of"), "\(found.output)")
 
-                try await london.godwit(["migrate", "data", "--to", "sydney"])
+                try await london.godwit(["migrate", "data", "--to", "sydney", "--detach"])
                 let there = try await pair.mount("data", at: pair.sydney, cleanup)
                 let sound = try await shell("head -c 2M table | sha256sum; sha256sum < other", in: there)
                 #expect(sound.output == sums)
