@@ -203,7 +203,10 @@ let package = Package(
             swiftSettings: strict),
         .testTarget(
             name: "HydrationTests",
-            dependencies: ["Catalog", "EngineTestSupport", "Hydration", "VolumeFileSystem", "VolumeModel"],
+            dependencies: [
+                "BlockHashes", "ByteStore", "Catalog", "EngineTestSupport", "Hydration", "SQLite",
+                "VolumeFileSystem", "VolumeModel",
+            ],
             swiftSettings: strict),
         .testTarget(
             name: "VolumeFileSystemTests",

@@ -52,12 +52,27 @@ package final class HashDatabase {
         let path = directory + "/" + Self.fileName
         do {
             try self.init(path: path)
+            try verify()
         } catch {
             guard error.isCorruption else { throw error }
-            for suffix in ["", "-wal", "-shm"] where unlink(path + suffix) != 0 && errno != ENOENT {
-                throw error
-            }
+            try Self.discard(in: directory)
             try self.init(path: path)
+        }
+    }
+
+    /// Deletes it: everything is hashed anew.
+    package static func discard(in directory: String) throws(SQLiteError) {
+        let path = directory + "/" + fileName
+        for suffix in ["-wal", "-shm", ""] where unlink(path + suffix) != 0 && errno != ENOENT {
+            throw SQLiteError(code: 10, message: "cannot delete \(path)\(suffix): errno \(errno)")
+        }
+    }
+
+    /// Looks through all of it: what is damaged is found before anything relies on it. A row's hash finds what is left.
+    private func verify() throws(SQLiteError) {
+        let answer = try connection.prepare("PRAGMA quick_check(1)").first { $0.text(0) }
+        guard answer == "ok" else {
+            throw SQLiteError(code: 11, message: "\(connection.path): \(answer ?? "no answer")")
         }
     }
 
@@ -84,6 +99,35 @@ package final class HashDatabase {
     }
 
     // MARK: what can be relied on
+
+    /// The head is about to be written to, which nothing in here may prevent: what cannot be used is deleted.
+    ///
+    /// - Returns: the damage that is known.
+    /// - Throws: when it cannot even be deleted.
+    package static func beginUse(
+        of directory: String, life: String?, isClean: Bool, firstUncertain: DataFileNumber
+    ) throws(SQLiteError) -> [DamagedBlock] {
+        guard exists(in: directory) else { return [] }
+        do {
+            let hashes = try HashDatabase(path: directory + "/" + fileName)
+            try hashes.begin(life: life, isClean: isClean, isUse: true, firstUncertain: firstUncertain)
+            return try hashes.damage()
+        } catch {
+            try discard(in: directory)
+            return []
+        }
+    }
+
+    /// What is known of a head, without making anything. What is no database of this release knows nothing.
+    package static func damage(in directory: String) throws(SQLiteError) -> [DamagedBlock] {
+        guard exists(in: directory) else { return [] }
+        do {
+            return try HashDatabase(path: directory + "/" + fileName).damage()
+        } catch {
+            guard error.isCorruption else { throw error }
+            return []
+        }
+    }
 
     /// Forgets hashes that nothing can be said by any more. To be called before a head is used or looked through.
     ///

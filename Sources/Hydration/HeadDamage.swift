@@ -12,8 +12,7 @@ package enum HeadDamage {
     ///
     /// - Throws: when there is no catalog that can be read.
     package static func findings(_ directory: String) throws -> [HeadFinding] {
-        guard HashDatabase.exists(in: directory) else { return [] }
-        let blocks = try HashDatabase(in: directory).damage()
+        let blocks = try HashDatabase.damage(in: directory)
         guard !blocks.isEmpty else { return [] }
         let view = try CatalogView(of: directory)
         var findings: [HeadFinding] = []
@@ -56,10 +55,8 @@ package enum HeadDamage {
     }
 
     /// The damaged ranges of each data file.
-    static func ranges(_ directory: String) throws -> [DataFileNumber: [ByteRange]] {
-        guard HashDatabase.exists(in: directory) else { return [:] }
-        return Dictionary(grouping: try HashDatabase(in: directory).damage(), by: \.data)
-            .mapValues(merged)
+    static func ranges(_ blocks: [DamagedBlock]) -> [DataFileNumber: [ByteRange]] {
+        Dictionary(grouping: blocks, by: \.data).mapValues(merged)
     }
 
     /// A person has decided that the files are good as they are now: from now on that is what is expected of them.

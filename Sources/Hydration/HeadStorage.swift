@@ -57,17 +57,16 @@ package final class HeadStorage: Sendable {
     /// Before anything is changed: after a power loss what was hashed says nothing of what is there now.
     private func beginUseOfHashes() throws {
         let directory = catalog.directory
-        guard HashDatabase.exists(in: directory) else { return }
-        try HashDatabase(in: directory).begin(
-            life: MountLife.current(of: directory), isClean: catalog.wasClosedCleanly, isUse: true,
+        let found = try HashDatabase.beginUse(
+            of: directory, life: MountLife.current(of: directory), isClean: catalog.wasClosedCleanly,
             firstUncertain: firstUncertain)
-        try learnDamage()
+        damage.withLock { $0 = HeadDamage.ranges(found) }
     }
 
     /// A scrub has found something, or somebody has decided about it.
     package func learnDamage() throws {
-        let found = try HeadDamage.ranges(catalog.directory)
-        damage.withLock { $0 = found }
+        let found = try HashDatabase.damage(in: catalog.directory)
+        damage.withLock { $0 = HeadDamage.ranges(found) }
     }
 
     /// The first bytes at or after `offset` that are known not to be what was written.

@@ -28,7 +28,7 @@ struct ScrubTests {
             let directory = try cleanup.makeTemporaryDirectory()
             (image, mountPoint) = (directory + "/image", directory + "/mount")
             try await LoopFileSystem.makeExt4(image: image, inodeByteCount: inodeByteCount)
-            try await mount()
+            try await mount(cleanup)
             try FileManager.default.createDirectory(atPath: head, withIntermediateDirectories: true)
         }
 
@@ -37,7 +37,7 @@ struct ScrubTests {
         }
 
         /// Its journal waits for long, so that what a test syncs is all that is durable.
-        func mount() async throws {
+        private func mount(_ cleanup: Cleanup?) async throws {
             try await LoopFileSystem.mount(image, at: mountPoint, options: "commit=600", cleanup)
         }
 
@@ -47,7 +47,7 @@ struct ScrubTests {
         func afterPowerLoss(_ name: String) async throws -> Disk {
             let copy = Disk(cleanup, image: image + name, mountPoint: mountPoint + name)
             try await ChildProcess.check(Program("cp", ["--sparse=always", image, copy.image]))
-            try await copy.mount()
+            try await copy.mount(cleanup)
             return copy
         }
 
@@ -57,7 +57,7 @@ struct ScrubTests {
             #expect(stat(path, &status) == 0)
             try await unmount()
             try await LoopFileSystem.flip(image: image, inode: UInt64(status.st_ino), at: offset)
-            try await mount()
+            try await mount(nil)
         }
 
         func scrub() throws -> ScrubProgress { try HeadScrub.run(closed: head, terms: ScrubTerms()) }

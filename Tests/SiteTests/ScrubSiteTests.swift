@@ -15,13 +15,13 @@ extension SiteTests {
             init(_ directory: String) { (image, path) = (directory + "/image", directory + "/london-state") }
 
             /// Flips a bit of a file of the site, which does not run.
-            func flip(_ file: String, at offset: UInt64, _ cleanup: Cleanup) async throws {
+            func flip(_ file: String, at offset: UInt64) async throws {
                 var status = stat()
                 #expect(stat(file, &status) == 0)
                 try await LoopFileSystem.unmount(path)
                 try await LoopFileSystem.flip(
                     image: image, inode: UInt64(status.st_ino), at: offset)
-                try await LoopFileSystem.mount(image, at: path, cleanup)
+                try await LoopFileSystem.mount(image, at: path, nil)
             }
         }
 
@@ -56,7 +56,7 @@ extension SiteTests {
                 try await pair.unmount("data", at: london)
                 await london.stop()
                 try await disk.flip(
-                    try await Self.largest(below: london.stateDirectory), at: 2_500_000, cleanup)
+                    try await Self.largest(below: london.stateDirectory), at: 2_500_000)
                 try await london.start()
                 // Nobody asks for it.
                 try await SiteTests.wait("the site finds it") {

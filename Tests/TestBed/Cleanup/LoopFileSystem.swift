@@ -58,9 +58,11 @@ package enum LoopFileSystem {
             Program("/bin/bash", ["-ec", script, "bash", image]), limit: .seconds(60))
     }
 
-    /// - Parameter options: of mount(8), beside `loop`.
+    /// - Parameters:
+    ///   - options: of mount(8), beside `loop`.
+    ///   - cleanup: nil: it was mounted there before.
     package static func mount(
-        _ image: String, at path: String, options: String = "rw", _ cleanup: Cleanup
+        _ image: String, at path: String, options: String = "rw", _ cleanup: Cleanup?
     ) async throws {
         try await ChildProcess.check(
             Program(
@@ -69,7 +71,7 @@ package enum LoopFileSystem {
                     "-ec", "mkdir -p \"$2\"; mount -o \"loop,$3\" \"$1\" \"$2\"", "bash", image, path,
                     options,
                 ]), limit: .seconds(60))
-        try cleanup.add(mountAt: path)
+        try cleanup?.add(mountAt: path)
     }
 
     /// Flips a bit of a file of an ext4 that is not mounted: the file system does not know of it.
