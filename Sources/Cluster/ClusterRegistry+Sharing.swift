@@ -15,12 +15,16 @@ extension ClusterRegistry {
         return try Self.placements(resource)
     }
 
+    /// An entry that cannot be read is its member's affair: whoever looks at all of them sees the others.
     package func placements() async throws(RegistryError) -> [Placement] {
-        var placements: [Placement] = []
-        for resource in try await list(labels: nil).sorted(by: { $0.spec.id < $1.spec.id }) {
-            placements += try Self.placements(resource)
+        try await list(labels: nil).sorted { $0.spec.id < $1.spec.id }.flatMap { resource in
+            resource.spec.members.keys.sorted().compactMap { name in
+                guard let member = SiteID(name), let record = try? Self.record(resource, of: member) else {
+                    return nil
+                }
+                return Placement(member: member, record: record.value)
+            }
         }
-        return placements
     }
 
     private static func placements(_ resource: VolumeResource) throws(RegistryError) -> [Placement] {
@@ -33,6 +37,11 @@ extension ClusterRegistry {
             placements.append(Placement(member: member, record: record.value))
         }
         return placements.sorted { $0.member < $1.member }
+    }
+
+    package func abandon(_ placement: Placement) async throws(RegistryError) {
+        let theirs = ClusterRegistry(client, member: placement.member, patience: patience)
+        if let record = try await theirs.volume(placement.record.id) { try await theirs.remove(record) }
     }
 
     package func members() async throws(RegistryError) -> [Member] {

@@ -17,7 +17,7 @@ package final class ClusterRegistry: SharedSiteRegistry {
     let client: KubernetesClient
     let member: SiteID
     /// How long the outcome of one change is asked for.
-    private let patience: Duration
+    let patience: Duration
     /// The writes of which nobody knows whether they were made.
     private let uncertain = Mutex<[VolumeID: String]>([:])
     /// Objects by the identifier that was last seen in them, so that one is read, and not all are looked through.

@@ -65,7 +65,7 @@ package final class PeerClient: Sendable {
 
     /// Where a volume is at the peer's site, or would best be: a peer that does not know this question is one node.
     package func locate(
-        _ volume: VolumeID, timeout: Duration = .seconds(5)
+        _ volume: VolumeID, timeout: Duration = .seconds(15)
     ) async throws(PeerError) -> (member: SiteID, holders: [SiteID]) {
         var request = Godwit_Peer_V1_LocateRequest()
         request.volume = volume.description

@@ -32,7 +32,11 @@ package struct ControlService: Sendable {
         }
         do {
             let method = String(call.method.dropFirst(Self.service.count))
-            if !isForMembers, let member = try await elsewhere(method, request) {
+            if isForMembers {
+                try await answer(call, method, request)
+            } else if method == "TakeOver" {
+                try await takeOverAnywhere(call, method, request)
+            } else if let member = try await elsewhere(method, request) {
                 try await site.pass(call, request, to: member)
             } else {
                 try await answer(call, method, request)
@@ -40,6 +44,22 @@ package struct ControlService: Sendable {
         } catch {
             throw SiteStatus.status(of: error)
         }
+    }
+
+    /// Whoever has something of the volume and answers: the node that owned it may be what is gone.
+    private func takeOverAnywhere(_ call: RPCServerCall, _ method: String, _ request: [UInt8]) async throws {
+        let message = try Godwit_Control_V1_VolumeRequest(serializedBytes: request)
+        var failure: (any Error)?
+        for member in try await site.candidates(called: message.volume) {
+            do {
+                if member == site.context.site { return try await answer(call, method, request) }
+                return try await site.pass(call, request, to: member)
+            } catch {
+                guard SiteStatus.status(of: error).code == .unavailable else { throw error }
+                failure = error
+            }
+        }
+        throw failure ?? SiteError.unknownVolume(message.volume)
     }
 
     /// - Returns: the node that is to answer; nil: this one.
@@ -91,7 +111,7 @@ package struct ControlService: Sendable {
         case "ListVolumes":
             let message = try Godwit_Control_V1_ListVolumesRequest(serializedBytes: request)
             var reply = Godwit_Control_V1_ListVolumesReply()
-            reply.volumes = try await volumes().filter { !message.withClaim || $0.hasClaim }
+            reply.volumes = try await volumes(withClaim: message.withClaim)
             reply.volumes.sort { $0.name < $1.name }
             try await call.send(try reply.serializedBytes())
         case "DropCopies":
@@ -224,10 +244,13 @@ package struct ControlService: Sendable {
     }
 
     /// For people those of all nodes; another node asks for those that this one has something of.
-    private func volumes() async throws -> [Godwit_Control_V1_Volume] {
-        guard isForMembers else { return try await site.everyVolume().map(\.message) }
+    private func volumes(withClaim: Bool) async throws -> [Godwit_Control_V1_Volume] {
+        guard isForMembers else { return try await site.everyVolume(withClaim: withClaim).map(\.message) }
         var all: [Godwit_Control_V1_Volume] = []
-        for agent in await site.allAgents() { all.append(site.message(await agent.summary())) }
+        for agent in await site.allAgents() {
+            if withClaim, await agent.record.claim == nil { continue }
+            all.append(site.message(await agent.summary()))
+        }
         return all
     }
 

@@ -35,7 +35,9 @@ struct Migration: Sendable {
         if follower == nil { heir = try await agent.context.locate(agent.id, at: target).member }
         let client = try agent.context.client(of: heir)
         if isToBeHandedOver {
-            if request.prepareOnly || follower == nil {
+            // Inside a site its settings go with the offer.
+            let isMember = heir.site == agent.context.site.site
+            if request.prepareOnly || follower == nil || isMember {
                 var offer = try await agent.offerMessage(to: target)
                 offer.withoutReplica = !request.prepareOnly
                 if request.hasClaim { offer.claim = try ClaimCoding.offered(request.claim) }
@@ -56,6 +58,8 @@ struct Migration: Sendable {
             } catch {
                 // Whatever the reason, the next attempt begins with an offer.
                 await agent.forgetFollower(heir)
+                // A node that does not get it is not to follow it for ever.
+                if isMember { _ = try? await client.withdraw(agent.id) }
                 throw error
             }
             progress.handoffMilliseconds = seconds(ContinuousClock.now - handingOver) * 1000

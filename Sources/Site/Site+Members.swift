@@ -14,13 +14,19 @@ extension Site {
     /// How long another node may take for what needs no other site.
     private static let memberTimeout: Duration = .seconds(60)
     /// How long is waited for a node whose answer is only part of another.
-    private static let lookTimeout: Duration = .seconds(5)
+    static let lookTimeout: Duration = .seconds(5)
 
     // MARK: who there is
 
     /// Tells the other nodes where this one answers, and finds out who they are.
     func announceMember() async throws {
         guard let members = context.members else { return }
+        if let whole = try await members.registry.placements().first(where: { $0.member == context.site.site }
+        ) {
+            throw SiteError.unusable(
+                "the registry has volumes ('\(whole.record.name)') of a site '\(whole.member)' without nodes: move them to "
+                    + "another site before this one gets nodes, or start it as it was, without --site-keys")
+        }
         try await members.registry.announce(
             Member(id: context.site, node: context.node, address: context.advertised))
         try await members.refresh()
@@ -45,8 +51,22 @@ extension Site {
     /// - Returns: the other node that answers for a volume; nil: this one, or nobody knows it.
     func keeperElsewhere(called text: String) async throws -> SiteID? {
         guard let members = context.members else { return nil }
+        if let own = try? await agent(called: text), await ownedRecord(own.id) != nil { return nil }
         let keeper = Placement.keeper(among: try await members.placements(called: text))
         return keeper?.member == context.site ? nil : keeper?.member
+    }
+
+    /// Who may say what a takeover by force would begin with: the one that answers for the volume, but if that is gone,
+    /// whoever else has something of it.
+    func candidates(called text: String) async throws -> [SiteID] {
+        guard let members = context.members else { return [context.site] }
+        var left = try await members.placements(called: text)
+        var candidates: [SiteID] = []
+        while let next = Placement.keeper(among: left) {
+            candidates.append(next.member)
+            left.removeAll { $0.member == next.member }
+        }
+        return candidates
     }
 
     /// - Returns: the other node that keeps what it wrote under an epoch, while it was overruled; nil: this one, or none.
@@ -70,7 +90,8 @@ extension Site {
         return try await agent(id).record
     }
 
-    private func ownedRecord(_ id: VolumeID) async -> VolumeRecord? {
+    /// - Returns: nil unless this node owns it.
+    func ownedRecord(_ id: VolumeID) async -> VolumeRecord? {
         guard let record = try? await agent(id).record, case .owning = record.head.role else { return nil }
         return record
     }
@@ -124,13 +145,16 @@ extension Site {
     /// - Throws: `.precondition` with the words of the node that has it, when it is in use there.
     func bring(_ id: VolumeID, to member: SiteID) async throws {
         guard let members = context.members else { return }
-        guard let keeper = try await members.keeper(of: id) else {
+        let placements = try await members.placements(of: id)
+        guard var keeper = Placement.keeper(among: placements) else {
             throw SiteError.unknownVolume(id.description)
         }
         guard keeper.member != member else { return }
-        if case .owning = keeper.record.head.role {
-        } else {
-            // What another site has comes to where it was prepared first, and from there like anything else.
+        if !keeper.isBinding {
+            // The volume is at another site. Whoever knows as much takes it over itself.
+            if placements.contains(where: { $0.member == member && $0.knowsAsMuch(as: keeper) }) { return }
+            keeper = try await takeOver(id, atOneOf: placements)
+        } else if !keeper.isOwner {
             try await takeOver(id, at: keeper.member)
         }
         var request = Godwit_Control_V1_MigrateRequest()
@@ -149,6 +173,24 @@ extension Site {
                 throw Self.told(status, by: keeper.member)
             }
         }
+    }
+
+    /// What another site has comes to where most of it is, and from there like anything else. Of those that have nothing
+    /// of their own any will do, if the first does not answer.
+    private func takeOver(_ id: VolumeID, atOneOf placements: [Placement]) async throws -> Placement {
+        var left = placements
+        var failure: (any Error)?
+        while let next = Placement.keeper(among: left) {
+            left.removeAll { $0.member == next.member }
+            do {
+                try await takeOver(id, at: next.member)
+                return next
+            } catch {
+                guard SiteStatus.status(of: error).code == .unavailable else { throw error }
+                failure = failure ?? error
+            }
+        }
+        throw failure ?? SiteError.unknownVolume(id.description)
     }
 
     private func takeOver(_ id: VolumeID, at member: SiteID) async throws {
@@ -176,8 +218,13 @@ extension Site {
     func detach(_ id: VolumeID, at node: String?) async throws {
         var holders = [context.site]
         if let members = context.members {
-            holders = try await members.registry.placements(of: id).filter { placement in
-                guard case .owning(_, let holder?) = placement.record.head.role else { return false }
+            let placements = try await members.placements(of: id)
+            let keeper = Placement.keeper(among: placements)
+            holders = placements.filter { placement in
+                // Who was overruled holds nothing any more, though it may not know.
+                guard case .owning(_, let holder?) = placement.record.head.role,
+                    keeper.map({ placement.knowsAsMuch(as: $0) }) ?? true
+                else { return false }
                 return node == nil || holder.node == node
             }.map(\.member)
         } else if let node, node != context.node {
@@ -268,21 +315,48 @@ extension Site {
 
     /// Deletes a volume at every node. One that is gone already is a success.
     ///
-    /// First where it is: what the others keep of it is then needed by nobody.
+    /// First it is made sure that nothing is in the way anywhere. Then first where it is: what the others keep of it is
+    /// needed by nobody after that.
+    ///
+    /// - Throws: before anything is deleted, what is in the way, or who does not answer.
     func deleteEverywhere(_ id: VolumeID) async throws {
         guard let members = context.members else { return try await delete(id) }
-        var left = try await members.registry.placements(of: id)
-        while let keeper = Placement.keeper(among: left) {
-            left.removeAll { $0.member == keeper.member }
+        try await checkDeletable(id, try await members.placements(of: id))
+        for member in try await members.abandonOthers(of: id) {
+            context.logger.warning("volume \(id): what was at \(member) is given up, with that node")
+        }
+        // What moves meanwhile is looked for again.
+        while let keeper = try await members.keeper(of: id) {
             if keeper.member == context.site {
+                guard knows(id) else { throw SiteError.busy("volume \(id) is changing hands") }
                 try await delete(id)
             } else {
                 do {
                     let _: Godwit_Control_V1_Empty = try await ask(
                         keeper.member, "DeleteVolume", Self.request(id))
                 } catch let status as RPCStatus where status.code == .notFound {
-                    // Gone since it was looked for.
+                    throw SiteError.busy("volume \(id) is changing hands")
                 }
+            }
+        }
+    }
+
+    private func checkDeletable(_ id: VolumeID, _ placements: [Placement]) async throws {
+        for placement in placements {
+            let (head, node) = (placement.record.head, placement.member.node ?? "")
+            if let divergence = head.divergences.first {
+                throw SiteError.precondition(
+                    "volume '\(placement.record.name)' keeps at node '\(node)' what was written there at epoch "
+                        + "\(divergence.epoch) and is nowhere else: 'godwit volume divergence delete' first")
+            }
+            if let grant = head.grants.first(where: { $0.heir.owner.site != context.site.site }) {
+                throw SiteError.precondition(
+                    "bytes of volume '\(placement.record.name)' at node '\(node)' are still needed by "
+                        + "\(grant.heir): wait until they have arrived there")
+            }
+            if placement.member != context.site {
+                let _: Godwit_Control_V1_InfoReply = try await ask(
+                    placement.member, "Info", Godwit_Control_V1_InfoRequest(), timeout: Self.lookTimeout)
             }
         }
     }
@@ -297,14 +371,21 @@ extension Site {
 
     /// Every volume once, as whoever answers for it tells. Of a node that does not answer what the registry says, with
     /// the reason as its trouble.
-    func everyVolume() async throws -> [Listed] {
+    ///
+    /// - Parameter withClaim: only those that came with a claim from another cluster.
+    func everyVolume(withClaim: Bool = false) async throws -> [Listed] {
         guard let members = context.members else {
             var all: [Listed] = []
-            for agent in allAgents() { all.append(await listed(agent)) }
+            for agent in allAgents() {
+                if withClaim, await agent.record.claim == nil { continue }
+                all.append(await listed(agent))
+            }
             return all
         }
-        let all = Dictionary(grouping: try await members.registry.placements(), by: \.record.id).values
-        let keepers = Dictionary(grouping: all.compactMap { Placement.keeper(among: $0) }, by: \.member)
+        let all = Dictionary(grouping: try await members.placements(), by: \.record.id).values
+        let present = all.compactMap { Placement.keeper(among: $0) }
+            .filter { !withClaim || $0.record.claim != nil }
+        let keepers = Dictionary(grouping: present, by: \.member)
         return await withTaskGroup(of: [Listed].self) { group in
             for (member, placements) in keepers {
                 group.addTask { await self.list(placements.map(\.record), at: member) }
@@ -353,9 +434,11 @@ extension Site {
         }
         var told: [String: Godwit_Control_V1_Volume] = [:]
         var trouble: String?
+        var request = Godwit_Control_V1_ListVolumesRequest()
+        request.withClaim = records.allSatisfy { $0.claim != nil }
         do {
             let reply: Godwit_Control_V1_ListVolumesReply = try await ask(
-                member, "ListVolumes", Godwit_Control_V1_ListVolumesRequest(), timeout: Self.lookTimeout)
+                member, "ListVolumes", request, timeout: Self.lookTimeout)
             told = Dictionary(reply.volumes.map { ($0.id, $0) }) { first, _ in first }
         } catch {
             trouble = (error as? RPCStatus)?.message ?? "\(error)"
@@ -372,8 +455,16 @@ extension Site {
 
     // MARK: room
 
+    /// The room at each node, as of some seconds ago: other sites may ask as often as they like.
+    private func knownRooms() async throws -> [SiteID: UInt64] {
+        if let rooms, ContinuousClock.now - rooms.asked < .seconds(10) { return rooms.known }
+        let known = try await freeBytes(at: [], timeout: .milliseconds(1500))
+        rooms = (.now, known)
+        return known
+    }
+
     /// The room for volumes at each of some nodes; at all of them if none is named. Those that do not answer have none.
-    func freeBytes(at nodes: [String]) async throws -> [SiteID: UInt64] {
+    func freeBytes(at nodes: [String], timeout: Duration = lookTimeout) async throws -> [SiteID: UInt64] {
         let own = try context.state.freeBytes()
         guard let members = context.members else { return [context.site: own] }
         try await members.refresh()
@@ -385,7 +476,7 @@ extension Site {
                     let reply = try? await self.ask(
                         member.id, "Info", Godwit_Control_V1_InfoRequest(),
                         as: Godwit_Control_V1_InfoReply.self,
-                        timeout: Self.lookTimeout)
+                        timeout: timeout)
                     return reply.map { (member.id, $0.freeByteCount) }
                 }
             }
@@ -397,15 +488,20 @@ extension Site {
 
     /// Where a volume is that another site asks for, or where it would best come to: where something of it is, or where
     /// there is most room.
-    func locate(_ id: VolumeID) async throws -> (member: SiteID, holders: [SiteID]) {
+    ///
+    /// - Parameter isShared: whether it may be told of what is known of a volume; else of none.
+    func locate(
+        _ id: VolumeID, isShared: @Sendable (VolumeRecord) -> Bool
+    ) async throws -> (member: SiteID, holders: [SiteID]) {
         guard let members = context.members else { return (context.site, knows(id) ? [context.site] : []) }
-        let placements = try await members.registry.placements(of: id)
+        var placements = try await members.placements(of: id)
+        var keeper = Placement.keeper(among: placements)
+        if let record = keeper?.record, !isShared(record) { (placements, keeper) = ([], nil) }
         let holders = placements.map(\.member)
-        let keeper = Placement.keeper(among: placements)
-        if let keeper, keeper.member == context.site || keeper.record.head.hasOwnHead {
+        if let keeper, keeper.member == context.site || keeper.isBinding {
             return (keeper.member, holders)
         }
-        let rooms = try await freeBytes(at: [])
+        let rooms = try await knownRooms()
         // What is left of an earlier stay is of no use at a node that does not answer.
         if let keeper, rooms[keeper.member] != nil { return (keeper.member, holders) }
         let best = rooms.max { ($0.value, $1.key) < ($1.value, $0.key) }

@@ -19,6 +19,8 @@ package actor Site {
     private var resuming: Task<Void, Never>?
     /// When the nodes of this site were last looked for.
     var lastMemberLook: ContinuousClock.Instant?
+    /// The room that the nodes of this site last told.
+    var rooms: (asked: ContinuousClock.Instant, known: [SiteID: UInt64])?
     private var scrubbing: Task<Void, Never>?
     /// Why nobody would keep the mounts.
     private var holderFailure: String?
@@ -263,7 +265,7 @@ extension VolumeAgent {
     private func neededReigns() async throws -> [Epoch] {
         let kept = record.head.keptReigns
         guard let members = context.members, !kept.isEmpty else { return kept.sorted() }
-        let holders = Set(try await members.registry.placements(of: id).map(\.member))
+        let holders = Set(try await members.placements(of: id).map(\.member))
         let gone = record.head.grants.map(\.heir).filter {
             $0.owner.site == context.site.site && !holders.contains($0.owner)
         }

@@ -32,8 +32,9 @@ package final class SiteContext: Sendable {
     let advertised: String?
     /// The nodes of this site; nil: there is this one alone.
     let members: SiteMembers?
-    /// The sites that have said that they are one node, since their connections were made.
-    private let single = Mutex<Set<SiteID>>([])
+    /// The sites that have said that they are one node, and until when that is believed.
+    private let single = Mutex<[SiteID: ContinuousClock.Instant]>([:])
+    private static let singlePatience: Duration = .seconds(60)
     /// How long takeovers by this site took, from asking the owner to stop until this site could write.
     let handoffs = Mutex(TimeHistogram(bounds: TimeHistogram.handoffBounds))
 
@@ -124,19 +125,25 @@ package final class SiteContext: Sendable {
 
     /// Who of a site has a volume, or would best have it, and who of it knows the volume at all.
     ///
-    /// - Parameter place: a site, or one node of it, which is the answer then.
-    func locate(_ id: VolumeID, at place: SiteID) async throws -> (member: SiteID, holders: [SiteID]) {
+    /// - Parameters:
+    ///   - place: a site, or one node of it, which is the answer then.
+    ///   - isExact: whether it must be asked even if it was one node a moment ago.
+    func locate(
+        _ id: VolumeID, at place: SiteID, isExact: Bool = false
+    ) async throws -> (member: SiteID, holders: [SiteID]) {
         if place.node != nil {
             if place.site == site.site { try await members?.look(for: place) }
             return (place, [place])
         }
-        if single.withLock({ $0.contains(place) }) { return (place, [place]) }
+        if !isExact, let limit = single.withLock({ $0[place] }), ContinuousClock.now < limit {
+            return (place, [place])
+        }
         if place == site.site, let members {
-            let placements = try await members.registry.placements(of: id)
+            let placements = try await members.placements(of: id)
             return (Placement.keeper(among: placements)?.member ?? site, placements.map(\.member))
         }
         let (member, holders) = try await client(of: place).locate(id)
-        if member == place { _ = single.withLock { $0.insert(place) } }
+        if member == place { single.withLock { $0[place] = .now + Self.singlePatience } }
         return (member, holders)
     }
 
@@ -155,7 +162,7 @@ package final class SiteContext: Sendable {
             current.withLock { $0 = fresh }
             return clients.mapValues(\.client)
         }
-        single.withLock { $0 = [] }
+        single.withLock { $0 = [:] }
         for (site, client) in old {
             guard kept.contains(site.site) || site.site == fresh.site.site else {
                 client.close()

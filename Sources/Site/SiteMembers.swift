@@ -47,16 +47,45 @@ final class SiteMembers: Sendable {
 
     /// Who answers for a volume.
     func keeper(of id: VolumeID) async throws -> Placement? {
-        Placement.keeper(among: try await registry.placements(of: id))
+        Placement.keeper(among: try await placements(of: id))
+    }
+
+    /// What nodes know of a volume. Without those that there are no more: a person who deletes a `Member` gives up what
+    /// only that node had.
+    func placements(of id: VolumeID) async throws -> [Placement] {
+        try await present(try await registry.placements(of: id))
     }
 
     /// - Parameter text: a volume's identifier or its name.
     func placements(called text: String) async throws -> [Placement] {
         if let id = VolumeID(text) {
-            let placements = try await registry.placements(of: id)
+            let placements = try await placements(of: id)
             if !placements.isEmpty { return placements }
         }
-        return try await registry.placements(named: text)
+        return try await present(try await registry.placements(named: text))
+    }
+
+    /// All volumes.
+    func placements() async throws -> [Placement] { try await present(try await registry.placements()) }
+
+    private func present(_ placements: [Placement]) async throws -> [Placement] {
+        if placements.contains(where: { $0.member != own && address(of: $0.member) == nil }) {
+            try await refresh()
+        }
+        let present = Set(all().map(\.id)).union([own])
+        return placements.filter { present.contains($0.member) }
+    }
+
+    /// Takes away the entries of nodes that there are no more.
+    ///
+    /// - Returns: whose they were.
+    func abandonOthers(of id: VolumeID) async throws -> [SiteID] {
+        let present = Set(try await placements(of: id).map(\.member))
+        let gone = try await registry.placements(of: id).filter { !present.contains($0.member) }
+        for placement in gone where address(of: placement.member) == nil {
+            try await registry.abandon(placement)
+        }
+        return gone.map(\.member)
     }
 }
 
@@ -75,6 +104,22 @@ extension Placement {
             if lacks.0 != lacks.1 { return lacks.1 }
             return left.member < right.member
         }
+    }
+}
+
+extension Placement {
+    /// Whether the volume is, was last, or is about to be here: nobody else of the site can answer for it then.
+    var isBinding: Bool {
+        switch record.head.role {
+        case .owning, .receiving, .acquiring, .sealing, .sealed, .reclaiming, .declining, .fenced: true
+        case .following, .retired: false
+        }
+    }
+
+    var isOwner: Bool { if case .owning = record.head.role { true } else { false } }
+
+    func knowsAsMuch(as other: Placement) -> Bool {
+        record.head.knownEpoch >= other.record.head.knownEpoch
     }
 }
 

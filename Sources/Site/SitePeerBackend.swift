@@ -42,6 +42,7 @@ package struct SitePeerBackend: PeerBackend {
         // A node that is new here is about to be asked for what it offers.
         if isMember { try await context.members?.look(for: owner) }
         if isMember, request.hasSettings { try offered.take(request.settings) }
+        try await checkRight(of: owner, to: id)
         // Whoever owns the volume here is not to be overruled, nor asked for it, by a site that it does not name.
         if await site.knows(id), await site.isOwned(id) { _ = try await shared(id, with: owner) }
         let agent = try await site.adopt(offered)
@@ -53,7 +54,7 @@ package struct SitePeerBackend: PeerBackend {
             reply.sequence = try await agent.prepare(reign).number
         }
         if isMember {
-            try await agent.take(request.settings, claim)
+            if request.hasSettings { try await agent.take(request.settings, claim) }
         } else if let report = try await agent.note(claim, isAnew: isAnew) {
             reply.claim = ClaimCoding.peer(report)
         }
@@ -78,6 +79,7 @@ package struct SitePeerBackend: PeerBackend {
         guard let id = VolumeID(message.volume) else {
             throw PeerError.malformed(site: peer, "a volume identifier that is none")
         }
+        try await checkRight(of: peer, to: id)
         return try await shared(id, with: peer).receive(message, from: peer)
     }
 
@@ -87,6 +89,7 @@ package struct SitePeerBackend: PeerBackend {
         guard let id = VolumeID(request.volume) else {
             throw PeerError.malformed(site: peer, "a volume identifier that is none")
         }
+        try await checkRight(of: peer, to: id)
         let agent = try await shared(id, with: peer)
         let patience = Duration.milliseconds(Int64(min(request.waitMilliseconds, 3_600_000)))
         var reply = Godwit_Peer_V1_TakeOverReply()
@@ -108,15 +111,13 @@ package struct SitePeerBackend: PeerBackend {
     package func locate(
         _ volume: VolumeID, for peer: SiteID
     ) async throws -> Godwit_Peer_V1_LocateReply {
-        let (member, holders) = try await site.locate(volume)
+        // Of what is not for it a site learns nothing.
+        let (member, holders) = try await site.locate(volume) { record in
+            peer.site == context.site.site || record.isShared(with: peer)
+        }
         var reply = Godwit_Peer_V1_LocateReply()
         reply.member = member.description
-        // Of what is not for it a site learns nothing.
-        let isShared: Bool =
-            if let record = try? await site.record(volume) {
-                peer.site == context.site.site || record.isShared(with: peer)
-            } else { false }
-        if isShared { reply.holders = holders.map(\.description) }
+        reply.holders = holders.map(\.description)
         return reply
     }
 
@@ -146,6 +147,20 @@ package struct SitePeerBackend: PeerBackend {
             reply.forgotten = try await site.withdraw(id, by: peer)
         }
         return reply
+    }
+
+    /// At a site of several nodes the one decides that has the volume: what another remembers of whom it was shared with
+    /// may be from before a right was taken back, or another may never have heard of the volume.
+    ///
+    /// - Throws: `.unknownVolume` for a site, or a node of one, that the owner here does not name.
+    private func checkRight(of peer: SiteID, to id: VolumeID) async throws {
+        guard peer.site != context.site.site, let members = context.members else { return }
+        var record = await site.ownedRecord(id)
+        if record == nil { record = try await members.keeper(of: id)?.record }
+        guard let record else { return }
+        guard !record.head.hasOwnHead || record.isShared(with: peer) else {
+            throw PeerError.unknownVolume(id)
+        }
     }
 
     /// A volume that the peer may know of; any other does not exist for it.

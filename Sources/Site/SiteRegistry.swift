@@ -149,6 +149,8 @@ package protocol SharedSiteRegistry: SiteRegistry {
     func placements() async throws(RegistryError) -> [Placement]
     /// The members that have ever made themselves known, in the order of their names.
     func members() async throws(RegistryError) -> [Member]
+    /// Takes away the entry of a member that there is no more, and with it what only that one had. May be repeated.
+    func abandon(_ placement: Placement) async throws(RegistryError)
     /// Makes this member known to the others, and its address. May be repeated.
     func announce(_ member: Member) async throws(RegistryError)
 }

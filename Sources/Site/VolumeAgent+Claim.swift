@@ -60,11 +60,12 @@ extension VolumeAgent {
         }
         guard record.sharedWith.contains(peer) else { return }
         var isForgotten = true
-        for member in try await context.locate(id, at: peer).holders {
+        for member in try await context.locate(id, at: peer, isExact: true).holders {
             isForgotten = try await context.client(of: member).withdraw(id) && isForgotten
         }
         // Who had it before may have it back.
-        guard isForgotten, !isNeeded(by: peer) else {
+        let isNeeded = try await isNeeded(by: peer)
+        guard isForgotten, !isNeeded else {
             forgetFollowers(at: peer)
             return
         }
@@ -98,13 +99,15 @@ extension VolumeAgent {
         }
     }
 
-    /// Takes back a site's right to know of this volume, whether or not it can be asked.
+    /// Takes back a site's right to know of this volume, whether or not it can be asked. Of several nodes what the one
+    /// says that has the volume counts, whatever the others remember.
     ///
     /// - Throws: `.precondition` when the volume is there, or bytes are kept at one of the two sites for the other:
     ///   these are asked for under that right.
     func revoke(_ peer: SiteID) async throws {
         guard record.sharedWith.contains(peer) else { return }
-        guard record.head.knownReign?.owner.site != peer, !isNeeded(by: peer) else {
+        let isNeeded = try await isNeeded(by: peer)
+        guard record.head.knownReign?.owner.site != peer, !isNeeded else {
             throw SiteError.precondition(
                 "volume '\(record.name)' is at site \(peer), or bytes of it are on their way from or to there"
             )
@@ -114,9 +117,13 @@ extension VolumeAgent {
         logger.notice("site \(peer) may know of the volume no longer")
     }
 
-    private func isNeeded(by peer: SiteID) -> Bool {
-        record.head.sources.contains { $0.site.site == peer }
-            || record.head.grants.contains { $0.heir.owner.site == peer }
+    /// Whether bytes are kept at one of the two sites for the other, at whichever of its nodes.
+    private func isNeeded(by peer: SiteID) async throws -> Bool {
+        let others = try await context.members?.placements(of: id).map(\.record.head) ?? []
+        return ([record.head] + others).contains { head in
+            head.sources.contains { $0.site.site == peer }
+                || head.grants.contains { $0.heir.owner.site == peer }
+        }
     }
 
     /// A site follows no longer: what was kept for it, or for its nodes, alone may go.

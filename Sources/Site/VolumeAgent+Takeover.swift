@@ -140,7 +140,7 @@ extension VolumeAgent {
         for site in record.sharedWith.union(own.node == nil ? [] : [own.site]) {
             Task {
                 do {
-                    for member in try await self.context.locate(self.id, at: site).holders
+                    for member in try await self.context.locate(self.id, at: site, isExact: true).holders
                     where member != own {
                         guard
                             let (_, message) = HandoffCoding.message(

@@ -34,6 +34,9 @@ package final class MemoryCluster: Sendable {
     /// From now on each call fails with this, as when the API server is away; nil: it is back.
     package func fail(_ message: String?) { state.withLock { $0.failure = message } }
 
+    /// A node is taken away, as a person does who deletes its `Member`.
+    package func forget(_ member: SiteID) { state.withLock { $0.members[member] = nil } }
+
     /// What members show to be in the way of a volume.
     package func troubles(of id: VolumeID) -> [SiteID: String] { state.withLock { $0.troubles[id] ?? [:] } }
 
@@ -132,6 +135,11 @@ private struct MemoryRegistry: SharedSiteRegistry {
 
     private static func placements(_ volume: MemoryCluster.Volume) -> [Placement] {
         volume.entries.sorted { $0.key < $1.key }.map { Placement(member: $0.key, record: $0.value.value) }
+    }
+
+    func abandon(_ placement: Placement) async throws(RegistryError) {
+        let theirs = MemoryRegistry(cluster: cluster, member: placement.member)
+        if let record = try await theirs.volume(placement.record.id) { try await theirs.remove(record) }
     }
 
     func members() async throws(RegistryError) -> [Member] {

@@ -4,6 +4,8 @@ import Foundation
 import Handoff
 import Hydration
 import Logging
+import PeerProtocol
+import PeerService
 import RPC
 import SiteIdentity
 import SiteTestSupport
@@ -53,12 +55,32 @@ final class MemberTown: Sendable {
     let cluster = MemoryCluster()
     private let directory: String
     private let ports: [String: UInt16]
+    /// Sites that are trusted, but that no volume is shared with.
+    private let strangers: [SiteIdentity]
 
     init(_ cleanup: Cleanup, ports: [String: UInt16]) throws {
         directory = try cleanup.makeTemporaryDirectory()
         self.ports = ports
-        _ = try SiteIdentity.create(
+        let london = try SiteIdentity.create(
             site: try #require(SiteID("london")), in: directory + "/site", now: Date())
+        strangers = try ["sydney", "tokyo"].map { [directory] name in
+            let stranger = try SiteIdentity.create(
+                site: try #require(SiteID(name)), in: "\(directory)/\(name)", now: Date())
+            try stranger.trust(try london.trustDocument(address: "127.0.0.1:1"))
+            return stranger
+        }
+    }
+
+    /// A connection of another site to one of the nodes.
+    func client(of stranger: Int, to node: String) throws -> PeerClient {
+        let identity = strangers[stranger]
+        let member = try #require(SiteID("\(node).london"))
+        return try PeerClient(
+            site: member, endpoint: .tcp(host: "127.0.0.1", port: try #require(ports[node])),
+            security: .mutualTLS(
+                certificateChainPEM: identity.certificateChainPEM, privateKeyPEM: identity.privateKeyPEM,
+                trustedRootsPEM: try identity.rootPEM(of: member),
+                expectedServerName: identity.serverName(of: member)))
     }
 
     /// A member, started or started again: what it keeps is in its directory and in the cluster.
@@ -70,6 +92,9 @@ final class MemberTown: Sendable {
         let (identity, _) = try IdentitySource(
             node: node, siteKeys: directory + "/site", directory: state.keys
         ).load()
+        for stranger in strangers {
+            try identity.trust(try stranger.trustDocument(address: "127.0.0.1:1"))
+        }
         var logger = Logger(label: node)
         logger.logLevel = .error
         let port = try #require(ports[node])
@@ -304,6 +329,132 @@ extension SiteTests {
                     #expect(try await node.list().isEmpty)
                     try await node.csi.delete(id)
                 }
+            }
+        }
+
+        @Test func whoIsNotNamedTakesNoVolumeThroughANodeThatDoesNotKnowBetter() async throws {
+            try await Self.withTown { town, first, second, _ in
+                let id = try await Self.make("data", by: first)
+                _ = try await first.csi.publish(id, at: "worker-1")
+                var offer = Godwit_Peer_V1_OfferRequest()
+                offer.volume = id.description
+                offer.name = "data"
+                offer.epoch = 1 << 20
+                offer.withoutReplica = true
+                // To a node that has never heard of it, then to one that knows it from before.
+                for round in 0..<2 {
+                    for node in ["worker-1", "worker-2"] {
+                        let stranger = try town.client(of: 0, to: node)
+                        await #expect(throws: PeerError.self, "\(node), round \(round)") {
+                            _ = try await stranger.offer(offer, timeout: .seconds(20))
+                        }
+                        var request = Godwit_Peer_V1_TakeOverRequest()
+                        request.volume = id.description
+                        await #expect(throws: PeerError.self) {
+                            _ = try await stranger.takeOver(request, timeout: .seconds(20))
+                        }
+                        let (_, holders) = try await stranger.locate(id)
+                        #expect(holders.isEmpty)
+                        stranger.close()
+                    }
+                    #expect(try await second.inspect("data").node == "worker-1")
+                    try await first.csi.unpublish(id, at: nil)
+                    _ = try await Self.use(id, at: second, attachedBy: first, "touch file")
+                    _ = try await first.csi.publish(id, at: "worker-1")
+                }
+            }
+        }
+
+        @Test func aRightThatIsTakenBackIsNoRightAtAnyNode() async throws {
+            try await Self.withTown { town, first, second, _ in
+                let sydney = try #require(SiteID("sydney"))
+                let id = try await Self.make("data", by: first)
+                try await first.site.agent(id).change { $0.sharedWith.insert(sydney) }
+                _ = try await Self.use(id, at: second, attachedBy: first, "touch file")
+                // It went with the volume, and what the first one has is from then.
+                #expect(try await first.inspect("data").sharedWith == ["sydney"])
+                var revoke = Godwit_Control_V1_RevokeRequest()
+                revoke.volume = "data"
+                revoke.site = "sydney"
+                let _: Godwit_Control_V1_Volume = try await first.ask("Revoke", revoke)
+                #expect(try await first.inspect("data").sharedWith.isEmpty)
+                for node in ["worker-1", "worker-2"] {
+                    let stranger = try town.client(of: 0, to: node)
+                    var request = Godwit_Peer_V1_TakeOverRequest()
+                    request.volume = id.description
+                    await #expect(throws: PeerError.self) {
+                        _ = try await stranger.takeOver(request, timeout: .seconds(20))
+                    }
+                    await #expect(throws: PeerError.self) { _ = try await stranger.status(of: id) }
+                    stranger.close()
+                }
+                _ = try await Self.use(id, at: first, attachedBy: second, "test -e file")
+                #expect(try await second.inspect("data").sharedWith.isEmpty)
+            }
+        }
+
+        @Test func whoDidNotGetAVolumeDoesNotFollowItForEver() async throws {
+            try await Self.withTown { town, first, second, _ in
+                let id = try await Self.make("data", by: first)
+                _ = try await first.csi.publish(id, at: "worker-1")
+                await #expect(throws: CSIBackendError.self) {
+                    _ = try await first.csi.publish(id, at: "worker-2")
+                }
+                #expect(try await town.cluster.registry(of: first.csi.site).placements().count == 1)
+                try await first.csi.unpublish(id, at: nil)
+                _ = try await Self.use(id, at: second, attachedBy: first, "touch file")
+            }
+        }
+
+        @Test func whatOnlyALostNodeHadIsTakenOverByForceFromWhatAnotherHas() async throws {
+            try await Self.withTown { town, first, second, _ in
+                let id = try await Self.make("data", by: first)
+                _ = try await Self.use(id, at: first, attachedBy: first, "echo old > file")
+                try await first.csi.modify(id, CSIHydration(isPaused: true))
+                // Held at the second when it is lost.
+                let epoch = try await first.csi.publish(id, at: "worker-2")
+                await second.stop()
+                var request = Godwit_Control_V1_TakeOverRequest()
+                request.volume = "data"
+                var told: Godwit_Control_V1_TakeOverReply = try await first.ask("TakeOver", request)
+                #expect(told.overruledEpoch == epoch.number && told.epoch == 0 && !told.options.isEmpty)
+                request.force = true
+                request.overruledEpoch = told.overruledEpoch
+                told = try await first.ask("TakeOver", request)
+                #expect(told.epoch > epoch.number)
+                // The attachment to the lost node ends without it.
+                try await first.csi.unpublish(id, at: "worker-2")
+                #expect(try await Self.use(id, at: first, attachedBy: first, "cat file") == "old\n")
+            }
+        }
+
+        @Test func aNodeThatIsGoneForGoodIsGivenUpWithItsMember() async throws {
+            try await Self.withTown { town, first, second, _ in
+                let id = try await Self.make("data", by: first, at: ["worker-2"])
+                _ = try await Self.use(id, at: second, attachedBy: first, "echo kept > file")
+                _ = try await Self.use(id, at: first, attachedBy: first, "cat file")
+                try await SiteTests.wait("all bytes") { try await first.inspect("data").released }
+                await second.stop()
+                // Nothing is deleted before all can be.
+                await #expect(throws: CSIBackendError.self) { try await first.csi.delete(id) }
+                #expect(try await Self.use(id, at: first, attachedBy: first, "cat file") == "kept\n")
+                town.cluster.forget(second.csi.site)
+                try await first.site.context.members?.refresh()
+                try await first.csi.delete(id)
+                #expect(try await town.cluster.registry(of: first.csi.site).placements().isEmpty)
+            }
+        }
+
+        @Test func aSiteWithVolumesOfItsOwnGetsNoNodes() async throws {
+            try await Cleanup.scope(catchingSignals: false) { cleanup in
+                let town = try MemberTown(cleanup, ports: try MemberTown.freePorts(["worker-1"]))
+                let london = try #require(SiteID("london"))
+                _ = try await town.cluster.registry(of: london).insert(
+                    VolumeRecord(
+                        id: VolumeID(randomHigh: 1, randomLow: 2), name: "data",
+                        limits: VolumeLimits(byteCount: 1 << 30), parameters: [:],
+                        head: HeadRecord(newAt: london)))
+                await #expect(throws: SiteError.self) { _ = try await town.start("worker-1") }
             }
         }
 
