@@ -23,6 +23,7 @@ struct SharedRegistryContract {
         try await whoeverInsertsWhileTheOtherRemovesIsNotLost(contract)
         try await whoeverInsertsTheSameVolumeAtOnceSucceeds(contract)
         try await fiftyOperationsAtOnceLeaveWhatEachThinks(contract)
+        try await contract.whatAMemberHadCanBeGivenUp()
         try await membersMakeThemselvesKnown(contract)
     }
 
@@ -62,6 +63,18 @@ struct SharedRegistryContract {
         return (
             stored, try await two.insert(try Self.record(name, at: second, following: stored.value))
         )
+    }
+
+    private func whatAMemberHadCanBeGivenUp() async throws {
+        let both = try await shared("given up")
+        let placements = try await one.placements(named: "given up")
+        for _ in 0..<2 { try await one.abandon(try #require(placements.last)) }
+        #expect(try await one.placements(named: "given up").map(\.member) == [first])
+        #expect(try await one.volume(both.one.value.id)?.value == both.one.value)
+        await expect(.conflict(both.two.value.id)) { () async throws(RegistryError) in
+            _ = try await two.update(both.two)
+        }
+        try await one.remove(both.one)
     }
 
     private func recordsAreOfOneMemberAlone() async throws {
