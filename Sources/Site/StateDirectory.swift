@@ -6,6 +6,7 @@ internal import VolumeModel
 ///
 /// ```
 ///   site.db                      the registry
+///   lock                         held by the process that uses the directory
 ///   pki/                         keys and trusted peers
 ///   control.sock                 for the command line on this host
 ///   publications.json            where volumes are shown to pods of this host
@@ -42,6 +43,7 @@ package struct StateDirectory: Sendable {
 
     package var registry: String { path + "/site.db" }
     package var keys: String { path + "/pki" }
+    var lock: String { path + "/lock" }
     package var controlSocket: String { path + "/control.sock" }
     package var publications: String { path + "/publications.json" }
 

@@ -153,11 +153,14 @@ struct SiteCommand: AsyncParsableCommand {
             // A peer that went away must be an error of the call, not the end of the process.
             signal(SIGPIPE, SIG_IGN)
             MetricsText.noteProcessStart()
-            let stop = StopSignals()
             LoggingSystem.bootstrap { StreamLogHandler.standardError(label: $0) }
             var logger = Logger(label: "godwit")
             logger.logLevel = Logger.Level(rawValue: logLevel) ?? .info
             let state = try StateDirectory(options.stateDirectory)
+            // Before anything there is read; and before signals are kept for later, so that one ends the waiting.
+            let lock = try await lock(state, logger)
+            defer { lock.release() }
+            let stop = StopSignals()
             let identity = try keys.identity(in: state.keys, node: node, logger)
             var hydration = Hydrator.Configuration()
             hydration.faultTimeout = .milliseconds(Int64(faultTimeout * 1000))
@@ -178,6 +181,17 @@ struct SiteCommand: AsyncParsableCommand {
                 throw error
             }
             await site.stop()
+        }
+    }
+
+    /// How long the process before may take to end.
+    private static let lockPatience: Duration = .seconds(30)
+
+    private func lock(_ state: StateDirectory, _ logger: Logger) async throws -> StateLock {
+        try await StateLock(state, patience: Self.lockPatience) { other in
+            logger.notice(
+                "waiting for another process to end, which has the state directory: \(other)",
+                metadata: ["directory": "\(state.path)", "limit": "\(Self.lockPatience)"])
         }
     }
 
