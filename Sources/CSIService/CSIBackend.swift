@@ -56,7 +56,7 @@ package struct CSIUsage: Hashable, Sendable {
 /// Why the site did not do what Kubernetes asked.
 package enum CSIBackendError: Error, Hashable, Sendable {
     case notFound(String)
-    /// The name is taken by a volume that is not what was asked for.
+    /// The name is taken by a volume that is not what was asked for, or it is published in another way.
     case exists(String)
     case invalid(String)
     /// Mounted elsewhere, owned elsewhere: the text says what to do.
@@ -97,10 +97,12 @@ package protocol CSIBackend: Sendable {
     /// The room at each of some nodes of this site; of all of them if none is named.
     func freeBytes(at nodes: [String]) async throws(CSIBackendError) -> [UInt64]
     func knows(node: String) async throws(CSIBackendError) -> Bool
-    /// Acquires the volume for a node of this site: ownership follows the pod.
+    /// Acquires the volume for a node of this site, until it is unpublished: ownership follows the pod.
     ///
+    /// - Parameter mode: the access mode, as the specification names it.
     /// - Returns: the epoch under which it is owned there now.
-    func publish(_ id: VolumeID, at node: String) async throws(CSIBackendError) -> Epoch
+    /// - Throws: `.exists` when it is published there already in another mode.
+    func publish(_ id: VolumeID, at node: String, mode: String) async throws(CSIBackendError) -> Epoch
     /// - Parameter node: nil: wherever it is published.
     func unpublish(_ id: VolumeID, at node: String?) async throws(CSIBackendError)
     /// Mounts it at a directory, which exists.

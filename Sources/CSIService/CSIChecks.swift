@@ -46,6 +46,8 @@ enum CSIChecks {
 
     /// What a capability asks for, in our words.
     struct Access {
+        /// As the specification names it.
+        var mode: String
         var isReadOnly: Bool
         var group: UInt32?
         var flags: BindMount.Flags
@@ -62,11 +64,16 @@ enum CSIChecks {
         guard case .mount(let mount) = capability.accessType else {
             throw RPCStatus(.invalidArgument, "block volumes are not offered: ask for a mounted one")
         }
-        var access = Access(isReadOnly: false, group: nil, flags: [])
+        var access = Access(mode: "SINGLE_NODE_WRITER", isReadOnly: false, group: nil, flags: [])
         switch capability.accessMode.mode {
-        case .singleNodeWriter, .singleNodeSingleWriter: break
-        case .singleNodeMultiWriter: access.allowsManyTargets = true
-        case .singleNodeReaderOnly: access.isReadOnly = true
+        case .singleNodeWriter: break
+        case .singleNodeSingleWriter: access.mode = "SINGLE_NODE_SINGLE_WRITER"
+        case .singleNodeMultiWriter:
+            access.mode = "SINGLE_NODE_MULTI_WRITER"
+            access.allowsManyTargets = true
+        case .singleNodeReaderOnly:
+            access.mode = "SINGLE_NODE_READER_ONLY"
+            access.isReadOnly = true
         case .multiNodeReaderOnly, .multiNodeSingleWriter, .multiNodeMultiWriter:
             throw RPCStatus(
                 .invalidArgument, "a volume is used on one node at a time: this mode is not offered")

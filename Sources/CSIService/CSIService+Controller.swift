@@ -126,7 +126,7 @@ extension CSIService {
     ) async throws -> Csi_V1_ControllerPublishVolumeResponse {
         try CSIChecks.required(request.volumeID)
         try CSIChecks.required(request.nodeID, "a node id")
-        _ = try CSIChecks.capability(request.hasVolumeCapability ? request.volumeCapability : nil)
+        let access = try CSIChecks.capability(request.hasVolumeCapability ? request.volumeCapability : nil)
         guard !request.readonly else {
             throw RPCStatus(.invalidArgument, "read-only attachment is not offered: publish it read-only")
         }
@@ -138,7 +138,7 @@ extension CSIService {
             throw RPCStatus(.notFound, "there is no node '\(request.nodeID)' at this site")
         }
         let epoch = try await operations.alone(request.volumeID) {
-            try await backend.publish(id, at: request.nodeID)
+            try await backend.publish(id, at: request.nodeID, mode: access.mode)
         }
         var response = Csi_V1_ControllerPublishVolumeResponse()
         // The node refuses what was attached before the volume went elsewhere.

@@ -20,12 +20,14 @@ package enum Event: Hashable, Sendable {
     case leave
     /// What was written here under this epoch, and is in no later state, is wanted no longer.
     case forgetDivergence(Epoch)
-    /// The head is to be mounted. A second pod on the same node is fine.
+    /// The head is to be mounted, or attached. A second pod on the same node is fine, and leaves it attached.
     case attach(Holder)
     /// The head is to be mounted though another node may still have it mounted: the epoch rises, so
     /// that the older mount gets errors. Repeated by the same node it changes nothing.
     case seize(Holder)
-    /// The node unmounted it.
+    /// The node unmounted it. Attached, it stays held.
+    case unmounted(node: String)
+    /// The node is to hold it no longer, however it came to.
     case detach(node: String)
 
     // MARK: results of this site's actions

@@ -30,7 +30,7 @@ package enum HandoffError: Error, Hashable, Sendable, CustomStringConvertible {
     package var description: String {
         switch self {
         case .sealRefused(let refusal): "the owner does not give the volume away: \(refusal)"
-        case .inUse(let holder): "the volume is mounted: stop \(holder) first"
+        case .inUse(let holder): "the volume is \(holder.claim)"
         case .notOwner(let reign?): "this site does not own the volume: \(reign) does"
         case .notOwner(nil): "this site does not own the volume, and does not know who does"
         case .promised(let heir): "the volume is being handed to \(heir): wait, or take it back"
@@ -55,7 +55,7 @@ package enum HandoffError: Error, Hashable, Sendable, CustomStringConvertible {
 extension SealRefusal: CustomStringConvertible {
     package var description: String {
         switch self {
-        case .inUse(let holder): "it is mounted there: stop \(holder) first"
+        case .inUse(let holder): "there it is \(holder.claim)"
         case .reigning(let reign): "the owner is \(reign)"
         case .spent(let epoch): "epochs up to \(epoch) are used up"
         case .promised(let heir): "it is being handed to \(heir)"

@@ -29,6 +29,7 @@ extension HeadRecord {
             return mayDiscard ? [.mayDiscard] : []
         case .attach(let holder): return try attach(holder)
         case .seize(let holder): return try seize(holder)
+        case .unmounted(let node): return unmounted(node)
         case .detach(let node): return detach(node)
         case .tailRead(let heir, let sequence): return try tailRead(heir: heir, finalSequence: sequence)
         case .caughtUp(let wanted, let sequence): return try caughtUp(wanted: wanted, sequence: sequence)
@@ -152,7 +153,8 @@ extension HeadRecord {
     private mutating func attach(_ holder: Holder) throws(HandoffError) -> [Action] {
         guard case .owning(let epoch, let present) = role else { throw notOwner }
         if let present, present.node != holder.node { throw .inUse(present) }
-        role = .owning(epoch, holder: holder)
+        let attachment = holder.attachment ?? present?.attachment
+        role = .owning(epoch, holder: Holder(node: holder.node, pod: holder.pod, attachment: attachment))
         return [.serve(epoch)]
     }
 
@@ -164,6 +166,13 @@ extension HeadRecord {
         spent = raised
         role = .owning(raised, holder: holder)
         return [.stopServing(epoch), .serve(raised)]
+    }
+
+    private mutating func unmounted(_ node: String) -> [Action] {
+        guard case .owning(let epoch, let present?) = role, present.node == node else { return [] }
+        let rest = present.attachment.map { Holder(node: node, pod: nil, attachment: $0) }
+        role = .owning(epoch, holder: rest)
+        return []
     }
 
     private mutating func detach(_ node: String) -> [Action] {

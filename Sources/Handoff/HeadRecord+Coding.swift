@@ -8,6 +8,7 @@ extension HeadRecord: Codable {
     private enum Key: String, CodingKey {
         case version, site, spent, headReign, sources, retentions, divergences
         case role, owner, epoch, wanted, declined, heir, heirEpoch, finalSequence, overruledBy, node, pod
+        case attachment
     }
 
     private enum RoleName: String {
@@ -81,6 +82,7 @@ extension HeadRecord: Codable {
             try put(.owning, epoch)
             try fields.encodeIfPresent(holder?.node, forKey: .node)
             try fields.encodeIfPresent(holder?.pod, forKey: .pod)
+            try fields.encodeIfPresent(holder?.attachment, forKey: .attachment)
         case .sealing(let epoch, let heir):
             try put(.sealing, epoch)
             try put(heir: heir)
@@ -148,11 +150,14 @@ extension HeadRecord: Codable {
 
         private func holder() throws -> Holder? {
             let pod = try container.decodeIfPresent(String.self, forKey: .pod)
+            // Of earlier releases, which did not tell: as if it were mounted only.
+            let attachment = try container.decodeIfPresent(String.self, forKey: .attachment)
             guard let node = try container.decodeIfPresent(String.self, forKey: .node) else {
                 guard pod == nil else { throw corrupt(.pod, "a pod without a node") }
+                guard attachment == nil else { throw corrupt(.attachment, "attached to no node") }
                 return nil
             }
-            return Holder(node: node, pod: pod)
+            return Holder(node: node, pod: pod, attachment: attachment)
         }
 
         private func heir() throws -> Reign { Reign(try site(.heir), try epoch(.heirEpoch)) }

@@ -98,18 +98,31 @@ package struct Divergence: Hashable, Sendable {
     }
 }
 
-/// Who has the head mounted at the owning site.
+/// Who has the head mounted at the owning site, or attached.
 package struct Holder: Hashable, Sendable, CustomStringConvertible {
     package let node: String
     /// nil before a pod is known: Kubernetes attaches to a node first.
     package let pod: String?
+    /// How it is attached, in the words of whoever attached it; nil: it is not, and held only while it is mounted.
+    /// Attached, it is held until it is detached, mounted or not.
+    package let attachment: String?
 
-    package init(node: String, pod: String?) {
+    package init(node: String, pod: String?, attachment: String? = nil) {
         self.node = node
         self.pod = pod
+        self.attachment = attachment
     }
 
-    package var description: String { pod.map { "pod \($0) on node \(node)" } ?? "node \(node)" }
+    package var description: String {
+        let place = attachment == nil ? "node \(node)" : "node \(node) (attached)"
+        return pod.map { "pod \($0) on \(place)" } ?? place
+    }
+
+    /// Why nobody else may have it, and what to do.
+    var claim: String {
+        attachment == nil
+            ? "mounted: stop \(self) first" : "attached: end what uses it on \(self), and detach it there"
+    }
 }
 
 /// A site that keeps bytes which this site lacks.

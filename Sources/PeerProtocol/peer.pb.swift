@@ -987,6 +987,9 @@ package nonisolated struct Godwit_Peer_V1_Holder: Sendable {
 
   package var pod: String = String()
 
+  /// It is attached to the node, mounted or not.
+  package var attached: Bool = false
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -3017,7 +3020,7 @@ nonisolated extension Godwit_Peer_V1_SealRefusal: SwiftProtobuf.Message, SwiftPr
 
 nonisolated extension Godwit_Peer_V1_Holder: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Holder"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}node\0\u{1}pod\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}node\0\u{1}pod\0\u{1}attached\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3027,6 +3030,7 @@ nonisolated extension Godwit_Peer_V1_Holder: SwiftProtobuf.Message, SwiftProtobu
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularStringField(value: &self.node) }()
       case 2: try { try decoder.decodeSingularStringField(value: &self.pod) }()
+      case 3: try { try decoder.decodeSingularBoolField(value: &self.attached) }()
       default: break
       }
     }
@@ -3039,12 +3043,16 @@ nonisolated extension Godwit_Peer_V1_Holder: SwiftProtobuf.Message, SwiftProtobu
     if !self.pod.isEmpty {
       try visitor.visitSingularStringField(value: self.pod, fieldNumber: 2)
     }
+    if self.attached != false {
+      try visitor.visitSingularBoolField(value: self.attached, fieldNumber: 3)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   package static func ==(lhs: Godwit_Peer_V1_Holder, rhs: Godwit_Peer_V1_Holder) -> Bool {
     if lhs.node != rhs.node {return false}
     if lhs.pod != rhs.pod {return false}
+    if lhs.attached != rhs.attached {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -102,8 +102,12 @@ package struct ControlService: Sendable {
             }
             try await call.send(try Godwit_Control_V1_Empty().serializedBytes())
         case "Attach" where isForMembers:
+            let message = try Godwit_Control_V1_AttachRequest(serializedBytes: request)
+            guard message.attachment.utf8.count <= 128 else {
+                throw SiteError.invalid("how a volume is attached has at most 128 bytes")
+            }
             let agent = try await agent(request)
-            _ = try await agent.attachExclusively()
+            _ = try await agent.attachExclusively(message.attachment)
             try await send(agent, to: call)
         case "Detach" where isForMembers:
             try await agent(request).detachExclusively()
@@ -297,7 +301,7 @@ package enum SiteStatus {
         let code: RPCCode =
             switch error {
             case .unknownVolume, .unknownNode: .notFound
-            case .nameTaken: .alreadyExists
+            case .nameTaken, .attachedOtherwise: .alreadyExists
             case .invalid: .invalidArgument
             case .precondition: .failedPrecondition
             case .busy: .aborted

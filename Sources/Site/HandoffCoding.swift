@@ -59,6 +59,7 @@ enum HandoffCoding {
         case .inUse(let holder):
             message.sealRefusal.inUse.node = holder.node
             message.sealRefusal.inUse.pod = holder.pod ?? ""
+            message.sealRefusal.inUse.attached = holder.attachment != nil
         case .reigning(let reign): message.sealRefusal.reigning = encode(reign)
         case .spent(let through): message.sealRefusal.spentThrough = through.number
         case .promised(let reign): message.sealRefusal.promisedTo = encode(reign)
@@ -107,7 +108,10 @@ enum HandoffCoding {
     ) throws -> SealRefusal {
         switch body.reason {
         case .inUse(let holder):
-            return .inUse(Holder(node: holder.node, pod: holder.pod.isEmpty ? nil : holder.pod))
+            return .inUse(
+                Holder(
+                    node: holder.node, pod: holder.pod.isEmpty ? nil : holder.pod,
+                    attachment: holder.attached ? "" : nil))
         case .reigning(let reign): return .reigning(try decode(reign, from: site))
         case .spentThrough(let epoch): return .spent(through: Epoch(epoch))
         case .promisedTo(let reign): return .promised(to: try decode(reign, from: site))

@@ -203,14 +203,19 @@ extension Site {
         _ = try await client(of: member).takeOver(request, timeout: Self.memberTimeout)
     }
 
-    /// Owns a volume at a node, and holds it for that node.
+    /// Owns a volume at a node, and holds it for that node until `detach`.
     ///
+    /// - Parameter attachment: how, in the words of whoever asks.
     /// - Returns: the epoch under which it is owned there.
-    func attach(_ id: VolumeID, at node: String) async throws -> Epoch {
+    /// - Throws: `.attachedOtherwise` when it is attached there already, in another way.
+    func attach(_ id: VolumeID, at node: String, as attachment: String) async throws -> Epoch {
         let member = try await member(at: node)
         try await bring(id, to: member)
-        guard member != context.site else { return try await agent(id).attachExclusively() }
-        let volume: Godwit_Control_V1_Volume = try await ask(member, "Attach", Self.request(id))
+        guard member != context.site else { return try await agent(id).attachExclusively(attachment) }
+        var request = Godwit_Control_V1_AttachRequest()
+        request.volume = id.description
+        request.attachment = attachment
+        let volume: Godwit_Control_V1_Volume = try await ask(member, "Attach", request)
         return Epoch(volume.epoch)
     }
 

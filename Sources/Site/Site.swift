@@ -277,6 +277,11 @@ extension VolumeAgent {
         guard mounts.isEmpty else {
             throw SiteError.precondition("volume '\(record.name)' is mounted: unmount it first")
         }
+        if case .owning(_, let holder?) = record.head.role, holder.attachment != nil {
+            throw SiteError.precondition(
+                "volume '\(record.name)' is in use: it is attached to node \(holder.node). Detach it there first"
+            )
+        }
         // What is here may be all that there is of a reign that the record does not know.
         if let obstacle, !context.state.heads(of: id).isEmpty { throw SiteError.unusable(obstacle) }
         if let reign = try await neededReigns().first {

@@ -129,8 +129,10 @@ package struct SiteCSIBackend: CSIBackend {
         }
     }
 
-    package func publish(_ id: VolumeID, at node: String) async throws(CSIBackendError) -> Epoch {
-        try await translating { try await owner.attach(id, at: node) }
+    package func publish(
+        _ id: VolumeID, at node: String, mode: String
+    ) async throws(CSIBackendError) -> Epoch {
+        try await translating { try await owner.attach(id, at: node, as: mode) }
     }
 
     package func unpublish(_ id: VolumeID, at node: String?) async throws(CSIBackendError) {

@@ -6,6 +6,8 @@ package enum SiteError: Error, Hashable, Sendable, CustomStringConvertible {
     /// A node where nothing of this site runs.
     case unknownNode(String)
     case nameTaken(String)
+    /// It is held for this node in another way.
+    case attachedOtherwise(String)
     /// A name, path or number that cannot be.
     case invalid(String)
     /// Not now, because of the state it is in; the text says what to do.
@@ -23,8 +25,8 @@ package enum SiteError: Error, Hashable, Sendable, CustomStringConvertible {
         case .unknownVolume(let name): "there is no volume '\(name)' at this site"
         case .unknownNode(let node): "there is no node '\(node)' at this site"
         case .nameTaken(let name): "a volume named '\(name)' exists already"
-        case .invalid(let what), .precondition(let what), .busy(let what), .unavailable(let what),
-            .unusable(let what):
+        case .attachedOtherwise(let what), .invalid(let what), .precondition(let what), .busy(let what),
+            .unavailable(let what), .unusable(let what):
             what
         case .system(let call, let path, let errno): "\(call) \(path): \(errno)"
         }

@@ -114,7 +114,7 @@ extension VolumeAgent {
                     headNumber: head.number, isReadOnly: isReadOnly), at: path)
             logger.info("mounted at \(path)")
         } catch {
-            _ = try? await apply(.detach(node: context.node))
+            _ = try? await apply(.unmounted(node: context.node))
             throw error
         }
     }
@@ -184,7 +184,8 @@ extension VolumeAgent {
         await noteUnmounted(path, mount.fuse)
     }
 
-    /// A mount has ended, by us or by somebody's umount: what it changed is made durable, the holder goes.
+    /// A mount has ended, by us or by somebody's umount: what it changed is made durable, the holder goes unless the
+    /// volume is attached.
     func noteUnmounted(_ path: String, _ fuse: FuseMount) async {
         guard let mount = mounts[path], mount.fuse === fuse else {
             // Seen by somebody else first: whoever unmounted it waits until the holder is gone.
@@ -211,9 +212,9 @@ extension VolumeAgent {
         }
         if mounts.isEmpty {
             do {
-                try await apply(.detach(node: context.node))
+                try await apply(.unmounted(node: context.node))
             } catch {
-                logger.debug("detach: \(error)")
+                logger.debug("letting go: \(error)")
             }
         }
         logger.info("unmounted \(path)")

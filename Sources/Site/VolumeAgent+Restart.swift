@@ -141,7 +141,7 @@ extension VolumeAgent {
     // MARK: the start
 
     /// Goes on with what the process before has left in order. Of any other end no mount is served any more: dead ones
-    /// are taken away, the holder of the volume goes.
+    /// are taken away, the holder of the volume goes unless the volume is attached: of that whoever attached it knows.
     func startAfterRestart() async {
         noteCopies()
         let held = takeLeftMount()
@@ -165,7 +165,7 @@ extension VolumeAgent {
             if resumed.isEmpty, case .owning(_, let holder) = record.head.role,
                 holder?.node == context.node, obstacle == nil
             {
-                try await apply(.detach(node: context.node))
+                try await apply(.unmounted(node: context.node))
             }
         } catch {
             logger.error("after the restart: \(error)")

@@ -358,14 +358,28 @@ actor VolumeAgent {
         try await exclusively { try await $0.copyDivergence(epoch, to: directory) }
     }
 
-    /// Owns the volume and holds it for this node, though nothing is mounted yet.
+    /// Owns the volume and holds it for this node until it is detached, mounted or not.
     ///
+    /// - Parameter attachment: how it is attached, in the words of whoever asks; empty: that is not known.
     /// - Returns: the epoch under which it is owned.
-    func attachExclusively() async throws -> Epoch {
+    /// - Throws: `.attachedOtherwise` when it is attached already, in another way.
+    func attachExclusively(_ attachment: String) async throws -> Epoch {
         try await exclusively { agent in
             await agent.waitForEndings()
+            let (node, name) = (agent.context.node, agent.record.name)
+            var attachment = attachment
+            if case .owning(_, let holder?) = agent.record.head.role, let present = holder.attachment,
+                holder.node == node, !present.isEmpty
+            {
+                guard attachment.isEmpty || attachment == present else {
+                    throw SiteError.attachedOtherwise(
+                        "volume '\(name)' is attached to node '\(node)' as \(present) already, not as \(attachment): "
+                            + "detach it first")
+                }
+                attachment = present
+            }
             let epoch = try await agent.own()
-            try await agent.apply(.attach(Holder(node: agent.context.node, pod: nil)))
+            try await agent.apply(.attach(Holder(node: node, pod: nil, attachment: attachment)))
             return epoch
         }
     }
@@ -389,10 +403,14 @@ actor VolumeAgent {
         }
     }
 
-    /// Waits until no mount holds the volume, or the time is over: the machine then says who does.
+    /// Waits until nobody holds the volume, or the time is over: the machine then says who does.
     private func waitUntilUnused(_ limit: Duration) async throws {
         let deadline = ContinuousClock.now + limit
-        while !mounts.isEmpty, ContinuousClock.now < deadline { try await Task.sleep(for: .milliseconds(20)) }
+        var isHeld: Bool {
+            if case .owning(_, .some) = record.head.role { return true }
+            return !mounts.isEmpty
+        }
+        while isHeld, ContinuousClock.now < deadline { try await Task.sleep(for: .milliseconds(20)) }
         await waitForEndings()
     }
 

@@ -212,6 +212,8 @@ import VolumeModel
             request.nodeID = node
             for _ in 0..<2 { #expect(try await code("Controller/ControllerPublishVolume", request) == .ok) }
         }
+        request.volumeCapability = capability(.singleNodeMultiWriter)
+        #expect(try await code("Controller/ControllerPublishVolume", request) == .alreadyExists)
         request.readonly = true
         #expect(try await code("Controller/ControllerPublishVolume", request) == .invalidArgument)
     }

@@ -14,6 +14,8 @@ final class FakeBackend: CSIBackend {
         var nodes: [String] = []
         /// Operations wait here while it is set.
         var isHeld = false
+        /// How volumes are published, by volume and node.
+        var modes: [String: String] = [:]
     }
 
     let state = Mutex(State())
@@ -96,8 +98,14 @@ final class FakeBackend: CSIBackend {
 
     func knows(node: String) async throws(CSIBackendError) -> Bool { ["node-1", "node-2"].contains(node) }
 
-    func publish(_ id: VolumeID, at node: String) async throws(CSIBackendError) -> Epoch {
+    func publish(_ id: VolumeID, at node: String, mode: String) async throws(CSIBackendError) -> Epoch {
         state.withLock { $0.callCount += 1 }
+        let present = state.withLock { state in
+            let present = state.modes["\(id) \(node)"] ?? mode
+            state.modes["\(id) \(node)"] = present
+            return present
+        }
+        guard present == mode else { throw .exists("published as \(present)") }
         while state.withLock({ $0.isHeld }) { try? await Task.sleep(for: .milliseconds(1)) }
         return Epoch(3)
     }

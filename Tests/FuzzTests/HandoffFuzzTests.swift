@@ -109,7 +109,8 @@ import VolumeModel
         var messages = actions.compactMap { HandoffCoding.message(of: $0, volume: volume)?.1 }
         let request = try #require(HandoffCoding.message(of: actions[0], volume: volume)?.1)
         let refusals: [SealRefusal] = [
-            .inUse(Holder(node: "n1", pod: nil)), .reigning(Reign(tokyo, Epoch(6))),
+            .inUse(Holder(node: "n1", pod: nil)), .inUse(Holder(node: "n1", pod: nil, attachment: "")),
+            .reigning(Reign(tokyo, Epoch(6))),
             .spent(through: Epoch(7)),
             .promised(to: Reign(tokyo, Epoch(6))), .overruled(by: Epoch(9)), .tooManyRetentions(limit: 64),
         ]
@@ -125,7 +126,8 @@ import VolumeModel
         let events: [Event] = [
             .prepare(Reign(site, epoch)), .takeOver, .abort, .leave, .forgetDivergence(epoch),
             .attach(holder),
-            .seize(holder), .detach(node: holder.node),
+            .attach(Holder(node: holder.node, pod: nil, attachment: "W")),
+            .seize(holder), .unmounted(node: holder.node), .detach(node: holder.node),
             .tailRead(heir: Reign(site, epoch), finalSequence: sequence),
             .caughtUp(wanted: epoch, sequence: sequence), .flattened(reign: epoch),
             .divergenceKept(under: epoch),

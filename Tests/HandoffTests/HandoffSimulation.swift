@@ -225,7 +225,9 @@ struct HandoffSimulation {
         case 6: event = .abort
         case 7..<10: event = .prepare(lastReign)
         case 10: event = .leave
-        case 11..<13: event = .attach(Holder(node: node, pod: "p"))
+        case 11..<13:
+            let attachment = writeCount % 7 == 3 ? "W" : nil
+            event = .attach(Holder(node: node, pod: "p", attachment: attachment))
         case 13: event = .seize(Holder(node: node, pod: "p"))
         default:
             guard case .owning(_, let holder?) = record.role else {
@@ -233,7 +235,9 @@ struct HandoffSimulation {
             }
             // Kubernetes may believe that a node has let go while it has not.
             if !random.chance(weather.staleMount) { sites[index].mounted = nil }
-            event = .detach(node: holder.node)
+            event =
+                holder.attachment == nil || writeCount.isMultiple(of: 5)
+                ? .unmounted(node: holder.node) : .detach(node: holder.node)
         }
         if case .prepare(let reign) = event, reign.owner == sites[index].id { return }
         try apply(event, at: index)

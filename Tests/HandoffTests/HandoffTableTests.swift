@@ -45,6 +45,7 @@ let tokyo = SiteID("tokyo")!
         case .forgetDivergence: .forgetDivergence(Epoch(2))
         case .attach: .attach(Holder(node: "n1", pod: nil))
         case .seize: .seize(Holder(node: "n1", pod: nil))
+        case .unmounted: .unmounted(node: "n1")
         case .detach: .detach(node: "n1")
         case .tailRead: .tailRead(heir: heir, finalSequence: SequenceNumber(9))
         case .caughtUp: .caughtUp(wanted: Epoch(5), sequence: SequenceNumber(9))
@@ -150,6 +151,7 @@ private let handoffTable = """
     forgetDivergence .         .         .         .         .         .         .          .          .         .
     attach           !owner    !owner    !owner    !owner    +         !heir     !heir      !heir      !owner    !fenced
     seize            !owner    !owner    !owner    !owner    +         !heir     !heir      !heir      !owner    !fenced
+    unmounted        .         .         .         .         .         .         .          .          .         .
     detach           .         .         .         .         .         .         .          .          .         .
     tailRead         .         .         .         .         .         sealed    .          .          .         .
     caughtUp         .         !behind   owning    .         .         .         .          .          .         .

@@ -30,7 +30,10 @@ import VolumeModel
 
     @Test func everyRoleIsReadAsItWasWritten() throws {
         var records = RoleKind.allCases.map(HandoffTableTests.record) + [rich]
-        for holder in [Holder(node: "n1", pod: nil), Holder(node: "n1", pod: "db-0")] {
+        for holder in [
+            Holder(node: "n1", pod: nil), Holder(node: "n1", pod: "db-0"),
+            Holder(node: "n1", pod: nil, attachment: ""), Holder(node: "n1", pod: "db-0", attachment: "W"),
+        ] {
             records.append(
                 HeadRecord(
                     site: london, role: .owning(.first, holder: holder), spent: .first, headReign: .first))
@@ -54,6 +57,15 @@ import VolumeModel
             """
         #expect(try String(decoding: encode(rich), as: UTF8.self) == text)
         #expect(try decode(text) == rich)
+    }
+
+    /// Earlier releases wrote no attachment: it is as if the volume were mounted only.
+    @Test func aHolderOfAnEarlierReleaseIsOneThatMountedIt() throws {
+        let fields =
+            #""headReign":1,"retentions":[],"role":"owning","site":"london","sources":[],"spent":1,"version":1"#
+        let old = try decode(#"{"epoch":1,"node":"n1",\#(fields)}"#)
+        #expect(old.role == .owning(.first, holder: Holder(node: "n1", pod: nil)))
+        #expect(throws: HandoffError.self) { try decode(#"{"epoch":1,"attachment":"W",\#(fields)}"#) }
     }
 
     @Test func everyCutIsAnError() throws {

@@ -72,6 +72,35 @@ import VolumeModel
         #expect(try record.apply(request).count == 2)
     }
 
+    @Test func whatIsAttachedStaysHeldUntilItIsDetached() throws {
+        var record = owner()
+        let attached = Holder(node: "n1", pod: nil, attachment: "W")
+        let request = Event.sealRequested(by: sydney, after: .first, wanted: Epoch(2))
+        _ = try record.apply(.attach(attached))
+        // Mounted by a pod, it is as much attached as before.
+        _ = try record.apply(.attach(Holder(node: "n1", pod: "db-0")))
+        let mounted = Holder(node: "n1", pod: "db-0", attachment: "W")
+        #expect(throws: HandoffError.sealRefused(.inUse(mounted))) { try record.apply(request) }
+        for _ in 0..<2 { _ = try record.apply(.unmounted(node: "n1")) }
+        #expect(throws: HandoffError.sealRefused(.inUse(attached))) { try record.apply(request) }
+        #expect("\(HandoffError.sealRefused(.inUse(attached)))".contains("detach it"))
+        _ = try record.apply(.detach(node: "n2"))
+        #expect(throws: HandoffError.inUse(attached)) {
+            try record.apply(.attach(Holder(node: "n2", pod: nil)))
+        }
+        _ = try record.apply(.detach(node: "n1"))
+        #expect(try record.apply(request).count == 2)
+    }
+
+    @Test func whatIsMountedWithoutBeingAttachedIsLetGoAtTheUnmount() throws {
+        var record = owner()
+        _ = try record.apply(.attach(Holder(node: "n1", pod: "db-0")))
+        _ = try record.apply(.unmounted(node: "n2"))
+        #expect(record.role == .owning(.first, holder: Holder(node: "n1", pod: "db-0")))
+        _ = try record.apply(.unmounted(node: "n1"))
+        #expect(record.role == .owning(.first, holder: nil))
+    }
+
     @Test func seizingRaisesTheEpochSoThatTheOlderMountGetsErrors() throws {
         var record = owner()
         _ = try record.apply(.attach(Holder(node: "n1", pod: nil)))

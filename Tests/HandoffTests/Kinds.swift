@@ -23,7 +23,7 @@ enum RoleKind: Int, CaseIterable {
 
 /// The cases of `Event`, without what is in them.
 enum EventKind: Int, CaseIterable {
-    case prepare, takeOver, overrule, abort, leave, forgetDivergence, attach, seize, detach
+    case prepare, takeOver, overrule, abort, leave, forgetDivergence, attach, seize, unmounted, detach
     case tailRead, caughtUp, flattened, divergenceKept
     case sealRequested, sealGranted, sealRefused, declineRequested, declined, ownerAnnounced
     case claimed, claimAnswered, releaseRequested, released
@@ -39,6 +39,7 @@ enum EventKind: Int, CaseIterable {
             case .forgetDivergence: .forgetDivergence
             case .attach: .attach
             case .seize: .seize
+            case .unmounted: .unmounted
             case .detach: .detach
             case .tailRead: .tailRead
             case .caughtUp: .caughtUp

@@ -179,7 +179,7 @@ extension SiteTests {
         ) async throws -> String {
             let path = node.directory + "/mnt"
             try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
-            let epoch = try await controller.csi.publish(id, at: node.csi.node)
+            let epoch = try await controller.csi.publish(id, at: node.csi.node, mode: "SINGLE_NODE_WRITER")
             try await node.csi.stage(id, at: path, isReadOnly: false, group: nil, acquiredUnder: epoch)
             let outcome = try await shell(script, in: path)
             #expect(outcome.exit.isSuccess, "\(outcome.output)")
@@ -210,10 +210,10 @@ extension SiteTests {
         @Test func aVolumeThatIsInUseStaysAndTheErrorNamesItsNode() async throws {
             try await Self.withTown { town, first, second, _ in
                 let id = try await Self.make("data", by: first)
-                _ = try await first.csi.publish(id, at: "worker-1")
+                _ = try await first.csi.publish(id, at: "worker-1", mode: "SINGLE_NODE_WRITER")
                 for asked in [first, second] {
                     do {
-                        _ = try await asked.csi.publish(id, at: "worker-2")
+                        _ = try await asked.csi.publish(id, at: "worker-2", mode: "SINGLE_NODE_WRITER")
                         Issue.record("a volume that is held was given away")
                     } catch CSIBackendError.precondition(let text) {
                         #expect(text.contains("worker-1"), "\(text)")
@@ -222,13 +222,22 @@ extension SiteTests {
                 #expect(try await second.csi.volume(id).publishedNodes == ["worker-1"])
                 await #expect(throws: CSIBackendError.self) { try await second.csi.delete(id) }
                 await #expect(throws: CSIBackendError.self) {
-                    _ = try await first.csi.publish(id, at: "worker-3")
+                    _ = try await first.csi.publish(id, at: "worker-3", mode: "SINGLE_NODE_WRITER")
+                }
+                // Whichever node is asked: it is attached in one way at a time.
+                for asked in [first, second] {
+                    do {
+                        _ = try await asked.csi.publish(id, at: "worker-1", mode: "SINGLE_NODE_MULTI_WRITER")
+                        Issue.record("a volume that is attached was attached in another way")
+                    } catch CSIBackendError.exists(let text) {
+                        #expect(text.contains("SINGLE_NODE_WRITER"), "\(text)")
+                    }
                 }
                 // Nothing is held there: it is no error.
                 try await second.csi.unpublish(id, at: "worker-2")
                 #expect(try await second.csi.volume(id).publishedNodes == ["worker-1"])
                 try await second.csi.unpublish(id, at: nil)
-                _ = try await second.csi.publish(id, at: "worker-2")
+                _ = try await second.csi.publish(id, at: "worker-2", mode: "SINGLE_NODE_WRITER")
                 #expect(try await first.csi.volume(id).publishedNodes == ["worker-2"])
             }
         }
@@ -466,7 +475,7 @@ extension SiteTests {
                 let trouble = try #require(try await first.csi.volumes().first?.trouble)
                 #expect(trouble.contains("worker-2"), "\(trouble)")
                 do {
-                    _ = try await first.csi.publish(id, at: "worker-1")
+                    _ = try await first.csi.publish(id, at: "worker-1", mode: "SINGLE_NODE_WRITER")
                     Issue.record("a volume came from a node that is away")
                 } catch CSIBackendError.unavailable(let text) {
                     #expect(text.contains("worker-2"), "\(text)")
@@ -476,7 +485,7 @@ extension SiteTests {
                 do {
                     // It is connected to anew in a moment.
                     try await SiteTests.wait("worker-2") {
-                        (try? await first.csi.publish(id, at: "worker-1")) != nil
+                        (try? await first.csi.publish(id, at: "worker-1", mode: "SINGLE_NODE_WRITER")) != nil
                     }
                     let seen = try await Self.use(id, at: first, attachedBy: first, "cat file")
                     #expect(seen == "kept\n")

@@ -1,0 +1,109 @@
+import Foundation
+import Testing
+
+@testable import TestBed
+
+extension SiteTests {
+    /// Where a volume is published, over the CSI socket of real sites.
+    @Suite struct CSIAttachmentTests {
+        private static let alreadyExists: Int32 = 6
+        private static let failedPrecondition: Int32 = 9
+
+        /// What ListVolumes tells of the one volume that there is.
+        private func publishedNodes(_ id: String, at site: SiteProcess) async throws -> [String] {
+            let answer = try await site.csi(["list-volumes"])
+            let list = try JSONSerialization.jsonObject(with: Data(answer.utf8)) as? [String: Any]
+            let entries = try #require(list?["entries"] as? [[String: Any]])
+            let entry = try #require(
+                entries.first { ($0["volume"] as? [String: Any])?["volume_id"] as? String == id })
+            return (entry["status"] as? [String: Any])?["published_node_ids"] as? [String] ?? []
+        }
+
+        @Test func whatIsPublishedStaysSoUntilItIsUnpublished() async throws {
+            try await withSites { pair, cleanup in
+                let (london, sydney) = (pair.london, pair.sydney)
+                let id = try await CSIModesTests.make("pvc-1", at: london)
+                try await london.godwit(["migrate", "pvc-1", "--to", "sydney", "--prepare-only"])
+                #expect(try await self.publishedNodes(id, at: london) == [])
+                try await london.csi(["publish", id, "--node", "london-node"])
+                #expect(try await self.publishedNodes(id, at: london) == ["london-node"])
+                let staging = pair.directory + "/staging"
+                try cleanup.add(mountAt: staging)
+                try await london.csi(["stage", id, "--staging-path", staging])
+                #expect(try await self.publishedNodes(id, at: london) == ["london-node"])
+                let early = try await CSIModesTests.outcome(
+                    london, ["unpublish", id, "--node", "london-node"])
+                #expect(early.code == Self.failedPrecondition && early.text.contains(staging), "\(early)")
+                try await london.csi(["unstage", id, "--staging-path", staging])
+                // Nothing is mounted any more; nor after a restart, nor after a crash while it was.
+                #expect(try await self.publishedNodes(id, at: london) == ["london-node"])
+                await london.stop()
+                try await london.start()
+                #expect(try await self.publishedNodes(id, at: london) == ["london-node"])
+                try await london.csi(["stage", id, "--staging-path", staging])
+                await london.kill()
+                try await london.start()
+                #expect(try await self.publishedNodes(id, at: london) == ["london-node"])
+                // Nobody else gets it, and whoever asks is told who has it.
+                let elsewhere = try await CSIModesTests.outcome(
+                    sydney, ["publish", id, "--node", "sydney-node"])
+                #expect(
+                    elsewhere.code == Self.failedPrecondition && elsewhere.text.contains("london-node")
+                        && elsewhere.text.contains("detach"), "\(elsewhere)")
+                let deletion = try await CSIModesTests.outcome(london, ["delete-volume", id])
+                #expect(
+                    deletion.code == Self.failedPrecondition && deletion.text.contains("london-node"),
+                    "\(deletion)")
+                let byHand = try await london.run(["volume", "delete", "pvc-1"])
+                #expect(!byHand.exit.isSuccess && byHand.output.contains("london-node"), "\(byHand.output)")
+                for _ in 0..<2 { try await london.csi(["unpublish", id, "--node", "london-node"]) }
+                #expect(try await self.publishedNodes(id, at: london) == [])
+                try await sydney.csi(["publish", id, "--node", "sydney-node"])
+            }
+        }
+
+        @Test func whatIsMountedWithoutBeingPublishedIsLetGoWithItsMount() async throws {
+            try await withSites { pair, cleanup in
+                let london = pair.london
+                let id = try await CSIModesTests.make("pvc-1", at: london)
+                let staging = pair.directory + "/staging"
+                try cleanup.add(mountAt: staging)
+                try await london.csi(["stage", id, "--staging-path", staging])
+                #expect(try await self.publishedNodes(id, at: london) == ["london-node"])
+                try await london.csi(["unstage", id, "--staging-path", staging])
+                #expect(try await self.publishedNodes(id, at: london) == [])
+                // Whoever mounted it was killed, and takes nothing back.
+                try await pair.mount("pvc-1", at: london, cleanup)
+                #expect(try await self.publishedNodes(id, at: london) == ["london-node"])
+                await london.kill()
+                try await london.start()
+                #expect(try await self.publishedNodes(id, at: london) == [])
+            }
+        }
+
+        @Test func aVolumeIsPublishedInOneAccessModeAtATime() async throws {
+            try await withSites { pair, _ in
+                let london = pair.london
+                let id = try await CSIModesTests.make("pvc-1", at: london)
+                func publish(_ mode: String) async throws -> (code: Int32, text: String) {
+                    try await CSIModesTests.outcome(
+                        london, ["publish", id, "--node", "london-node", "--access-mode", mode])
+                }
+                for _ in 0..<2 { #expect(try await publish("single-node-multi-writer").code == 0) }
+                for isRestarted in [false, true] {
+                    if isRestarted {
+                        await london.kill()
+                        try await london.start()
+                    }
+                    let other = try await publish("single-node-single-writer")
+                    #expect(
+                        other.code == Self.alreadyExists && other.text.contains("SINGLE_NODE_MULTI_WRITER"),
+                        "\(other)")
+                    #expect(try await publish("single-node-multi-writer").code == 0)
+                }
+                try await london.csi(["unpublish", id, "--node", "london-node"])
+                #expect(try await publish("single-node-single-writer").code == 0)
+            }
+        }
+    }
+}
