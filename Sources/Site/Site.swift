@@ -16,12 +16,18 @@ package actor Site {
     package nonisolated let context: SiteContext
     private var agents: [VolumeID: VolumeAgent] = [:]
     private var isCreating: Set<String> = []
+    /// Whose data may be there before their record.
+    private var isMaking: Set<VolumeID> = []
     private var resuming: Task<Void, Never>?
     /// When the nodes of this site were last looked for.
     var lastMemberLook: ContinuousClock.Instant?
     /// The room that the nodes of this site last told.
     var rooms: (asked: ContinuousClock.Instant, known: [SiteID: UInt64])?
     private var scrubbing: Task<Void, Never>?
+    /// Volumes that the registry does not name, and whose data are here all the same.
+    var unregistered: Set<VolumeID> = []
+    /// When they were last looked for.
+    var lastUnregisteredLook: ContinuousClock.Instant?
     /// Why nobody would keep the mounts.
     private var holderFailure: String?
     /// Whether somebody would keep the mounts over a planned restart; nil: nobody is asked to.
@@ -43,6 +49,7 @@ package actor Site {
         let order =
             all.filter { left.contains($0.mountSource) } + all.filter { !left.contains($0.mountSource) }
         for agent in order { await agent.startAfterRestart() }
+        await lookForUnregistered()
         await Self.each(of: order) { await $0.resume() }
         await lookForHolder()
         let scrubber = Scrubber(policy: context.scrubbing) { [weak self] in await self?.allAgents() ?? [] }
@@ -54,6 +61,7 @@ package actor Site {
                 for agent in all { await agent.resume() }
                 await self?.lookForHolder()
                 await self?.lookForMembers()
+                await self?.lookForUnregistered()
             }
         }
     }
@@ -154,6 +162,8 @@ package actor Site {
     ) async throws -> VolumeAgent {
         var generator = SystemRandomNumberGenerator()
         let id = VolumeID(randomHigh: generator.next(), randomLow: generator.next())
+        isMaking.insert(id)
+        defer { isMaking.remove(id) }
         // The data first, then the record: a crash in between leaves a directory that nothing names, of which
         // 'godwit volume check' tells.
         do {
@@ -252,6 +262,8 @@ package actor Site {
     }
 
     func knows(_ id: VolumeID) -> Bool { agents[id] != nil }
+
+    func isBeingMade(_ id: VolumeID) -> Bool { isMaking.contains(id) }
 
     /// Whether the present head of a volume is this site's own.
     func isOwned(_ id: VolumeID) async -> Bool { await agents[id]?.record.head.hasOwnHead ?? false }

@@ -24,6 +24,11 @@ struct SiteMetrics {
                 "godwit_mount_holder_up", .gauge, "Whether somebody keeps the mounts over a planned restart."
             ) { $0.add(UInt64(isHeld ? 1 : 0)) }
         }
+        let unregistered = await site.unregistered.count
+        text.add(
+            "godwit_volumes_unregistered", .gauge,
+            "Volumes whose data are here though the registry does not name them."
+        ) { $0.add(UInt64(unregistered)) }
         addOperations(to: &text)
         addHydration(to: &text)
         let listed = volumes.sorted(by: Self.isTold).prefix(volumeLimit)

@@ -134,6 +134,49 @@ extension SiteTests {
             }
         }
 
+        /// README: "volumes whose data are in the state directory though the registry does not name them".
+        @Test func aVolumeThatTheRegistryDoesNotNameIsToldOfAndLeftAsItIs() async throws {
+            try await withSites(options: ["--monitor-listen", "127.0.0.1:0"]) { pair, _ in
+                let site = pair.london
+                func count() async throws -> Double {
+                    try await self.scrape(pair.link.a.namespace, log: site.logPath)
+                        .value("godwit_volumes_unregistered")
+                }
+                func log() throws -> [Substring] {
+                    try String(contentsOfFile: site.logPath, encoding: .utf8).split(separator: "\n")
+                }
+                let state = site.stateDirectory
+                try await site.godwit(["volume", "create", "old", "--capacity", "1Gi"])
+                await site.stop()
+                _ = try await shell("mkdir ../backup; cp -a site.db* ../backup/", in: state)
+                try await site.start()
+                try await site.godwit(["volume", "create", "young", "--capacity", "1Gi"])
+                let id = try #require(try await site.inspect("young")["id"] as? String)
+                let directory = "\(state)/volumes/\(id)"
+                #expect(try await count() == 0)
+                await site.stop()
+                // Nothing is in these: a crash amid a creation, and what is none of ours.
+                let empty = "00000000-0000-4000-8000-000000000000"
+                _ = try await shell("mkdir -p volumes/\(empty)/heads volumes/lost+found", in: state)
+                try await site.start()
+                #expect(try await count() == 0)
+                #expect(try !log().contains { $0.contains(directory) })
+                await site.stop()
+                _ = try await shell("rm site.db*; cp -a ../backup/site.db* .", in: state)
+                try await site.start()
+                #expect(try await count() == 1)
+                let told = try log().filter { $0.contains(directory) && $0.contains(" error ") }
+                #expect(told.count == 1, "\(told)")
+                #expect(try !log().contains { $0.contains(empty) })
+                #expect(try await site.inspect("old")["role"] as? String == "owning")
+                #expect(FileManager.default.fileExists(atPath: directory + "/heads/1/catalog.db"))
+                await site.stop()
+                _ = try await shell("rm -r \(directory)", in: state)
+                try await site.start()
+                #expect(try await count() == 0)
+            }
+        }
+
         /// Every metric of our own stands in the README's table, and nothing else does.
         private func checkReadme(_ scrape: Scrape) throws {
             let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
