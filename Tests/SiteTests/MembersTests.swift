@@ -344,7 +344,7 @@ extension SiteTests {
         @Test func whoIsNotNamedTakesNoVolumeThroughANodeThatDoesNotKnowBetter() async throws {
             try await Self.withTown { town, first, second, _ in
                 let id = try await Self.make("data", by: first)
-                _ = try await first.csi.publish(id, at: "worker-1")
+                _ = try await first.csi.publish(id, at: "worker-1", mode: "SINGLE_NODE_WRITER")
                 var offer = Godwit_Peer_V1_OfferRequest()
                 offer.volume = id.description
                 offer.name = "data"
@@ -369,7 +369,7 @@ extension SiteTests {
                     #expect(try await second.inspect("data").node == "worker-1")
                     try await first.csi.unpublish(id, at: nil)
                     _ = try await Self.use(id, at: second, attachedBy: first, "touch file")
-                    _ = try await first.csi.publish(id, at: "worker-1")
+                    _ = try await first.csi.publish(id, at: "worker-1", mode: "SINGLE_NODE_WRITER")
                 }
             }
         }
@@ -405,9 +405,9 @@ extension SiteTests {
         @Test func whoDidNotGetAVolumeDoesNotFollowItForEver() async throws {
             try await Self.withTown { town, first, second, _ in
                 let id = try await Self.make("data", by: first)
-                _ = try await first.csi.publish(id, at: "worker-1")
+                _ = try await first.csi.publish(id, at: "worker-1", mode: "SINGLE_NODE_WRITER")
                 await #expect(throws: CSIBackendError.self) {
-                    _ = try await first.csi.publish(id, at: "worker-2")
+                    _ = try await first.csi.publish(id, at: "worker-2", mode: "SINGLE_NODE_WRITER")
                 }
                 #expect(try await town.cluster.registry(of: first.csi.site).placements().count == 1)
                 try await first.csi.unpublish(id, at: nil)
@@ -421,7 +421,7 @@ extension SiteTests {
                 _ = try await Self.use(id, at: first, attachedBy: first, "echo old > file")
                 try await first.csi.modify(id, CSIHydration(isPaused: true))
                 // Held at the second when it is lost.
-                let epoch = try await first.csi.publish(id, at: "worker-2")
+                let epoch = try await first.csi.publish(id, at: "worker-2", mode: "SINGLE_NODE_WRITER")
                 await second.stop()
                 var request = Godwit_Control_V1_TakeOverRequest()
                 request.volume = "data"
