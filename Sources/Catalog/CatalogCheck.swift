@@ -56,14 +56,7 @@ package struct CatalogCheck {
     package init(of directory: String) throws(CatalogError) {
         path = directory + "/" + Catalog.fileName
         do {
-            // Read-write because the log of a catalog in use needs its index file; nothing is written.
-            try Catalog.checkHeader(of: path)
-            connection = try Connection(path: path, mode: .readWrite)
-            connection.setBusyTimeout(milliseconds: 5000)
-            connection.keepWriteAheadLog()
-            connection.leaveLogOnClose()
-            try connection.execute("PRAGMA query_only = ON")
-            try Catalog.checkVersion(of: connection, path: path)
+            connection = try Catalog.connectionToLook(at: path)
             try connection.execute("BEGIN")
             try checkPages()
             // Rows of damaged pages would only be told of twice, if they can be read at all.

@@ -21,14 +21,7 @@ package final class CatalogView {
     package init(of directory: String) throws(CatalogError) {
         let path = directory + "/" + Catalog.fileName
         do {
-            try Catalog.checkHeader(of: path)
-            // Read-write because the log of a catalog in use needs its index file; nothing is written.
-            connection = try Connection(path: path, mode: .readWrite)
-            connection.setBusyTimeout(milliseconds: 5000)
-            connection.keepWriteAheadLog()
-            connection.leaveLogOnClose()
-            try connection.execute("PRAGMA query_only = ON")
-            try Catalog.checkVersion(of: connection, path: path)
+            connection = try Catalog.connectionToLook(at: path)
         } catch let error as SQLiteError {
             throw .unusable(path: path, reason: error.message)
         } catch {
@@ -117,5 +110,20 @@ package final class CatalogView {
             if current == .root { paths.append("/" + parts.reversed().joined(separator: "/")) }
         }
         return paths
+    }
+}
+
+extension Catalog {
+    /// For whoever looks at a catalog that others may have in use, and changes nothing.
+    static func connectionToLook(at path: String) throws -> Connection {
+        try checkHeader(of: path)
+        // Read-write because the log of a catalog in use needs its index file; nothing is written.
+        let connection = try Connection(path: path, mode: .readWrite)
+        connection.setBusyTimeout(milliseconds: 5000)
+        connection.keepWriteAheadLog()
+        connection.leaveLogOnClose()
+        try connection.execute("PRAGMA query_only = ON")
+        try checkVersion(of: connection, path: path)
+        return connection
     }
 }
