@@ -58,9 +58,9 @@ final class MemberTown: Sendable {
     /// Sites that are trusted, but that no volume is shared with.
     private let strangers: [SiteIdentity]
 
-    init(_ cleanup: Cleanup, ports: [String: UInt16]) throws {
+    init(_ cleanup: Cleanup, nodes: [String]) throws {
         directory = try cleanup.makeTemporaryDirectory()
-        self.ports = ports
+        ports = try nodes.reduce(into: [:]) { $0[$1] = try freePort() }
         let london = try SiteIdentity.create(
             site: try #require(SiteID("london")), in: directory + "/site", now: Date())
         strangers = try ["sydney", "tokyo"].map { [directory] name in
@@ -111,29 +111,6 @@ final class MemberTown: Sendable {
             csi: SiteCSIBackend(site: site),
             control: try RPCChannel(to: endpoints.control, security: .plaintext), directory: home)
     }
-
-    /// Ports that nobody has at present.
-    static func freePorts(_ names: [String]) throws -> [String: UInt16] {
-        var ports: [String: UInt16] = [:]
-        var descriptors: [Int32] = []
-        defer { for descriptor in descriptors { close(descriptor) } }
-        for name in names {
-            let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-            descriptors.append(descriptor)
-            var address = sockaddr_in()
-            address.sin_family = sa_family_t(AF_INET)
-            address.sin_addr.s_addr = inet_addr("127.0.0.1")
-            var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-            let isBound = withUnsafeMutablePointer(to: &address) { pointer in
-                pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                    bind(descriptor, $0, length) == 0 && getsockname(descriptor, $0, &length) == 0
-                }
-            }
-            try #require(isBound)
-            ports[name] = UInt16(bigEndian: address.sin_port)
-        }
-        return ports
-    }
 }
 
 extension SiteTests {
@@ -146,7 +123,7 @@ extension SiteTests {
         ) async throws {
             try await Cleanup.scope(catchingSignals: false) { cleanup in
                 let names = ["worker-1", "worker-2"]
-                let town = try MemberTown(cleanup, ports: try MemberTown.freePorts(names))
+                let town = try MemberTown(cleanup, nodes: names)
                 let first = try await town.start(names[0])
                 let second = try await town.start(names[1])
                 _ = try cleanup.add(mountAt: first.directory + "/mnt")
@@ -456,7 +433,7 @@ extension SiteTests {
 
         @Test func aSiteWithVolumesOfItsOwnGetsNoNodes() async throws {
             try await Cleanup.scope(catchingSignals: false) { cleanup in
-                let town = try MemberTown(cleanup, ports: try MemberTown.freePorts(["worker-1"]))
+                let town = try MemberTown(cleanup, nodes: ["worker-1"])
                 let london = try #require(SiteID("london"))
                 _ = try await town.cluster.registry(of: london).insert(
                     VolumeRecord(

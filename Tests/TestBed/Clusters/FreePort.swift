@@ -1,14 +1,18 @@
 internal import Glibc
+internal import Synchronization
 
 /// A port of loopback that nobody listens at, below those that the kernel gives to whoever connects: one of those would
-/// be taken again before a server gets to it.
+/// be taken again before a server gets to it. None is given twice: who was given it before may not listen yet.
 package func freePort() throws -> UInt16 {
     for _ in 0..<1000 {
         let port = UInt16.random(in: 18_000..<32_000)
-        if try isFree(port) { return port }
+        guard try isFree(port), given.withLock({ $0.insert(port).inserted }) else { continue }
+        return port
     }
     throw LabError.invalid("no free port between 18000 and 32000")
 }
+
+private let given = Mutex<Set<UInt16>>([])
 
 private func isFree(_ port: UInt16) throws -> Bool {
     let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
