@@ -46,18 +46,23 @@ package struct ControlService: Sendable {
         }
     }
 
-    /// Whoever has something of the volume and answers: the node that owned it may be what is gone.
+    /// Whoever has something of the volume and is there: the node that owned it may be what is gone.
+    ///
+    /// Who was asked is the only one: of a call that was cut off nobody knows whether it overruled the owner, and two nodes
+    /// that do so are two owners.
     private func takeOverAnywhere(_ call: RPCServerCall, _ method: String, _ request: [UInt8]) async throws {
         let message = try Godwit_Control_V1_VolumeRequest(serializedBytes: request)
         var failure: (any Error)?
         for member in try await site.candidates(called: message.volume) {
+            if member == site.context.site { return try await answer(call, method, request) }
             do {
-                if member == site.context.site { return try await answer(call, method, request) }
-                return try await site.pass(call, request, to: member)
+                let _: Godwit_Control_V1_InfoReply = try await site.ask(
+                    member, "Info", Godwit_Control_V1_InfoRequest(), timeout: Site.lookTimeout)
             } catch {
-                guard SiteStatus.status(of: error).code == .unavailable else { throw error }
                 failure = error
+                continue
             }
+            return try await site.pass(call, request, to: member)
         }
         throw failure ?? SiteError.unknownVolume(message.volume)
     }
