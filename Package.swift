@@ -137,7 +137,7 @@ let package = Package(
         .executableTarget(
             name: "godwit",
             dependencies: [
-                "CHeap", "CSIProtocol", "CSIService", "Cluster", "ClusterResources", "ControlProtocol",
+                "CHeap", "CSIProtocol", "CSIService", "Catalog", "Cluster", "ClusterResources", "ControlProtocol",
                 "Gateway", "Hydration",
                 "KubernetesAPI",
                 "Monitoring", "MountHolder", "RPC",

@@ -95,7 +95,9 @@ package final class Catalog: Sendable {
     ///   who knows them. A follower's are its owner's affair.
     /// - Throws: `.unusable` when the file is missing, damaged, or of a newer release, or when another
     ///   process has it open: nothing is changed then.
-    package init(opening directory: String, removesOrphans: Bool = false) throws(CatalogError) {
+    package init(
+        opening directory: String, removesOrphans: Bool = false, memory: CatalogMemory = .standard
+    ) throws(CatalogError) {
         let path = directory + "/" + Self.fileName
         lock = try HeadLock(directory: directory)
         self.directory = directory
@@ -105,12 +107,13 @@ package final class Catalog: Sendable {
             // Until all of this has been found good nothing is changed, not by closing it either.
             connection.leaveLogOnClose()
             try connection.execute(CatalogSchema.pragmas)
+            try connection.execute("PRAGMA cache_size = -\(memory.pageKibibytes)")
             connection.keepWriteAheadLog()
             connection.watchLog()
             // Nobody else writes; but someone may look at it with SQLite's own shell.
             connection.setBusyTimeout(milliseconds: 5000)
             try Self.checkVersion(of: connection, path: path)
-            var state = try CatalogState(connection: connection)
+            var state = try CatalogState(connection: connection, memory: memory)
             foundSequence = state.lastSequence
             wasClosedCleanly = try state.statements.meta(.isClean) ?? 1 == 1
             inodesToRecover = try state.inspect(wasClean: wasClosedCleanly)
@@ -262,7 +265,7 @@ package final class Catalog: Sendable {
             }
             state.withLock { state in
                 state.durableGeneration = max(state.durableGeneration, committed)
-                state.nextEviction = CatalogState.cleanInodeLimit
+                state.nextEviction = state.cleanInodeLimit
                 state.syncFailure = nil
             }
         }

@@ -52,7 +52,6 @@ enum CatalogSchema {
         PRAGMA journal_mode = WAL;
         PRAGMA synchronous = NORMAL;
         PRAGMA wal_autocheckpoint = 0;
-        PRAGMA cache_size = -16384;
         PRAGMA cache_spill = 65536;
         PRAGMA temp_store = MEMORY;
         PRAGMA trusted_schema = OFF;

@@ -2,9 +2,6 @@ internal import SQLite
 package import VolumeModel
 
 extension CatalogState {
-    /// Inodes kept in memory though the database has them, about. 500 bytes each.
-    static let cleanInodeLimit = 50_000
-
     /// Changes that may wait for the next commit. They are kept in memory twice: in SQLite's pages and for `redo`.
     private static let pendingChangeLimit = 20_000
 
@@ -104,7 +101,7 @@ extension CatalogState {
                 || max(cached.metadataGeneration, cached.structuralGeneration) > durableGeneration
         }
         // Not again at once when there was little to forget; a sync changes that.
-        nextEviction = max(Self.cleanInodeLimit, inodes.count + Self.cleanInodeLimit / 4)
+        nextEviction = max(cleanInodeLimit, inodes.count + cleanInodeLimit / 4)
     }
 
     /// Looks at what opening it relies on, before anything is changed.

@@ -25,7 +25,9 @@ package struct CatalogState {
     var inodes: [InodeNumber: CachedInode] = [:]
     var dirtyInodes: Set<InodeNumber> = []
     /// How many inodes in memory are so many that some should go.
-    var nextEviction = CatalogState.cleanInodeLimit
+    var nextEviction: Int
+    /// How many of those that the database knows as well are kept.
+    let cleanInodeLimit: Int
     /// Inodes with valid ranges that are not recorded yet, and how many bytes these are.
     var unrecordedInodes: Set<InodeNumber> = []
     var unrecordedByteCount: UInt64 = 0
@@ -74,11 +76,13 @@ package struct CatalogState {
     /// Stays until the head is opened anew: an operation failed half-way, or part of the log is lost.
     var failure: SQLiteError?
 
-    init(connection: Connection) throws(SQLiteError) {
+    init(connection: Connection, memory: CatalogMemory) throws(SQLiteError) {
         self.connection = connection
         connection.recorder = recorder
         let statements = try CatalogStatements(connection)
         self.statements = statements
+        cleanInodeLimit = memory.inodeCount
+        nextEviction = memory.inodeCount
         sequence = SequenceNumber(try statements.meta(.sequence) ?? 0).next
         counters = try Self.storedCounters(statements)
         limits = try Self.storedLimits(statements)

@@ -37,12 +37,14 @@ package final class HeadStorage: Sendable {
     ///
     /// - Parameters:
     ///   - keepsOrphans: whether files that were unlinked while open stay: those who have them open are still there.
+    ///   - memory: for names and inodes.
     ///   - freeSpace: bytes free on the disk; nil: asks the disk.
     package init(
         opening directory: String, openFileLimit: Int = ByteStore.defaultOpenFileLimit,
-        keepsOrphans: Bool = false, freeSpace: (@Sendable () -> UInt64)? = nil
+        keepsOrphans: Bool = false, memory: CatalogMemory = .standard,
+        freeSpace: (@Sendable () -> UInt64)? = nil
     ) throws {
-        catalog = try Catalog(opening: directory, removesOrphans: !keepsOrphans)
+        catalog = try Catalog(opening: directory, removesOrphans: !keepsOrphans, memory: memory)
         let bytes = try ByteStore(directory: directory + "/data", openFileLimit: openFileLimit)
         self.bytes = bytes
         dataLocks = DataLocks()

@@ -1,3 +1,4 @@
+package import Catalog
 package import Hydration
 package import Logging
 package import MountHolder
@@ -20,6 +21,8 @@ package final class SiteContext: Sendable {
     let restAfter: Duration
     /// How what is stored is looked through while nobody asks for it.
     let scrubbing: ScrubPolicy
+    /// What names and inodes of each volume in use may take.
+    let memory: CatalogMemory
     /// Who keeps the mounts while this process is replaced; nil: nobody.
     let holder: HolderClient?
     /// What is kept of volumes that have left.
@@ -45,11 +48,12 @@ package final class SiteContext: Sendable {
         node: String, state: StateDirectory, registry: any SiteRegistry, identity: SiteIdentity,
         hydration: Hydrator.Configuration, copies: CopyPolicy = .whileThereIsRoom,
         restAfter: Duration = .seconds(60), scrubbing: ScrubPolicy = ScrubPolicy(),
-        holder: HolderClient? = nil, advertised: String? = nil, logger: Logger
+        memory: CatalogMemory = .standard, holder: HolderClient? = nil, advertised: String? = nil, logger: Logger
     ) {
         self.advertised = advertised
         self.scrubbing = scrubbing
         self.restAfter = restAfter
+        self.memory = memory
         site = identity.site
         self.node = node
         members =

@@ -172,13 +172,13 @@ extension VolumeAgent {
             return try openHead(number)
         }
         if let opening = copyOpenings[number] { return try await opening.value }
-        let directory = context.state.head(number, of: id)
+        let (directory, memory) = (context.state.head(number, of: id), context.memory)
         let ending = endingHeads[number]
         let opening = Task {
             defer { self.copyOpenings[number] = nil }
             let storage = try await onBlockingThread {
                 ending?.wait()
-                return try HeadStorage(opening: directory)
+                return try HeadStorage(opening: directory, memory: memory)
             }
             // It may have been given up, or the volume closed, while the disk was waited for.
             guard !self.isClosed, self.record.copies.values.contains(where: { $0.number == number }) else {

@@ -21,7 +21,8 @@ extension VolumeAgent {
         }
         endingHeads[number]?.wait()
         let storage = try HeadStorage(
-            opening: context.state.head(number, of: id), keepsOrphans: number == headWithOpenFiles)
+            opening: context.state.head(number, of: id), keepsOrphans: number == headWithOpenFiles,
+            memory: context.memory)
         return note(storage, of: number)
     }
 

@@ -1,5 +1,6 @@
 internal import ArgumentParser
 internal import CSIService
+internal import Catalog
 internal import Cluster
 internal import Dispatch
 internal import Foundation
@@ -96,6 +97,11 @@ struct SiteCommand: AsyncParsableCommand {
     var scrubEvery = "7d"
     @Option(
         help: ArgumentHelp(
+            "What the names and inodes of each volume in use may take of memory, at least 4Mi. What the kernel knows of a "
+                + "volume's files comes on top, 50 bytes each.", valueName: "size"))
+    var metadataMemory = ByteCount(bytes: CatalogMemory.standard.byteCount)
+    @Option(
+        help: ArgumentHelp(
             "The socket of a 'godwit hold', which keeps mounts while this process is replaced; none: an end ends them.",
             valueName: "path"))
     var mountHolder: String?
@@ -109,6 +115,7 @@ struct SiteCommand: AsyncParsableCommand {
         }
         _ = try copyPolicy()
         _ = try scrubPolicy()
+        _ = try catalogMemory()
         guard Logger.Level(rawValue: logLevel) != nil else {
             throw ValidationError("'\(logLevel)' is no log level")
         }
@@ -170,7 +177,7 @@ struct SiteCommand: AsyncParsableCommand {
                 node: node ?? ProcessInfo.processInfo.hostName, state: state,
                 registry: try registry(state, of: identity.site), identity: identity, hydration: hydration,
                 copies: try copyPolicy(), restAfter: .seconds(restAfter), scrubbing: try scrubPolicy(),
-                holder: mountHolder.map { HolderClient(path: $0) }, advertised: advertise, logger: logger)
+                memory: try catalogMemory(), holder: mountHolder.map { HolderClient(path: $0) }, advertised: advertise, logger: logger)
             let site = Site(context: context)
             do {
                 try await site.start()
@@ -205,6 +212,13 @@ struct SiteCommand: AsyncParsableCommand {
             }
             return .limited(limit.bytes)
         }
+    }
+
+    private func catalogMemory() throws -> CatalogMemory {
+        guard let memory = CatalogMemory(byteCount: metadataMemory.bytes) else {
+            throw ValidationError("--metadata-memory is a size such as 64Mi, at least 4Mi")
+        }
+        return memory
     }
 
     private func scrubPolicy() throws -> ScrubPolicy {

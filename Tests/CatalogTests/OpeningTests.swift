@@ -209,10 +209,11 @@ import VolumeModel
     }
 
     /// Also while nothing is changed: memory is bounded however many inodes are looked at.
-    @Test func inodesThatAreOnlyReadDoNotPileUpInMemory() throws {
+    @Test(arguments: [CatalogMemory.smallest, .standard])
+    func inodesThatAreOnlyReadDoNotPileUpInMemory(_ memory: CatalogMemory) throws {
         let temporary = try make(withRoot: true)
-        let catalog = try Catalog(opening: temporary.path)
-        let count = CatalogState.cleanInodeLimit + 5000
+        let catalog = try Catalog(opening: temporary.path, memory: memory)
+        let count = memory.inodeCount + 5000
         for _ in 0..<count {
             try catalog.perform { state in
                 _ = try state.addInode { number in
@@ -230,8 +231,15 @@ import VolumeModel
             for number in 2..<UInt64(count + 2) {
                 #expect(try catalog.perform { try $0.inode(InodeNumber(number)) } != nil)
             }
-            #expect(try catalog.perform { $0.inodes.count } <= CatalogState.cleanInodeLimit, "round \(round)")
+            #expect(try catalog.perform { $0.inodes.count } <= memory.inodeCount, "round \(round)")
         }
         try catalog.close()
+    }
+
+    @Test func memoryThatIsTooLittleToWorkWithIsRefused() {
+        #expect(CatalogMemory(byteCount: (4 << 20) - 1) == nil)
+        #expect(CatalogMemory(byteCount: 4 << 20) == .smallest)
+        #expect(CatalogMemory.smallest.inodeCount == 5033)
+        #expect(CatalogMemory(byteCount: .max) == nil)
     }
 }
