@@ -124,6 +124,8 @@ package struct StorageClass: KubernetesResource {
 
     package var metadata: ObjectMeta
     package var provisioner: String
+    /// Whether claims may ask for more afterwards; nil: they may not.
+    package var allowVolumeExpansion: Bool?
 
     package init(metadata: ObjectMeta, provisioner: String) {
         self.metadata = metadata

@@ -80,14 +80,26 @@ struct Examination {
     }
 
     private func classes() async throws(KubernetesError) -> [Finding] {
-        let names = try await client.list(StorageClass.self).items
-            .filter { $0.provisioner == ClusterNames.driver }.compactMap(\.metadata.name)
-        return [
-            names.isEmpty
-                ? Finding(
+        let ours = try await client.list(StorageClass.self).items
+            .filter { $0.provisioner == ClusterNames.driver }
+        guard !ours.isEmpty else {
+            return [
+                Finding(
                     .warning, "no storage class is of \(ClusterNames.driver)", "new claims cannot ask for it")
-                : Finding(.good, "storage classes: \(names.joined(separator: ", "))")
-        ]
+            ]
+        }
+        func names(_ classes: [StorageClass]) -> String {
+            classes.compactMap(\.metadata.name).joined(separator: ", ")
+        }
+        var findings = [Finding(.good, "storage classes: \(names(ours))")]
+        let fixed = ours.filter { $0.allowVolumeExpansion != true }
+        if !fixed.isEmpty {
+            findings.append(
+                Finding(
+                    .warning, "claims of these storage classes cannot be given more room: \(names(fixed))",
+                    #"kubectl patch storageclass <name> -p '{"allowVolumeExpansion": true}'"#))
+        }
+        return findings
     }
 
     private func controller() async throws(KubernetesError) -> [Finding] {

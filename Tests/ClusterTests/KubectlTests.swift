@@ -131,6 +131,16 @@ extension ClusterTests {
                     #expect(texts.contains { $0.contains(words) }, "\(words): \(texts)")
                 }
 
+                // A class whose claims cannot grow.
+                #expect(!texts.contains { $0.contains("more room") }, "\(texts)")
+                _ = try await client.create(
+                    StorageClass(metadata: ObjectMeta(name: "fixed"), provisioner: ClusterNames.driver))
+                let fixed = try await plugin(cluster.kubeconfig, ["doctor"])
+                #expect(fixed.exit.isSuccess, "\(fixed.output)")
+                #expect(
+                    fixed.output.contains("storage classes cannot be given more room: fixed\n"),
+                    "\(fixed.output)")
+
                 // A container that cannot start, and a kubelet that has forgotten the driver.
                 _ = try await client.patch(
                     Pod.self, "godwit-site-x", in: "godwit",

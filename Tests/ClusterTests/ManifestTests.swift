@@ -126,6 +126,33 @@ extension ClusterTests {
             }
         }
 
+        /// Kubernetes itself refuses it where the class does not say that it may.
+        @Test func aClaimOfTheClassMayAskForMoreAndNotForLess() async throws {
+            try await withCluster { cluster, client, _ in
+                let applied = try await cluster.kubectl(["apply", "-k", Self.base])
+                try #require(applied.exit.isSuccess, "\(applied.output)")
+                _ = try await client.create(
+                    PersistentVolumeClaim(
+                        metadata: ObjectMeta(name: "data", namespace: "default"),
+                        spec: .init(
+                            accessModes: ["ReadWriteOnce"], storage: "2Gi", storageClassName: "godwit",
+                            volumeName: "pvc-1")))
+                _ = try await client.patch(
+                    PersistentVolumeClaim.self, "data", in: "default",
+                    ["status": ["phase": "Bound", "capacity": ["storage": "2Gi"]]], subresource: "status")
+                func ask(_ size: JSONValue) async throws(KubernetesError) -> String? {
+                    try await client.patch(
+                        PersistentVolumeClaim.self, "data", in: "default",
+                        ["spec": ["resources": ["requests": ["storage": size]]]]
+                    ).spec.resources?.requests?["storage"]
+                }
+                #expect(try await ask("3Gi") == "3Gi")
+                try await expect("no less", { if case .invalid = $0 { true } else { false } }) {
+                    () async throws(KubernetesError) in _ = try await ask("1Gi")
+                }
+            }
+        }
+
         /// Each library that the programs load is in one of the packages that the image installs, or in one that those need.
         @Test func theImagesPackagesHaveEveryLibraryOfThePrograms() async throws {
             let script = """

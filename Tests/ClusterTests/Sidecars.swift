@@ -1,11 +1,12 @@
 import Foundation
 import KubernetesAPI
+import VolumeModel
 
 @testable import Cluster
 @testable import TestBed
 
-/// What the scheduler of a cluster with one node does, and external-provisioner and external-attacher for a driver, as far
-/// as tests need it. Those two are in no Debian package; `Tests/kind` runs with the real ones.
+/// What the scheduler of a cluster with one node does, and external-provisioner, -attacher and -resizer for a driver, as far
+/// as tests need it. Those three are in no Debian package; `Tests/kind` runs with the real ones.
 struct Sidecars: Sendable {
     let client: KubernetesClient
     let site: SiteProcess
@@ -21,7 +22,9 @@ struct Sidecars: Sendable {
         let task = Task {
             var told = ""
             while !Task.isCancelled {
-                for step in [sidecars.schedule, sidecars.provision, sidecars.attach] {
+                for step in [
+                    sidecars.schedule, sidecars.provision, sidecars.attach, sidecars.resize,
+                ] {
                     do {
                         try await step()
                     } catch {
@@ -101,6 +104,39 @@ struct Sidecars: Sendable {
             _ = try await client.create(
                 PersistentVolume(metadata: ObjectMeta(name: "pvc-\(uid)"), spec: spec))
         }
+    }
+
+    // MARK: sizes
+
+    /// Lets volumes hold what their claims ask for, and says so in both.
+    private func resize() async throws {
+        for claim in try await client.list(PersistentVolumeClaim.self).items
+        where claim.status?.phase == "Bound" && claim.metadata.deletionTimestamp == nil {
+            guard let wanted = claim.spec.resources?.requests?["storage"],
+                let name = claim.metadata.name, let namespace = claim.metadata.namespace,
+                let volume = try await client.find(PersistentVolume.self, claim.spec.volumeName ?? ""),
+                let source = volume.spec.csi, source.driver == MigrationController.driver,
+                let present = volume.spec.capacity?["storage"],
+                let (more, less) = Self.bytes(wanted, present), more > less
+            else { continue }
+            let answer = try await call(["expand-volume", source.volumeHandle, "--required-bytes", wanted])
+            // Kubelet has nothing to do: the resizer itself ends it.
+            guard answer["node_expansion_required"] as? Bool != true else {
+                throw LabError.invalid("expand-volume answers \(answer)")
+            }
+            let size: JSONValue = ["capacity": ["storage": .string(wanted)]]
+            _ = try await client.patch(
+                PersistentVolume.self, volume.metadata.name ?? "", ["spec": size])
+            _ = try await client.patch(
+                PersistentVolumeClaim.self, name, in: namespace, ["status": size], subresource: "status")
+        }
+    }
+
+    private static func bytes(_ wanted: String, _ present: String) -> (UInt64, UInt64)? {
+        guard let wanted = ByteQuantity.parse(wanted), let present = ByteQuantity.parse(present) else {
+            return nil
+        }
+        return (wanted, present)
     }
 
     // MARK: attachments
