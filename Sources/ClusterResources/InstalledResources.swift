@@ -32,6 +32,7 @@ package struct CSIDriver: KubernetesResource {
     package struct Spec: Codable, Hashable, Sendable {
         package var attachRequired: Bool?
         package var fsGroupPolicy: String?
+        package var storageCapacity: Bool?
     }
 
     package var metadata: ObjectMeta

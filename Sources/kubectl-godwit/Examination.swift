@@ -76,7 +76,15 @@ struct Examination {
                     "ownership would not follow the pod: delete it, then \(Self.install)")
             ]
         }
-        return [Finding(.good, "CSIDriver \(ClusterNames.driver) is there")]
+        var findings = [Finding(.good, "CSIDriver \(ClusterNames.driver) is there")]
+        if driver.spec.storageCapacity != true {
+            findings.append(
+                Finding(
+                    .warning,
+                    "CSIDriver \(ClusterNames.driver) lacks storageCapacity: a pod may be given to a node that holds no volumes, and waits there",
+                    Self.install))
+        }
+        return findings
     }
 
     private func classes() async throws(KubernetesError) -> [Finding] {

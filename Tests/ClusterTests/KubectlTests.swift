@@ -133,6 +133,7 @@ extension ClusterTests {
 
                 // A class whose claims cannot grow.
                 #expect(!texts.contains { $0.contains("more room") }, "\(texts)")
+                #expect(!texts.contains { $0.contains("storageCapacity") }, "\(texts)")
                 _ = try await client.create(
                     StorageClass(metadata: ObjectMeta(name: "fixed"), provisioner: ClusterNames.driver))
                 let fixed = try await plugin(cluster.kubeconfig, ["doctor"])

@@ -1,3 +1,4 @@
+import ClusterResources
 import Foundation
 import KubernetesAPI
 import Testing
@@ -207,6 +208,59 @@ extension ClusterTests {
                 #expect(
                     modes.output.contains("Persistent") && modes.output.contains("Ephemeral"),
                     "\(modes.output)")
+            }
+        }
+
+        /// Without that the scheduler may choose a node that holds no volumes, where a claim waits for ever.
+        @Test func theSchedulerIsToldWhichNodesHaveRoom() async throws {
+            try await withCluster { cluster, client, _ in
+                let applied = try await cluster.kubectl(["apply", "-k", Self.base])
+                try #require(applied.exit.isSuccess, "\(applied.output)")
+                #expect(try await client.get(CSIDriver.self, "csi.godwit.dev").spec.storageCapacity == true)
+                func field(_ path: String) async throws -> String {
+                    let provisioner = #".spec.template.spec.containers[?(@.name=="provisioner")]"#
+                    return try await cluster.kubectl([
+                        "get", "deploy/godwit-controller", "-n", "godwit", "-o",
+                        "jsonpath={\(provisioner)\(path)}",
+                    ]).output
+                }
+                let arguments = try await field(".args")
+                #expect(arguments.contains("--enable-capacity") && arguments.contains("level=2"))
+                for (name, path) in [("NAMESPACE", "metadata.namespace"), ("POD_NAME", "metadata.name")] {
+                    let found = try await field(#".env[?(@.name=="\#(name)")].valueFrom.fieldRef.fieldPath"#)
+                    #expect(found == path)
+                }
+                // What the provisioner does with its rights: from its pod to what owns it, and one object a node.
+                let account = "system:serviceaccount:godwit:godwit-controller"
+                func run(_ arguments: [String], _ input: String = "") async throws -> String {
+                    let done = try await cluster.kubectl(["--as", account] + arguments, input: input)
+                    return done.exit.isSuccess ? "" : done.output
+                }
+                for (kind, version) in [("pods", "v1"), ("replicasets", "apps/v1")] {
+                    let asked = try await run(["get", kind, "none", "-n", "godwit"])
+                    #expect(asked.contains("NotFound"), "\(version) \(asked)")
+                }
+                func room(in namespace: String) -> String {
+                    """
+                    apiVersion: storage.k8s.io/v1alpha1
+                    kind: CSIStorageCapacity
+                    metadata: {name: csisc-1, namespace: \(namespace)}
+                    storageClassName: godwit
+                    nodeTopology: {matchLabels: {topology.godwit.dev/node: worker-1}}
+                    capacity: 10Gi
+                    """
+                }
+                #expect(try await run(["create", "-f", "-"], room(in: "godwit")) == "")
+                #expect(
+                    try await run(
+                        [
+                            "patch", "csistoragecapacity", "csisc-1", "-n", "godwit", "--type", "merge", "-p",
+                            #"{"capacity": "9Gi"}"#,
+                        ]) == "")
+                #expect(try await run(["delete", "csistoragecapacity", "csisc-1", "-n", "godwit"]) == "")
+                #expect(try await run(["create", "-f", "-"], room(in: "default")).contains("forbidden"))
+                #expect(
+                    try await run(["get", "replicasets", "none", "-n", "default"]).contains("forbidden"))
             }
         }
 

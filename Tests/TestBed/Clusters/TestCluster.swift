@@ -93,6 +93,9 @@ package actor TestCluster {
                 "--kubelet-client-certificate", directory + "/client.crt",
                 "--kubelet-client-key", directory + "/client.key",
                 "--kubelet-preferred-address-types", "InternalIP",
+                // What every cluster has from Kubernetes 1.24 on.
+                "--feature-gates", "CSIStorageCapacity=true", "--runtime-config",
+                "storage.k8s.io/v1alpha1=true",
                 "--disable-admission-plugins", "ServiceAccount", "--endpoint-reconciler-type", "none",
                 "--v", "1",
             ])
