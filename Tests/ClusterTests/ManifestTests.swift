@@ -211,6 +211,38 @@ extension ClusterTests {
             }
         }
 
+        /// The API server of the tests asks for what GKE asks for.
+        @Test func podsOfThePriorityClassesAreAdmitted() async throws {
+            try await withCluster { cluster, client, _ in
+                let applied = try await cluster.kubectl(["apply", "-k", Self.base])
+                try #require(applied.exit.isSuccess, "\(applied.output)")
+                // The controller manager's part.
+                _ = try await client.patch(
+                    ResourceQuota.self, "godwit-critical", in: "godwit",
+                    ["status": ["hard": ["pods": "1G"], "used": ["pods": "0"]]], subresource: "status")
+                let used = try await cluster.kubectl([
+                    "get", "deployments,daemonsets", "-n", "godwit", "-o",
+                    "jsonpath={.items[*].spec.template.spec.priorityClassName}",
+                ]).output.split(separator: " ")
+                #expect(used.count == 4)
+                func admits(_ priority: some StringProtocol, in namespace: String) async throws -> Bool {
+                    let pod = """
+                        apiVersion: v1
+                        kind: Pod
+                        metadata: {generateName: pod-, namespace: \(namespace)}
+                        spec: {priorityClassName: \(priority), containers: [{name: main, image: main}]}
+                        """
+                    let made = try await cluster.kubectl(["create", "-f", "-"], input: pod)
+                    if !made.exit.isSuccess { #expect(made.output.contains("insufficient quota")) }
+                    return made.exit.isSuccess
+                }
+                for priority in Set(used) {
+                    #expect(try await admits(priority, in: "godwit"), "\(priority)")
+                    #expect(try await !admits(priority, in: "default"), "\(priority)")
+                }
+            }
+        }
+
         /// Without that the scheduler may choose a node that holds no volumes, where a claim waits for ever.
         @Test func theSchedulerIsToldWhichNodesHaveRoom() async throws {
             try await withCluster { cluster, client, _ in

@@ -34,6 +34,7 @@ package actor TestCluster {
         let directory = try cleanup.makeTemporaryDirectory()
         let cluster = TestCluster(name, directory: directory, port: try freePort(), etcdPort: try freePort())
         try await cluster.makeKeys()
+        try await cluster.writeAdmission()
         try cleanup.add("cluster \(name)", limit: .seconds(60)) { await cluster.stop() }
         try await cluster.startEtcd()
         try await cluster.startServer()
@@ -59,6 +60,27 @@ package actor TestCluster {
         var program = Program("/bin/bash", ["-ec", script])
         program.directory = directory
         try await ChildProcess.check(program)
+    }
+
+    /// As GKE has it: critical pods only where a quota speaks of them.
+    private func writeAdmission() throws {
+        let text = """
+            apiVersion: apiserver.config.k8s.io/v1
+            kind: AdmissionConfiguration
+            plugins:
+            - name: ResourceQuota
+              configuration:
+                apiVersion: apiserver.config.k8s.io/v1
+                kind: ResourceQuotaConfiguration
+                limitedResources:
+                - resource: pods
+                  matchScopes:
+                  - scopeName: PriorityClass
+                    operator: In
+                    values: [system-node-critical, system-cluster-critical]
+
+            """
+        try write(text, to: directory + "/admission.yaml")
     }
 
     private func startEtcd() async throws {
@@ -96,6 +118,7 @@ package actor TestCluster {
                 // What every cluster has from Kubernetes 1.24 on.
                 "--feature-gates", "CSIStorageCapacity=true", "--runtime-config",
                 "storage.k8s.io/v1alpha1=true",
+                "--admission-control-config-file", directory + "/admission.yaml",
                 "--disable-admission-plugins", "ServiceAccount", "--endpoint-reconciler-type", "none",
                 "--v", "1",
             ])
