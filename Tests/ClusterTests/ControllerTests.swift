@@ -36,8 +36,15 @@ extension ClusterTests {
                 return events.filter { $0.reason == reason && ($0.count ?? 1) == 1 }.count == 1
             }
 
+            /// Who leads the controllers, as their lease says.
+            func leader() async throws -> String? {
+                try await client.find(Lease.self, ClusterNames.controller, in: "godwit")?.spec.holderIdentity
+            }
+
             /// Starts `godwit controller` at london, as its service account.
-            func startController() async throws -> ChildProcess {
+            ///
+            /// - Parameter number: of several at a time.
+            func startController(_ number: Int = 1) async throws -> ChildProcess {
                 let token = try await cluster.serviceAccountToken("godwit-controller", in: "godwit")
                 let path = cluster.directory + "/controller.kubeconfig"
                 try cluster.kubeconfigText(user: "token: \(token)")
@@ -48,9 +55,10 @@ extension ClusterTests {
                         "controller", "--state-dir", sites.london.stateDirectory, "--kubeconfig", path,
                         "--lease-seconds", "6",
                     ])
-                program.output = .file(cluster.directory + "/controller.log")
+                program.output = .file(
+                    cluster.directory + (number == 1 ? "/controller.log" : "/controller\(number).log"))
                 let started = try await ChildProcess.start(program)
-                try cleanup.add("controller") { _ = await started.end(grace: .seconds(10)) }
+                try cleanup.add("controller \(number)") { _ = await started.end(grace: .seconds(10)) }
                 return started
             }
         }
@@ -128,6 +136,38 @@ extension ClusterTests {
                 #expect(described.output.contains("every byte is at site sydney"), "\(described.output)")
                 let table = try await scene.cluster.kubectl(["get", "migrations"])
                 #expect(table.output.contains("Done") && table.output.contains("sydney"), "\(table.output)")
+            }
+        }
+
+        /// What two pods of the Deployment do when the node of one loses its power.
+        @Test func ofTwoControllersTheOtherGoesOnWithAMoveWhenTheLeaderIsKilled() async throws {
+            try await withScene { scene in
+                let first = try await scene.startController()
+                try await eventually("the first leads") { try await scene.leader()?.isEmpty == false }
+                let leader = try await scene.leader()
+                let second = try await scene.startController(2)
+                try await scene.annotate("godwit.dev/migrate-to=sydney")
+                try await scene.wait(for: .ready)
+                #expect(try await scene.leader() == leader)
+
+                _ = first.kill(SIGKILL)
+                _ = try await first.wait(limit: .seconds(10))
+                try await eventually("the second leads") {
+                    let now = try await scene.leader()
+                    return now != leader && now?.isEmpty == false
+                }
+                #expect(second.exit == nil)
+                // The pod starts at sydney, and the other one sees it through.
+                try await scene.sites.sydney.csi(["publish", scene.volume, "--node", "sydney-node"])
+                try await scene.wait(for: .done)
+                try await eventually("the fulfilled annotation to go") {
+                    let claim = try await scene.client.get(
+                        PersistentVolumeClaim.self, "data", in: "default")
+                    return claim.metadata.annotations?["godwit.dev/migrate-to"] == nil
+                }
+                #expect(try await scene.isToldOnce("Ready"))
+                #expect(try await scene.isToldOnce("Done"))
+                #expect(try await scene.sites.sydney.inspect("pvc-1")["owner"] as? String == "sydney")
             }
         }
 

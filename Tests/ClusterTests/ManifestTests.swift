@@ -211,6 +211,37 @@ extension ClusterTests {
             }
         }
 
+        /// One of a pair works while the other waits; a node may have both, where there is no other.
+        @Test func theControllerHasAnotherOneThatWaits() async throws {
+            try await withCluster { cluster, _, _ in
+                let applied = try await cluster.kubectl(["apply", "-k", Self.base])
+                try #require(applied.exit.isSuccess, "\(applied.output)")
+                func field(_ path: String) async throws -> String {
+                    try await cluster.kubectl([
+                        "get", "deploy/godwit-controller", "-n", "godwit", "-o", "jsonpath={.spec\(path)}",
+                    ]).output
+                }
+                #expect(try await field(".replicas") == "2")
+                let pod = ".template.spec"
+                #expect(
+                    try await field(pod + ".topologySpreadConstraints[*].whenUnsatisfiable")
+                        == "ScheduleAnyway")
+                #expect(
+                    try await field(pod + ".topologySpreadConstraints[0].labelSelector.matchLabels")
+                        == field(".selector.matchLabels"))
+                let tolerations = try await field(pod + ".tolerations[*].key")
+                #expect(tolerations.contains("godwit.dev/site"), "\(tolerations)")
+                // Not that of a node which is being drained: they would return to it.
+                #expect(!tolerations.contains("unschedulable"))
+                for sidecar in ["provisioner", "attacher", "resizer"] {
+                    let arguments = try await field(pod + #".containers[?(@.name=="\#(sidecar)")].args"#)
+                    for argument in ["--leader-election", "--leader-election-namespace=godwit"] {
+                        #expect(arguments.contains("\"\(argument)\""), "\(sidecar): \(arguments)")
+                    }
+                }
+            }
+        }
+
         /// The API server of the tests asks for what GKE asks for.
         @Test func podsOfThePriorityClassesAreAdmitted() async throws {
             try await withCluster { cluster, client, _ in
