@@ -69,14 +69,11 @@ struct Examination {
         guard let driver = try await client.find(CSIDriver.self, ClusterNames.driver) else {
             return [Finding(.broken, "CSIDriver \(ClusterNames.driver) is not there", Self.install)]
         }
-        guard driver.spec.attachRequired != false else {
-            return [
-                Finding(
-                    .broken, "CSIDriver \(ClusterNames.driver) says attachRequired: false",
-                    "ownership would not follow the pod: delete it, then \(Self.install)")
-            ]
-        }
-        var findings = [Finding(.good, "CSIDriver \(ClusterNames.driver) is there")]
+        let mode =
+            driver.spec.attachRequired == false
+            ? "without attaching (attachRequired: false): a node acquires a volume when it stages it"
+            : "a volume is acquired when it is attached"
+        var findings = [Finding(.good, "CSIDriver \(ClusterNames.driver) is there; \(mode)")]
         if driver.spec.storageCapacity != true {
             findings.append(
                 Finding(

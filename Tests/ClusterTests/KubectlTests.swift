@@ -6,7 +6,7 @@ import Testing
 @testable import TestBed
 
 /// Runs `kubectl-godwit` as the user of a kubeconfig.
-private func plugin(
+func plugin(
     _ kubeconfig: String, _ arguments: [String], limit: Duration = .seconds(120)
 ) async throws -> ChildProcess.Outcome {
     try await ChildProcess.run(
