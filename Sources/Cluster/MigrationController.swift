@@ -15,6 +15,7 @@ package actor MigrationController {
     let site: any SiteControl
     let events: EventRecorder
     private let logger: Logger
+    private let figures: ControllerFigures
     private let arrivals: ArrivingClaims
     private let takeovers: Takeovers
     /// Claims that carry an annotation of ours.
@@ -38,11 +39,13 @@ package actor MigrationController {
 
     /// - Parameters:
     ///   - classes: the storage class here for one of another cluster; the same name where none is given.
+    ///   - figures: where it counts what it does.
     ///   - interval: how often a claim is looked at while its volume moves.
     package init(
         _ client: KubernetesClient, site: any SiteControl, classes: [String: String] = [:], logger: Logger,
-        interval: Duration = .seconds(2)
+        figures: ControllerFigures = ControllerFigures(), interval: Duration = .seconds(2)
     ) {
+        self.figures = figures
         self.client = client
         self.site = site
         self.logger = logger
@@ -53,6 +56,8 @@ package actor MigrationController {
     }
 
     package func run() async throws {
+        figures.noteLeading(true)
+        defer { figures.noteLeading(false) }
         try await withThrowingTaskGroup(of: Void.self) { group in
             group.addTask { [self] in
                 try await client.follow(PersistentVolumeClaim.self, failed: { self.log($0) }) {
@@ -74,6 +79,7 @@ package actor MigrationController {
     }
 
     private nonisolated func log(_ error: KubernetesError) {
+        figures.noteAPIFailure()
         logger.notice("the cluster's API: \(error)")
     }
 
@@ -153,6 +159,8 @@ package actor MigrationController {
         try await withThrowingDiscardingTaskGroup { group in
             while true {
                 try Task.checkCancellation()
+                figures.noteTurn(
+                    migrations.values.reduce(into: [:]) { $0[$1.status?.phase, default: 0] += 1 })
                 let open = migrations.filter { !Self.hasEnded($0.value) }.keys
                 let wanted = Set(claims.keys).union(open)
                 for key in schedule.begin(wanted, limit: Self.pace.limit, now: .now) {
@@ -173,7 +181,12 @@ package actor MigrationController {
 
     private func look(at key: Key) async {
         var outcome = LookSchedule<Key>.Outcome.waits
-        defer { schedule.end(key, outcome, now: .now, jitter: Double.random(in: 0...1)) }
+        var hasFailed = false
+        figures.beginLook()
+        defer {
+            schedule.end(key, outcome, now: .now, jitter: Double.random(in: 0...1))
+            figures.endLook(hasFailed ? .failed : Self.look(outcome))
+        }
         do {
             if try await isSettled(key) {
                 outcome = .settled
@@ -184,7 +197,16 @@ package actor MigrationController {
         } catch is CancellationError {
             return
         } catch {
+            hasFailed = true
             logger.warning("claim \(key): \(error)")
+        }
+    }
+
+    private static func look(_ outcome: LookSchedule<Key>.Outcome) -> ControllerFigures.Look {
+        switch outcome {
+        case .settled: .settled
+        case .moved: .moved
+        case .waits: .waits
         }
     }
 

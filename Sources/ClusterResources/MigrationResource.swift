@@ -19,7 +19,7 @@ package struct MigrationResource: KubernetesResource {
         }
     }
 
-    package enum Phase: String, Codable, Hashable, Sendable {
+    package enum Phase: String, CaseIterable, Codable, Hashable, Sendable {
         /// The target's catalog is brought up to date.
         case preparing = "Preparing"
         /// The target follows; it takes over when a pod starts there.

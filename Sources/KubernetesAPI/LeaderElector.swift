@@ -7,12 +7,16 @@ package struct LeaderElector: Sendable {
     private let name: String
     private let identity: String
     private let duration: Duration
+    private let asked: @Sendable () -> Void
 
-    /// - Parameter duration: how long a leader that died keeps others waiting.
+    /// - Parameters:
+    ///   - duration: how long a leader that died keeps others waiting.
+    ///   - asked: told whenever the lease has been asked for, with whatever answer.
     package init(
         _ client: KubernetesClient, namespace: String, name: String, identity: String,
-        duration: Duration = .seconds(15)
+        duration: Duration = .seconds(15), asked: @escaping @Sendable () -> Void = {}
     ) {
+        self.asked = asked
         self.client = client
         self.namespace = namespace
         self.name = name
@@ -103,6 +107,7 @@ package struct LeaderElector: Sendable {
 
     /// - Returns: false when it must step down.
     private func step(_ election: inout LeaseElection) async throws -> Bool {
+        defer { asked() }
         let lease: Lease?
         do throws(KubernetesError) {
             lease = try await client.find(Lease.self, name, in: namespace)

@@ -86,16 +86,17 @@ struct ControllerCommand: AsyncParsableCommand {
                     ?? .inCluster())
             let control = try SiteControlSocket(path: controlSocket ?? site.stateDirectory + "/control.sock")
             let classes = try classes()
-            let monitoring = try await monitor()
+            let figures = ControllerFigures()
+            let monitoring = try await monitor(figures)
             let elector = LeaderElector(
                 client, namespace: leaseNamespace, name: "godwit-controller",
                 identity: ProcessInfo.processInfo.hostName + "-" + UUID().uuidString,
-                duration: .seconds(leaseSeconds))
+                duration: .seconds(leaseSeconds)) { figures.noteAsked() }
             let result = await withTaskGroup(of: Result<Void, any Error>.self) { group in
                 group.addTask {
                     await Self.lead(elector, log) {
                         try await MigrationController(
-                            client, site: control, classes: classes, logger: log
+                            client, site: control, classes: classes, logger: log, figures: figures
                         ).run()
                     }
                 }
@@ -114,23 +115,13 @@ struct ControllerCommand: AsyncParsableCommand {
         }
     }
 
-    /// A controller that waits for its turn is as well as one that works.
-    private func monitor() async throws -> MonitoringServer? {
+    private func monitor(_ figures: ControllerFigures) async throws -> MonitoringServer? {
         MetricsText.noteProcessStart()
         guard let monitorListen, case .tcp(let host, let port)? = RPCEndpoint(monitorListen) else {
             return nil
         }
         do {
-            return try await MonitoringServer(host: host, port: port) { path in
-                switch path {
-                case "/healthz": return MonitoringReply(200, "ok\n")
-                case "/metrics":
-                    var text = MetricsText()
-                    text.addProcess()
-                    return MonitoringReply(200, text.text, contentType: MetricsText.contentType)
-                default: return MonitoringReply(404, "here are /healthz and /metrics\n")
-                }
-            }
+            return try await MonitoringServer(host: host, port: port) { ControllerMonitor.reply($0, figures) }
         } catch {
             throw ValidationError("--monitor-listen \(monitorListen) cannot be listened on: \(error)")
         }

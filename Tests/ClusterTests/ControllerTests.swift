@@ -43,8 +43,12 @@ extension ClusterTests {
 
             /// Starts `godwit controller` at london, as its service account.
             ///
-            /// - Parameter number: of several at a time.
-            func startController(_ number: Int = 1) async throws -> ChildProcess {
+            /// - Parameters:
+            ///   - number: of several at a time.
+            ///   - monitor: the port of its probes and figures.
+            func startController(
+                _ number: Int = 1, monitor: UInt16? = nil
+            ) async throws -> ChildProcess {
                 let token = try await cluster.serviceAccountToken("godwit-controller", in: "godwit")
                 let path = cluster.directory + "/controller.kubeconfig"
                 try cluster.kubeconfigText(user: "token: \(token)")
@@ -54,7 +58,7 @@ extension ClusterTests {
                     [
                         "controller", "--state-dir", sites.london.stateDirectory, "--kubeconfig", path,
                         "--lease-seconds", "6",
-                    ])
+                    ] + (monitor.map { ["--monitor-listen", "127.0.0.1:\($0)"] } ?? []))
                 program.output = .file(
                     cluster.directory + (number == 1 ? "/controller.log" : "/controller\(number).log"))
                 let started = try await ChildProcess.start(program)
@@ -139,15 +143,38 @@ extension ClusterTests {
             }
         }
 
+        /// What a controller tells of itself, while its probe is content.
+        private static func figures(_ port: UInt16) async throws -> String {
+            for path in ["healthz", "metrics"] {
+                let answer = try await ChildProcess.run(
+                    Program("/usr/bin/curl", ["-sf", "http://127.0.0.1:\(port)/\(path)"]))
+                if path == "metrics" || !answer.exit.isSuccess { return answer.output }
+            }
+            return ""
+        }
+
         /// What two pods of the Deployment do when the node of one loses its power.
         @Test func ofTwoControllersTheOtherGoesOnWithAMoveWhenTheLeaderIsKilled() async throws {
             try await withScene { scene in
-                let first = try await scene.startController()
+                let (port, otherPort) = (try freePort(), try freePort())
+                let first = try await scene.startController(monitor: port)
                 try await eventually("the first leads") { try await scene.leader()?.isEmpty == false }
                 let leader = try await scene.leader()
-                let second = try await scene.startController(2)
+                let second = try await scene.startController(2, monitor: otherPort)
                 try await scene.annotate("godwit.dev/migrate-to=sydney")
                 try await scene.wait(for: .ready)
+                for words in [
+                    "godwit_controller_leading 1", #"godwit_migrations{phase="Ready"} 1"#,
+                    #"godwit_migrations{phase="Failed"} 0"#,
+                ] {
+                    try await eventually(words) { try await Self.figures(port).contains(words + "\n") }
+                }
+                let worked = try await Self.figures(port)
+                #expect(!worked.contains(#"looks_total{outcome="moved"} 0"#), "\(worked)")
+                #expect(worked.contains(#"looks_total{outcome="failed"} 0"#), "\(worked)")
+                let waits = try await Self.figures(otherPort)
+                #expect(waits.contains("godwit_controller_leading 0\n"), "\(waits)")
+                #expect(!waits.contains("godwit_migrations"), "\(waits)")
                 #expect(try await scene.leader() == leader)
 
                 _ = first.kill(SIGKILL)
@@ -157,6 +184,9 @@ extension ClusterTests {
                     return now != leader && now?.isEmpty == false
                 }
                 #expect(second.exit == nil)
+                try await eventually("figures of the second") {
+                    try await Self.figures(otherPort).contains(#"godwit_migrations{phase="Ready"} 1"#)
+                }
                 // The pod starts at sydney, and the other one sees it through.
                 try await scene.sites.sydney.csi(["publish", scene.volume, "--node", "sydney-node"])
                 try await scene.wait(for: .done)

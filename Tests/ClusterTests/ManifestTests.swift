@@ -223,6 +223,15 @@ extension ClusterTests {
                 }
                 #expect(try await field(".replicas") == "2")
                 let pod = ".template.spec"
+                // What it answers at may be scraped.
+                let ports = try await field(pod + ".containers[*].ports[*].containerPort")
+                let allowed = try await cluster.kubectl([
+                    "get", "netpol/godwit-controller", "-n", "godwit", "-o",
+                    "jsonpath={.spec.ingress[*].ports[*].port}",
+                ])
+                #expect(Set(ports.split(separator: " ")) == Set(allowed.output.split(separator: " ")))
+                #expect(
+                    try await field(#".template.metadata.annotations.prometheus\.io/port"#) == "9810")
                 #expect(
                     try await field(pod + ".topologySpreadConstraints[*].whenUnsatisfiable")
                         == "ScheduleAnyway")
