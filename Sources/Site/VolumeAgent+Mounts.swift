@@ -101,7 +101,8 @@ extension VolumeAgent {
             let head = try openHead(record.headNumber)
             let recorder = isReadOnly ? nil : StartRecorder(duration: Self.startDuration)
             let fileSystem = fileSystem(of: head, isReadOnly: isReadOnly, recorder: recorder)
-            if let group { try fileSystem.giveToGroup(group) }
+            // What is mounted read-only stays as it is, as Kubernetes has it.
+            if let group, !isReadOnly { try fileSystem.giveToGroup(group) }
             var options = mountOptions(isReadOnly: isReadOnly)
             // What is read ahead of a byte that is elsewhere goes over the link.
             if try head.storage.catalog.perform({ $0.missingByteCount > 0 || $0.isArriving }) {
