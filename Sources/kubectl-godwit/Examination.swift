@@ -5,7 +5,7 @@ internal import VolumeModel
 
 /// Everything that `doctor` looks at, one thing after the other: one that cannot be looked at hides no other.
 struct Examination {
-    static let install = "kubectl apply -k Manifests/base"
+    static let install = "kubectl apply -k Manifests"
 
     let client: KubernetesClient
     let namespace: String

@@ -101,6 +101,7 @@ extension ClusterTests {
                 #expect(try await field("service/godwit-gateway", ".spec.ports[*].port") == "7443")
                 #expect(
                     try await field("netpol/godwit-gateway", ".spec.ingress[*].ports[*].port") == "7443 9814")
+                // By what the Deployment itself knows its pods.
                 for component in [
                     "service/godwit-gateway .spec.selector",
                     "netpol/godwit-gateway .spec.podSelector.matchLabels",
@@ -108,7 +109,7 @@ extension ClusterTests {
                     let parts = component.split(separator: " ").map(String.init)
                     #expect(
                         try await field(parts[0], parts[1])
-                            == field("deploy/godwit-gateway", ".spec.template.metadata.labels"))
+                            == field("deploy/godwit-gateway", ".spec.selector.matchLabels"))
                 }
             }
         }
