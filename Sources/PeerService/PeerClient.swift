@@ -43,10 +43,11 @@ package final class PeerClient: Sendable {
         try await call("Offer", request, timeout: timeout)
     }
 
+    /// - Parameter wait: how long the peer has leave to wait before it answers.
     package func exchange(
-        _ message: Godwit_Peer_V1_HandoffMessage, timeout: Duration = .seconds(10)
+        _ message: Godwit_Peer_V1_HandoffMessage, wait: Duration = .zero
     ) async throws(PeerError) -> Godwit_Peer_V1_HandoffMessage {
-        try await call("Exchange", message, timeout: timeout)
+        try await call("Exchange", message, timeout: wait + .seconds(10))
     }
 
     package func takeOver(

@@ -31,6 +31,12 @@ package struct PeerLimits: Sendable {
     /// Follow a snapshot, no longer than this.
     package var sendTimeout: Duration = .seconds(300)
 
+    /// How long an owner waits, for one request, until a volume is let go; who would wait longer asks again. Short:
+    /// of a site that is gone meanwhile the owner hears no sooner, and would seal the volume for nobody.
+    package static let sealWait: Duration = .seconds(5)
+    /// How long a site may be told to wait for a volume that it is to take over.
+    package static let takeOverWait: Duration = .seconds(86_400)
+
     // MARK: what it may send
 
     /// One request: the largest that is legal, an offer with all parameters, has less than a third of it.

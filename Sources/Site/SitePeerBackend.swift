@@ -91,7 +91,11 @@ package struct SitePeerBackend: PeerBackend {
         }
         try await checkRight(of: peer, to: id)
         let agent = try await shared(id, with: peer)
-        let patience = Duration.milliseconds(Int64(min(request.waitMilliseconds, 3_600_000)))
+        let patience = Duration.milliseconds(Int64(request.waitMilliseconds))
+        guard patience <= PeerLimits.takeOverWait else {
+            throw SiteError.invalid(
+                "a wait of \(patience) for a volume: it is \(PeerLimits.takeOverWait) at most")
+        }
         var reply = Godwit_Peer_V1_TakeOverReply()
         reply.epoch = try await agent.ownExclusively(patience: patience).number
         return reply

@@ -11,8 +11,10 @@ internal import VolumeModel
 extension VolumeAgent {
     /// Makes this site the owner, if it is not: asks the owner to seal, takes the tail, promotes.
     ///
-    /// - Parameter patience: how long the present owner may wait for the volume to be unmounted there.
+    /// - Parameter patience: how long to wait for the volume to be let go at its present owner, who is asked to answer
+    ///   when it is. Ended by cancellation, which reaches the owner.
     /// - Returns: the epoch under which this site owns it.
+    /// - Throws: `.precondition` with the owner's reason when it does not give it away, in that time.
     @discardableResult
     func own(patience: Duration = .zero) async throws -> Epoch {
         try checkServed()
@@ -23,20 +25,30 @@ extension VolumeAgent {
         case .following(let reign), .retired(let reign): try await beReady(for: reign)
         default: break
         }
+        isAskingOwner = true
+        defer { isAskingOwner = false }
         let deadline = ContinuousClock.now + patience
-        lastRefusal = nil
         while true {
             let asked = ContinuousClock.now
-            try await apply(.takeOver)
+            lastRefusal = nil
+            try await apply(.takeOver, wait: min(max(deadline - asked, .zero), PeerLimits.sealWait))
             if case .owning(let epoch, _) = record.head.role {
-                let time = ContinuousClock.now - asked
-                context.handoffs.withLock { $0.record(time) }
+                // How long a program at the other site took to end says nothing about taking over.
+                if patience == .zero { context.handoffs.withLock { $0.record(ContinuousClock.now - asked) } }
                 return epoch
             }
             guard ContinuousClock.now < deadline else { break }
-            try await Task.sleep(for: .milliseconds(20))
+            try await prepareToAskAgain()
         }
         throw SiteError.precondition(await explainNotOwning())
+    }
+
+    /// While somebody uses the volume its owner has waited already, and there is more to follow than before. What else is
+    /// in the way it tells at once.
+    private func prepareToAskAgain() async throws {
+        if case .inUse? = lastRefusal {} else { try await Task.sleep(for: .milliseconds(250)) }
+        guard case .following(let reign) = record.head.role, try hasReplica(of: reign.owner) else { return }
+        _ = try await prepare(reign)
     }
 
     /// A replica is brought up to date. Without one there is nothing to wait for: the names come afterwards.

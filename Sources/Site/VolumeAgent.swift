@@ -35,6 +35,8 @@ actor VolumeAgent {
     var endings: [String: Task<Void, Never>] = [:]
     /// Serializes whole operations of people (mount, take over, migrate); messages of peers do not wait here.
     private var isBusy = false
+    /// Set while a wish to own is carried out: then nobody else asks the owner, who may take its time to answer.
+    var isAskingOwner = false
     /// Serializes decisions: one event is decided, made durable and noted before the next.
     private var isDeciding = false
     private var waitingDecisions: [CheckedContinuation<Void, Never>] = []
@@ -100,12 +102,16 @@ actor VolumeAgent {
 
     /// Lets the machine decide on an event, makes the decision durable, runs the actions.
     ///
-    /// - Parameter peer: who sent the event; messages to it are collected as the answer instead of sent.
+    /// - Parameters:
+    ///   - peer: who sent the event; messages to it are collected as the answer instead of sent.
+    ///   - wait: how long an owner that is asked to seal may wait until the volume is let go there.
     /// - Returns: the answer for the peer, if there is one at once.
     @discardableResult
-    func apply(_ event: Event, from peer: SiteID? = nil) async throws -> Godwit_Peer_V1_HandoffMessage? {
+    func apply(
+        _ event: Event, from peer: SiteID? = nil, wait: Duration = .zero
+    ) async throws -> Godwit_Peer_V1_HandoffMessage? {
         let actions = try await decide(event)
-        return try await perform(actions, answering: peer)
+        return try await perform(actions, answering: peer, wait: wait)
     }
 
     private func decide(_ event: Event) async throws -> [Action] {
@@ -171,7 +177,7 @@ actor VolumeAgent {
     // MARK: actions
 
     func perform(
-        _ actions: [Action], answering peer: SiteID?
+        _ actions: [Action], answering peer: SiteID?, wait: Duration = .zero
     ) async throws -> Godwit_Peer_V1_HandoffMessage? {
         var answer: Godwit_Peer_V1_HandoffMessage?
         for action in actions {
@@ -200,7 +206,7 @@ actor VolumeAgent {
                     // answered to the old owner's next question.
                     announce(message, to: site)
                 } else {
-                    try await send(message, to: site)
+                    try await send(message, to: site, wait: wait)
                 }
             }
         }
@@ -208,12 +214,15 @@ actor VolumeAgent {
     }
 
     /// Sends a message and applies the answer, which is an event like any other.
-    func send(_ message: Godwit_Peer_V1_HandoffMessage, to site: SiteID) async throws {
+    func send(
+        _ message: Godwit_Peer_V1_HandoffMessage, to site: SiteID, wait: Duration = .zero
+    ) async throws {
         var message = message
         if case .sealRequest? = message.message {
             message.sealRequest.followed = try followedSequence(of: site)?.number ?? 0
+            message.sealRequest.waitMilliseconds = UInt32(clamping: Int64(wait / .milliseconds(1)))
         }
-        let reply = try await context.client(of: site).exchange(message)
+        let reply = try await context.client(of: site).exchange(message, wait: wait)
         if case .sealGrant(let grant)? = reply.message, grant.hasTail {
             do {
                 try await takeTail(
@@ -228,7 +237,7 @@ actor VolumeAgent {
         }
         guard let event = try HandoffCoding.event(of: reply, from: site, self: context.site) else { return }
         if case .sealRefused(_, _, let refusal) = event { lastRefusal = refusal }
-        try await apply(event)
+        try await apply(event, wait: wait)
     }
 
     private func announce(_ message: Godwit_Peer_V1_HandoffMessage, to site: SiteID) {
@@ -252,7 +261,8 @@ actor VolumeAgent {
         // What is decided on an old record may contradict what was decided since.
         try checkServed()
         if case .sealRequest(let request) = message.message {
-            try await waitUntilUnused(.milliseconds(Int64(min(request.waitMilliseconds, 600_000))))
+            let wait = Duration.milliseconds(Int64(request.waitMilliseconds))
+            try await waitUntilUnused(min(wait, PeerLimits.sealWait))
             try await waitForNames(Self.sealPatience)
         }
         do {
@@ -282,6 +292,7 @@ actor VolumeAgent {
         // Each for itself: a peer that is away must not hold up the others, nor hydration.
         for action in stored.value.head.actionsAfterRestart() {
             if case .serve(let epoch) = action, epoch == servedEpoch { continue }
+            if case .requestSeal = action, isAskingOwner { continue }
             do {
                 _ = try await perform([action], answering: nil)
             } catch {

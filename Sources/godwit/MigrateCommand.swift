@@ -9,8 +9,8 @@ struct MigrateCommand: AsyncParsableCommand {
         commandName: "migrate", abstract: "Hand a volume to another site, and follow its bytes.",
         discussion: """
             Run at the site that owns the volume. The target owns it, and can mount and write it, as soon as \
-            the phase 'hydrating' is shown; its bytes stream behind. Ended at any time, the move goes on; \
-            started again, the display goes on where it is.
+            the phase 'hydrating' is shown; its bytes stream behind. Ended at any time, the move goes on, but for \
+            waiting (--wait); started again, the display goes on where it is.
 
             Examples:
               godwit migrate data --to sydney
@@ -20,7 +20,9 @@ struct MigrateCommand: AsyncParsableCommand {
     @OptionGroup var site: SiteOptions
     @Argument(help: "The volume's name or identifier.") var volume: String
     @Option(help: "The site that is to own it.") var to: String
-    @Option(help: ArgumentHelp("Wait this long for the volume to be unmounted here.", valueName: "seconds"))
+    @Option(
+        help: ArgumentHelp(
+            "Wait this long, a day at most, for the volume to be unmounted here.", valueName: "seconds"))
     var wait: Double = 0
     @Flag(help: "Only prepare the target: its catalog follows, nothing is handed over.") var prepareOnly =
         false
