@@ -92,6 +92,8 @@ package protocol CSIBackend: Sendable {
     func volume(_ id: VolumeID) async throws(CSIBackendError) -> CSIVolume
     /// The same, with its condition.
     func condition(of id: VolumeID) async throws(CSIBackendError) -> CSIVolume
+    /// The same as seen at this node, which has it mounted: it may have been overruled since.
+    func condition(ofMounted id: VolumeID) async throws(CSIBackendError) -> CSIVolume
     /// - Returns: nil if there is none of that name.
     func volume(named name: String) async throws(CSIBackendError) -> CSIVolume?
     /// The room at each of some nodes of this site; of all of them if none is named.

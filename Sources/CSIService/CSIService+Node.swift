@@ -157,7 +157,7 @@ extension CSIService {
         inodes.available = Int64(clamping: usage.totalInodes - min(usage.totalInodes, usage.usedInodes))
         var response = Csi_V1_NodeGetVolumeStatsResponse()
         response.usage = [bytes, inodes]
-        response.volumeCondition = condition(try await backend.condition(of: id))
+        response.volumeCondition = condition(try await backend.condition(ofMounted: id))
         return response
     }
 

@@ -168,6 +168,9 @@ extension Site {
         return await listed(try agent(id))
     }
 
+    /// The same as this node sees it, whoever answers for it.
+    func listedHere(_ id: VolumeID) async throws -> Listed { await listed(try agent(id)) }
+
     private func listed(_ agent: VolumeAgent) async -> Listed {
         let summary = await agent.summary()
         return Listed(record: summary.record, message: message(summary))

@@ -107,6 +107,10 @@ package struct SiteCSIBackend: CSIBackend {
         try await translating { Self.describe(try await owner.listed(id)) }
     }
 
+    package func condition(ofMounted id: VolumeID) async throws(CSIBackendError) -> CSIVolume {
+        try await translating { Self.describe(try await owner.listedHere(id)) }
+    }
+
     package func volume(named name: String) async throws(CSIBackendError) -> CSIVolume? {
         try await translating {
             try await record(named: name).map(Self.describe)

@@ -137,7 +137,9 @@ struct SiteMetrics {
             if case .owning = $0.record.head.role { 1 } else { 0 }
         }
         add("mounts", "How often it is mounted here.") { UInt64($0.mounts.count) }
-        add("trouble", "Whether something is wrong with its disk or head.") { $0.trouble == nil ? 0 : 1 }
+        add("trouble", "Whether something is wrong with its disk, head or mount.") {
+            $0.trouble == nil ? 0 : 1
+        }
         add("waiting", "Whether bytes that are still elsewhere do not arrive.") {
             $0.waitingReason.isEmpty ? 0 : 1
         }

@@ -128,8 +128,9 @@ actor VolumeAgent {
         noteHeads(&changed.value, before: stored.value)
         if changed.value != stored.value {
             let before = stored.value.head.role
+            let role = changed.value.head.role
             stored = try await context.registry.update(changed)
-            if before != stored.value.head.role { logger.info("\(before) → \(stored.value.head.role)") }
+            if before != role { logger.log(level: role.isFenced ? .error : .info, "\(before) → \(role)") }
         }
         return actions
     }

@@ -19,7 +19,7 @@ struct VolumeSummary: Sendable {
     var namesAreArriving = false
     var prefetchedByteCount: UInt64 = 0
     var prefetchedUnreadByteCount: UInt64 = 0
-    /// What is wrong with the disk or the head here; nil: nothing is.
+    /// What is wrong with the disk, the head or a mount here; nil: nothing is.
     var trouble: String?
 
     /// Bytes that came from elsewhere, or from a copy here, and that applications have read.
@@ -130,15 +130,33 @@ struct VolumeSummary: Sendable {
 }
 
 extension VolumeAgent {
-    func summary() -> VolumeSummary { withDamage(ofStorage()) }
+    func summary() -> VolumeSummary { withTrouble(ofStorage()) }
 
     /// The same, of what is open anyway.
-    func observed() -> VolumeSummary { withDamage(ofOpenStorage()) }
+    func observed() -> VolumeSummary { withTrouble(ofOpenStorage()) }
 
-    private func withDamage(_ summary: VolumeSummary) -> VolumeSummary {
+    /// The gravest comes first: what is wrong with the record, with the reign, with the disk, with bytes.
+    private func withTrouble(_ summary: VolumeSummary) -> VolumeSummary {
         var summary = summary
-        summary.trouble = summary.trouble ?? damageText
+        summary.trouble = obstacle ?? overruledText ?? summary.trouble ?? damageText
         return summary
+    }
+
+    /// That an owner was overruled of which a mount is left, or does not know by whom; nil: neither.
+    private var overruledText: String? {
+        if case .fenced(let epoch, let by, nil) = record.head.role {
+            return
+                "epoch \(epoch), under which this site owned the volume, was overruled by epoch \(by), and who owns "
+                + "that is not known here yet: nothing of the volume is served"
+        }
+        guard let (path, mount) = mounts.first(where: { !record.head.mayWrite(under: $0.value.epoch) }) else {
+            return nil
+        }
+        let owner = record.head.knownReign.map { "\($0)" } ?? "epoch \(record.head.knownEpoch)"
+        return
+            "overruled: the volume is mounted at \(path) under epoch \(mount.epoch), and is owned by \(owner). "
+            + "Every use of this mount fails (ESTALE), and what was written here is kept as a divergence: end what "
+            + "uses it, and unmount it"
     }
 
     private func ofStorage() -> VolumeSummary {
@@ -153,7 +171,6 @@ extension VolumeAgent {
         } catch {
             summary.trouble = "\(error)"
         }
-        if let obstacle { summary.trouble = obstacle }
         return summary
     }
 
@@ -162,7 +179,6 @@ extension VolumeAgent {
         summary.mounts = Array(mounts.keys)
         if addResting(to: &summary) { return summary }
         if let head = heads[record.headNumber] { summary.add(head, mounts.values.first?.recorder) }
-        if let obstacle { summary.trouble = obstacle }
         return summary
     }
 
@@ -197,6 +213,8 @@ extension VolumeSummary {
 }
 
 extension Role {
+    var isFenced: Bool { if case .fenced = self { true } else { false } }
+
     /// As people read it.
     package var name: String {
         switch self {

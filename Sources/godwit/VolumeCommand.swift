@@ -65,6 +65,9 @@ struct VolumeCommand: AsyncParsableCommand {
                     Text.table(
                         [["NAME", "ID", "NODE", "ROLE", "OWNER", "EPOCH", "BYTES", "RESIDENT", "MOUNTED"]]
                             + rows))
+                for volume in reply.volumes where !volume.trouble.isEmpty {
+                    print("\(volume.name): \(volume.trouble)")
+                }
             }
         }
     }

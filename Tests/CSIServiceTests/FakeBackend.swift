@@ -79,6 +79,8 @@ final class FakeBackend: CSIBackend {
 
     func condition(of id: VolumeID) async throws(CSIBackendError) -> CSIVolume { try await volume(id) }
 
+    func condition(ofMounted id: VolumeID) async throws(CSIBackendError) -> CSIVolume { try await volume(id) }
+
     func volume(named name: String) async throws(CSIBackendError) -> CSIVolume? {
         state.withLock { state in state.names[name].flatMap { state.volumes[$0] } }
     }

@@ -154,6 +154,33 @@ extension SiteTests {
             }
         }
 
+        /// An old epoch says so in the log, in the volume's condition and to the application.
+        private func expectOverruled(
+            _ volume: String, at site: SiteProcess, mountedAt path: String
+        ) async throws {
+            let used = try await shell("touch x 2>&1 | grep -c 'Stale'", in: path)
+            #expect(used.output == "1\n")
+            let log = try String(contentsOfFile: site.logPath, encoding: .utf8)
+            #expect(log.contains("was overruled by sydney at epoch"), "\(log.suffix(2000))")
+            let trouble = try #require(try await site.inspect(volume)["trouble"] as? String)
+            #expect(trouble.contains(path) && trouble.contains("owned by sydney"), "\(trouble)")
+            for options in [[], ["--json"]] {
+                let listed = try await site.godwit(["volume", "list"] + options)
+                #expect(listed.contains("overruled: the volume is mounted at"), "\(listed)")
+            }
+            let id = try #require(try await site.inspect(volume)["id"] as? String)
+            for answer in [
+                try await site.csi(["node-stats", id, "--volume-path", path]),
+                try await site.csi(["get-volume", id]),
+            ] {
+                let object = try JSONSerialization.jsonObject(with: Data(answer.utf8)) as? [String: Any]
+                let status = object?["status"] as? [String: Any] ?? object
+                let condition = try #require(status?["volume_condition"] as? [String: Any], "\(answer)")
+                #expect(condition["abnormal"] as? Bool == true, "\(answer)")
+                #expect((condition["message"] as? String)?.contains("overruled") == true, "\(answer)")
+            }
+        }
+
         /// The owner is gone and only its replica's names are here; its bytes come when it returns, but for what
         /// it has changed since.
         @Test func aReplicaTakesOverAndClaimsTheBytesThatItHasSeen() async throws {
@@ -184,7 +211,9 @@ extension SiteTests {
                 }
                 let lost = try await shell("cat changing 2>&1 | grep -o 'Input/output'", in: sydney)
                 #expect(lost.output == "Input/output\n", "\(lost.output)")
+                try await expectOverruled("data", at: pair.london, mountedAt: london)
                 try await pair.unmount("data", at: pair.london)
+                #expect(try await pair.london.inspect("data")["trouble"] as? String == "")
                 #expect(try await pair.london.inspect("data")["divergences"] as? [String] == ["1"])
                 try await pair.london.godwit(["volume", "divergence", "mount", "data", "1", london])
                 let kept = try await shell("cat changing unseen more", in: london)
