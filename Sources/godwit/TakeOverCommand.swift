@@ -60,6 +60,10 @@ extension VolumeCommand {
             object.add("overruledOwner", reply.overruledOwner)
             object.add("overruledEpoch", reply.overruledEpoch)
             object.add("epoch", reply.epoch)
+            if let known = reply.options.first(where: { $0.name == "followed" }) {
+                object.add("ownerSequence", UInt64(clamping: known.sequence))
+                if known.hasAgeSeconds { object.add("ownerSilentSeconds", known.ageSeconds) }
+            }
             for option in reply.options {
                 object.add("\(option.name)Sequence", UInt64(clamping: option.sequence))
                 if option.hasAgeSeconds { object.add("\(option.name)AgeSeconds", option.ageSeconds) }
@@ -89,11 +93,23 @@ extension VolumeCommand {
 
                 \(Text.table([["STATE", "SEQUENCE", "AS OF", "INODES", "BYTES", "NOT HERE"]] + rows))
 
+                \(ownersPosition(reply))
                 What the owner has changed since is not in it. What is not here comes from the owner's site if that
                 returns, as far as it has not changed there; until then reading it fails.
                 To take it over: godwit volume takeover \(reply.volume) --force --overrule \(reply.overruledEpoch) \
                 --from \(first.name)
                 """
+        }
+
+        /// Where the owner was when it was last heard of. A follower takes all that there is whenever it asks.
+        private static func ownersPosition(_ reply: Godwit_Control_V1_TakeOverReply) -> String {
+            let owner = reply.overruledOwner
+            guard let known = reply.options.first(where: { $0.name == "followed" }) else {
+                return "Where \(owner) is has been unknown here since it was given the volume."
+            }
+            let time = known.hasAgeSeconds ? Text.duration(known.ageSeconds) + " ago" : "when it last told"
+            return
+                "\(owner) was at sequence \(known.sequence) \(time); how far it has come since is unknown here."
         }
     }
 

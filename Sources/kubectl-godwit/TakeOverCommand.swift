@@ -147,11 +147,21 @@ struct TakeOver: AsyncParsableCommand {
 
             \(Terminal.table([["STATE", "SEQUENCE", "AS OF", "INODES", "BYTES", "NOT HERE"]] + rows))
 
+            \(Self.ownersPosition(status.states ?? []))
             What the owner has changed since is not in it. What is not here comes from the owner's site if that
             returns, as far as it has not changed there; until then reading it fails.
             To take it over: kubectl godwit takeover \(what) --force --overrule \(status.ownerEpoch ?? 0) \
             --from \(Terminal.clean(first.name))
             """)
+    }
+
+    /// Where the owner was when it was last heard of. A follower takes all that there is whenever it asks.
+    private static func ownersPosition(_ states: [TakeoverResource.State]) -> String {
+        guard let known = states.first(where: { $0.name == "followed" }) else {
+            return "Where the owner is has been unknown since it was given the volume."
+        }
+        let time = known.ageSeconds.map { duration($0) + " ago" } ?? "when it last told"
+        return "The owner was at sequence \(known.sequence) \(time); how far it has come since is unknown."
     }
 
     static func duration(_ seconds: Int64) -> String {

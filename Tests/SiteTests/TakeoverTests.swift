@@ -26,6 +26,7 @@ extension SiteTests {
                 let told = try await pair.london.godwit(["volume", "takeover", "data"])
                 #expect(told.contains("sydney at epoch 2") && told.contains("kept"), "\(told)")
                 #expect(told.contains("--force --overrule 2"))
+                #expect(told.contains("Where sydney is has been unknown here since"), "\(told)")
                 let wrong = try await pair.london.run([
                     "volume", "takeover", "data", "--force", "--overrule", "1",
                 ])
@@ -194,6 +195,14 @@ extension SiteTests {
                 try await pair.link.cut(Set(LinkDirection.allCases))
                 _ = try await shell("echo newer > changing; echo unseen > unseen", in: london)
 
+                let told = try await pair.sydney.godwit(["volume", "takeover", "data"])
+                #expect(told.contains("how far it has come since is unknown"), "\(told)")
+                let json = try await pair.sydney.godwit(["volume", "takeover", "data", "--json"])
+                let known = try JSONSerialization.jsonObject(with: Data(json.utf8)) as? [String: Any]
+                let position = try #require(known?["ownerSequence"] as? Int)
+                #expect(
+                    position > 0 && told.contains("london was at sequence \(position)"), "\(json) \(told)")
+                #expect(known?["followedSequence"] as? Int == position && known?["ownerSilentSeconds"] != nil)
                 try await pair.sydney.godwit(["volume", "takeover", "data", "--force", "--overrule", "1"])
                 let sydney = try await pair.mount("data", at: pair.sydney, cleanup)
                 let alone = try await shell(
