@@ -160,8 +160,8 @@ package actor MigrationController {
             while true {
                 try Task.checkCancellation()
                 figures.noteTurn(
-                    migrations.values.reduce(into: [:]) { $0[$1.status?.phase, default: 0] += 1 })
-                let open = migrations.filter { !Self.hasEnded($0.value) }.keys
+                    migrations.values.reduce(into: [:]) { $0[$1.currentStatus?.phase, default: 0] += 1 })
+                let open = migrations.filter { !$0.value.hasEnded }.keys
                 let wanted = Set(claims.keys).union(open)
                 for key in schedule.begin(wanted, limit: Self.pace.limit, now: .now) {
                     group.addTask { await self.look(at: key) }
@@ -171,13 +171,6 @@ package actor MigrationController {
         }
     }
 
-    private static func hasEnded(_ migration: MigrationResource) -> Bool {
-        switch migration.status?.phase {
-        case .cancelled?: true
-        case .done?: migration.status?.closed == true
-        case .preparing?, .ready?, .handedOver?, .hydrating?, .failed?, nil: false
-        }
-    }
 
     private func look(at key: Key) async {
         var outcome = LookSchedule<Key>.Outcome.waits
@@ -271,13 +264,16 @@ package actor MigrationController {
         case .advance(let spec):
             try await withdrawEarlier(present, for: spec, claim, peers)
             let migration = try await ensure(spec, key, claim, present)
+            let facts: ClaimFacts
             do throws(ClaimFacts.Refusal) {
-                let facts = try ClaimFacts(claim, of: persistent)
-                await advance(migration, spec, facts, key, claim)
+                facts = try ClaimFacts(claim, of: persistent)
             } catch {
                 try await write(
                     .init(phase: .failed, message: error.description), reason: "BadClaim", migration, claim)
+                return false
             }
+            guard try await begin(migration, key, claim) else { return false }
+            await advance(migration, spec, facts, key, claim)
         }
         return false
     }
@@ -287,14 +283,7 @@ package actor MigrationController {
         _ claim: PersistentVolumeClaim
     ) async {
         do throws(SiteControlError) {
-            let isNew = migration.status == nil || migration.status?.phase == .cancelled
-            let last = try await site.advance(spec.volume, to: spec.to, claim: facts) { [self] progress in
-                // Told while it lasts only at the beginning: later each look begins with the same words.
-                guard isNew, progress.phase == .preparing else { return }
-                let status = MigrationReport.status(
-                    progress, target: spec.to, earlier: nil, now: .init(missing: 0, seconds: 0))
-                await writeOrLog(status, reason: "Preparing", migration, claim)
-            }
+            let last = try await site.advance(spec.volume, to: spec.to, claim: facts)
             let now = MigrationReport.Sample(
                 missing: last.missingBytes, seconds: Date().timeIntervalSince1970)
             let status = MigrationReport.status(last, target: spec.to, earlier: samples[key], now: now)
@@ -360,36 +349,58 @@ package actor MigrationController {
         return try await client.create(MigrationResource(metadata: metadata, spec: spec))
     }
 
+    /// A wish that nothing was said of yet is written down before the target hears of it: whoever finds it given up then
+    /// knows that the target is to be told, and of an earlier wish's end nobody takes the words for this one's.
+    ///
+    /// - Returns: whether that stands in the cluster; otherwise somebody was faster, and the next look sees it.
+    private func begin(
+        _ migration: MigrationResource, _ key: Key, _ claim: PersistentVolumeClaim
+    ) async throws(KubernetesError) -> Bool {
+        guard migration.status == nil || migration.hasEnded else { return true }
+        samples[key] = nil
+        let status = MigrationReport.status(
+            .init(phase: .preparing), target: migration.spec.to, earlier: nil,
+            now: .init(missing: 0, seconds: 0))
+        return try await write(status, reason: "Preparing", isNew: true, migration, claim)
+    }
+
     /// Writes the status, with an Event where the phase or the reason is another than before.
+    ///
+    /// - Parameters:
+    ///   - made: what has become of the claim at the target; nil: nothing new is known.
+    ///   - isNew: nothing that was said of an earlier wish holds.
+    /// - Returns: whether the cluster has it; not, where somebody has changed the migration meanwhile.
+    @discardableResult
     func write(
         _ status: MigrationResource.Status, reason: String, about made: ClaimReport? = nil,
-        _ migration: MigrationResource, _ claim: PersistentVolumeClaim
-    ) async throws(KubernetesError) {
+        isNew: Bool = false, _ migration: MigrationResource, _ claim: PersistentVolumeClaim
+    ) async throws(KubernetesError) -> Bool {
         guard
             var current = try await client.find(
                 MigrationResource.self, migration.metadata.name ?? "", in: migration.metadata.namespace),
             current.spec == migration.spec
-        else { return }
+        else { return false }
         let time = Timestamps.seconds(Date())
         let earlier = current.status
         var next = status
         next.conditions = MigrationReport.conditions(
-            status, reason: reason, claim: made, earlier: earlier?.conditions ?? [], at: time)
+            status, reason: reason, claim: made, earlier: earlier?.conditions ?? [], isNew: isNew, at: time)
         next.updated = earlier?.updated
-        if next == earlier { return }
+        if next == earlier { return true }
         next.updated = time
         current.status = next
         do {
             _ = try await client.update(current, subresource: "status")
         } catch .conflict {
             // Somebody changed it meanwhile: the next look sees it.
-            return
+            return false
         }
         written.insert(Self.key(migration.metadata))
-        guard earlier?.phase != status.phase || earlier?.message != status.message else { return }
-        if earlier?.phase == status.phase, status.phase == .hydrating { return }
+        guard earlier?.phase != status.phase || earlier?.message != status.message else { return true }
+        if earlier?.phase == status.phase, status.phase == .hydrating { return true }
         try await events.record(
             status.phase == .failed ? reason : status.phase.rawValue, status.message, about: claim,
             isWarning: status.phase == .failed)
+        return true
     }
 }

@@ -54,7 +54,7 @@ struct MigrationReport {
     /// metav1.Conditions, with the time of a change only where something changed.
     static func conditions(
         _ status: MigrationResource.Status, reason: String, claim: ClaimReport? = nil, earlier: [Condition],
-        at time: String
+        isNew: Bool = false, at time: String
     ) -> [Condition] {
         let phase = status.phase
         let isOwned = phase == .handedOver || phase == .hydrating || phase == .done
@@ -68,7 +68,7 @@ struct MigrationReport {
             wanted.append(
                 Condition(
                     "ClaimMade", claim.isMade, reason: claim.reason, message: claim.message, at: time))
-        } else if phase != .cancelled, let known = earlier.first(where: { $0.type == "ClaimMade" }) {
+        } else if phase != .cancelled, !isNew, let known = earlier.first(where: { $0.type == "ClaimMade" }) {
             // Nothing new is known of it.
             wanted.append(known)
         }

@@ -15,7 +15,7 @@ package protocol SiteControl: Sendable {
     ///
     /// - Parameter claim: what is to be made in the target's cluster.
     func advance(
-        _ id: String, to target: String, claim: ClaimFacts, _ report: @Sendable (MoveProgress) async -> Void
+        _ id: String, to target: String, claim: ClaimFacts
     ) async throws(SiteControlError) -> MoveProgress
     /// Lets a site that was prepared forget the volume. May be repeated.
     func withdraw(_ id: String, from target: String) async throws(SiteControlError)
@@ -212,7 +212,7 @@ package final class SiteControlSocket: SiteControl {
     }
 
     package func advance(
-        _ id: String, to target: String, claim: ClaimFacts, _ report: @Sendable (MoveProgress) async -> Void
+        _ id: String, to target: String, claim: ClaimFacts
     ) async throws(SiteControlError) -> MoveProgress {
         var request = Godwit_Control_V1_MigrateRequest()
         request.claim = Self.message(claim)
@@ -229,9 +229,7 @@ package final class SiteControlSocket: SiteControl {
             try await call.send(bytes)
             try await call.finishSending()
             while let message = try await call.receive() {
-                let progress = Self.progress(try .init(serializedBytes: message))
-                last = progress
-                await report(progress)
+                last = Self.progress(try .init(serializedBytes: message))
             }
         } catch {
             throw Self.failure(error)

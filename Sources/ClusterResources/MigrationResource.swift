@@ -62,4 +62,13 @@ package struct MigrationResource: KubernetesResource {
         self.metadata = metadata
         self.spec = spec
     }
+
+    /// Whether nothing is to be done for the wish that it was made for: one that is there is a new one.
+    package var hasEnded: Bool {
+        switch status?.phase {
+        case .cancelled?: true
+        case .done?: status?.closed == true
+        case .preparing?, .ready?, .handedOver?, .hydrating?, .failed?, nil: false
+        }
+    }
 }

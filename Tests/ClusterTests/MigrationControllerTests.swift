@@ -1,0 +1,161 @@
+import ClusterResources
+import Foundation
+import KubernetesAPI
+import Logging
+import Testing
+
+@testable import Cluster
+@testable import TestBed
+
+extension ClusterTests {
+    /// The controller in this process beside an API server and a site that does as the test says: what it writes when,
+    /// and that it goes on from wherever it was ended.
+    @Suite struct MigrationControllerTests {
+        static let key = (namespace: "default", name: "data")
+
+        /// One cluster with a claim, and a site.
+        struct Scene: Sendable {
+            let cluster: TestCluster
+            let client: KubernetesClient
+            let sites = FakeSites()
+
+            func annotate(_ name: String, _ value: String?) async throws {
+                _ = try await client.patch(
+                    PersistentVolumeClaim.self, key.name, in: key.namespace,
+                    ["metadata": ["annotations": .object([name: JSONValue(value)])]])
+            }
+
+            func wish(_ target: String?) async throws { try await annotate(ClaimWishes.migrateTo, target) }
+
+            func claim() async throws -> PersistentVolumeClaim? {
+                try await client.find(PersistentVolumeClaim.self, key.name, in: key.namespace)
+            }
+
+            func migration() async throws -> MigrationResource? {
+                try await client.find(MigrationResource.self, key.name, in: key.namespace)
+            }
+
+            func wait(for phase: MigrationResource.Phase) async throws {
+                try await eventually("phase \(phase.rawValue)", limit: .seconds(30)) {
+                    try await migration()?.status?.phase == phase
+                }
+            }
+
+            func condition(_ type: String) async throws -> Condition? {
+                try await migration()?.status?.conditions?.first { $0.type == type }
+            }
+
+            func events(_ reason: String) async throws -> [Event] {
+                try await client.list(Event.self, in: key.namespace).items.filter { $0.reason == reason }
+            }
+
+            /// Deletes the claim as a person, its protection and the garbage collector do.
+            func deleteClaim() async throws {
+                try await client.delete(PersistentVolumeClaim.self, key.name, in: key.namespace)
+                _ = try? await client.patch(
+                    PersistentVolumeClaim.self, key.name, in: key.namespace, ["metadata": ["finalizers": .null]])
+                try await client.delete(MigrationResource.self, key.name, in: key.namespace)
+            }
+
+            /// Runs a controller beside the body, and ends it after that.
+            func withController(
+                _ client: KubernetesClient? = nil, _ body: () async throws -> Void
+            ) async throws {
+                let controller = MigrationController(
+                    client ?? self.client, site: sites.control(of: "london"), logger: Logger(label: "test"),
+                    interval: .milliseconds(50))
+                let running = Task { try await controller.run() }
+                do {
+                    try await body()
+                } catch {
+                    running.cancel()
+                    _ = await running.result
+                    throw error
+                }
+                running.cancel()
+                _ = await running.result
+            }
+        }
+
+        func withScene(_ body: @escaping @Sendable (Scene) async throws -> Void) async throws {
+            try await withCluster { cluster, client, _ in
+                let scene = Scene(cluster: cluster, client: client)
+                try await Self.bind(client)
+                do {
+                    try await body(scene)
+                } catch {
+                    let status = try? await scene.migration()?.status
+                    Issue.record("status \(String(describing: status)); calls \(scene.sites[\.calls].suffix(20))")
+                    throw error
+                }
+            }
+        }
+
+        static func bind(_ client: KubernetesClient) async throws {
+            _ = try await client.create(
+                PersistentVolume(
+                    metadata: ObjectMeta(name: "pvc-1"),
+                    spec: .init(
+                        storage: "1Gi", accessModes: ["ReadWriteOnce"],
+                        csi: .init(driver: MigrationController.driver, volumeHandle: FakeSites.volume),
+                        claim: .init(namespace: key.namespace, name: key.name), reclaimPolicy: "Retain",
+                        storageClassName: "godwit")))
+            _ = try await client.create(
+                PersistentVolumeClaim(
+                    metadata: ObjectMeta(name: key.name, namespace: key.namespace),
+                    spec: .init(
+                        accessModes: ["ReadWriteOnce"], storage: "1Gi", storageClassName: "godwit",
+                        volumeName: "pvc-1")))
+        }
+
+        /// There and back once, so that the first wish is fulfilled and closed.
+        private func moveThereAndHome(_ scene: Scene) async throws {
+            try await scene.wish("sydney")
+            try await scene.wait(for: .ready)
+            scene.sites.startPod(at: "sydney")
+            try await eventually("the wish is closed") { try await scene.migration()?.status?.closed == true }
+            scene.sites.startPod(at: "london")
+        }
+
+        @Test func aSecondMoveToTheSameSiteIsNotTakenForTheFirst() async throws {
+            try await withScene { scene in
+                try await scene.withController {
+                    try await moveThereAndHome(scene)
+                    #expect(try await scene.condition("Ready")?.status == "True")
+                    scene.sites.change { $0.isHeld = true }
+                    try await scene.wish("sydney")
+                    try await scene.wait(for: .preparing)
+                    let status = try #require(try await scene.migration()?.status)
+                    #expect(status.resident == nil && status.closed == nil)
+                    for condition in try #require(status.conditions) where condition.type != "Validated" {
+                        #expect(condition.status == "False", "\(condition)")
+                    }
+                    // It stands there before the site hears of it, and not only after.
+                    scene.sites.change { $0.isHeld = false }
+                    try await scene.wait(for: .ready)
+                }
+            }
+        }
+
+        @Test func aSecondMoveGivenUpWhileNobodyLookedIsTakenBack() async throws {
+            try await withScene { scene in
+                try await scene.withController {
+                    try await moveThereAndHome(scene)
+                    scene.sites.change { $0.isHeld = true }
+                    try await scene.wish("sydney")
+                    try await eventually("it is prepared") { scene.sites[\.preparing] == 1 }
+                }
+                // The controller is ended; the site goes on, and the annotation goes.
+                scene.sites.change { state in
+                    state.isHeld = false
+                    state.calls = []
+                }
+                try await scene.wish(nil)
+                try await scene.withController {
+                    try await scene.wait(for: .cancelled)
+                    #expect(scene.sites[\.calls].contains("withdraw"))
+                }
+            }
+        }
+    }
+}
