@@ -41,6 +41,14 @@ struct LookSchedule<Key: Hashable & Sendable>: Sendable {
         entries[key] = entry
     }
 
+    /// What an earlier look began has moved on: it is looked at soon, as after a look that moved it.
+    mutating func noteMoved(_ key: Key, now: ContinuousClock.Instant) {
+        guard var entry = entries[key], !entry.isBusy else { return }
+        entry.delay = interval
+        entry.due = min(entry.due, now + interval)
+        entries[key] = entry
+    }
+
     /// Whose turn it is: what has changed first, then what is overdue longest. They are busy until `end`.
     ///
     /// - Parameters:

@@ -14,20 +14,22 @@ package actor MigrationController {
     let client: KubernetesClient
     let site: any SiteControl
     let events: EventRecorder
-    private let logger: Logger
+    let logger: Logger
     private let figures: ControllerFigures
     private let arrivals: ArrivingClaims
     private let takeovers: Takeovers
     /// Claims that carry an annotation of ours.
     private var claims: [Key: PersistentVolumeClaim] = [:]
     private var migrations: [Key: MigrationResource] = [:]
-    private var schedule: LookSchedule<Key>
+    var schedule: LookSchedule<Key>
     /// The volumes of the claims as they were last seen: a claim's volume stays the same.
     private var handles: [Key: (persistentVolume: String, id: String)] = [:]
+    /// What sites are being asked for, which may take an hour.
+    var advances: [Key: Advance] = [:]
     /// Migrations whose status was written since they were last looked at.
-    private var written: Set<Key> = []
+    var written: Set<Key> = []
     /// For the rate at which bytes arrive: a display, no state.
-    private var samples: [Key: MigrationReport.Sample] = [:]
+    var samples: [Key: MigrationReport.Sample] = [:]
     /// Events of this run, so that a bad value that stays is told once.
     private var told: [Key: Set<String>] = [:]
 
@@ -73,12 +75,15 @@ package actor MigrationController {
             group.addTask { [self] in try await arrivals.run() }
             group.addTask { [self] in try await takeovers.run() }
             // Whichever ends first, with an error: the others end with it.
-            try await group.next()
+            let ended = await group.nextResult()
             group.cancelAll()
+            while await group.nextResult() != nil {}
+            for key in advances.keys { await giveUp(key) }
+            try ended?.get()
         }
     }
 
-    private nonisolated func log(_ error: KubernetesError) {
+    nonisolated func log(_ error: KubernetesError) {
         figures.noteAPIFailure()
         logger.notice("the cluster's API: \(error)")
     }
@@ -229,6 +234,7 @@ package actor MigrationController {
         // Read anew, rather than what a watch told a while ago.
         let found = try await client.find(PersistentVolumeClaim.self, key.name, in: key.namespace)
         guard let claim = found, claim.metadata.deletionTimestamp == nil else {
+            await giveUp(key)
             let present = try await client.find(MigrationResource.self, key.name, in: key.namespace)
             try await withdrawDeleted(present, found)
             return present == nil
@@ -237,6 +243,7 @@ package actor MigrationController {
             let persistent = try await client.find(PersistentVolume.self, volumeName),
             let source = persistent.spec.csi, source.driver == Self.driver
         else {
+            await giveUp(key)
             if Self.concerns(claim), claim.status?.phase == "Bound" {
                 try await tell(
                     key, claim, "NotGodwit", "the claim's volume is not of \(Self.driver): it stays here")
@@ -251,6 +258,9 @@ package actor MigrationController {
             try await site.setHydration(source.volumeHandle, hydration)
             try await events.record("HydrationChanged", Self.describe(hydration), about: claim)
         }
+        let facts = Result { () throws(ClaimFacts.Refusal) in try ClaimFacts(claim, of: persistent) }
+        // Nothing else is done about a volume while its site is asked for something that is not wanted any more.
+        if advances[key]?.wanted != Advance.Wanted(decision.move, facts) { await giveUp(key) }
         switch decision.move {
         case .nothing: return true
         case .cancel:
@@ -264,48 +274,16 @@ package actor MigrationController {
         case .advance(let spec):
             try await withdrawEarlier(present, for: spec, claim, peers)
             let migration = try await ensure(spec, key, claim, present)
-            let facts: ClaimFacts
-            do throws(ClaimFacts.Refusal) {
-                facts = try ClaimFacts(claim, of: persistent)
-            } catch {
+            switch facts {
+            case .failure(let refusal):
                 try await write(
-                    .init(phase: .failed, message: error.description), reason: "BadClaim", migration, claim)
-                return false
+                    .init(phase: .failed, message: refusal.description), reason: "BadClaim", migration, claim)
+            case .success(let facts):
+                guard try await begin(migration, key, claim), advances[key] == nil else { return false }
+                start(.init(spec: spec, facts: facts), migration, key, claim)
             }
-            guard try await begin(migration, key, claim) else { return false }
-            await advance(migration, spec, facts, key, claim)
         }
         return false
-    }
-
-    private func advance(
-        _ migration: MigrationResource, _ spec: MigrationResource.Spec, _ facts: ClaimFacts, _ key: Key,
-        _ claim: PersistentVolumeClaim
-    ) async {
-        do throws(SiteControlError) {
-            let last = try await site.advance(spec.volume, to: spec.to, claim: facts)
-            let now = MigrationReport.Sample(
-                missing: last.missingBytes, seconds: Date().timeIntervalSince1970)
-            let status = MigrationReport.status(last, target: spec.to, earlier: samples[key], now: now)
-            samples[key] = now
-            await writeOrLog(status, reason: last.phase.rawValue, about: last.claim, migration, claim)
-        } catch {
-            await writeOrLog(
-                .init(phase: .failed, message: error.description),
-                reason: error.isTransient ? "Unavailable" : "Refused", migration, claim)
-        }
-    }
-
-    /// What cannot be written now is written at the next look.
-    private func writeOrLog(
-        _ status: MigrationResource.Status, reason: String, about made: ClaimReport? = nil,
-        _ migration: MigrationResource, _ claim: PersistentVolumeClaim
-    ) async {
-        do {
-            try await write(status, reason: reason, about: made, migration, claim)
-        } catch {
-            log(error)
-        }
     }
 
     private static func describe(_ hydration: ClaimDecision.Hydration) -> String {

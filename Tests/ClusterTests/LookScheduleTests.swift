@@ -45,6 +45,22 @@ import Testing
         #expect(schedule.begin(["a"], limit: 1, now: at(34)) == ["a"], "it begins anew")
     }
 
+    @Test func whatMovesOnAfterItsLookIsLookedAtSoonAndNotAtOnce() {
+        var schedule = LookSchedule<String>(interval: .seconds(2))
+        _ = schedule.begin(["a"], limit: 1, now: at(0))
+        schedule.noteMoved("a", now: at(0))
+        #expect(schedule.begin(["a"], limit: 1, now: at(0)).isEmpty, "it is being looked at")
+        schedule.end("a", .settled, now: at(0), jitter: 1)
+        schedule.noteMoved("a", now: at(10))
+        #expect(schedule.begin(["a"], limit: 1, now: at(11)).isEmpty)
+        #expect(schedule.begin(["a"], limit: 1, now: at(12)) == ["a"])
+        schedule.end("a", .waits, now: at(12), jitter: 1)
+        // It never puts off what is due before.
+        schedule.noteMoved("a", now: at(13.5))
+        #expect(schedule.begin(["a"], limit: 1, now: at(14)) == ["a"])
+        schedule.noteMoved("unknown", now: at(14))
+    }
+
     @Test func changesComeFirstAndNobodyIsForgotten() {
         var schedule = LookSchedule<Int>(interval: .seconds(2))
         let all = Set(0..<100)

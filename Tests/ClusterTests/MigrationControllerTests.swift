@@ -157,5 +157,55 @@ extension ClusterTests {
                 }
             }
         }
+
+        /// README: "Taken away by you before that, the migration is Cancelled", however long preparing takes.
+        @Test func whileASiteIsPreparedItsClaimIsFollowed() async throws {
+            try await withScene { scene in
+                try await scene.withController {
+                    scene.sites.change { $0.isHeld = true }
+                    try await scene.wish("sydney")
+                    try await eventually("it is prepared") { scene.sites[\.preparing] == 1 }
+                    // What changes nothing about the move leaves it alone.
+                    try await scene.annotate(ClaimWishes.pause, "true")
+                    try await scene.annotate(ClaimWishes.rateLimit, "2Mi")
+                    try await eventually("the settings are followed") {
+                        scene.sites[\.isPaused] && scene.sites[\.bytesPerSecond] == 2 << 20
+                    }
+                    #expect(scene.sites[\.preparing] == 1 && scene.sites[\.givenUp] == 0)
+                    // Another target, and then none.
+                    try await scene.wish("tokyo")
+                    try await eventually("it begins anew") {
+                        scene.sites[\.preparing] == 1 && scene.sites[\.givenUp] == 1
+                    }
+                    #expect(scene.sites[\.calls].contains("withdraw"))
+                    try await eventually("the target is written down") {
+                        let migration = try await scene.migration()
+                        return migration?.spec.to == "tokyo" && migration?.status?.phase == .preparing
+                    }
+                    try await scene.wish(nil)
+                    try await scene.wait(for: .cancelled)
+                    #expect(scene.sites[\.preparing] == 0 && scene.sites[\.givenUp] == 2)
+                    // Once more, and the claim goes.
+                    try await scene.wish("sydney")
+                    try await eventually("it is prepared") { scene.sites[\.preparing] == 1 }
+                    try await scene.client.delete(
+                        PersistentVolumeClaim.self, Self.key.name, in: Self.key.namespace)
+                    try await eventually("it is given up") { scene.sites[\.preparing] == 0 }
+                }
+            }
+        }
+
+        @Test func anEndedControllerAsksItsSiteForNothing() async throws {
+            try await withScene { scene in
+                scene.sites.change { $0.isHeld = true }
+                try await scene.withController {
+                    try await scene.wish("sydney")
+                    try await eventually("it is prepared") { scene.sites[\.preparing] == 1 }
+                }
+                #expect(scene.sites[\.preparing] == 0 && scene.sites[\.givenUp] == 1)
+                // Nothing is said of it that would look like a failure.
+                #expect(try await scene.migration()?.status?.phase == .preparing)
+            }
+        }
     }
 }
