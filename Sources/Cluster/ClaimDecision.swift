@@ -87,10 +87,7 @@ package struct ClaimDecision: Hashable, Sendable {
         if target == site {
             if volume.owner == site {
                 // Already here; an older wish that led nowhere is withdrawn by that.
-                switch present?.status?.phase {
-                case .preparing?, .ready?, .failed?: return .cancel
-                case .handedOver?, .hydrating?, .done?, .cancelled?, nil: return .nothing
-                }
+                return present?.concernsTarget ?? false ? .cancel : .nothing
             }
             return .fail(
                 spec(target), reason: "OwnedElsewhere",
@@ -106,8 +103,8 @@ package struct ClaimDecision: Hashable, Sendable {
                 spec(target), reason: "OwnedElsewhere",
                 message: "site \(volume.owner) owns the volume: annotate the claim there")
         }
-        guard let status = present?.status, present?.spec == spec(target), !(status.closed ?? false) else {
-            let isThere = present?.status?.phase == .done && volume.owner == target
+        guard let status = present?.currentStatus, present?.spec == spec(target), !(status.closed ?? false) else {
+            let isThere = present?.currentStatus?.phase == .done && volume.owner == target
             return isThere && present?.spec == spec(target) ? .nothing : .advance(spec(target))
         }
         switch status.phase {
@@ -122,7 +119,7 @@ package struct ClaimDecision: Hashable, Sendable {
         _ volume: VolumeSituation?, _ site: String, _ present: MigrationResource?
     ) -> Move {
         guard let present else { return .nothing }
-        switch present.status?.phase {
+        switch present.currentStatus?.phase {
         case .preparing?, .ready?, .failed?, nil:
             // Taken over before anybody saw that the wish was gone: it is too late.
             let isTooLate = volume?.owner == present.spec.to && present.spec.to != site
@@ -130,7 +127,7 @@ package struct ClaimDecision: Hashable, Sendable {
         // Handed over: it cannot be withdrawn, only brought home from there.
         case .handedOver?, .hydrating?:
             return volume?.owner == site ? .close : .advance(present.spec)
-        case .done?: return present.status?.closed == true ? .nothing : .close
+        case .done?: return present.currentStatus?.closed == true ? .nothing : .close
         case .cancelled?: return .nothing
         }
     }

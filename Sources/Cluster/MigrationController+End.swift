@@ -27,54 +27,68 @@ extension MigrationController {
 
     /// The claim is being deleted, or is gone: with it goes the wish. A site that was to take the volume over forgets it,
     /// also where the volume itself stays (`Retain`).
-    func withdrawDeleted(_ present: MigrationResource?, _ claim: PersistentVolumeClaim?) async throws {
-        guard let present else { return }
-        switch present.status?.phase {
-        case .preparing?, .ready?, .failed?, nil: break
-        case .handedOver?, .hydrating?, .done?, .cancelled?:
-            try await forget(present, unless: claim)
-            return
-        }
-        do throws(SiteControlError) {
-            let (name, peers) = try await site.info()
-            // Deleted already: whoever deletes a volume tells its followers first. Owned elsewhere: it stays there.
-            if peers.contains(present.spec.to), try await site.volume(present.spec.volume)?.owner == name {
-                try await site.withdraw(present.spec.volume, from: present.spec.to)
+    ///
+    /// - Parameter claim: nil: it is gone, whatever bears its name now.
+    func withdrawDeleted(_ present: MigrationResource, _ claim: PersistentVolumeClaim?) async throws {
+        if present.concernsTarget {
+            do throws(SiteControlError) {
+                let (name, peers) = try await site.info()
+                // Deleted already: whoever deletes a volume tells its followers first. Owned elsewhere: it stays there.
+                if peers.contains(present.spec.to), try await site.volume(present.spec.volume)?.owner == name {
+                    try await site.withdraw(present.spec.volume, from: present.spec.to)
+                }
+            } catch {
+                try await write(
+                    .init(
+                        phase: .failed,
+                        message: "the claim is deleted, but the target cannot be told: \(error.description)"),
+                    reason: error.isTransient ? "Unavailable" : "Refused", present, claim)
+                return
             }
-        } catch {
-            guard let claim else { throw error }
-            try await write(
-                .init(
-                    phase: .failed,
-                    message: "the claim is deleted, but the target cannot be told: \(error.description)"),
-                reason: error.isTransient ? "Unavailable" : "Refused", present, claim)
-            return
         }
-        if let claim {
+        guard claim == nil else {
+            guard present.concernsTarget else { return }
             try await write(
                 .init(phase: .cancelled, message: "the claim was deleted before the hand-over"),
                 reason: "Cancelled", present, claim)
+            return
         }
-        try await forget(present, unless: claim)
+        // It goes with its claim, as the cluster's garbage collector would have it.
+        guard let rest = try await letGo(present), rest.metadata.deletionTimestamp == nil else { return }
+        try await client.delete(
+            MigrationResource.self, rest.metadata.name ?? "", in: rest.metadata.namespace,
+            uid: rest.metadata.uid)
     }
 
-    /// What belongs to a claim that is gone goes as well, as the cluster's garbage collector would have it.
-    private func forget(_ present: MigrationResource, unless claim: PersistentVolumeClaim?) async throws {
-        guard claim == nil else { return }
-        try await client.delete(
-            MigrationResource.self, present.metadata.name ?? "", in: present.metadata.namespace,
-            uid: present.metadata.uid)
+    /// Nobody has to be told any more: whoever deletes the migration has his way.
+    ///
+    /// - Returns: what is left; nil: it is gone.
+    func letGo(_ migration: MigrationResource) async throws(KubernetesError) -> MigrationResource? {
+        guard migration.isKept else { return migration }
+        let others = (migration.metadata.finalizers ?? []).filter { $0 != MigrationResource.finalizer }
+        var metadata: [String: JSONValue] = ["finalizers": .array(others.map(JSONValue.string))]
+        // Not if somebody else has changed them since.
+        metadata["resourceVersion"] = JSONValue(migration.metadata.resourceVersion)
+        do throws(KubernetesError) {
+            let rest = try await client.patch(
+                MigrationResource.self, migration.metadata.name ?? "", in: migration.metadata.namespace,
+                ["metadata": .object(metadata)])
+            return rest.metadata.deletionTimestamp != nil && others.isEmpty ? nil : rest
+        } catch {
+            guard case .notFound = error else { throw error }
+            return nil
+        }
     }
 
     /// Another target was wished for before the first one took over: that one is told, if it can be.
     func withdrawEarlier(
-        _ present: MigrationResource?, for spec: MigrationResource.Spec, _ claim: PersistentVolumeClaim,
+        _ present: MigrationResource, for spec: MigrationResource.Spec, _ claim: PersistentVolumeClaim,
         _ peers: Set<String>
     ) async throws {
-        guard let present, peers.contains(present.spec.to),
+        guard peers.contains(present.spec.to),
             present.spec.to != spec.to || present.spec.volume != spec.volume
         else { return }
-        switch present.status?.phase {
+        switch present.currentStatus?.phase {
         case .preparing?, .ready?, .failed?: break
         case .handedOver?, .hydrating?, .done?, .cancelled?, nil: return
         }

@@ -146,7 +146,12 @@ package actor MigrationController {
         case .applied(let migration):
             let key = Self.key(migration.metadata)
             // A status is what we wrote.
-            if migrations[key]?.spec != migration.spec { schedule.noteChange(key, now: .now) }
+            let known = migrations[key]
+            if known?.spec != migration.spec
+                || known?.metadata.deletionTimestamp != migration.metadata.deletionTimestamp
+            {
+                schedule.noteChange(key, now: .now)
+            }
             migrations[key] = migration
         case .deleted(let migration):
             let key = Self.key(migration.metadata)
@@ -166,7 +171,7 @@ package actor MigrationController {
                 try Task.checkCancellation()
                 figures.noteTurn(
                     migrations.values.reduce(into: [:]) { $0[$1.currentStatus?.phase, default: 0] += 1 })
-                let open = migrations.filter { !$0.value.hasEnded }.keys
+                let open = migrations.filter { !$0.value.hasEnded || $0.value.isKept }.keys
                 let wanted = Set(claims.keys).union(open)
                 for key in schedule.begin(wanted, limit: Self.pace.limit, now: .now) {
                     group.addTask { await self.look(at: key) }
@@ -214,7 +219,9 @@ package actor MigrationController {
         guard let claim = claims[key], claim.metadata.deletionTimestamp == nil, let handle = handles[key],
             handle.persistentVolume == claim.spec.volumeName
         else { return false }
-        let (decision, _, _) = try await decide(key, claim, handle.id, migrations[key])
+        let present = migrations[key]
+        if let present, present.isKept, !present.concernsTarget { return false }
+        let (decision, _, _) = try await decide(key, claim, handle.id, present)
         let told = self.told[key] ?? []
         return decision.isNothing && decision.badValues.allSatisfy { told.contains("BadValue" + $0.message) }
     }
@@ -233,17 +240,25 @@ package actor MigrationController {
     private func reconcile(_ key: Key) async throws -> Bool {
         // Read anew, rather than what a watch told a while ago.
         let found = try await client.find(PersistentVolumeClaim.self, key.name, in: key.namespace)
-        guard let claim = found, claim.metadata.deletionTimestamp == nil else {
+        var present = try await client.find(MigrationResource.self, key.name, in: key.namespace)
+        if let known = present, known.isKept, !known.concernsTarget {
+            present = try await letGo(known)
+        }
+        guard let claim = found, claim.metadata.deletionTimestamp == nil, present?.isOf(claim) ?? true else {
             await giveUp(key)
-            let present = try await client.find(MigrationResource.self, key.name, in: key.namespace)
-            try await withdrawDeleted(present, found)
-            return present == nil
+            guard let present else { return true }
+            try await withdrawDeleted(present, found.flatMap { present.isOf($0) ? $0 : nil })
+            return false
         }
         guard let volumeName = claim.spec.volumeName, !volumeName.isEmpty,
             let persistent = try await client.find(PersistentVolume.self, volumeName),
             let source = persistent.spec.csi, source.driver == Self.driver
         else {
             await giveUp(key)
+            if let present, present.metadata.deletionTimestamp != nil {
+                try await withdrawDeleted(present, nil)
+                return false
+            }
             if Self.concerns(claim), claim.status?.phase == "Bound" {
                 try await tell(
                     key, claim, "NotGodwit", "the claim's volume is not of \(Self.driver): it stays here")
@@ -251,7 +266,6 @@ package actor MigrationController {
             return true
         }
         handles[key] = (volumeName, source.volumeHandle)
-        let present = try await client.find(MigrationResource.self, key.name, in: key.namespace)
         let (decision, name, peers) = try await decide(key, claim, source.volumeHandle, present)
         for bad in decision.badValues { try await tell(key, claim, "BadValue", bad.message) }
         if let hydration = decision.hydration {
@@ -268,12 +282,10 @@ package actor MigrationController {
         case .close:
             if let present { try await close(present, claim, at: name) }
         case .fail(let spec, let reason, let message):
-            try await withdrawEarlier(present, for: spec, claim, peers)
-            let migration = try await ensure(spec, key, claim, present)
+            guard let migration = try await ensure(spec, key, claim, present, peers) else { break }
             try await write(.init(phase: .failed, message: message), reason: reason, migration, claim)
         case .advance(let spec):
-            try await withdrawEarlier(present, for: spec, claim, peers)
-            let migration = try await ensure(spec, key, claim, present)
+            guard let migration = try await ensure(spec, key, claim, present, peers) else { break }
             switch facts {
             case .failure(let refusal):
                 try await write(
@@ -304,21 +316,52 @@ package actor MigrationController {
         try await events.record(reason, message, about: claim, isWarning: true)
     }
 
-    /// The migration of this claim with this wish, made or changed if it is another.
+    /// Tells of the claim, or of the migration where that is gone. Where nothing may be told, as in a namespace that is being
+    /// deleted, that is no reason to do nothing.
+    private func record(
+        _ reason: String, _ message: String, _ claim: PersistentVolumeClaim?, _ migration: MigrationResource,
+        isWarning: Bool
+    ) async throws(KubernetesError) {
+        do {
+            if let claim {
+                try await events.record(reason, message, about: claim, isWarning: isWarning)
+            } else {
+                try await events.record(reason, message, about: migration, isWarning: isWarning)
+            }
+        } catch {
+            switch error {
+            case .forbidden, .notFound, .invalid: log(error)
+            default: throw error
+            }
+        }
+    }
+
+    /// The migration of this claim with this wish, made or changed if it is another; the target of that one is told.
+    ///
+    /// - Returns: nil where somebody deletes it though the wish stands: when it is gone, it is made anew.
     private func ensure(
         _ spec: MigrationResource.Spec, _ key: Key, _ claim: PersistentVolumeClaim,
-        _ present: MigrationResource?
-    ) async throws(KubernetesError) -> MigrationResource {
+        _ present: MigrationResource?, _ peers: Set<String>
+    ) async throws -> MigrationResource? {
         if var present {
-            if present.spec == spec { return present }
+            if present.metadata.deletionTimestamp != nil {
+                _ = try await letGo(present)
+                return nil
+            }
+            try await withdrawEarlier(present, for: spec, claim, peers)
+            let isSame = present.spec == spec
+            if isSame, present.isKept || !(present.concernsTarget || present.hasEnded) { return present }
             present.spec = spec
+            present.keep()
             var changed = try await client.update(present)
+            if isSame { return changed }
             // What was said of the earlier wish does not hold for this one.
             changed.status = nil
             samples[key] = nil
             return changed
         }
         var metadata = ObjectMeta(name: key.name, namespace: key.namespace)
+        metadata.finalizers = [MigrationResource.finalizer]
         if let uid = claim.metadata.uid {
             metadata.ownerReferences = [
                 OwnerReference(apiVersion: "v1", kind: "PersistentVolumeClaim", name: key.name, uid: uid)
@@ -334,7 +377,7 @@ package actor MigrationController {
     private func begin(
         _ migration: MigrationResource, _ key: Key, _ claim: PersistentVolumeClaim
     ) async throws(KubernetesError) -> Bool {
-        guard migration.status == nil || migration.hasEnded else { return true }
+        guard migration.currentStatus == nil || migration.hasEnded else { return true }
         samples[key] = nil
         let status = MigrationReport.status(
             .init(phase: .preparing), target: migration.spec.to, earlier: nil,
@@ -351,7 +394,7 @@ package actor MigrationController {
     @discardableResult
     func write(
         _ status: MigrationResource.Status, reason: String, about made: ClaimReport? = nil,
-        isNew: Bool = false, _ migration: MigrationResource, _ claim: PersistentVolumeClaim
+        isNew: Bool = false, _ migration: MigrationResource, _ claim: PersistentVolumeClaim?
     ) async throws(KubernetesError) -> Bool {
         guard
             var current = try await client.find(
@@ -362,7 +405,8 @@ package actor MigrationController {
         let earlier = current.status
         var next = status
         next.conditions = MigrationReport.conditions(
-            status, reason: reason, claim: made, earlier: earlier?.conditions ?? [], isNew: isNew, at: time)
+            status, reason: reason, claim: made, earlier: earlier?.conditions ?? [],
+            isNew: isNew || current.currentStatus == nil, generation: current.metadata.generation, at: time)
         next.updated = earlier?.updated
         if next == earlier { return true }
         next.updated = time
@@ -376,8 +420,8 @@ package actor MigrationController {
         written.insert(Self.key(migration.metadata))
         guard earlier?.phase != status.phase || earlier?.message != status.message else { return true }
         if earlier?.phase == status.phase, status.phase == .hydrating { return true }
-        try await events.record(
-            status.phase == .failed ? reason : status.phase.rawValue, status.message, about: claim,
+        try await record(
+            status.phase == .failed ? reason : status.phase.rawValue, status.message, claim, current,
             isWarning: status.phase == .failed)
         return true
     }

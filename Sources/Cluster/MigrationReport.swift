@@ -54,7 +54,7 @@ struct MigrationReport {
     /// metav1.Conditions, with the time of a change only where something changed.
     static func conditions(
         _ status: MigrationResource.Status, reason: String, claim: ClaimReport? = nil, earlier: [Condition],
-        isNew: Bool = false, at time: String
+        isNew: Bool = false, generation: Int64? = nil, at time: String
     ) -> [Condition] {
         let phase = status.phase
         let isOwned = phase == .handedOver || phase == .hydrating || phase == .done
@@ -73,10 +73,11 @@ struct MigrationReport {
             wanted.append(known)
         }
         return wanted.map { condition in
+            var condition = condition
+            condition.observedGeneration = generation
             guard let known = earlier.first(where: { $0.type == condition.type }),
                 known.status == condition.status
             else { return condition }
-            var condition = condition
             condition.lastTransitionTime = known.lastTransitionTime
             return condition
         }

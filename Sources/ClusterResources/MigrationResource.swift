@@ -63,12 +63,50 @@ package struct MigrationResource: KubernetesResource {
         self.spec = spec
     }
 
+    /// The status, unless it is of another wish than the one that is there now.
+    package var currentStatus: Status? {
+        guard let observed = status?.conditions?.compactMap(\.observedGeneration).max(),
+            var generation = metadata.generation
+        else { return status }
+        // Its deletion is counted as a change.
+        if metadata.deletionTimestamp != nil { generation -= 1 }
+        return observed < generation ? nil : status
+    }
+
     /// Whether nothing is to be done for the wish that it was made for: one that is there is a new one.
     package var hasEnded: Bool {
-        switch status?.phase {
+        switch currentStatus?.phase {
         case .cancelled?: true
         case .done?: status?.closed == true
         case .preparing?, .ready?, .handedOver?, .hydrating?, .failed?, nil: false
         }
+    }
+
+    // MARK: its end
+
+    /// Keeps it until its target has been told that it is none any more, whoever deletes it, and whether or not a controller
+    /// runs just then.
+    package static let finalizer = "godwit.dev/withdraw"
+
+    package var isKept: Bool { metadata.finalizers?.contains(Self.finalizer) ?? false }
+
+    package mutating func keep() {
+        if !isKept { metadata.finalizers = (metadata.finalizers ?? []) + [Self.finalizer] }
+    }
+
+    /// Whether its target may wait for a volume that it has not taken over yet.
+    package var concernsTarget: Bool {
+        switch currentStatus?.phase {
+        case .preparing?, .ready?, .failed?, nil: true
+        case .handedOver?, .hydrating?, .done?, .cancelled?: false
+        }
+    }
+
+    /// Whether it was made for this claim, rather than for one of the same name before.
+    package func isOf(_ claim: PersistentVolumeClaim) -> Bool {
+        guard let owner = metadata.ownerReferences?.first(where: { $0.kind == "PersistentVolumeClaim" }) else {
+            return true
+        }
+        return owner.uid == claim.metadata.uid
     }
 }

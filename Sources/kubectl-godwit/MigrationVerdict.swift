@@ -17,7 +17,7 @@ enum MigrationVerdict: Equatable {
         _ migration: MigrationResource?, target: String, earlier: MigrationResource?, waited: Duration
     ) {
         let isLate = waited >= Self.patience
-        guard let migration, migration.spec.to == target, let status = migration.status else {
+        guard let migration, migration.spec.to == target, let status = migration.currentStatus else {
             self = .unheard(isLate: isLate)
             return
         }

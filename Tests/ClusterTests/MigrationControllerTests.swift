@@ -207,5 +207,95 @@ extension ClusterTests {
                 #expect(try await scene.migration()?.status?.phase == .preparing)
             }
         }
+
+        /// README: "When the claim at home is deleted before the hand-over, the site that follows forgets the volume", also
+        /// when nobody sees the deletion.
+        @Test(arguments: [MigrationResource.Phase.preparing, .ready])
+        func aClaimDeletedWhileNobodyLooksIsWithdrawn(_ phase: MigrationResource.Phase) async throws {
+            try await withScene { scene in
+                try await scene.withController {
+                    scene.sites.change { $0.isHeld = phase == .preparing }
+                    try await scene.wish("sydney")
+                    try await scene.wait(for: phase)
+                }
+                scene.sites.change { state in
+                    state.isHeld = false
+                    state.known.insert("sydney")
+                }
+                // The cluster's collector would have it, and may not yet.
+                try await scene.deleteClaim()
+                let kept = try #require(try await scene.migration())
+                #expect(kept.metadata.deletionTimestamp != nil)
+                // While the target cannot be told, it says so.
+                scene.sites.change { $0.failures["withdraw"] = .init("sydney is away", isTransient: true) }
+                try await scene.withController {
+                    try await eventually("it is said why it stays") {
+                        try await scene.migration()?.status?.message.contains("sydney is away") == true
+                    }
+                    #expect(try await !scene.events("Unavailable").isEmpty)
+                    scene.sites.change { $0.failures = [:] }
+                    try await eventually("it goes") { try await scene.migration() == nil }
+                }
+                #expect(scene.sites[\.known] == ["london"])
+            }
+        }
+
+        @Test func anotherClaimOfTheSameNameIsNoReasonToForgetTheFirst() async throws {
+            try await withScene { scene in
+                try await scene.withController {
+                    try await scene.wish("sydney")
+                    try await scene.wait(for: .ready)
+                }
+                try await scene.client.delete(
+                    PersistentVolumeClaim.self, Self.key.name, in: Self.key.namespace)
+                _ = try? await scene.client.patch(
+                    PersistentVolumeClaim.self, Self.key.name, in: Self.key.namespace,
+                    ["metadata": ["finalizers": .null]])
+                _ = try await scene.client.create(
+                    PersistentVolumeClaim(
+                        metadata: ObjectMeta(name: Self.key.name, namespace: Self.key.namespace),
+                        spec: .init(
+                            accessModes: ["ReadWriteOnce"], storage: "1Gi", storageClassName: "godwit")))
+                try await scene.withController {
+                    try await eventually("the first one's migration goes") {
+                        try await scene.migration() == nil
+                    }
+                }
+                #expect(scene.sites[\.known] == ["london"])
+            }
+        }
+
+        /// README: "nothing holds a migration that is over".
+        @Test func aMigrationIsKeptOnlyWhileItsTargetMayHaveToBeTold() async throws {
+            try await withScene { scene in
+                func isKept() async throws -> Bool? { try await scene.migration()?.isKept }
+                try await scene.withController {
+                    try await scene.wish("sydney")
+                    try await scene.wait(for: .ready)
+                    #expect(try await isKept() == true)
+                    // Deleted though the wish stands, it is made anew.
+                    let first = try await scene.migration()?.metadata.uid
+                    try await scene.client.delete(MigrationResource.self, Self.key.name, in: Self.key.namespace)
+                    try await eventually("another one is ready") {
+                        let migration = try await scene.migration()
+                        return migration?.metadata.uid != first && migration?.status?.phase == .ready
+                    }
+                    try await scene.wish(nil)
+                    try await eventually("cancelled, it is not kept") { try await isKept() == false }
+                    #expect(try await scene.migration()?.status?.phase == .cancelled)
+                    try await scene.wish("sydney")
+                    try await scene.wait(for: .ready)
+                    #expect(try await isKept() == true)
+                    scene.sites.startPod(at: "sydney", missing: 10)
+                    try await eventually("handed over, it is not kept") { try await isKept() == false }
+                    try await Task.sleep(for: .milliseconds(500))
+                    #expect(try await isKept() == false)
+                    scene.sites.change { $0.isReleased = true }
+                    try await scene.wait(for: .done)
+                }
+                try await scene.client.delete(MigrationResource.self, Self.key.name, in: Self.key.namespace)
+                #expect(try await scene.migration() == nil)
+            }
+        }
     }
 }
