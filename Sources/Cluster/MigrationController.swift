@@ -30,8 +30,8 @@ package actor MigrationController {
     var written: Set<Key> = []
     /// For the rate at which bytes arrive: a display, no state.
     var samples: [Key: MigrationReport.Sample] = [:]
-    /// Events of this run, so that a bad value that stays is told once.
-    private var told: [Key: Set<String>] = [:]
+    /// How old an Event is that is told again where its cause is still there: the cluster forgets it after an hour.
+    let retelling: Duration
 
     struct Key: Hashable, Sendable, CustomStringConvertible {
         var namespace: String
@@ -43,14 +43,17 @@ package actor MigrationController {
     ///   - classes: the storage class here for one of another cluster; the same name where none is given.
     ///   - figures: where it counts what it does.
     ///   - interval: how often a claim is looked at while its volume moves.
+    ///   - retelling: after what time what is wrong is told again.
     package init(
         _ client: KubernetesClient, site: any SiteControl, classes: [String: String] = [:], logger: Logger,
-        figures: ControllerFigures = ControllerFigures(), interval: Duration = .seconds(2)
+        figures: ControllerFigures = ControllerFigures(), interval: Duration = .seconds(2),
+        retelling: Duration = .seconds(3000)
     ) {
         self.figures = figures
         self.client = client
         self.site = site
         self.logger = logger
+        self.retelling = retelling
         schedule = LookSchedule(interval: interval)
         events = EventRecorder(client, component: "godwit-controller")
         arrivals = ArrivingClaims(client, site: site, classes: classes, logger: logger, interval: interval)
@@ -94,10 +97,15 @@ package actor MigrationController {
         Key(namespace: metadata.namespace ?? "default", name: metadata.name ?? "")
     }
 
-    private static func concerns(_ claim: PersistentVolumeClaim) -> Bool {
+    private static func asks(_ claim: PersistentVolumeClaim) -> Bool {
         let annotations = claim.metadata.annotations ?? [:]
         return [ClaimWishes.migrateTo, ClaimWishes.rateLimit, ClaimWishes.pause]
             .contains { annotations[$0] != nil }
+    }
+
+    /// Something is asked for, or what is said of it has to be taken back.
+    private static func concerns(_ claim: PersistentVolumeClaim) -> Bool {
+        asks(claim) || claim.followed?.status == "False"
     }
 
     private func see(_ change: WatchChange<PersistentVolumeClaim>) {
@@ -128,7 +136,6 @@ package actor MigrationController {
 
     /// A claim is gone; another one may come under its name.
     private func forget(_ key: Key) {
-        told[key] = nil
         samples[key] = nil
         handles[key] = nil
         written.remove(key)
@@ -191,7 +198,7 @@ package actor MigrationController {
             figures.endLook(hasFailed ? .failed : Self.look(outcome))
         }
         do {
-            if try await isSettled(key) {
+            if await isSettled(key) {
                 outcome = .settled
                 return
             }
@@ -215,15 +222,15 @@ package actor MigrationController {
 
     /// Whether by what watches have told there is nothing to do: then the cluster is not asked. What they have not told
     /// yet comes, and is looked at then.
-    private func isSettled(_ key: Key) async throws -> Bool {
+    private func isSettled(_ key: Key) async -> Bool {
         guard let claim = claims[key], claim.metadata.deletionTimestamp == nil, let handle = handles[key],
             handle.persistentVolume == claim.spec.volumeName
         else { return false }
         let present = migrations[key]
         if let present, present.isKept, !present.concernsTarget { return false }
-        let (decision, _, _) = try await decide(key, claim, handle.id, present)
-        let told = self.told[key] ?? []
-        return decision.isNothing && decision.badValues.allSatisfy { told.contains("BadValue" + $0.message) }
+        // Where the site does not answer there is something to say.
+        guard let decision = try? await decide(key, claim, handle.id, present).0 else { return false }
+        return decision.isNothing && isShown(decision.badValues.map { Complaint($0) }, of: claim)
     }
 
     private func decide(
@@ -259,24 +266,28 @@ package actor MigrationController {
                 try await withdrawDeleted(present, nil)
                 return false
             }
-            if Self.concerns(claim), claim.status?.phase == "Bound" {
-                try await tell(
-                    key, claim, "NotGodwit", "the claim's volume is not of \(Self.driver): it stays here")
-            }
+            let isOthers = Self.asks(claim) && claim.status?.phase == "Bound"
+            try await show(isOthers ? [.notOurs] : [], of: claim)
             return true
         }
         handles[key] = (volumeName, source.volumeHandle)
-        let (decision, name, peers) = try await decide(key, claim, source.volumeHandle, present)
-        for bad in decision.badValues { try await tell(key, claim, "BadValue", bad.message) }
-        if let hydration = decision.hydration {
-            try await site.setHydration(source.volumeHandle, hydration)
-            try await events.record("HydrationChanged", Self.describe(hydration), about: claim)
+        let decided: (ClaimDecision, site: String, peers: Set<String>)
+        do throws(SiteControlError) {
+            decided = try await decide(key, claim, source.volumeHandle, present)
+        } catch {
+            try await show([Complaint(error)], of: claim)
+            return false
         }
+        let (decision, name, peers) = decided
+        var complaints = decision.badValues.map { Complaint($0) }
+        let refusal = try await setHydration(decision.hydration, of: source.volumeHandle, claim)
+        if let refusal { complaints.append(refusal) }
+        try await show(complaints, of: claim)
         let facts = Result { () throws(ClaimFacts.Refusal) in try ClaimFacts(claim, of: persistent) }
         // Nothing else is done about a volume while its site is asked for something that is not wanted any more.
         if advances[key]?.wanted != Advance.Wanted(decision.move, facts) { await giveUp(key) }
         switch decision.move {
-        case .nothing: return true
+        case .nothing: return refusal == nil
         case .cancel:
             if let present { try await cancel(present, claim, peers) }
         case .close:
@@ -298,23 +309,7 @@ package actor MigrationController {
         return false
     }
 
-    private static func describe(_ hydration: ClaimDecision.Hydration) -> String {
-        var parts: [String] = []
-        if let paused = hydration.isPaused { parts.append(paused ? "paused" : "resumed") }
-        if let rate = hydration.bytesPerSecond {
-            parts.append(rate == 0 ? "without a limit" : "at most \(rate) bytes a second")
-        }
-        return "fetching in the background: " + parts.joined(separator: ", ")
-    }
-
     // MARK: what is written
-
-    private func tell(
-        _ key: Key, _ claim: PersistentVolumeClaim, _ reason: String, _ message: String
-    ) async throws(KubernetesError) {
-        guard told[key, default: []].insert(reason + message).inserted else { return }
-        try await events.record(reason, message, about: claim, isWarning: true)
-    }
 
     /// Tells of the claim, or of the migration where that is gone. Where nothing may be told, as in a namespace that is being
     /// deleted, that is no reason to do nothing.
@@ -408,8 +403,17 @@ package actor MigrationController {
             status, reason: reason, claim: made, earlier: earlier?.conditions ?? [],
             isNew: isNew || current.currentStatus == nil, generation: current.metadata.generation, at: time)
         next.updated = earlier?.updated
-        if next == earlier { return true }
+        let isOld = status.phase == .failed && (earlier?.updated ?? "") < Self.time(before: retelling)
+        if next == earlier, !isOld { return true }
         next.updated = time
+        let isNews =
+            earlier?.phase != status.phase || earlier?.message != status.message && status.phase != .hydrating
+        // First: of a status that is written nobody thinks again.
+        if isNews || isOld {
+            try await record(
+                status.phase == .failed ? reason : status.phase.rawValue, status.message, claim, current,
+                isWarning: status.phase == .failed)
+        }
         current.status = next
         do {
             _ = try await client.update(current, subresource: "status")
@@ -418,11 +422,6 @@ package actor MigrationController {
             return false
         }
         written.insert(Self.key(migration.metadata))
-        guard earlier?.phase != status.phase || earlier?.message != status.message else { return true }
-        if earlier?.phase == status.phase, status.phase == .hydrating { return true }
-        try await record(
-            status.phase == .failed ? reason : status.phase.rawValue, status.message, claim, current,
-            isWarning: status.phase == .failed)
         return true
     }
 }

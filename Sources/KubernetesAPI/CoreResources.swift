@@ -23,8 +23,23 @@ package struct PersistentVolumeClaim: KubernetesResource {
             self.volumeName = volumeName
         }
     }
+    /// Older than metav1.Condition, and of its own form.
+    package struct Condition: Codable, Hashable, Sendable {
+        package var type: String
+        package var status: String
+        package var reason: String?
+        package var message: String?
+        package var lastProbeTime: String?
+        package var lastTransitionTime: String?
+
+        package init(type: String, status: String) {
+            self.type = type
+            self.status = status
+        }
+    }
     package struct Status: Codable, Hashable, Sendable {
         package var phase: String?
+        package var conditions: [Condition]?
     }
 
     package var metadata: ObjectMeta

@@ -45,6 +45,9 @@ extension ClusterTests {
                 try await migration()?.status?.conditions?.first { $0.type == type }
             }
 
+            /// What the claim says of itself.
+            func followed() async throws -> PersistentVolumeClaim.Condition? { try await claim()?.followed }
+
             func events(_ reason: String) async throws -> [Event] {
                 try await client.list(Event.self, in: key.namespace).items.filter { $0.reason == reason }
             }
@@ -59,11 +62,12 @@ extension ClusterTests {
 
             /// Runs a controller beside the body, and ends it after that.
             func withController(
-                _ client: KubernetesClient? = nil, _ body: () async throws -> Void
+                _ client: KubernetesClient? = nil, retelling: Duration = .seconds(3000),
+                _ body: () async throws -> Void
             ) async throws {
                 let controller = MigrationController(
                     client ?? self.client, site: sites.control(of: "london"), logger: Logger(label: "test"),
-                    interval: .milliseconds(50))
+                    interval: .milliseconds(50), retelling: retelling)
                 let running = Task { try await controller.run() }
                 do {
                     try await body()
@@ -295,6 +299,76 @@ extension ClusterTests {
                 }
                 try await scene.client.delete(MigrationResource.self, Self.key.name, in: Self.key.namespace)
                 #expect(try await scene.migration() == nil)
+            }
+        }
+
+        @Test(arguments: ["info", "volume", "setHydration"])
+        func whatTheSiteDoesNotDoIsAnEventAndACondition(_ call: String) async throws {
+            try await withScene { scene in
+                let failure = SiteControlError("its disk is gone", isTransient: false)
+                try await scene.withController {
+                    scene.sites.change { $0.failures[call] = failure }
+                    try await scene.annotate(ClaimWishes.rateLimit, "2Mi")
+                    try await eventually("the claim says so") { try await scene.followed()?.status == "False" }
+                    let condition = try #require(try await scene.followed())
+                    #expect(condition.reason == "Refused" && condition.message?.contains("disk is gone") == true)
+                    let event = try #require(try await scene.events("Refused").first)
+                    #expect(event.type == "Warning" && event.message.contains("disk is gone"))
+                    // Settings that are not followed are no reason not to move.
+                    try await scene.wish("sydney")
+                    if call == "setHydration" { try await scene.wait(for: .ready) }
+                    scene.sites.change { $0.failures = [:] }
+                    try await scene.wait(for: .ready)
+                    try await eventually("it is followed") { try await scene.followed()?.status == "True" }
+                    #expect(scene.sites[\.bytesPerSecond] == 2 << 20)
+                }
+                #expect(try await scene.events("Refused").count == 1)
+            }
+        }
+
+        /// README: "Bad values become an Event and a condition".
+        @Test func aBadValueIsAConditionUntilItIsGoneAndToldAgainBeforeItsEventIs() async throws {
+            try await withScene { scene in
+                try await scene.annotate(ClaimWishes.rateLimit, "fast")
+                try await scene.annotate(ClaimWishes.pause, "perhaps")
+                func count() async throws -> Int32 { try await scene.events("BadValue").compactMap(\.count).max() ?? 0 }
+                try await scene.withController {
+                    try await eventually("the claim says so") { try await scene.followed()?.status == "False" }
+                    let message = try #require(try await scene.followed()?.message)
+                    #expect(message.contains("'fast'") && message.contains("'perhaps'"), "\(message)")
+                    try await Task.sleep(for: .seconds(1))
+                    #expect(try await scene.events("BadValue").count == 2)
+                    #expect(try await count() == 1)
+                }
+                // Started again it knows what was told, until the cluster forgets it.
+                try await scene.withController {
+                    try await Task.sleep(for: .seconds(1))
+                    #expect(try await count() == 1)
+                }
+                try await scene.withController(retelling: .seconds(1)) {
+                    try await eventually("it is told again") { try await count() == 2 }
+                    // Without the annotations there is nothing to complain of.
+                    try await scene.annotate(ClaimWishes.rateLimit, nil)
+                    try await scene.annotate(ClaimWishes.pause, nil)
+                    try await eventually("it is taken back") { try await scene.followed()?.status == "True" }
+                }
+            }
+        }
+
+        @Test func aFailureThatStaysIsToldAgainBeforeItsEventIsForgotten() async throws {
+            try await withScene { scene in
+                func count() async throws -> Int32 {
+                    try await scene.events("UnknownSite").compactMap(\.count).max() ?? 0
+                }
+                try await scene.wish("mars")
+                try await scene.withController {
+                    try await eventually("it is told") { try await count() == 1 }
+                    try await Task.sleep(for: .seconds(1))
+                    #expect(try await count() == 1)
+                }
+                try await scene.withController(retelling: .seconds(1)) {
+                    try await eventually("it is told again") { try await count() == 2 }
+                }
             }
         }
     }
