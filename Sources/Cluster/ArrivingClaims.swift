@@ -79,10 +79,12 @@ actor ArrivingClaims {
     // MARK: what comes
 
     private func look(at volume: ForeignVolume, _ here: String) async {
-        if volume.claim.report?.isMade == true {
-            waits[volume.id] = nil
+        if let report = volume.claim.report, report.isMade {
             await keepIfOwned(volume, here)
-            return
+            guard report.reason == ClaimMaker.smaller else {
+                waits[volume.id] = nil
+                return
+            }
         }
         if let wait = waits[volume.id], wait.until > .now { return }
         let report: ClaimReport
@@ -96,7 +98,8 @@ actor ArrivingClaims {
         let isNews = report.reason != volume.claim.report?.reason
         var backoff =
             (isNews ? nil : waits[volume.id]?.backoff) ?? Backoff(first: interval, limit: Self.longestWait)
-        waits[volume.id] = report.isMade ? nil : (.now + backoff.next(), backoff)
+        let isAllDone = report.isMade && report.reason != ClaimMaker.smaller
+        waits[volume.id] = isAllDone ? nil : (.now + backoff.next(), backoff)
         guard report != volume.claim.report else { return }
         do {
             try await site.report(report, of: volume.id)

@@ -26,7 +26,7 @@ struct ClaimMaker: Sendable {
         let name = persistent?.metadata.name ?? ArrivingClaim.volumeName(volume.id)
         if let persistent, !ArrivingClaim.isOurs(persistent.metadata, for: volume.id) {
             // It was here before: it and its claim are used again as they are.
-            return try await adopt(persistent, facts)
+            return try await adopt(persistent, volume)
         }
         if let claim = try await client.find(PersistentVolumeClaim.self, facts.name, in: facts.namespace) {
             guard claim.spec.volumeName == name else {
@@ -38,11 +38,12 @@ struct ClaimMaker: Sendable {
             guard claim.metadata.deletionTimestamp == nil else {
                 return Self.not("ClaimTerminating", "claim \(facts.path) is being deleted")
             }
-            guard persistent != nil else {
+            guard let persistent else {
                 return try await makeVolume(
                     for: volume, at: site, className: claim.spec.storageClassName ?? "")
             }
-            return Self.made(facts, name)
+            let smaller = try await keepUp(persistent, claim, with: volume)
+            return smaller ?? Self.made(facts, name)
         }
         return try await makeBoth(volume, at: site, persistent)
     }
@@ -122,7 +123,7 @@ struct ClaimMaker: Sendable {
 
     /// A volume that was here before, with the claim that it is bound to.
     private func adopt(
-        _ persistent: PersistentVolume, _ facts: ClaimFacts
+        _ persistent: PersistentVolume, _ volume: ForeignVolume
     ) async throws(KubernetesError) -> ClaimReport {
         let name = persistent.metadata.name ?? ""
         guard let reference = persistent.spec.claimRef, let claimName = reference.name else {
@@ -137,6 +138,7 @@ struct ClaimMaker: Sendable {
                 "persistent volume \(name) is there already, but its claim \(reference.namespace ?? "")/\(claimName) "
                     + "is gone: make it again, after taking the claimRef away")
         }
+        if let smaller = try await keepUp(persistent, claim, with: volume) { return smaller }
         return ClaimReport(
             isMade: true, reason: "Kept",
             message:

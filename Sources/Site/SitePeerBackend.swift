@@ -47,6 +47,7 @@ package struct SitePeerBackend: PeerBackend {
         if await site.knows(id), await site.isOwned(id) { _ = try await shared(id, with: owner) }
         let agent = try await site.adopt(offered)
         let isAnew = await agent.isOfferedAnew()
+        try await agent.note(offered.limits)
         var reply = Godwit_Peer_V1_OfferReply()
         if request.withoutReplica, try await !agent.hasReplica(of: owner) {
             try await agent.beginPreparing(reign)

@@ -22,6 +22,13 @@ extension VolumeAgent {
         return record.claim?.report
     }
 
+    /// What the owner says that the volume may hold by now: it only grows.
+    func note(_ limits: VolumeLimits) async throws {
+        let agreed = record.limits.agreed(with: limits)
+        guard !record.head.hasOwnHead, limits.isCountable, agreed != record.limits else { return }
+        try await change { $0.limits = agreed }
+    }
+
     /// This cluster's controller says what has become of the claim.
     func report(_ report: ClaimReport) async throws {
         try await change { $0.claim?.report = report }

@@ -99,15 +99,11 @@ extension VolumeAgent {
         }
     }
 
-    /// Limits only grow: the larger is the newer, whether it came with the head from its last owner or from the
+    /// The larger is the newer, whether it came with the head from its last owner or from the
     /// record of an expansion that a crash cut off.
     private func agreeOnLimits(_ catalog: Catalog) async throws {
         let (own, theirs) = (record.limits, try catalog.perform { $0.limits })
-        let agreed = VolumeLimits(
-            byteCount: own.byteCount == 0 || theirs.byteCount == 0
-                ? 0 : max(own.byteCount, theirs.byteCount),
-            inodeCount: own.inodeCount == 0 || theirs.inodeCount == 0
-                ? 0 : max(own.inodeCount, theirs.inodeCount))
+        let agreed = own.agreed(with: theirs)
         if agreed != own { try await change { $0.limits = agreed } }
         guard agreed != theirs else { return }
         try catalog.perform { try $0.setLimits(agreed) }

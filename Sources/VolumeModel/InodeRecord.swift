@@ -67,6 +67,13 @@ package struct VolumeLimits: Hashable, Sendable {
     package static let rule = "a volume holds at most \(largest) bytes and as many files"
 
     package var isCountable: Bool { byteCount <= Self.largest && inodeCount <= Self.largest }
+
+    /// What two records of one volume come to: limits only grow.
+    package func agreed(with other: VolumeLimits) -> VolumeLimits {
+        VolumeLimits(
+            byteCount: byteCount == 0 || other.byteCount == 0 ? 0 : max(byteCount, other.byteCount),
+            inodeCount: inodeCount == 0 || other.inodeCount == 0 ? 0 : max(inodeCount, other.inodeCount))
+    }
 }
 
 /// One name in a directory.

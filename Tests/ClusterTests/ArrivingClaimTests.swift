@@ -1,0 +1,106 @@
+import ClusterResources
+import KubernetesAPI
+import Testing
+import VolumeModel
+
+@testable import Cluster
+@testable import TestBed
+
+extension ClusterTests.MigrationControllerTests {
+    private func facts(_ size: String, _ labels: [String: String] = [:]) throws -> ClaimFacts {
+        try ClaimFacts(
+            namespace: "default", name: "twin", labels: labels, storageClass: "godwit", requested: size,
+            capacity: size, accessModes: ["ReadWriteOnce"], volumeMode: "")
+    }
+
+    private func makeClass(_ client: KubernetesClient) async throws {
+        _ = try await client.create(
+            StorageClass(metadata: ObjectMeta(name: "godwit"), provisioner: MigrationController.driver))
+        _ = try await client.patch(StorageClass.self, "godwit", ["allowVolumeExpansion": true])
+    }
+
+    private func twin(_ scene: Scene) async throws -> PersistentVolumeClaim? {
+        try await scene.client.find(PersistentVolumeClaim.self, "twin", in: "default")
+    }
+
+    private func bind(_ name: String, _ client: KubernetesClient) async throws {
+        _ = try await client.patch(
+            PersistentVolumeClaim.self, name, in: "default",
+            ["status": ["phase": "Bound", "capacity": ["storage": "1Gi"]]], subresource: "status")
+    }
+
+    /// README: "labels, size", also what changes about them after the claim was made.
+    @Test func aClaimThatGrowsAtHomeGrowsAtTheTarget() async throws {
+        try await withCluster { cluster, client, _ in
+            let scene = Scene(cluster: cluster, client: client)
+            try await makeClass(client)
+            let first = try facts("1Gi", ["app": "db"])
+            scene.sites.change { state in
+                state.known.insert("sydney")
+                state.claims["sydney"] = ForeignClaim(facts: first)
+            }
+            func report() -> ClaimReport? { scene.sites[\.claims]["sydney"]?.report }
+            func offer(_ facts: ClaimFacts) {
+                scene.sites.change { $0.claims["sydney"] = ForeignClaim(facts: facts) }
+            }
+            let name = ArrivingClaim.volumeName(FakeSites.volume)
+            try await scene.withController(at: "sydney") {
+                try await eventually("it is made") { report()?.reason == "Made" }
+                // Not bound yet, a claim does not grow; bound it does.
+                offer(try facts("2Gi", ["app": "db", "tier": "1"]))
+                try await eventually("it is said that it is smaller") { report()?.reason == "Smaller" }
+                #expect(report()?.isMade == true && report()?.message.contains("1Gi rather than 2Gi") == true)
+                try await bind("twin", client)
+                try await eventually("it has grown") { report()?.reason == "Made" }
+                #expect(try await twin(scene)?.spec.resources?.requests == ["storage": "2Gi"])
+                #expect(try await twin(scene)?.metadata.labels == ["app": "db", "tier": "1"])
+                #expect(
+                    try await client.find(PersistentVolume.self, name)?.spec.capacity == ["storage": "2Gi"])
+                // What only its cluster's users know stays, and nothing shrinks.
+                _ = try await client.patch(
+                    PersistentVolumeClaim.self, "twin", in: "default", ["metadata": ["labels": ["own": "1"]]])
+                offer(try facts("1Gi", ["app": "db2"]))
+                try await eventually("it is looked at") { report()?.reason == "Made" }
+                #expect(try await twin(scene)?.metadata.labels == ["app": "db2", "tier": "1", "own": "1"])
+                #expect(try await twin(scene)?.spec.resources?.requests == ["storage": "2Gi"])
+            }
+        }
+    }
+
+    /// README: "what is still there at home is used again, whatever it is called", and grows with the volume.
+    @Test func aClaimThatGrewElsewhereHasGrownWhenItComesHome() async throws {
+        try await withScene { scene in
+            try await makeClass(scene.client)
+            try await bind("data", scene.client)
+            let grown = try facts("3Gi", ["app": "db"])
+            scene.sites.startPod(at: "sydney")
+            scene.sites.change { $0.claims["london"] = ForeignClaim(facts: grown) }
+            try await scene.withController {
+                try await eventually("it is known to be there") {
+                    scene.sites[\.claims]["london"]?.report?.reason == "Kept"
+                }
+            }
+            let volume = try #require(try await scene.client.find(PersistentVolume.self, "pvc-1"))
+            #expect(volume.spec.capacity == ["storage": "3Gi"])
+            #expect(try await scene.claim()?.spec.resources?.requests == ["storage": "3Gi"])
+            // Its labels are its own.
+            #expect(try await scene.claim()?.metadata.labels == nil)
+        }
+    }
+}
+
+/// Sizes, without a cluster.
+@Suite struct QuantityTests {
+    @Test(arguments: [
+        ("1Gi", "1025Mi"), ("1G", "1Gi"), ("1e9", "1Gi"), ("1.5Gi", "2Gi"), ("999m", "1"), ("1Ei", "9223372036854775808"),
+    ])
+    func sizesAreCompared(_ one: String, _ other: String) {
+        #expect(Quantity.isLess(one, than: other) && !Quantity.isLess(other, than: one))
+        #expect(!Quantity.isLess(one, than: one))
+    }
+
+    @Test(arguments: ["", "Gi", "1Xi", "-1", "nan", "inf", "0x10Q"])
+    func whatIsNoneIsNotLess(_ text: String) {
+        #expect(!Quantity.isLess(text, than: "1Gi") && !Quantity.isLess("1Gi", than: text))
+    }
+}
