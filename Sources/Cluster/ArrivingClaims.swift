@@ -16,8 +16,9 @@ actor ArrivingClaims {
     private let events: EventRecorder
     private let logger: Logger
     private let interval: Duration
-    /// PersistentVolumes that we made, by the volume's identifier.
-    private var ours: [String: PersistentVolume] = [:]
+    /// PersistentVolumes of our driver by the volume's identifier and then by their own name: those that we made, and
+    /// those that were here before. nil: the cluster has not told yet.
+    private var present: [String: [String: PersistentVolume]]?
     private var waits: [String: (until: ContinuousClock.Instant, backoff: Backoff)] = [:]
 
     init(
@@ -36,8 +37,7 @@ actor ArrivingClaims {
         try await withThrowingTaskGroup(of: Void.self) { group in
             group.addTask { [self] in
                 try await client.follow(
-                    PersistentVolume.self, labels: VolumeResource.label,
-                    failed: { logger.notice("the cluster's API: \($0)") }
+                    PersistentVolume.self, failed: { logger.notice("the cluster's API: \($0)") }
                 ) { await self.see($0) }
             }
             group.addTask { try await self.work() }
@@ -47,23 +47,36 @@ actor ArrivingClaims {
     }
 
     private func see(_ change: WatchChange<PersistentVolume>) {
-        func identifier(_ volume: PersistentVolume) -> String? {
-            guard let id = volume.spec.csi?.volumeHandle, ArrivingClaim.isOurs(volume.metadata, for: id),
-                volume.spec.csi?.driver == MigrationController.driver
-            else { return nil }
-            return id
-        }
         switch change {
         case .replaced(let all):
-            ours = Dictionary(all.compactMap { volume in identifier(volume).map { ($0, volume) } }) { $1 }
-        case .applied(let volume): if let id = identifier(volume) { ours[id] = volume }
-        case .deleted(let volume): if let id = identifier(volume) { ours[id] = nil }
+            present = [:]
+            for volume in all { note(volume, isThere: true) }
+        case .applied(let volume): note(volume, isThere: true)
+        case .deleted(let volume): note(volume, isThere: false)
         }
+    }
+
+    private func note(_ volume: PersistentVolume, isThere: Bool) {
+        guard let csi = volume.spec.csi, csi.driver == MigrationController.driver,
+            let name = volume.metadata.name
+        else { return }
+        present?[csi.volumeHandle, default: [:]][name] = isThere ? volume : nil
+        if present?[csi.volumeHandle]?.isEmpty == true { present?[csi.volumeHandle] = nil }
+    }
+
+    /// The one that we made for a volume.
+    private func ours(_ id: String) -> PersistentVolume? {
+        present?[id]?.values.first { ArrivingClaim.isOurs($0.metadata, for: id) }
     }
 
     private func work() async throws {
         while true {
             try Task.checkCancellation()
+            // Before it is known what is here nothing is made.
+            guard present != nil else {
+                try await Task.sleep(for: .milliseconds(20))
+                continue
+            }
             do throws(SiteControlError) {
                 let here = try await site.info().site
                 let volumes = try await site.foreignVolumes()
@@ -89,7 +102,8 @@ actor ArrivingClaims {
         if let wait = waits[volume.id], wait.until > .now { return }
         let report: ClaimReport
         do throws(KubernetesError) {
-            report = try await maker.make(volume, at: here)
+            let known = present?[volume.id]?.keys.sorted() ?? []
+            report = try await maker.make(volume, at: here, known: known)
         } catch {
             if case .cancelled = error { return }
             report = ArrivingClaim.refusal(error, volume.claim.facts)
@@ -130,7 +144,7 @@ actor ArrivingClaims {
     }
 
     private func keepIfOwned(_ volume: ForeignVolume, _ here: String) async {
-        guard volume.owner == here, let persistent = ours[volume.id],
+        guard volume.owner == here, let persistent = ours(volume.id),
             persistent.metadata.annotations?[ArrivingClaim.used] == nil
         else { return }
         do {
@@ -143,10 +157,10 @@ actor ArrivingClaims {
     // MARK: what does not come any more
 
     private func lookForLeftovers(besides volumes: Set<String>) async {
-        for (id, persistent) in ours
-        where !volumes.contains(id) && persistent.metadata.deletionTimestamp == nil
-            && persistent.metadata.annotations?[ArrivingClaim.used] == nil
-        {
+        for id in (present ?? [:]).keys where !volumes.contains(id) {
+            guard let persistent = ours(id), persistent.metadata.deletionTimestamp == nil,
+                persistent.metadata.annotations?[ArrivingClaim.used] == nil
+            else { continue }
             do {
                 // Known still, if only without a claim: it may be needed.
                 guard try await site.volume(id) == nil else { continue }

@@ -14,11 +14,14 @@ struct ClaimMaker: Sendable {
         ClaimReport(isMade: false, reason: reason, message: message)
     }
 
+    /// - Parameter known: the names of persistent volumes that a watch has told to be of this volume.
     /// - Returns: whether volume and claim are there, or why not.
     /// - Throws: what the API answers where only asking again helps.
-    func make(_ volume: ForeignVolume, at site: String) async throws(KubernetesError) -> ClaimReport {
+    func make(
+        _ volume: ForeignVolume, at site: String, known: [String]
+    ) async throws(KubernetesError) -> ClaimReport {
         let facts = volume.claim.facts
-        let persistent = try await persistentVolume(of: volume.id)
+        let persistent = try await persistentVolume(of: volume.id, known)
         if let persistent, persistent.metadata.deletionTimestamp != nil {
             return Self.not(
                 "VolumeTerminating", "persistent volume \(persistent.metadata.name ?? "") is being deleted")
@@ -146,14 +149,18 @@ struct ClaimMaker: Sendable {
     }
 
     /// The volume's object here: ours, or one that was here before it went to another cluster.
-    private func persistentVolume(of id: String) async throws(KubernetesError) -> PersistentVolume? {
-        func isOf(_ volume: PersistentVolume) -> Bool {
-            volume.spec.csi?.driver == MigrationController.driver && volume.spec.csi?.volumeHandle == id
+    private func persistentVolume(
+        of id: String, _ known: [String]
+    ) async throws(KubernetesError) -> PersistentVolume? {
+        let ours = ArrivingClaim.volumeName(id)
+        // A watch tells of what was here before in time, and of what was made a moment ago perhaps not.
+        for name in [ours] + known.filter({ $0 != ours }) {
+            guard let found = try await client.find(PersistentVolume.self, name),
+                found.spec.csi?.driver == MigrationController.driver, found.spec.csi?.volumeHandle == id
+            else { continue }
+            return found
         }
-        if let ours = try await client.find(PersistentVolume.self, ArrivingClaim.volumeName(id)), isOf(ours) {
-            return ours
-        }
-        return try await client.list(PersistentVolume.self).items.first(where: isOf)
+        return nil
     }
 
     /// Lets a volume of ours be claimed again after its claim was deleted.

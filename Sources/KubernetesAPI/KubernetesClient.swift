@@ -16,6 +16,19 @@ package final class KubernetesClient: Sendable {
         /// Silence in the middle of an answer. Longer than a session of a watch, which may be silent.
         package var readTimeout: Duration = .seconds(100)
         package var userAgent = "godwit"
+        /// Told of each request before it is sent, and of one that changes something when it was answered; what it throws is
+        /// the outcome. For tests, which count requests and end a program between any two of them.
+        package var witness: (@Sendable (Sighting) throws(KubernetesError) -> Void)?
+
+        /// A request as a witness sees it.
+        package struct Sighting: Hashable, Sendable {
+            package var method: String
+            /// Path and query.
+            package var target: String
+            package var isAnswered: Bool
+
+            package var isChange: Bool { method != "GET" }
+        }
 
         package init() {}
     }
@@ -93,7 +106,9 @@ package final class KubernetesClient: Sendable {
         while true {
             do throws(KubernetesError) {
                 let response = try await open(request)
-                return try await Self.collect(response)
+                let answer = try await Self.collect(response)
+                if !request.isRead { try witness(request, isAnswered: true) }
+                return answer
             } catch {
                 let mayRepeat: Bool
                 var wanted: Duration?
@@ -114,8 +129,14 @@ package final class KubernetesClient: Sendable {
         }
     }
 
+    private func witness(_ request: Request, isAnswered: Bool) throws(KubernetesError) {
+        try options.witness?(
+            .init(method: request.method.rawValue, target: request.target, isAnswered: isAnswered))
+    }
+
     /// Sends a request and gives the answer as soon as its head is here, if it is a success.
     func open(_ request: Request) async throws(KubernetesError) -> HTTPClientResponse {
+        try witness(request, isAnswered: false)
         var message = HTTPClientRequest(url: connection.server + request.target)
         message.method = .RAW(value: request.method.rawValue)
         message.headers.add(name: "Accept", value: "application/json")

@@ -67,6 +67,36 @@ extension ClusterTests.MigrationControllerTests {
         }
     }
 
+    /// However long a volume cannot be made, nobody lists all that there are for it.
+    @Test func aVolumeThatWaitsForItsNamespaceListsNothing() async throws {
+        try await withCluster { cluster, client, _ in
+            let scene = Scene(cluster: cluster, client: client)
+            try await makeClass(client)
+            let waiting = try ClaimFacts(
+                namespace: "nowhere", name: "twin", labels: [:], storageClass: "godwit", requested: "1Gi",
+                capacity: "1Gi", accessModes: ["ReadWriteOnce"], volumeMode: "")
+            scene.sites.change { state in
+                state.known.insert("sydney")
+                state.claims["sydney"] = ForeignClaim(facts: waiting)
+            }
+            let (dryRuns, lists) = (Tally(), Tally())
+            var options = KubernetesClient.Options()
+            options.witness = { sighting throws(KubernetesError) in
+                let all = "/api/v1/persistentvolumes?"
+                if sighting.target.hasPrefix(all), !sighting.target.contains("watch=true") {
+                    lists.add()
+                }
+                if sighting.target.contains("dryRun"), !sighting.isAnswered { dryRuns.add() }
+            }
+            let counting = try KubernetesClient(.kubeconfig(path: cluster.kubeconfig), options: options)
+            try await scene.withController(counting, at: "sydney") {
+                try await eventually("it is tried again and again") { dryRuns.count >= 3 }
+            }
+            #expect(lists.count == 1)
+            await counting.close()
+        }
+    }
+
     /// README: "what is still there at home is used again, whatever it is called", and grows with the volume.
     @Test func aClaimThatGrewElsewhereHasGrownWhenItComesHome() async throws {
         try await withScene { scene in

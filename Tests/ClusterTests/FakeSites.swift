@@ -28,9 +28,10 @@ final class FakeSites: Sendable {
         var preparing = 0
         var givenUp = 0
         var calls: [String] = []
-        /// Asked of each call that changes something, before and after it.
-        var gate: (@Sendable (_ isDone: Bool) throws(SiteControlError) -> Void)?
     }
+
+    /// Asked of each call that changes something, before and after it: what it throws is the outcome.
+    typealias Gate = @Sendable (_ isDone: Bool) throws(SiteControlError) -> Void
 
     private let state = Mutex(State())
 
@@ -40,7 +41,9 @@ final class FakeSites: Sendable {
 
     func change(_ body: (inout State) -> Void) { state.withLock { body(&$0) } }
 
-    func control(of site: String) -> any SiteControl { FakeSite(name: site, sites: self) }
+    func control(of site: String, gate: Gate? = nil) -> any SiteControl {
+        FakeSite(name: site, sites: self, gate: gate)
+    }
 
     /// A pod starts at a site, which takes the volume over; all its bytes arrive at once unless some are to be missing.
     func startPod(at site: String, missing: UInt64 = 0) {
@@ -63,22 +66,30 @@ final class FakeSites: Sendable {
             return try body(&state)
         }
     }
+}
 
-    /// The same of what changes something.
-    fileprivate func alter<Value: Sendable>(
-        _ call: String, _ body: (inout State) throws(SiteControlError) -> Value
-    ) throws(SiteControlError) -> Value {
-        let gate = self[\.gate]
-        try gate?(false)
-        let value = try use(call, body)
-        try gate?(true)
-        return value
-    }
+/// How often something happened.
+final class Tally: Sendable {
+    private let number = Mutex(0)
+
+    var count: Int { number.withLock { $0 } }
+    func add() { number.withLock { $0 += 1 } }
 }
 
 private struct FakeSite: SiteControl {
     let name: String
     let sites: FakeSites
+    let gate: FakeSites.Gate?
+
+    /// What changes something.
+    private func alter<Value: Sendable>(
+        _ call: String, _ body: (inout FakeSites.State) throws(SiteControlError) -> Value
+    ) throws(SiteControlError) -> Value {
+        try gate?(false)
+        let value = try sites.use(call, body)
+        try gate?(true)
+        return value
+    }
 
     private static func refused(_ text: String) -> SiteControlError {
         SiteControlError(text, isTransient: false)
@@ -97,7 +108,7 @@ private struct FakeSite: SiteControl {
     }
 
     func setHydration(_ id: String, _ wanted: ClaimDecision.Hydration) async throws(SiteControlError) {
-        try sites.alter("setHydration") { state in
+        try alter("setHydration") { state in
             if let isPaused = wanted.isPaused { state.isPaused = isPaused }
             if let rate = wanted.bytesPerSecond { state.bytesPerSecond = rate }
         }
@@ -115,7 +126,7 @@ private struct FakeSite: SiteControl {
                 throw SiteControlError("cancelled", isTransient: true)
             }
         }
-        return try sites.alter("advance") { state throws(SiteControlError) in
+        return try alter("advance") { state throws(SiteControlError) in
             guard state.owner == name else {
                 throw Self.refused("volume is owned by \(state.owner): ask there")
             }
@@ -140,7 +151,7 @@ private struct FakeSite: SiteControl {
     }
 
     func withdraw(_ id: String, from target: String) async throws(SiteControlError) {
-        try sites.alter("withdraw") { state throws(SiteControlError) in
+        try alter("withdraw") { state throws(SiteControlError) in
             guard state.owner == name else {
                 throw Self.refused("volume was handed over to site \(state.owner) already")
             }
@@ -157,7 +168,7 @@ private struct FakeSite: SiteControl {
     }
 
     func report(_ report: ClaimReport, of id: String) async throws(SiteControlError) {
-        try sites.alter("report") { state in state.claims[name]?.report = report }
+        try alter("report") { state in state.claims[name]?.report = report }
     }
 
     func takeOver(_ id: String, _ order: TakeoverOrder?) async throws(SiteControlError) -> TakeoverAnswer {
