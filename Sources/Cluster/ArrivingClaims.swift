@@ -115,9 +115,16 @@ actor ArrivingClaims {
         let isAllDone = report.isMade && report.reason != ClaimMaker.smaller
         waits[volume.id] = isAllDone ? nil : (.now + backoff.next(), backoff)
         guard report != volume.claim.report else { return }
+        // First: of what the site has been told nobody thinks again.
+        do throws(KubernetesError) {
+            try await tell(report, volume)
+        } catch {
+            logger.notice("claim \(volume.claim.facts.path): \(error)")
+            // Where nothing can be told or done, the site at least is to know.
+            if error == .cancelled || report.isMade && error.isTransient { return }
+        }
         do {
             try await site.report(report, of: volume.id)
-            try await tell(report, volume)
         } catch {
             logger.notice("claim \(volume.claim.facts.path) of volume \(volume.id): \(error)")
         }

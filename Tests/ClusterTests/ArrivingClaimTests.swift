@@ -13,12 +13,6 @@ extension ClusterTests.MigrationControllerTests {
             capacity: size, accessModes: ["ReadWriteOnce"], volumeMode: "")
     }
 
-    private func makeClass(_ client: KubernetesClient) async throws {
-        _ = try await client.create(
-            StorageClass(metadata: ObjectMeta(name: "godwit"), provisioner: MigrationController.driver))
-        _ = try await client.patch(StorageClass.self, "godwit", ["allowVolumeExpansion": true])
-    }
-
     private func twin(_ scene: Scene) async throws -> PersistentVolumeClaim? {
         try await scene.client.find(PersistentVolumeClaim.self, "twin", in: "default")
     }
@@ -31,76 +25,71 @@ extension ClusterTests.MigrationControllerTests {
 
     /// README: "labels, size", also what changes about them after the claim was made.
     @Test func aClaimThatGrowsAtHomeGrowsAtTheTarget() async throws {
-        try await withCluster { cluster, client, _ in
-            let scene = Scene(cluster: cluster, client: client)
-            try await makeClass(client)
-            let first = try facts("1Gi", ["app": "db"])
-            scene.sites.change { state in
-                state.known.insert("sydney")
-                state.claims["sydney"] = ForeignClaim(facts: first)
-            }
-            func report() -> ClaimReport? { scene.sites[\.claims]["sydney"]?.report }
-            func offer(_ facts: ClaimFacts) {
-                scene.sites.change { $0.claims["sydney"] = ForeignClaim(facts: facts) }
-            }
-            let name = ArrivingClaim.volumeName(FakeSites.volume)
-            try await scene.withController(at: "sydney") {
-                try await eventually("it is made") { report()?.reason == "Made" }
-                // Not bound yet, a claim does not grow; bound it does.
-                offer(try facts("2Gi", ["app": "db", "tier": "1"]))
-                try await eventually("it is said that it is smaller") { report()?.reason == "Smaller" }
-                #expect(report()?.isMade == true && report()?.message.contains("1Gi rather than 2Gi") == true)
-                try await bind("twin", client)
-                try await eventually("it has grown") { report()?.reason == "Made" }
-                #expect(try await twin(scene)?.spec.resources?.requests == ["storage": "2Gi"])
-                #expect(try await twin(scene)?.metadata.labels == ["app": "db", "tier": "1"])
-                #expect(
-                    try await client.find(PersistentVolume.self, name)?.spec.capacity == ["storage": "2Gi"])
-                // What only its cluster's users know stays, and nothing shrinks.
-                _ = try await client.patch(
-                    PersistentVolumeClaim.self, "twin", in: "default", ["metadata": ["labels": ["own": "1"]]])
-                offer(try facts("1Gi", ["app": "db2"]))
-                try await eventually("it is looked at") { report()?.reason == "Made" }
-                #expect(try await twin(scene)?.metadata.labels == ["app": "db2", "tier": "1", "own": "1"])
-                #expect(try await twin(scene)?.spec.resources?.requests == ["storage": "2Gi"])
-            }
+        let (cluster, client) = try await Self.emptyCluster()
+        let scene = Scene(cluster: cluster, client: client)
+        let first = try facts("1Gi", ["app": "db"])
+        scene.sites.change { state in
+            state.known.insert("sydney")
+            state.claims["sydney"] = ForeignClaim(facts: first)
+        }
+        func report() -> ClaimReport? { scene.sites[\.claims]["sydney"]?.report }
+        func offer(_ facts: ClaimFacts) {
+            scene.sites.change { $0.claims["sydney"] = ForeignClaim(facts: facts) }
+        }
+        let name = ArrivingClaim.volumeName(FakeSites.volume)
+        try await scene.withController(at: "sydney") {
+            try await eventually("it is made") { report()?.reason == "Made" }
+            // Not bound yet, a claim does not grow; bound it does.
+            offer(try facts("2Gi", ["app": "db", "tier": "1"]))
+            try await eventually("it is said that it is smaller") { report()?.reason == "Smaller" }
+            #expect(report()?.isMade == true && report()?.message.contains("1Gi rather than 2Gi") == true)
+            try await bind("twin", client)
+            try await eventually("it has grown") { report()?.reason == "Made" }
+            #expect(try await twin(scene)?.spec.resources?.requests == ["storage": "2Gi"])
+            #expect(try await twin(scene)?.metadata.labels == ["app": "db", "tier": "1"])
+            #expect(
+                try await client.find(PersistentVolume.self, name)?.spec.capacity == ["storage": "2Gi"])
+            // What only its cluster's users know stays, and nothing shrinks.
+            _ = try await client.patch(
+                PersistentVolumeClaim.self, "twin", in: "default", ["metadata": ["labels": ["own": "1"]]])
+            offer(try facts("1Gi", ["app": "db2"]))
+            try await eventually("it is looked at") { report()?.reason == "Made" }
+            #expect(try await twin(scene)?.metadata.labels == ["app": "db2", "tier": "1", "own": "1"])
+            #expect(try await twin(scene)?.spec.resources?.requests == ["storage": "2Gi"])
         }
     }
 
     /// However long a volume cannot be made, nobody lists all that there are for it.
     @Test func aVolumeThatWaitsForItsNamespaceListsNothing() async throws {
-        try await withCluster { cluster, client, _ in
-            let scene = Scene(cluster: cluster, client: client)
-            try await makeClass(client)
-            let waiting = try ClaimFacts(
-                namespace: "nowhere", name: "twin", labels: [:], storageClass: "godwit", requested: "1Gi",
-                capacity: "1Gi", accessModes: ["ReadWriteOnce"], volumeMode: "")
-            scene.sites.change { state in
-                state.known.insert("sydney")
-                state.claims["sydney"] = ForeignClaim(facts: waiting)
-            }
-            let (dryRuns, lists) = (Tally(), Tally())
-            var options = KubernetesClient.Options()
-            options.witness = { sighting throws(KubernetesError) in
-                let all = "/api/v1/persistentvolumes?"
-                if sighting.target.hasPrefix(all), !sighting.target.contains("watch=true") {
-                    lists.add()
-                }
-                if sighting.target.contains("dryRun"), !sighting.isAnswered { dryRuns.add() }
-            }
-            let counting = try KubernetesClient(.kubeconfig(path: cluster.kubeconfig), options: options)
-            try await scene.withController(counting, at: "sydney") {
-                try await eventually("it is tried again and again") { dryRuns.count >= 3 }
-            }
-            #expect(lists.count == 1)
-            await counting.close()
+        let (cluster, client) = try await Self.emptyCluster()
+        let scene = Scene(cluster: cluster, client: client)
+        let waiting = try ClaimFacts(
+            namespace: "nowhere", name: "twin", labels: [:], storageClass: "godwit", requested: "1Gi",
+            capacity: "1Gi", accessModes: ["ReadWriteOnce"], volumeMode: "")
+        scene.sites.change { state in
+            state.known.insert("sydney")
+            state.claims["sydney"] = ForeignClaim(facts: waiting)
         }
+        let (dryRuns, lists) = (Tally(), Tally())
+        var options = KubernetesClient.Options()
+        options.witness = { sighting throws(KubernetesError) in
+            let all = "/api/v1/persistentvolumes?"
+            if sighting.target.hasPrefix(all), !sighting.target.contains("watch=true") {
+                lists.add()
+            }
+            if sighting.target.contains("dryRun"), !sighting.isAnswered { dryRuns.add() }
+        }
+        let counting = try KubernetesClient(.kubeconfig(path: cluster.kubeconfig), options: options)
+        try await scene.withController(counting, at: "sydney") {
+            try await eventually("it is tried again and again") { dryRuns.count >= 3 }
+        }
+        #expect(lists.count == 1)
+        await counting.close()
     }
 
     /// README: "what is still there at home is used again, whatever it is called", and grows with the volume.
     @Test func aClaimThatGrewElsewhereHasGrownWhenItComesHome() async throws {
         try await withScene { scene in
-            try await makeClass(scene.client)
             try await bind("data", scene.client)
             let grown = try facts("3Gi", ["app": "db"])
             scene.sites.startPod(at: "sydney")

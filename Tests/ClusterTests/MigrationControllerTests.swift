@@ -10,7 +10,7 @@ import Testing
 extension ClusterTests {
     /// The controller in this process beside an API server and a site that does as the test says: what it writes when,
     /// and that it goes on from wherever it was ended.
-    @Suite struct MigrationControllerTests {
+    @Suite(.sharedClusters("london")) struct MigrationControllerTests {
         static let key = (namespace: "default", name: "data")
 
         /// One cluster with a claim, and a site.
@@ -81,18 +81,23 @@ extension ClusterTests {
             }
         }
 
-        func withScene(_ body: @escaping @Sendable (Scene) async throws -> Void) async throws {
-            try await withCluster { cluster, client, _ in
-                let scene = Scene(cluster: cluster, client: client)
-                try await Self.bind(client)
-                do {
-                    try await body(scene)
-                } catch {
-                    let status = try? await scene.migration()?.status
-                    Issue.record("status \(String(describing: status)); calls \(scene.sites[\.calls].suffix(20))")
-                    throw error
-                }
+        func withScene(_ body: (Scene) async throws -> Void) async throws {
+            let (cluster, client) = try await Self.emptyCluster()
+            let scene = Scene(cluster: cluster, client: client)
+            try await Self.bind(client)
+            do {
+                try await body(scene)
+            } catch {
+                let status = try? await scene.migration()?.status
+                Issue.record("status \(String(describing: status)); calls \(scene.sites[\.calls].suffix(20))")
+                throw error
             }
+        }
+
+        static func emptyCluster() async throws -> (TestCluster, KubernetesClient) {
+            let london = try #require(SharedClusters.current["london"])
+            try await london.wipe()
+            return (london.cluster, london.client)
         }
 
         static func bind(_ client: KubernetesClient) async throws {

@@ -1,7 +1,9 @@
+import ClusterResources
 import Foundation
 import KubernetesAPI
 import Testing
 
+@testable import Cluster
 @testable import TestBed
 
 /// Tests against real API servers, one after the other.
@@ -30,6 +32,67 @@ func withCluster(
         }
         await client.close()
     }
+}
+
+/// Clusters that all tests of a suite use, one test after the other, because starting one takes longer than most of them.
+struct SharedClusters: SuiteTrait, TestScoping {
+    struct Member: Sendable {
+        let cluster: TestCluster
+        let client: KubernetesClient
+
+        /// Takes all away that tests make. Nothing else ends what is being deleted.
+        func wipe() async throws {
+            for migration in try await client.list(MigrationResource.self).items {
+                try await remove(MigrationResource.self, migration.metadata)
+            }
+            for claim in try await client.list(PersistentVolumeClaim.self).items {
+                try await remove(PersistentVolumeClaim.self, claim.metadata)
+            }
+            for volume in try await client.list(PersistentVolume.self).items {
+                try await remove(PersistentVolume.self, volume.metadata)
+            }
+            for event in try await client.list(Event.self, in: "default").items {
+                try await remove(Event.self, event.metadata)
+            }
+        }
+
+        private func remove<Item: KubernetesResource>(
+            _ type: Item.Type, _ metadata: ObjectMeta
+        ) async throws {
+            try await client.delete(type, metadata.name ?? "", in: metadata.namespace)
+            _ = try? await client.patch(
+                type, metadata.name ?? "", in: metadata.namespace, ["metadata": ["finalizers": .null]])
+        }
+    }
+
+    @TaskLocal static var current: [String: Member] = [:]
+
+    let names: [String]
+
+    func provideScope(
+        for test: Test, testCase: Test.Case?, performing body: @Sendable () async throws -> Void
+    ) async throws {
+        try await Cleanup.scope(catchingSignals: false) { cleanup in
+            var members: [String: Member] = [:]
+            for name in names {
+                let cluster = try await TestCluster.start(name, cleanup)
+                try await installResources(cluster)
+                let client = try KubernetesClient(.kubeconfig(path: cluster.kubeconfig))
+                try cleanup.add("client of \(name)") { await client.close() }
+                _ = try await client.create(
+                    StorageClass(
+                        metadata: ObjectMeta(name: "godwit"), provisioner: MigrationController.driver))
+                _ = try await client.patch(StorageClass.self, "godwit", ["allowVolumeExpansion": true])
+                members[name] = Member(cluster: cluster, client: client)
+            }
+            try await Self.$current.withValue(members) { try await body() }
+        }
+    }
+}
+
+extension Trait where Self == SharedClusters {
+    /// Clusters of these names, with our resources and a storage class, for the whole suite: `SharedClusters.current`.
+    static func sharedClusters(_ names: String...) -> SharedClusters { SharedClusters(names: names) }
 }
 
 /// Installs the kinds of resources that Manifests define, and waits until they are served.
