@@ -113,5 +113,7 @@ package protocol CSIBackend: Sendable {
     func stage(_ id: VolumeID, at path: String, isReadOnly: Bool, group: UInt32?, acquiredUnder epoch: Epoch?)
         async throws(CSIBackendError)
     func unstage(_ id: VolumeID, at path: String) async throws(CSIBackendError)
+    /// Names the pods that use it at this node, for whoever is refused because of them; none: nobody does.
+    func note(pods: [String], using id: VolumeID) async
     func usage(of id: VolumeID) async throws(CSIBackendError) -> CSIUsage
 }

@@ -86,7 +86,8 @@ extension CSIService {
                 throw RPCStatus(.failedPrecondition, "the volume is not staged at \(staging)")
             }
             let isReadOnly = request.readonly || access.isReadOnly
-            let wanted = Publications.Publication(id, request.volumeCapability, isReadOnly: isReadOnly)
+            var wanted = Publications.Publication(id, request.volumeCapability, isReadOnly: isReadOnly)
+            wanted.pod = Self.pod(request.volumeContext)
             if let existing = mounts.last(where: { $0.path == target }) {
                 guard existing.type == Self.mountType, existing.source == source(of: id),
                     existing.isReadOnly == isReadOnly, publications[target] ?? wanted == wanted
@@ -106,7 +107,21 @@ extension CSIService {
             let flags = isReadOnly ? access.flags.union(.readOnly) : access.flags
             try BindMount.make(from: staging, at: target, flags: flags)
         }
+        await notePods(using: id)
         return Csi_V1_NodePublishVolumeResponse()
+    }
+
+    /// `namespace/name`, as kubelet tells where the CSIDriver has `podInfoOnMount`.
+    private static func pod(_ context: [String: String]) -> String? {
+        guard let name = context["csi.storage.k8s.io/pod.name"], !name.isEmpty,
+            let namespace = context["csi.storage.k8s.io/pod.namespace"], !namespace.isEmpty
+        else { return nil }
+        return namespace + "/" + name
+    }
+
+    private func notePods(using id: VolumeID) async {
+        guard let mounts = try? MountTable.entries() else { return }
+        await backend.note(pods: publications.pods(of: id, in: mounts), using: id)
     }
 
     func unpublish(
@@ -127,6 +142,7 @@ extension CSIService {
             // What cannot be written down does not matter: without its mount it does not count.
             try? publications.set(nil, at: target, mounts: try MountTable.entries())
         }
+        await notePods(using: id)
         return Csi_V1_NodeUnpublishVolumeResponse()
     }
 

@@ -9,12 +9,20 @@ internal import VolumeModel
 ///
 /// Kept in a file, for a mount may outlive this process. It need not outlive a power cut: no mount does.
 final class Publications: Sendable {
-    struct Publication: Hashable, Codable {
+    struct Publication: Equatable, Codable {
         var volume: String
         var mode: Int
         var isReadOnly: Bool
         var flags: [String]
         var group: String
+        /// `namespace/name`; nil: nobody said, as releases before this one.
+        var pod: String?
+
+        /// Whose pod it is makes no difference to how it is mounted.
+        static func == (one: Publication, other: Publication) -> Bool {
+            one.volume == other.volume && one.mode == other.mode && one.isReadOnly == other.isReadOnly
+                && one.flags == other.flags && one.group == other.group
+        }
 
         init(_ id: VolumeID, _ capability: Csi_V1_VolumeCapability, isReadOnly: Bool) {
             volume = id.description
@@ -47,6 +55,13 @@ final class Publications: Sendable {
             known.filter { $0.value.volume == id.description && $0.key != target }.keys.sorted()
         }
         return targets.filter { path in mounts.contains { $0.path == path } }
+    }
+
+    /// The pods to which a volume is shown, as far as kubelet has named them, `namespace/name`.
+    func pods(of id: VolumeID, in mounts: [MountEntry]) -> [String] {
+        let known = byTarget.withLock { known in known.filter { $0.value.volume == id.description } }
+        let present = known.filter { entry in mounts.contains { $0.path == entry.key } }
+        return Set(present.values.compactMap(\.pod)).sorted()
     }
 
     /// - Throws: what the disk says; then nothing is changed.

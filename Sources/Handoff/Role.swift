@@ -101,7 +101,7 @@ package struct Divergence: Hashable, Sendable {
 /// Who has the head mounted at the owning site, or attached.
 package struct Holder: Hashable, Sendable, CustomStringConvertible {
     package let node: String
-    /// nil before a pod is known: Kubernetes attaches to a node first.
+    /// The pod or pods that use it, for people; nil before one is known: Kubernetes attaches to a node first.
     package let pod: String?
     /// How it is attached, in the words of whoever attached it; nil: it is not, and held only while it is mounted.
     /// Attached, it is held until it is detached, mounted or not.
@@ -120,8 +120,11 @@ package struct Holder: Hashable, Sendable, CustomStringConvertible {
 
     /// Why nobody else may have it, and what to do.
     var claim: String {
-        attachment == nil
-            ? "mounted: stop \(self) first" : "attached: end what uses it on \(self), and detach it there"
+        switch (attachment, pod) {
+        case (nil, _): "mounted: stop \(self) first"
+        case (_?, nil): "attached: end what uses it on \(self), and detach it there"
+        case (_?, let pod?): "attached: stop pod \(pod) on node \(node) first, and detach it there"
+        }
     }
 }
 

@@ -161,6 +161,11 @@ package struct SiteCSIBackend: CSIBackend {
         }
     }
 
+    /// Only for people: whether or not it can be written down, the volume is held for its node.
+    package func note(pods: [String], using id: VolumeID) async {
+        try? await owner.agent(id).note(pods: pods)
+    }
+
     package func usage(of id: VolumeID) async throws(CSIBackendError) -> CSIUsage {
         try await translating {
             let summary = await (try owner.agent(id)).summary()

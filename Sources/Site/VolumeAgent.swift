@@ -380,6 +380,8 @@ actor VolumeAgent {
             await agent.waitForEndings()
             let (node, name) = (agent.context.node, agent.record.name)
             var attachment = attachment
+            var pod: String?
+            if case .owning(_, let holder?) = agent.record.head.role, holder.node == node { pod = holder.pod }
             if case .owning(_, let holder?) = agent.record.head.role, let present = holder.attachment,
                 holder.node == node, !present.isEmpty
             {
@@ -391,10 +393,25 @@ actor VolumeAgent {
                 attachment = present
             }
             let epoch = try await agent.own()
-            try await agent.apply(.attach(Holder(node: node, pod: nil, attachment: attachment)))
+            try await agent.apply(.attach(Holder(node: node, pod: pod, attachment: attachment)))
             return epoch
         }
     }
+
+    /// Names the pods that use it here, `namespace/name`. Of a volume that is not held for this node it means nothing.
+    func note(pods: [String]) async throws {
+        guard case .owning(_, let holder?) = record.head.role, holder.node == context.node else { return }
+        var pod: String?
+        if !pods.isEmpty {
+            let more = pods.count - Self.namedPods
+            pod = pods.prefix(Self.namedPods).joined(separator: ", ") + (more > 0 ? " and \(more) more" : "")
+        }
+        guard pod != holder.pod else { return }
+        try await apply(.attach(Holder(node: holder.node, pod: pod)))
+    }
+
+    /// Enough to find them all: they are on one node.
+    private static let namedPods = 3
 
     /// Lets go of the volume, unless it is still mounted.
     func detachExclusively() async throws {

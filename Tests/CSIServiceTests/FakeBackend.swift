@@ -122,6 +122,8 @@ final class FakeBackend: CSIBackend {
         state.withLock { $0.callCount += 1 }
     }
 
+    func note(pods: [String], using id: VolumeID) async {}
+
     func unstage(_ id: VolumeID, at path: String) async throws(CSIBackendError) {
         state.withLock { $0.callCount += 1 }
     }

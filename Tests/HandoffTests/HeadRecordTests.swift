@@ -84,6 +84,7 @@ import VolumeModel
         for _ in 0..<2 { _ = try record.apply(.unmounted(node: "n1")) }
         #expect(throws: HandoffError.sealRefused(.inUse(attached))) { try record.apply(request) }
         #expect("\(HandoffError.sealRefused(.inUse(attached)))".contains("detach it"))
+        #expect("\(HandoffError.sealRefused(.inUse(mounted)))".contains("stop pod db-0 on node n1"))
         _ = try record.apply(.detach(node: "n2"))
         #expect(throws: HandoffError.inUse(attached)) {
             try record.apply(.attach(Holder(node: "n2", pod: nil)))

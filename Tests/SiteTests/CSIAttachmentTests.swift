@@ -62,6 +62,53 @@ extension SiteTests {
             }
         }
 
+        /// README: "a pod still running here makes the new one wait with an Event that names it": the attacher tells what it
+        /// is answered.
+        @Test func whoeverIsRefusedIsToldWhichPodsAreInTheWay() async throws {
+            try await withSites { pair, cleanup in
+                let (london, sydney) = (pair.london, pair.sydney)
+                let id = try await CSIModesTests.make("pvc-1", at: london)
+                try await london.godwit(["migrate", "pvc-1", "--to", "sydney", "--prepare-only"])
+                let staging = pair.directory + "/staging"
+                let targets = (0..<2).map { pair.directory + "/target-\($0)" }
+                for path in [staging] + targets { try cleanup.add(mountAt: path) }
+                let mode = ["--access-mode", "single-node-multi-writer"]
+                try await london.csi(["publish", id, "--node", "london-node"] + mode)
+                try await london.csi(["stage", id, "--staging-path", staging] + mode)
+                func refusal() async throws -> String {
+                    let outcome = try await CSIModesTests.outcome(
+                        sydney, ["publish", id, "--node", "sydney-node"])
+                    #expect(outcome.code == Self.failedPrecondition)
+                    return outcome.text
+                }
+                func show(_ pod: String, at target: Int) async throws {
+                    try await london.csi(
+                        [
+                            "node-publish", id, "--staging-path", staging, "--target-path", targets[target],
+                            "--volume-context", "csi.storage.k8s.io/pod.namespace=shop", "--volume-context",
+                            "csi.storage.k8s.io/pod.name=\(pod)",
+                        ] + mode)
+                }
+                #expect(try await !refusal().contains("pod"))
+                try await show("db-0", at: 0)
+                var told = try await refusal()
+                #expect(told.contains("stop pod shop/db-0 on node london-node"), "\(told)")
+                try await show("db-1", at: 1)
+                // Repeated, attaching forgets nobody.
+                try await london.csi(["publish", id, "--node", "london-node"] + mode)
+                told = try await refusal()
+                #expect(told.contains("stop pod shop/db-0, shop/db-1 on node london-node"), "\(told)")
+                try await london.csi(["node-unpublish", id, "--target-path", targets[0]])
+                told = try await refusal()
+                #expect(told.contains("stop pod shop/db-1 on node london-node"), "\(told)")
+                try await london.csi(["node-unpublish", id, "--target-path", targets[1]])
+                #expect(try await !refusal().contains("pod"))
+                try await london.csi(["unstage", id, "--staging-path", staging])
+                try await london.csi(["unpublish", id, "--node", "london-node"])
+                try await sydney.csi(["publish", id, "--node", "sydney-node"])
+            }
+        }
+
         @Test func whatIsMountedWithoutBeingPublishedIsLetGoWithItsMount() async throws {
             try await withSites { pair, cleanup in
                 let london = pair.london
