@@ -1,5 +1,4 @@
 internal import ClusterResources
-internal import Foundation
 package import KubernetesAPI
 package import Logging
 internal import VolumeModel
@@ -93,7 +92,7 @@ package actor MigrationController {
 
     // MARK: what is seen
 
-    private static func key(_ metadata: ObjectMeta) -> Key {
+    static func key(_ metadata: ObjectMeta) -> Key {
         Key(namespace: metadata.namespace ?? "default", name: metadata.name ?? "")
     }
 
@@ -271,16 +270,24 @@ package actor MigrationController {
             return true
         }
         handles[key] = (volumeName, source.volumeHandle)
+        return try await follow(key, claim, persistent, source.volumeHandle, present)
+    }
+
+    /// - Returns: whether nothing is left to do until something changes.
+    private func follow(
+        _ key: Key, _ claim: PersistentVolumeClaim, _ persistent: PersistentVolume, _ volume: String,
+        _ present: MigrationResource?
+    ) async throws -> Bool {
         let decided: (ClaimDecision, site: String, peers: Set<String>)
         do throws(SiteControlError) {
-            decided = try await decide(key, claim, source.volumeHandle, present)
+            decided = try await decide(key, claim, volume, present)
         } catch {
             try await show([Complaint(error)], of: claim)
             return false
         }
         let (decision, name, peers) = decided
         var complaints = decision.badValues.map { Complaint($0) }
-        let refusal = try await setHydration(decision.hydration, of: source.volumeHandle, claim)
+        let refusal = try await setHydration(decision.hydration, of: volume, claim)
         if let refusal { complaints.append(refusal) }
         try await show(complaints, of: claim)
         let facts = Result { () throws(ClaimFacts.Refusal) in try ClaimFacts(claim, of: persistent) }
@@ -302,126 +309,10 @@ package actor MigrationController {
                 try await write(
                     .init(phase: .failed, message: refusal.description), reason: "BadClaim", migration, claim)
             case .success(let facts):
-                guard try await begin(migration, key, claim), advances[key] == nil else { return false }
+                guard try await begin(migration, key, claim), advances[key] == nil else { break }
                 start(.init(spec: spec, facts: facts), migration, key, claim)
             }
         }
         return false
-    }
-
-    // MARK: what is written
-
-    /// Tells of the claim, or of the migration where that is gone. Where nothing may be told, as in a namespace that is being
-    /// deleted, that is no reason to do nothing.
-    private func record(
-        _ reason: String, _ message: String, _ claim: PersistentVolumeClaim?, _ migration: MigrationResource,
-        isWarning: Bool
-    ) async throws(KubernetesError) {
-        do {
-            if let claim {
-                try await events.record(reason, message, about: claim, isWarning: isWarning)
-            } else {
-                try await events.record(reason, message, about: migration, isWarning: isWarning)
-            }
-        } catch {
-            switch error {
-            case .forbidden, .notFound, .invalid: log(error)
-            default: throw error
-            }
-        }
-    }
-
-    /// The migration of this claim with this wish, made or changed if it is another; the target of that one is told.
-    ///
-    /// - Returns: nil where somebody deletes it though the wish stands: when it is gone, it is made anew.
-    private func ensure(
-        _ spec: MigrationResource.Spec, _ key: Key, _ claim: PersistentVolumeClaim,
-        _ present: MigrationResource?, _ peers: Set<String>
-    ) async throws -> MigrationResource? {
-        if var present {
-            if present.metadata.deletionTimestamp != nil {
-                _ = try await letGo(present)
-                return nil
-            }
-            try await withdrawEarlier(present, for: spec, claim, peers)
-            let isSame = present.spec == spec
-            if isSame, present.isKept || !(present.concernsTarget || present.hasEnded) { return present }
-            present.spec = spec
-            present.keep()
-            var changed = try await client.update(present)
-            if isSame { return changed }
-            // What was said of the earlier wish does not hold for this one.
-            changed.status = nil
-            samples[key] = nil
-            return changed
-        }
-        var metadata = ObjectMeta(name: key.name, namespace: key.namespace)
-        metadata.finalizers = [MigrationResource.finalizer]
-        if let uid = claim.metadata.uid {
-            metadata.ownerReferences = [
-                OwnerReference(apiVersion: "v1", kind: "PersistentVolumeClaim", name: key.name, uid: uid)
-            ]
-        }
-        return try await client.create(MigrationResource(metadata: metadata, spec: spec))
-    }
-
-    /// A wish that nothing was said of yet is written down before the target hears of it: whoever finds it given up then
-    /// knows that the target is to be told, and of an earlier wish's end nobody takes the words for this one's.
-    ///
-    /// - Returns: whether that stands in the cluster; otherwise somebody was faster, and the next look sees it.
-    private func begin(
-        _ migration: MigrationResource, _ key: Key, _ claim: PersistentVolumeClaim
-    ) async throws(KubernetesError) -> Bool {
-        guard migration.currentStatus == nil || migration.hasEnded else { return true }
-        samples[key] = nil
-        let status = MigrationReport.status(
-            .init(phase: .preparing), target: migration.spec.to, earlier: nil,
-            now: .init(missing: 0, seconds: 0))
-        return try await write(status, reason: "Preparing", isNew: true, migration, claim)
-    }
-
-    /// Writes the status, with an Event where the phase or the reason is another than before.
-    ///
-    /// - Parameters:
-    ///   - made: what has become of the claim at the target; nil: nothing new is known.
-    ///   - isNew: nothing that was said of an earlier wish holds.
-    /// - Returns: whether the cluster has it; not, where somebody has changed the migration meanwhile.
-    @discardableResult
-    func write(
-        _ status: MigrationResource.Status, reason: String, about made: ClaimReport? = nil,
-        isNew: Bool = false, _ migration: MigrationResource, _ claim: PersistentVolumeClaim?
-    ) async throws(KubernetesError) -> Bool {
-        guard
-            var current = try await client.find(
-                MigrationResource.self, migration.metadata.name ?? "", in: migration.metadata.namespace),
-            current.spec == migration.spec
-        else { return false }
-        let time = Timestamps.seconds(Date())
-        let earlier = current.status
-        var next = status
-        next.conditions = MigrationReport.conditions(
-            status, reason: reason, claim: made, earlier: earlier?.conditions ?? [],
-            isNew: isNew || current.currentStatus == nil, generation: current.metadata.generation, at: time)
-        next.updated = earlier?.updated
-        let isOld = status.phase == .failed && (earlier?.updated ?? "") < Self.time(before: retelling)
-        if next == earlier, !isOld { return true }
-        next.updated = time
-        let isNews =
-            earlier?.phase != status.phase || earlier?.message != status.message && status.phase != .hydrating
-        // First: of a status that is written nobody thinks again.
-        if isNews || isOld {
-            try await record(
-                status.phase == .failed ? reason : status.phase.rawValue, status.message, claim, current,
-                isWarning: status.phase == .failed)
-        }
-        current.status = next
-        do {
-            _ = try await client.update(current, subresource: "status")
-        } catch .conflict {
-            // Somebody changed it meanwhile: the next look sees it.
-            return false
-        }
-        written.insert(Self.key(migration.metadata))
-        return true
     }
 }
