@@ -126,6 +126,7 @@ extension VolumeAgent {
                     fuse: fuse, fileSystem: fileSystem, recorder: recorder, epoch: epoch,
                     headNumber: head.number, isReadOnly: isReadOnly), at: path)
             logger.info("mounted at \(path)")
+            TestStop.reach("after", "mount")
         } catch {
             _ = try? await apply(.unmounted(node: context.node))
             throw error

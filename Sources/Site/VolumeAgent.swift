@@ -129,7 +129,9 @@ actor VolumeAgent {
         if changed.value != stored.value {
             let before = stored.value.head.role
             let role = changed.value.head.role
+            if before.name != role.name { TestStop.reach("before", role.name) }
             stored = try await context.registry.update(changed)
+            if before.name != role.name { TestStop.reach("after", role.name) }
             if before != role { logger.log(level: role.isFenced ? .error : .info, "\(before) → \(role)") }
         }
         return actions
@@ -182,6 +184,7 @@ actor VolumeAgent {
     ) async throws -> Godwit_Peer_V1_HandoffMessage? {
         var answer: Godwit_Peer_V1_HandoffMessage?
         for action in actions {
+            TestStop.reach("doing", "\(action)")
             switch action {
             case .serve(let epoch): try await serve(epoch)
             case .readTail(let heir):
@@ -237,6 +240,7 @@ actor VolumeAgent {
             firstListing = (Epoch(grant.heir.epoch), grant.firstListing)
         }
         guard let event = try HandoffCoding.event(of: reply, from: site, self: context.site) else { return }
+        TestStop.reach("answered", "\(event)")
         if case .sealRefused(_, _, let refusal) = event { lastRefusal = refusal }
         try await apply(event, wait: wait)
     }
@@ -259,6 +263,8 @@ actor VolumeAgent {
         guard let event = try HandoffCoding.event(of: message, from: site, self: context.site) else {
             throw PeerError.malformed(site: site, "an empty message")
         }
+        TestStop.reach("received", "\(event)")
+        defer { TestStop.reach("answering", "\(event)") }
         // What is decided on an old record may contradict what was decided since.
         try checkServed()
         if case .sealRequest(let request) = message.message {

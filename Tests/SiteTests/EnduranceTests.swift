@@ -304,16 +304,3 @@ struct EnduranceRun {
         print("\(try acknowledged().count) acknowledged commits, all there; \(story.joined(separator: "; "))")
     }
 }
-
-/// SplitMix64, so that a run can be repeated.
-private struct Dice {
-    var state: UInt64
-
-    mutating func below(_ bound: Int) -> Int {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var mixed = state
-        mixed = (mixed ^ (mixed >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        mixed = (mixed ^ (mixed >> 27)) &* 0x94d0_49bb_1331_11eb
-        return Int((mixed ^ (mixed >> 31)) >> 33) % bound
-    }
-}

@@ -31,7 +31,8 @@ package struct SitePair: Sendable {
         func site(_ name: String, _ end: WANLink.End, port: Int) -> SiteProcess {
             SiteProcess(
                 name: name, binary: binary, stateDirectory: "\(directory)/\(name)-state",
-                address: "\(end.address):\(port)", network: end.namespace, options: options)
+                address: "\(end.address):\(port)", network: end.namespace, options: options,
+                environment: [SiteProcess.stopVariable: "\(directory)/\(name)-stop"])
         }
         let pair = SitePair(
             link: link, london: site("london", link.a, port: 7443),

@@ -134,6 +134,40 @@ package actor SiteProcess {
         }
     }
 
+    /// Names the file that `arm` writes.
+    static let stopVariable = "GODWIT_TEST_STOP"
+
+    private nonisolated var stopFile: String? { environment[Self.stopVariable] }
+
+    /// Lets the process send itself a signal when it comes to a step of a hand-off (Sources/Site/TestStop.swift).
+    package nonisolated func arm(_ signal: Int32, at step: String) throws {
+        guard let stopFile else { throw LabError.invalid("site \(name) has no \(Self.stopVariable)") }
+        // All of it is there at once.
+        try Data("\(signal) \(step)".utf8).write(to: URL(fileURLWithPath: stopFile), options: .atomic)
+    }
+
+    /// Whether it has not come to that step yet.
+    package nonisolated var isArmed: Bool {
+        stopFile.map { FileManager.default.fileExists(atPath: $0) } ?? false
+    }
+
+    /// Takes that back.
+    package nonisolated func disarm() {
+        if let stopFile { try? FileManager.default.removeItem(atPath: stopFile) }
+    }
+
+    /// Whether it was stopped by a signal, and not continued since.
+    package var isStopped: Bool {
+        guard let pid, let status = try? readSmallFile("/proc/\(pid)/stat"),
+            // Its name, which is before the state, may be anything.
+            let end = status.lastIndex(of: UInt8(ascii: ")"))
+        else { return false }
+        return status[end...].dropFirst(2).first == UInt8(ascii: "T")
+    }
+
+    /// SIGSTOP, SIGCONT and the like.
+    package func signal(_ number: Int32) { process?.signal(number) }
+
     /// Ends it in order.
     package func stop() async {
         _ = await process?.end(with: SIGTERM, grace: .seconds(20))
