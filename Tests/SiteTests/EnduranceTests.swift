@@ -5,10 +5,11 @@ import Testing
 @testable import TestBed
 
 extension SiteTests {
-    /// Databases that go back and forth under write load while processes are killed and the link is cut: every
-    /// acknowledged commit is there after each move, and the databases' own checks find nothing.
+    /// Databases that go back and forth under the load of pgbench and sysbench while processes are killed and the link
+    /// is cut: every acknowledged commit is there after each move, and the databases' own checks find nothing.
     ///
-    /// GODWIT_ROUND_TRIPS sets how often each goes there and back; GODWIT_ENDURANCE_SEED repeats a run.
+    /// Each kind of trouble comes, in an order of its own, before one comes again. GODWIT_ROUND_TRIPS sets how often each
+    /// database goes there and back; GODWIT_ENDURANCE_SEED repeats a run.
     @Suite struct EnduranceTests {
         @Test(arguments: EnduranceDatabase.Kind.allCases)
         func everyAcknowledgedCommitSurvivesMovesAndKills(_ kind: EnduranceDatabase.Kind) async throws {
@@ -82,10 +83,41 @@ struct EnduranceDatabase: Sendable {
 
     func makeLedger() async throws {
         switch server {
-        case .postgreSQL:
+        case .postgreSQL(let server):
             try await query("create table ledger(id bigint primary key, body text); create extension amcheck")
-        case .mariaDB:
-            try await query("create table ledger(id bigint primary key, body blob) engine=innodb")
+            try await server.load(byteCount: 1)
+        case .mariaDB(let server):
+            try await query(
+                "create table ledger(id bigint primary key, body blob) engine=innodb; create database bench")
+            try await ChildProcess.check(server.sysbench("prepare", rowCount: Self.benchRowCount))
+        }
+    }
+
+    private static let benchRowCount = 10_000
+
+    /// Transactions of more than one client, until it is killed or the server is.
+    func load() -> Program {
+        switch server {
+        case .postgreSQL(let server): server.pgbenchProgram(["-n", "-c", "2", "-T", "3600"])
+        case .mariaDB(let server): server.sysbench("run", rowCount: Self.benchRowCount)
+        }
+    }
+
+    /// Each transaction of the load keeps a sum or a number as it is.
+    private func loadDamage() async throws -> String? {
+        switch server {
+        case .postgreSQL(let server):
+            let sums = try await server.query(
+                """
+                select (select sum(abalance) from pgbench_accounts), (select sum(bbalance) from pgbench_branches),
+                    (select sum(tbalance) from pgbench_tellers), (select coalesce(sum(delta), 0) from pgbench_history)
+                """, database: "bench")
+            return Set(sums.split(separator: "|")).count == 1 ? nil : "pgbench: sums differ: \(sums)"
+        case .mariaDB(let server):
+            let count = try await server.query("select count(*) from sbtest1", database: "bench")
+            let report = try await server.query("check table sbtest1 extended", database: "bench")
+            return count == "\(Self.benchRowCount)" && report.hasSuffix("OK")
+                ? nil : "sysbench: \(count) rows; \(report)"
         }
     }
 
@@ -104,6 +136,7 @@ struct EnduranceDatabase: Sendable {
     func damage() async throws -> String? {
         let body = try await query("select count(*) from ledger where body <> repeat(md5(concat('', id)), 8)")
         guard body == "0" else { return "\(body) rows with another content" }
+        if let damage = try await loadDamage() { return damage }
         switch server {
         case .postgreSQL:
             let index = try await query("select bt_index_parent_check('ledger_pkey', true, true)")
@@ -122,10 +155,14 @@ struct EnduranceRun {
     static let roundTrips = environment["GODWIT_ROUND_TRIPS"].flatMap { Int($0) } ?? 2
 
     private enum Trouble: CaseIterable {
-        case none, databaseKilled, ownerKilled, linkCut, sourceKilled, targetKilled
+        case databaseKilled, ownerKilled, linkCut, sourceKilled, targetKilled
     }
 
-    let seed: UInt64
+    /// The same for all databases: what one does not meet the next one does.
+    private static let commonSeed =
+        environment["GODWIT_ENDURANCE_SEED"].flatMap { UInt64($0) } ?? .random(in: 0..<1_000_000)
+    let seed = Self.commonSeed
+    private let troubles: [Trouble]
     private(set) var story: [String] = []
     private let pair: SitePair
     private let cleanup: Cleanup
@@ -134,13 +171,13 @@ struct EnduranceRun {
     private var random: Dice
     private var owner = 0
     private var nextID = 1
-    private var writer: ChildProcess?
+    private var writers: [ChildProcess] = []
 
     init(_ kind: EnduranceDatabase.Kind, _ pair: SitePair, _ cleanup: Cleanup) throws {
-        seed =
-            Self.environment["GODWIT_ENDURANCE_SEED"].flatMap { UInt64($0) }
-            ?? UInt64.random(in: 0..<1_000_000)
         random = Dice(state: seed)
+        let order = Trouble.allCases.shuffled(using: &random)
+        let first = EnduranceDatabase.Kind.allCases.firstIndex(of: kind) == 0 ? 0 : 2 * Self.roundTrips
+        troubles = (first..<first + 2 * Self.roundTrips).map { order[$0 % order.count] }
         self.pair = pair
         self.cleanup = cleanup
         databases = try [pair.london, pair.sydney].map { site in
@@ -167,17 +204,21 @@ struct EnduranceRun {
     private mutating func write() async throws {
         var program = databases[owner].writer(from: nextID)
         program.output = .file(acknowledgements + ".\(nextID)")
-        let started = try await ChildProcess.start(program)
-        writer = started
-        try cleanup.add("writer") { _ = started.kill() }
+        var load = databases[owner].load()
+        load.output = .discarded
+        for program in [program, load] {
+            let started = try await ChildProcess.start(program)
+            writers.append(started)
+            try cleanup.add("writer") { _ = started.kill() }
+        }
         try await Task.sleep(for: .milliseconds(300 + random.below(700)))
     }
 
     private mutating func stopWriting() async throws {
-        guard let writer else { return }
-        self.writer = nil
-        _ = writer.kill()
-        _ = try await writer.wait(limit: .seconds(30))
+        guard !writers.isEmpty else { return }
+        for writer in writers { _ = writer.kill() }
+        for writer in writers { _ = try await writer.wait(limit: .seconds(30)) }
+        writers = []
         nextID += 1_000_000
     }
 
@@ -195,6 +236,7 @@ struct EnduranceRun {
     }
 
     private func checkLedger() async throws {
+        #expect(try await databases[owner].damage() == nil)
         let rows = try await databases[owner].query("select id from ledger")
         let present = Set(rows.split(separator: "\n").compactMap { Int($0) })
         let promised = try acknowledged()
@@ -208,9 +250,7 @@ struct EnduranceRun {
 
     /// Takes the volume to the other site, with some trouble on the way.
     mutating func move(_ leg: Int) async throws {
-        let trouble =
-            leg < Trouble.allCases.count && Self.roundTrips >= 3
-            ? Trouble.allCases[leg] : Trouble.allCases[random.below(Trouble.allCases.count)]
+        let trouble = troubles[leg]
         story.append("\(site(owner).name) → \(site(target).name): \(trouble)")
         if trouble == .ownerKilled { try await killOwner() }
         if trouble == .databaseKilled {
@@ -285,7 +325,6 @@ struct EnduranceRun {
     mutating func end() async throws {
         try await stopWriting()
         try await checkLedger()
-        #expect(try await databases[owner].damage() == nil)
         try await databases[owner].stop()
         try await pair.waitUntilReleased("db", at: site(owner))
         try await pair.unmount("db", at: site(owner))

@@ -128,6 +128,19 @@ package actor MariaDBServer {
         return program
     }
 
+    /// sysbench's read-write transactions on a table `bench.sbtest1`: `prepare` makes it, in a database that must be
+    /// there, `run` goes on until it is ended or the server is.
+    package nonisolated func sysbench(_ command: String, rowCount: Int, seconds: Int = 3600) -> Program {
+        Program(
+            "sysbench",
+            [
+                "oltp_read_write", "--db-driver=mysql", "--mysql-socket=\(socketPath)", "--mysql-user=root",
+                "--mysql-db=bench", "--tables=1", "--table-size=\(rowCount)", "--threads=2",
+                "--time=\(seconds)",
+                command,
+            ])
+    }
+
     /// What is in a row's body.
     package enum Rows: Sendable {
         /// Random bytes: nothing makes them smaller.

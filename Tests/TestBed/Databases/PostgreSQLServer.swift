@@ -117,8 +117,12 @@ package actor PostgreSQLServer {
     package nonisolated func pgbench(
         _ arguments: [String], database: String = "bench", limit: Duration = .seconds(600)
     ) async throws -> String {
-        let program = program("pgbench", arguments + client + [database])
-        return try await ChildProcess.check(program, limit: limit)
+        try await ChildProcess.check(pgbenchProgram(arguments, database: database), limit: limit)
+    }
+
+    /// The same, to be started and ended by the caller.
+    package nonisolated func pgbenchProgram(_ arguments: [String], database: String = "bench") -> Program {
+        program("pgbench", arguments + client + [database])
     }
 
     /// Fills a new database with pgbench's tables of at least this size, and writes it all to the files.
