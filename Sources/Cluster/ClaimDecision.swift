@@ -103,7 +103,8 @@ package struct ClaimDecision: Hashable, Sendable {
                 spec(target), reason: "OwnedElsewhere",
                 message: "site \(volume.owner) owns the volume: annotate the claim there")
         }
-        guard let status = present?.currentStatus, present?.spec == spec(target), !(status.closed ?? false) else {
+        guard let status = present?.currentStatus, present?.spec == spec(target), !(status.closed ?? false)
+        else {
             let isThere = present?.currentStatus?.phase == .done && volume.owner == target
             return isThere && present?.spec == spec(target) ? .nothing : .advance(spec(target))
         }

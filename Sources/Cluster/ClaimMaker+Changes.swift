@@ -50,7 +50,8 @@ extension ClaimMaker {
     ) -> ClaimReport {
         ClaimReport(
             isMade: true, reason: smaller,
-            message: "claim \(claim.metadata.namespace ?? "")/\(claim.metadata.name ?? "") is there, and requests "
+            message:
+                "claim \(claim.metadata.namespace ?? "")/\(claim.metadata.name ?? "") is there, and requests "
                 + "\(request ?? "nothing") rather than \(facts.requested): \(why)")
     }
 }

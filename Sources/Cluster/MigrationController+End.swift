@@ -34,7 +34,8 @@ extension MigrationController {
             do throws(SiteControlError) {
                 let (name, peers) = try await site.info()
                 // Deleted already: whoever deletes a volume tells its followers first. Owned elsewhere: it stays there.
-                if peers.contains(present.spec.to), try await site.volume(present.spec.volume)?.owner == name {
+                if peers.contains(present.spec.to), try await site.volume(present.spec.volume)?.owner == name
+                {
                     try await site.withdraw(present.spec.volume, from: present.spec.to)
                 }
             } catch {

@@ -187,7 +187,6 @@ package actor MigrationController {
         }
     }
 
-
     private func look(at key: Key) async {
         var outcome = LookSchedule<Key>.Outcome.waits
         var hasFailed = false

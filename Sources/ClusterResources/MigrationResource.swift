@@ -104,7 +104,8 @@ package struct MigrationResource: KubernetesResource {
 
     /// Whether it was made for this claim, rather than for one of the same name before.
     package func isOf(_ claim: PersistentVolumeClaim) -> Bool {
-        guard let owner = metadata.ownerReferences?.first(where: { $0.kind == "PersistentVolumeClaim" }) else {
+        guard let owner = metadata.ownerReferences?.first(where: { $0.kind == "PersistentVolumeClaim" })
+        else {
             return true
         }
         return owner.uid == claim.metadata.uid

@@ -111,7 +111,8 @@ extension ClusterTests.MigrationControllerTests {
 /// Sizes, without a cluster.
 @Suite struct QuantityTests {
     @Test(arguments: [
-        ("1Gi", "1025Mi"), ("1G", "1Gi"), ("1e9", "1Gi"), ("1.5Gi", "2Gi"), ("999m", "1"), ("1Ei", "9223372036854775808"),
+        ("1Gi", "1025Mi"), ("1G", "1Gi"), ("1e9", "1Gi"), ("1.5Gi", "2Gi"), ("999m", "1"),
+        ("1Ei", "9223372036854775808"),
     ])
     func sizesAreCompared(_ one: String, _ other: String) {
         #expect(Quantity.isLess(one, than: other) && !Quantity.isLess(other, than: one))

@@ -118,7 +118,8 @@ extension ClusterTests {
                     for volume in try await client.list(PersistentVolume.self).items {
                         lines.append(
                             "\(site): volume \(volume.metadata.name ?? ""), \(Self.text(volume.metadata)), "
-                                + "\(volume.spec.capacity ?? [:]), of \(volume.spec.claimRef?.name ?? "none")")
+                                + "\(volume.spec.capacity ?? [:]), of \(volume.spec.claimRef?.name ?? "none")"
+                        )
                     }
                     for claim in try await client.list(PersistentVolumeClaim.self).items {
                         lines.append(
@@ -127,17 +128,22 @@ extension ClusterTests {
                     }
                     for migration in try await client.list(MigrationResource.self).items {
                         let status = migration.status
-                        let conditions = (status?.conditions ?? []).map { "\($0.type)=\($0.status) \($0.reason)" }
+                        let conditions = (status?.conditions ?? []).map {
+                            "\($0.type)=\($0.status) \($0.reason)"
+                        }
                         lines.append(
                             "\(site): migration to \(migration.spec.to), \(Self.text(migration.metadata)), "
-                                + "\(status?.phase.rawValue ?? "none"), \(status?.closed ?? false), \(conditions)")
+                                + "\(status?.phase.rawValue ?? "none"), \(status?.closed ?? false), \(conditions)"
+                        )
                     }
                 }
                 return lines
             }
 
             private static func text(_ metadata: ObjectMeta) -> String {
-                let marks = [metadata.labels ?? [:], metadata.annotations ?? [:]].map { $0.sorted { $0.key < $1.key } }
+                let marks = [metadata.labels ?? [:], metadata.annotations ?? [:]].map {
+                    $0.sorted { $0.key < $1.key }
+                }
                 let finalizers = (metadata.finalizers ?? []).filter { $0.hasPrefix("godwit") }
                 return "\(marks) \(finalizers) \(metadata.deletionTimestamp == nil ? "" : "being deleted")"
             }
@@ -161,7 +167,8 @@ extension ClusterTests {
                     group.addTask {
                         guard
                             let client = try? KubernetesClient(
-                                .kubeconfig(path: world.clusters[site]!.cluster.kubeconfig), options: killer?.options ?? .init())
+                                .kubeconfig(path: world.clusters[site]!.cluster.kubeconfig),
+                                options: killer?.options ?? .init())
                         else { return }
                         let controller = MigrationController(
                             client, site: world.sites.control(of: site, gate: killer?.gate),
@@ -172,7 +179,9 @@ extension ClusterTests {
                 }
                 if let killer {
                     group.addTask {
-                        while !killer.isDead, !Task.isCancelled { try? await Task.sleep(for: .milliseconds(5)) }
+                        while !killer.isDead, !Task.isCancelled {
+                            try? await Task.sleep(for: .milliseconds(5))
+                        }
                     }
                 }
                 _ = await group.next()
@@ -181,7 +190,8 @@ extension ClusterTests {
         }
 
         /// - Returns: how many changes were made before the end or the kill.
-        private func play(_ world: World, killedAfter limit: Int?, _ story: (World) async throws -> Void) async throws
+        private func play(_ world: World, killedAfter limit: Int?, _ story: (World) async throws -> Void)
+            async throws
             -> Int
         {
             for member in world.clusters.values { try await member.wipe() }
@@ -242,6 +252,10 @@ extension ClusterTests {
                 try await world.waitUntilReady("london")
                 world.sites.startPod(at: "sydney")
                 try await world.wait("london", "closed") { $0.status?.closed == true && !$0.isKept }
+                try await eventually("sydney's volume is noted as used") {
+                    let volumes = try await world.sydney.list(PersistentVolume.self).items
+                    return volumes.first?.metadata.annotations?[ArrivingClaim.used] != nil
+                }
                 try await world.wish("london", at: "sydney")
                 try await world.waitUntilReady("sydney")
                 world.sites.startPod(at: "london")

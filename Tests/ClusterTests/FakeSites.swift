@@ -132,7 +132,9 @@ private struct FakeSite: SiteControl {
             }
             let isAnew = state.claims[target] == nil
             state.known.insert(target)
-            if isAnew || state.claims[target]?.facts != claim { state.claims[target] = ForeignClaim(facts: claim) }
+            if isAnew || state.claims[target]?.facts != claim {
+                state.claims[target] = ForeignClaim(facts: claim)
+            }
             var progress = MoveProgress(phase: .ready)
             progress.claim = state.claims[target]?.report
             return progress

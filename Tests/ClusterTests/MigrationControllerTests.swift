@@ -56,13 +56,15 @@ extension ClusterTests {
             func deleteClaim() async throws {
                 try await client.delete(PersistentVolumeClaim.self, key.name, in: key.namespace)
                 _ = try? await client.patch(
-                    PersistentVolumeClaim.self, key.name, in: key.namespace, ["metadata": ["finalizers": .null]])
+                    PersistentVolumeClaim.self, key.name, in: key.namespace,
+                    ["metadata": ["finalizers": .null]])
                 try await client.delete(MigrationResource.self, key.name, in: key.namespace)
             }
 
             /// Runs a controller beside the body, and ends it after that.
             func withController(
-                _ client: KubernetesClient? = nil, at site: String = "london", retelling: Duration = .seconds(3000),
+                _ client: KubernetesClient? = nil, at site: String = "london",
+                retelling: Duration = .seconds(3000),
                 _ body: () async throws -> Void
             ) async throws {
                 let controller = MigrationController(
@@ -284,7 +286,8 @@ extension ClusterTests {
                     #expect(try await isKept() == true)
                     // Deleted though the wish stands, it is made anew.
                     let first = try await scene.migration()?.metadata.uid
-                    try await scene.client.delete(MigrationResource.self, Self.key.name, in: Self.key.namespace)
+                    try await scene.client.delete(
+                        MigrationResource.self, Self.key.name, in: Self.key.namespace)
                     try await eventually("another one is ready") {
                         let migration = try await scene.migration()
                         return migration?.metadata.uid != first && migration?.status?.phase == .ready
@@ -314,9 +317,12 @@ extension ClusterTests {
                 try await scene.withController {
                     scene.sites.change { $0.failures[call] = failure }
                     try await scene.annotate(ClaimWishes.rateLimit, "2Mi")
-                    try await eventually("the claim says so") { try await scene.followed()?.status == "False" }
+                    try await eventually("the claim says so") {
+                        try await scene.followed()?.status == "False"
+                    }
                     let condition = try #require(try await scene.followed())
-                    #expect(condition.reason == "Refused" && condition.message?.contains("disk is gone") == true)
+                    #expect(
+                        condition.reason == "Refused" && condition.message?.contains("disk is gone") == true)
                     let event = try #require(try await scene.events("Refused").first)
                     #expect(event.type == "Warning" && event.message.contains("disk is gone"))
                     // Settings that are not followed are no reason not to move.
@@ -331,14 +337,18 @@ extension ClusterTests {
             }
         }
 
-        /// README: "Bad values become an Event and a condition".
+        /// README: "What cannot be followed is a Warning of the claim and its condition".
         @Test func aBadValueIsAConditionUntilItIsGoneAndToldAgainBeforeItsEventIs() async throws {
             try await withScene { scene in
                 try await scene.annotate(ClaimWishes.rateLimit, "fast")
                 try await scene.annotate(ClaimWishes.pause, "perhaps")
-                func count() async throws -> Int32 { try await scene.events("BadValue").compactMap(\.count).max() ?? 0 }
+                func count() async throws -> Int32 {
+                    try await scene.events("BadValue").compactMap(\.count).max() ?? 0
+                }
                 try await scene.withController {
-                    try await eventually("the claim says so") { try await scene.followed()?.status == "False" }
+                    try await eventually("the claim says so") {
+                        try await scene.followed()?.status == "False"
+                    }
                     let message = try #require(try await scene.followed()?.message)
                     #expect(message.contains("'fast'") && message.contains("'perhaps'"), "\(message)")
                     try await Task.sleep(for: .seconds(1))

@@ -62,8 +62,8 @@ extension SiteTests {
             }
         }
 
-        /// README: "a pod still running here makes the new one wait with an Event that names it": the attacher tells what it
-        /// is answered.
+        /// README: "an Event (`FailedAttachVolume`) that names the pods and the node that hold the volume": the attacher
+        /// tells what it is answered.
         @Test func whoeverIsRefusedIsToldWhichPodsAreInTheWay() async throws {
             try await withSites { pair, cleanup in
                 let (london, sydney) = (pair.london, pair.sydney)
