@@ -36,12 +36,11 @@ extension ClaimMaker {
                 ["spec": ["resources": ["requests": ["storage": .string(facts.requested)]]]])
             return nil
         } catch {
+            switch error {
             // A class that does not let claims grow, a quota, or a claim that is not bound yet.
-            guard case .forbidden(let text) = error else {
-                guard case .invalid(let text) = error else { throw error }
-                return Self.stays(claim, request, facts, text)
+            case .forbidden(let text), .invalid(let text): return Self.stays(claim, request, facts, text)
+            default: throw error
             }
-            return Self.stays(claim, request, facts, text)
         }
     }
 

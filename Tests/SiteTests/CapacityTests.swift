@@ -12,6 +12,23 @@ extension SiteTests {
             return (numbers[0], numbers[1])
         }
 
+        /// The resizer of the follower's cluster is to find nothing left to do when the claim there grows.
+        @Test func aFollowerLearnsWhatItsVolumeMayHold() async throws {
+            try await withSites { pair, _ in
+                let id = try await CSIModesTests.make(
+                    "data", at: pair.london, ["--required-bytes", "1Gi"])
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney", "--prepare-only"])
+                let expand = ["expand-volume", id, "--required-bytes", "4Gi"]
+                // Not its to expand.
+                #expect(try await CSIModesTests.outcome(pair.sydney, expand).code == 9)
+                try await pair.london.csi(expand)
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney", "--prepare-only"])
+                #expect(try await pair.sydney.csi(expand).contains("4294967296"))
+                // It never learns of less.
+                #expect(try await pair.london.csi(expand).contains("4294967296"))
+            }
+        }
+
         @Test func aFullVolumeIsExpandedWhileItIsMountedAndKeepsItsSizeElsewhere() async throws {
             try await withSites { pair, cleanup in
                 let made = try await pair.london.csi(
