@@ -1,6 +1,7 @@
 internal import ClusterResources
 internal import Foundation
 internal import KubernetesAPI
+internal import VolumeModel
 
 /// What is written of a migration: the object, its status, and Events where something is new.
 extension MigrationController {
