@@ -235,6 +235,11 @@ let package = Package(
             dependencies: [
                 "Cluster", "ClusterResources", "Handoff", "Hydration", "KubernetesAPI", "Site",
                 "SiteIdentity", "SiteTestSupport", "TestBed", "VolumeModel", "godwit", "kubectl-godwit",
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "NIOHTTP1", package: "swift-nio"),
+                .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "NIOSSL", package: "swift-nio-ssl"),
             ],
             // Run by the tests that use it.
             exclude: ["node"], swiftSettings: strict),

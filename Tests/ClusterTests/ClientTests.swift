@@ -114,6 +114,8 @@ extension ClusterTests {
             }
         }
 
+        /// A server that has started again may not know the place any more; one that does is asked to go on from there, which
+        /// `ScriptedClientTests` shows.
         @Test func aWatchGoesOnAfterTheServerDied() async throws {
             try await withCluster { cluster, client, _ in
                 let seen = Shared<Set<String>>([])

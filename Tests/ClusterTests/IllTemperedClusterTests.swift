@@ -1,0 +1,206 @@
+import ClusterResources
+import Foundation
+import KubernetesAPI
+import Logging
+import Synchronization
+import Testing
+import VolumeModel
+
+@testable import Cluster
+
+/// Objects in memory, behind an API server that does half of what it is asked.
+private final class IllTemperedCluster: Sendable {
+    private struct State {
+        var objects: [String: JSONValue] = [:]
+        var version: Int64 = 100
+        /// How often each place was asked for, to read and to write.
+        var counts: [String: Int] = [:]
+    }
+
+    private let state = Mutex(State())
+
+    /// What a path names.
+    private struct Place {
+        var plural: String
+        var namespace: String
+        var name: String?
+
+        init(_ path: String) {
+            var parts = path.split(separator: "/").map(String.init)
+            parts.removeFirst(parts[0] == "api" ? 2 : 3)
+            namespace = ""
+            if parts[0] == "namespaces", parts.count > 2 {
+                namespace = parts[1]
+                parts.removeFirst(2)
+            }
+            plural = parts[0]
+            name = parts.count > 1 ? parts[1] : nil
+        }
+
+        func key(_ name: String) -> String { "\(plural)/\(namespace)/\(name)" }
+    }
+
+    func put(_ plural: String, _ namespace: String, _ name: String, _ object: JSONValue) {
+        state.withLock { $0.objects["\(plural)/\(namespace)/\(name)"] = object }
+    }
+
+    func all(_ plural: String) -> [JSONValue] {
+        state.withLock { state in
+            state.objects.keys.filter { $0.hasPrefix(plural + "/") }.sorted().compactMap { state.objects[$0] }
+        }
+    }
+
+    func answer(_ request: ScriptedServer.Request) -> ScriptedServer.Reply {
+        state.withLock { state in
+            let place = Place(request.path)
+            let key = "\(request.method) \(request.path)\(request.isWatch ? " watch" : "")"
+            let count = state.counts[key, default: 0]
+            state.counts[key] = count + 1
+            if request.isWatch {
+                return count == 0 ? .refusal(410, "Expired") : .init(body: "", ending: .silent)
+            }
+            if request.method == "GET" {
+                // Of three one is answered, however often a request is sent again.
+                return count % 3 < 2
+                    ? .refusal(count % 3 == 0 ? 500 : 429, retryAfter: 0) : Self.read(place, state)
+            }
+            switch count {
+            case 0: return .refusal(429, "TooManyRequests", retryAfter: 0)
+            case 1: return .refusal(500)
+            // It is done, and nobody is told.
+            case 2:
+                _ = Self.write(request, place, &state)
+                return .refusal(503)
+            case 3: return .refusal(409, "Conflict")
+            default: return Self.write(request, place, &state)
+            }
+        }
+    }
+
+    private static func text(_ value: JSONValue) -> String {
+        String(decoding: (try? JSONEncoder().encode(value)) ?? Data(), as: UTF8.self)
+    }
+
+    private static func read(_ place: Place, _ state: State) -> ScriptedServer.Reply {
+        if let name = place.name {
+            guard let object = state.objects[place.key(name)] else { return .refusal(404, "NotFound") }
+            return .init(body: text(object))
+        }
+        let items = state.objects.filter { $0.key.hasPrefix(place.plural + "/") }.map(\.value)
+        return .init(
+            body: text([
+                "metadata": ["resourceVersion": .string(String(state.version))], "items": .array(items),
+            ]))
+    }
+
+    private static func write(
+        _ request: ScriptedServer.Request, _ place: Place, _ state: inout State
+    ) -> ScriptedServer.Reply {
+        guard request.method != "DELETE",
+            let body = try? JSONDecoder().decode(JSONValue.self, from: request.body)
+        else { return .refusal(500) }
+        let name = place.name ?? field(body, "metadata", "name")
+        let key = place.key(name)
+        let present = state.objects[key]
+        if request.method == "POST", present != nil { return .refusal(409, "AlreadyExists") }
+        if request.method != "POST", present == nil { return .refusal(404, "NotFound") }
+        let version = field(body, "metadata", "resourceVersion")
+        if let present, !version.isEmpty, version != field(present, "metadata", "resourceVersion") {
+            return .refusal(409, "Conflict")
+        }
+        state.version += 1
+        let stamp: JSONValue = [
+            "metadata": ["resourceVersion": .string(String(state.version)), "uid": .string("uid-" + key)]
+        ]
+        let object = merged(merged(request.method == "PATCH" ? present ?? [:] : [:], body), stamp)
+        state.objects[key] = object
+        return .init(body: text(object))
+    }
+
+    private static func field(_ value: JSONValue, _ first: String, _ second: String) -> String {
+        value[first]?[second]?.text ?? ""
+    }
+
+    /// RFC 7386.
+    private static func merged(_ present: JSONValue, _ patch: JSONValue) -> JSONValue {
+        guard case .object(let changes) = patch else { return patch }
+        var members: [String: JSONValue] = [:]
+        if case .object(let known) = present { members = known }
+        for (name, change) in changes {
+            members[name] = change == .null ? nil : merged(members[name] ?? [:], change)
+        }
+        return .object(members)
+    }
+}
+
+/// A site that follows whatever it is asked to.
+private struct ObedientSite: SiteControl {
+    func info() async throws(SiteControlError) -> (site: String, peers: Set<String>) {
+        ("london", ["sydney"])
+    }
+    func volume(_ id: String) async throws(SiteControlError) -> VolumeSituation? {
+        VolumeSituation(id: id, owner: "london")
+    }
+    func setHydration(_ id: String, _ wanted: ClaimDecision.Hydration) async throws(SiteControlError) {}
+    func advance(
+        _ id: String, to target: String, claim: ClaimFacts, _ report: @Sendable (MoveProgress) async -> Void
+    ) async throws(SiteControlError) -> MoveProgress { MoveProgress(phase: .ready) }
+    func withdraw(_ id: String, from target: String) async throws(SiteControlError) {}
+    func foreignVolumes() async throws(SiteControlError) -> [ForeignVolume] { [] }
+    func report(_ report: ClaimReport, of id: String) async throws(SiteControlError) {}
+    func takeOver(_ id: String, _ order: TakeoverOrder?) async throws(SiteControlError) -> TakeoverAnswer {
+        throw SiteControlError("not here", isTransient: false)
+    }
+}
+
+@Suite struct IllTemperedClusterTests {
+    /// Whatever the API refuses, and whatever it does without saying so: the loop ends where it would have ended.
+    @Test func aMoveIsFollowedThroughRefusalsFailuresAndLostAnswers() async throws {
+        let cluster = IllTemperedCluster()
+        cluster.put(
+            "persistentvolumeclaims", "default", "data",
+            [
+                "metadata": [
+                    "name": "data", "namespace": "default", "uid": "claim", "resourceVersion": "1",
+                    "annotations": ["godwit.dev/migrate-to": "sydney"],
+                ],
+                "spec": [
+                    "accessModes": ["ReadWriteOnce"], "resources": ["requests": ["storage": "1Gi"]],
+                    "volumeName": "pvc-1", "storageClassName": "godwit",
+                ], "status": ["phase": "Bound"],
+            ])
+        cluster.put(
+            "persistentvolumes", "", "pvc-1",
+            [
+                "metadata": ["name": "pvc-1", "resourceVersion": "1"],
+                "spec": [
+                    "capacity": ["storage": "1Gi"], "accessModes": ["ReadWriteOnce"],
+                    "csi": ["driver": "csi.godwit.dev", "volumeHandle": "volume"],
+                ],
+            ])
+        try await ScriptedServer.run { request, _ in
+            cluster.answer(request)
+        } _: { server, client in
+            let figures = ControllerFigures()
+            let controller = MigrationController(
+                client, site: ObedientSite(), logger: Logger(label: "test"), figures: figures,
+                interval: .milliseconds(100))
+            let running = Task { try await controller.run() }
+            func migrations() throws -> [MigrationResource] {
+                try cluster.all("migrations").map { try $0.decoded(as: MigrationResource.self) }
+            }
+            try await eventually("the migration to be Ready") {
+                try migrations().first?.status?.phase == .ready
+            }
+            let found = try migrations()
+            #expect(found.count == 1 && found.first?.spec.to == "sydney")
+            #expect(found.first?.metadata.ownerReferences?.first?.uid == "claim")
+            // What failed was looked at again, and was counted.
+            let told = figures.snapshot
+            #expect(told.isLeading && (told.looks[.failed] ?? 0) > 0 && told.apiFailures > 0)
+            running.cancel()
+            _ = try? await running.value
+            #expect(!figures.snapshot.isLeading && figures.complaint() == nil)
+        }
+    }
+}
