@@ -31,6 +31,7 @@ package struct CatalogState {
     /// Inodes with valid ranges that are not recorded yet, and how many bytes these are.
     var unrecordedInodes: Set<InodeNumber> = []
     var unrecordedByteCount: UInt64 = 0
+    var lastResidencyLife: UInt64 = 0
     var sequence: SequenceNumber
     var newestPin: SequenceNumber?
     package internal(set) var counters: CatalogCounters

@@ -10,6 +10,17 @@ struct Residency {
     var valid: RangeSet
     var recorded: RangeSet
     var unrecorded = RangeSet()
+    /// Another one after each loss: what was made durable before a loss is not what has come since.
+    var life: UInt64
+}
+
+/// What of an inode is here and not recorded yet: to be recorded when it is durable.
+package struct UnrecordedResidency: Sendable {
+    package let inode: InodeNumber
+    /// Where it is to be made durable.
+    package let data: DataFileNumber
+    let ranges: RangeSet
+    fileprivate let life: UInt64
 }
 
 extension CatalogState {
@@ -62,7 +73,8 @@ extension CatalogState {
         } else {
             try loadResidency(of: number)
             let tail = ByteRange(size, ByteRange.maximumOffset)
-            let residency = inodes[number]?.residency ?? Residency(valid: RangeSet(), recorded: RangeSet())
+            let residency =
+                inodes[number]?.residency ?? Residency(valid: RangeSet(), recorded: RangeSet(), life: 0)
             let missing = record.backedByteCount - size - residency.valid.byteCount(in: tail)
             missingByteCount -= min(missingByteCount, missing)
             forgetUnrecorded(residency.unrecorded.byteCount(in: tail))
@@ -75,30 +87,51 @@ extension CatalogState {
         record.backedByteCount = size
     }
 
-    /// What is to be recorded once the data files are durable: inodes and the ranges that came since the last
-    /// time.
-    package func unrecordedResidency() -> [(inode: InodeNumber, data: DataFileNumber, ranges: RangeSet)] {
+    /// What is to be recorded once the data files are durable.
+    package func unrecordedResidency() -> [UnrecordedResidency] {
         unrecordedInodes.compactMap { unrecordedResidency(of: $0) }
     }
 
-    package func unrecordedResidency(
-        of number: InodeNumber
-    ) -> (inode: InodeNumber, data: DataFileNumber, ranges: RangeSet)? {
+    package func unrecordedResidency(of number: InodeNumber) -> UnrecordedResidency? {
         guard unrecordedInodes.contains(number), let cached = inodes[number],
             let residency = cached.residency
         else { return nil }
-        return (number, cached.record.data, residency.unrecorded)
+        return UnrecordedResidency(
+            inode: number, data: cached.record.data, ranges: residency.unrecorded, life: residency.life)
     }
 
-    /// Records ranges whose bytes are durable. `data` tells which data file they were made durable in:
-    /// when the inode has another one by now, nothing is recorded.
-    package mutating func record(_ durable: RangeSet, of number: InodeNumber, data: DataFileNumber) throws {
-        guard let cached = inodes[number], cached.residency != nil, cached.record.data == data,
-            cached.record.backedByteCount > 0
+    /// Marks as missing what is not recorded of an inode: it may be gone. The same as after a crash.
+    package mutating func loseUnrecorded(of number: InodeNumber) throws {
+        guard let record = try inode(number), record.backedByteCount > 0 else { return }
+        try loadResidency(of: number)
+        guard var residency = inodes[number]?.residency else { return }
+        let lost = residency.unrecorded
+        for range in lost.ranges { residency.valid.remove(range) }
+        residency.unrecorded = RangeSet()
+        residency.life = nextResidencyLife()
+        inodes[number]?.residency = residency
+        forgetUnrecorded(lost.byteCount)
+        missingByteCount += lost.byteCount
+        unrecordedInodes.remove(number)
+        hasChanges = true
+        changeCount &+= 1
+    }
+
+    private mutating func nextResidencyLife() -> UInt64 {
+        lastResidencyLife &+= 1
+        return lastResidencyLife
+    }
+
+    /// Records ranges whose bytes are durable. Nothing is recorded when the inode has another data file by now, or
+    /// when what was here has been lost meanwhile.
+    package mutating func record(_ durable: UnrecordedResidency) throws {
+        let number = durable.inode
+        guard let cached = inodes[number], cached.residency?.life == durable.life,
+            cached.record.data == durable.data, cached.record.backedByteCount > 0
         else { return }
         let whole = ByteRange(0, cached.record.backedByteCount)
         try beginIfNeeded()
-        for range in durable.ranges {
+        for range in durable.ranges.ranges {
             guard let part = range.intersection(whole) else { continue }
             try recordOne(part, of: number)
         }
@@ -161,7 +194,8 @@ extension CatalogState {
         // Whatever the rows say: only the origin's part can be here or missing.
         let part = ByteRange(0, cached.record.backedByteCount)
         let stored = RangeSet(try storedResidency(of: number).intersection(part))
-        inodes[number]?.residency = Residency(valid: stored, recorded: stored)
+        let life = nextResidencyLife()
+        inodes[number]?.residency = Residency(valid: stored, recorded: stored, life: life)
     }
 
     private func storedResidency(of number: InodeNumber) throws -> RangeSet {

@@ -242,18 +242,25 @@ package final class HeadStorage: Sendable {
             }
         }
         if let unrecorded {
-            try catalog.perform { try $0.record(unrecorded.ranges, of: inode, data: unrecorded.data) }
+            try catalog.perform { try $0.record(unrecorded) }
         }
         return nil
     }
 
     /// After a failed sync, when everybody who had the file open was told: whoever opens it anew may sync
-    /// again. Not for a file with an origin: what has arrived in it may be gone and must not be recorded.
+    /// again.
+    ///
+    /// What has come into it since its last sync may be gone, and nobody will write again what came from the
+    /// origin: in a file with an origin all of that is missing again, as after a crash.
     package func forgetSyncFailure(of inode: InodeNumber) {
-        guard let record = try? catalog.perform({ try $0.inode(inode) }), record.backedByteCount == 0,
-            record.data != .none
-        else { return }
-        bytes.kept(record.data)?.forgetFailure()
+        withDataLock(of: inode) {
+            let record = try? catalog.perform { state in
+                try state.loseUnrecorded(of: inode)
+                return try state.inode(inode)
+            }
+            guard let record, record.data != .none else { return }
+            bytes.kept(record.data)?.forgetFailure()
+        }
     }
 
     /// The periodic chore: makes arrivals and changes durable, records what has arrived, deletes what nobody
@@ -284,7 +291,7 @@ package final class HeadStorage: Sendable {
         try catalog.perform { state in
             if hasFailed { try state.noteSyncFailure() }
             for item in unrecorded where failures[item.data] == nil {
-                try state.record(item.ranges, of: item.inode, data: item.data)
+                try state.record(item)
             }
             if earlier == nil { try state.noteDurable(below: min(nextData, failures.keys.min() ?? nextData)) }
         }

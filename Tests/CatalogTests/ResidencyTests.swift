@@ -52,7 +52,7 @@ import VolumeModel
             case 13...16:
                 let unrecorded = try catalog.perform { $0.unrecordedResidency() }
                 try catalog.perform { state in
-                    for item in unrecorded { try state.record(item.ranges, of: item.inode, data: item.data) }
+                    for item in unrecorded { try state.record(item) }
                 }
                 if !unrecorded.isEmpty { recorded = valid }
                 try catalog.synchronize()
@@ -103,7 +103,7 @@ import VolumeModel
         let unrecorded = try catalog.perform { $0.unrecordedResidency() }
         #expect(try catalog.perform { try $0.backedInodes(after: InodeNumber(0), limit: 9) } == [inode])
         try catalog.perform { state in
-            for item in unrecorded { try state.record(item.ranges, of: item.inode, data: item.data) }
+            for item in unrecorded { try state.record(item) }
         }
         try catalog.commit()
         #expect(try catalog.perform { try $0.backedInodes(after: InodeNumber(0), limit: 9) } == [])
@@ -124,7 +124,7 @@ import VolumeModel
         try catalog.synchronize()
         try catalog.perform { state in
             for item in state.unrecordedResidency() {
-                try state.record(item.ranges, of: item.inode, data: item.data)
+                try state.record(item)
             }
         }
         let generation = try catalog.perform { $0.generationToSync(inode, dataOnly: dataOnly) }
@@ -142,12 +142,12 @@ import VolumeModel
         let temporary = try TemporaryDirectory()
         let (catalog, inode) = try make(temporary.path)
         try catalog.perform { try $0.markValid(ByteRange(0, 100), of: inode) }
-        let item = try catalog.perform { $0.unrecordedResidency(of: inode) }
+        let item = try #require(try catalog.perform { $0.unrecordedResidency(of: inode) })
         try catalog.perform { state in
             guard var record = try state.inode(inode) else { return }
             record.data = try state.takeDataFile()
             try state.update(record, kind: .structural)
-            try state.record(item?.ranges ?? RangeSet(), of: inode, data: item?.data ?? .none)
+            try state.record(item)
         }
         try catalog.commit()
         catalog.abandon()
@@ -156,6 +156,28 @@ import VolumeModel
             try reopened.perform { try $0.missingRanges(of: inode, in: ByteRange(0, 200)) } == [
                 ByteRange(0, 200)
             ])
+        try reopened.close()
+    }
+
+    /// A sync that began before a loss and ends after it says nothing of what has come since.
+    @Test func whatWasLostWhileItWasSyncedIsNotRecorded() throws {
+        let temporary = try TemporaryDirectory()
+        let (catalog, inode) = try make(temporary.path)
+        try catalog.perform { try $0.markValid(ByteRange(0, 100), of: inode) }
+        let before = try catalog.perform { $0.unrecordedResidency() }
+        #expect(before.count == 1)
+        try catalog.perform { try $0.loseUnrecorded(of: inode) }
+        let whole = ByteRange(0, Self.size)
+        #expect(try catalog.perform { try $0.missingRanges(of: inode, in: whole) } == [whole])
+        #expect(try catalog.perform { $0.missingByteCount } == Self.size)
+        // It comes again, and is not durable yet.
+        try catalog.perform { try $0.markValid(ByteRange(50, 150), of: inode) }
+        try catalog.perform { state in for item in before { try state.record(item) } }
+        try catalog.synchronize()
+        catalog.abandon()
+        let reopened = try Catalog(opening: temporary.path)
+        #expect(try reopened.perform { try $0.missingRanges(of: inode, in: whole) } == [whole])
+        #expect(try reopened.perform { $0.missingByteCount } == Self.size)
         try reopened.close()
     }
 

@@ -79,6 +79,53 @@ struct FailingDiskTests {
         }
     }
 
+    /// On ext4 each descriptor is told once; here all are, until the last one is closed.
+    @Test func aFailedSyncIsToldThroughEveryDescriptorUntilAllAreClosed() async throws {
+        try await withFailingDisk { volume in
+            try volume.write("other", "1", syncs: true)
+            try volume.write("file", "1", syncs: true)
+            let data = try volume.dataFile(holding: "1", other: "other")
+            let first = open(volume.path("file"), O_RDWR)
+            #expect(first >= 0 && pwrite(first, "2", 1, 0) == 1)
+            try volume.fail(["fdatasync 5 \(data)"])
+            #expect(fsync(first) == -1 && errno == EIO)
+            // The disk works again, and what it has not taken stays lost.
+            try volume.fail([])
+            #expect(fsync(first) == -1 && errno == EIO)
+            #expect(fdatasync(first) == -1 && errno == EIO)
+            let second = open(volume.path("file"), O_RDONLY)
+            #expect(fsync(second) == -1 && errno == EIO)
+            close(first)
+            #expect(fsync(second) == -1 && errno == EIO)
+            close(second)
+            // The kernel tells of the close a moment later.
+            try await volume.wait("the file to be synced") {
+                (try? volume.write("file", "3", syncs: true)) != nil
+            }
+            try await volume.waitUntilWell()
+            try await volume.crash()
+            #expect(try ["other", "file"].map(volume.read) == ["1", "3"])
+        }
+    }
+
+    /// A directory has no bytes of its own: a failed sync loses nothing, and the next one makes all of it durable.
+    @Test func aFailedSyncOfADirectoryMayBeRepeated() async throws {
+        try await withFailingDisk { volume in
+            let directory = open(volume.mountPoint, O_RDONLY | O_DIRECTORY)
+            defer { close(directory) }
+            #expect(fsync(directory) == 0)
+            #expect(mkdir(volume.path("made"), 0o755) == 0)
+            try volume.fail(["fdatasync 5 catalog.db-wal"])
+            #expect(fsync(directory) == -1 && errno == EIO)
+            #expect(fsync(directory) == -1 && errno == EIO)
+            #expect(mkdir(volume.path("refused"), 0o755) == -1 && errno == EIO)
+            try volume.fail([])
+            #expect(fsync(directory) == 0)
+            try await volume.crash()
+            #expect(try volume.names() == ["made"])
+        }
+    }
+
     @Test func afterAFailedSyncOfManyFilesEachOneIsSyncedByItself() async throws {
         try await withFailingDisk { volume in
             try volume.fail(["syncfs 5 /"])
@@ -218,12 +265,7 @@ private func withFailingDisk(
 ) async throws {
     try await Cleanup.scope(catchingSignals: false) { cleanup in
         let directory = try cleanup.makeTemporaryDirectory()
-        let source = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
-            .appendingPathComponent("faults.c").path
-        let library = directory + "/faults.so"
-        try await ChildProcess.check(
-            Program("gcc", ["-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, source]),
-            limit: .seconds(60))
+        let library = try await PreloadedLibrary.build("faults", in: directory)
         let mountPoint = directory + "/mnt"
         for path in [mountPoint, directory + "/disk"] {
             try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
