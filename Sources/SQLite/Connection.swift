@@ -1,4 +1,5 @@
 internal import CSQLite
+internal import Glibc
 
 /// An open SQLite database: the project's only door to SQLite.
 ///
@@ -39,6 +40,20 @@ package final class Connection: @unchecked Sendable {
     }
 
     deinit { sqlite3_close_v2(handle) }
+
+    /// `PRAGMA user_version` as it stands in a database's file, which is not opened as one: nothing is changed nor made.
+    ///
+    /// - Returns: nil where there is no such database. What only the write-ahead log has is not seen.
+    package static func version(inHeaderOf path: String) -> Int64? {
+        guard let file = fopen(path, "re") else { return nil }
+        defer { fclose(file) }
+        var header = [UInt8](repeating: 0, count: 100)
+        guard fread(&header, 1, header.count, file) == header.count,
+            header.starts(with: "SQLite format 3\0".utf8)
+        else { return nil }
+        // https://www.sqlite.org/fileformat.html#the_database_header
+        return Int64(Int32(bitPattern: header[60..<64].reduce(0) { $0 << 8 | UInt32($1) }))
+    }
 
     /// Runs statements that return nothing of interest.
     package func execute(_ sql: String) throws(SQLiteError) {

@@ -12,14 +12,13 @@ package final class SQLiteRegistry: SiteRegistry {
     /// Opens the file, making it if it is missing.
     package init(path: String) throws(RegistryError) {
         do throws(SQLiteError) {
+            // First of all: what is of a newer release is not even opened, for that alone may change it.
+            try Self.check(version: Connection.version(inHeaderOf: path) ?? 0, of: path)
             let connection = try Connection(path: path, mode: .create)
             connection.setBusyTimeout(milliseconds: 2000)
+            try Self.check(
+                version: try connection.prepare("PRAGMA user_version").first { $0.integer(0) } ?? 0, of: path)
             try connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
-            let version = try connection.prepare("PRAGMA user_version").first { $0.integer(0) } ?? 0
-            guard version == 0 || version == Self.schemaVersion else {
-                throw SQLiteError(
-                    code: 26, message: "\(path) is of a newer release (schema \(version)): use that release")
-            }
             try connection.execute(
                 """
                 CREATE TABLE IF NOT EXISTS volume(
@@ -30,6 +29,13 @@ package final class SQLiteRegistry: SiteRegistry {
             self.connection = Mutex(connection)
         } catch {
             throw .store(error.message)
+        }
+    }
+
+    private static func check(version: Int64, of path: String) throws(SQLiteError) {
+        guard version == 0 || version == schemaVersion else {
+            throw SQLiteError(
+                code: 26, message: "\(path) is of a newer release (schema \(version)): use that release")
         }
     }
 

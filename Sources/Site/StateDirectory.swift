@@ -5,7 +5,7 @@ internal import VolumeModel
 /// Where a site keeps everything, and the only place that makes paths in it.
 ///
 /// ```
-///   site.db                      the registry
+///   site.db                      the registry, unless a cluster's API has it
 ///   lock                         held by the process that uses the directory
 ///   pki/                         keys and trusted peers
 ///   control.sock                 for the command line on this host
@@ -36,12 +36,16 @@ package struct StateDirectory: Sendable {
     /// A state directory that a site has used, whoever asks.
     package init(existing path: String) throws(SiteError) {
         self.path = path
-        guard access(path + "/site.db", R_OK) == 0 else {
-            throw .unusable("\(path) is no state directory of a site: it has no site.db")
+        guard access(path + "/site.db", R_OK) == 0 || (!hasRegistry && access(path + "/volumes", R_OK) == 0)
+        else {
+            throw .unusable(
+                "\(path) is no state directory of a site: it has no site.db that can be read, nor volumes")
         }
     }
 
     package var registry: String { path + "/site.db" }
+    /// Whether the registry is here; where it is not, a cluster's API has it.
+    var hasRegistry: Bool { access(registry, F_OK) == 0 }
     package var keys: String { path + "/pki" }
     var lock: String { path + "/lock" }
     package var controlSocket: String { path + "/control.sock" }

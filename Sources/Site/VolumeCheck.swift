@@ -5,60 +5,88 @@ internal import VolumeModel
 
 /// `godwit volume check`: every head of a volume, while its site runs or does not.
 package enum VolumeCheck {
+    package struct Outcome: Sendable {
+        package var found = Godwit_Control_V1_CheckReply()
+        /// What is left of it after the repair.
+        package var left = Godwit_Control_V1_CheckReply()
+        /// false: it is in a cluster's API. Every head that is here was looked at; whether there should be more of them, or
+        /// fewer, is not known.
+        package var isRegistryCompared = true
+    }
+
+    /// What is looked at of a volume.
+    private struct Candidate {
+        var name: String
+        var id: VolumeID
+        var heads: [UInt64]
+        var record: VolumeRecord?
+    }
+
     /// Checks volumes whose site does not run.
     ///
     /// - Parameters:
-    ///   - stateDirectory: the site's; must exist.
-    ///   - called: a volume's name or identifier; nil: all of them.
-    ///   - repairs: whether to put right what can be without losing anything.
+    ///   - stateDirectory: the site's; must exist. Nothing is made in it.
+    ///   - called: a volume's name or identifier; nil: all of them. Without the registry names are not known.
+    ///   - repairs: whether to put right what can be without losing anything: a head for itself, so the registry is not
+    ///     needed for it.
     ///   - scrubs: whether to read all bytes as well.
     ///   - accepts: whether files that are damaged are to be taken for good as they are.
-    /// - Returns: what was found, and what is left of it after the repair.
     /// - Throws: when there is no such volume, or when it is to be repaired and another process has a head open.
     package static func run(
         _ stateDirectory: String, called: String?, repairs: Bool, scrubs: Bool = false, accepts: Bool = false
-    ) async throws -> (found: Godwit_Control_V1_CheckReply, left: Godwit_Control_V1_CheckReply) {
+    ) async throws -> Outcome {
         let state = try StateDirectory(existing: stateDirectory)
-        let registry = try SQLiteRegistry(path: state.registry)
-        let all = try await registry.volumes().map(\.value)
-        let records = all.filter { record in
-            called.map { $0 == record.name || $0 == record.id.description } ?? true
+        var outcome = Outcome()
+        let all: [Candidate]
+        if state.hasRegistry {
+            all = try await SQLiteRegistry(path: state.registry).volumes().map(\.value).map {
+                Candidate(name: $0.name, id: $0.id, heads: $0.storedHeadNumbers, record: $0)
+            }
+        } else {
+            outcome.isRegistryCompared = false
+            all = state.volumes().map { Candidate(name: "\($0)", id: $0, heads: state.heads(of: $0)) }
         }
-        if let called, records.isEmpty { throw SiteError.unknownVolume(called) }
-        var found = Godwit_Control_V1_CheckReply()
-        var left = Godwit_Control_V1_CheckReply()
-        for record in records {
-            for number in record.storedHeadNumbers {
-                let directory = state.head(number, of: record.id)
+        let candidates = all.filter { called == nil || called == $0.name || called == $0.id.description }
+        if let called, candidates.isEmpty {
+            guard outcome.isRegistryCompared else {
+                throw SiteError.invalid(
+                    "nothing of a volume with the identifier '\(called)' is here; names are in the cluster's registry "
+                        + "alone ('kubectl get volumes.godwit.dev')")
+            }
+            throw SiteError.unknownVolume(called)
+        }
+        for volume in candidates {
+            for number in volume.heads {
+                let directory = state.head(number, of: volume.id)
                 if accepts { try HeadDamage.accept(directory) }
                 var failure: [HeadFinding] = []
                 if scrubs {
                     do {
-                        found.add(try HeadScrub.run(closed: directory, terms: ScrubTerms()))
+                        outcome.found.add(try HeadScrub.run(closed: directory, terms: ScrubTerms()))
                     } catch {
                         failure = [HeadFinding(.damage, "it cannot be read through: \(error)")]
                     }
                 }
                 let findings =
                     failure + Self.findings(directory) { try HeadCheck.run($0, isInUse: false) }
-                found.add(findings, record.name, directory)
+                outcome.found.add(findings, volume.name, directory)
                 let isRepairable = findings.contains(where: \.isRepairable)
                 let rest = Self.findings(directory) {
                     repairs && isRepairable ? failure + (try HeadCheck.repair($0)) : findings
                 }
-                left.add(rest, record.name, directory)
+                outcome.left.add(rest, volume.name, directory)
             }
-            let unknown = unknownHeads(of: record, in: state)
-            found.add(unknown, record.name, state.volume(record.id))
-            left.add(unknown, record.name, state.volume(record.id))
+            let unknown = volume.record.map { unknownHeads(of: $0, in: state) } ?? []
+            outcome.found.add(unknown, volume.name, state.volume(volume.id))
+            outcome.left.add(unknown, volume.name, state.volume(volume.id))
         }
         let known = Set(all.map(\.id))
         for id in state.volumes() where called == nil && !known.contains(id) {
             let directory = state.volume(id)
-            found.add([unknownVolume(directory)], "\(id)", directory)
-            left.add([unknownVolume(directory)], "\(id)", directory)
+            outcome.found.add([unknownVolume(directory)], "\(id)", directory)
+            outcome.left.add([unknownVolume(directory)], "\(id)", directory)
         }
-        return (found, left)
+        return outcome
     }
 
     /// A head that cannot even be looked at is a finding, not the end of the look.

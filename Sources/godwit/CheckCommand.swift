@@ -18,6 +18,10 @@ extension VolumeCommand {
                 and the files are named. What a disk has damaged stays named until the file is restored from another \
                 copy, or --accept-damage says that it is good as it is.
 
+                Where the registry is in a cluster, and the site does not run, every head that is here is looked at and \
+                repaired all the same, and volumes are called by their identifiers; it cannot be told then whether heads \
+                are missing, or left over.
+
                 Exit codes: 0 nothing found, 1 everything found was repaired, 4 something is left.
                 Example: godwit volume check data --scrub
                 """)
@@ -41,13 +45,18 @@ extension VolumeCommand {
                     }
                     try report(reply, repaired: [])
                 } else {
-                    let (found, left) = try await VolumeCheck.run(
+                    let outcome = try await VolumeCheck.run(
                         site.stateDirectory, called: volume, repairs: repair, scrubs: scrub,
                         accepts: acceptDamage)
-                    let rest = Set(left.findings)
-                    var reply = found
-                    reply.findings = left.findings
-                    try report(reply, repaired: found.findings.filter { !rest.contains($0) })
+                    if !outcome.isRegistryCompared {
+                        let note =
+                            "the registry was not compared: it is in a cluster, and not in this directory\n"
+                        FileHandle.standardError.write(Data(note.utf8))
+                    }
+                    let rest = Set(outcome.left.findings)
+                    var reply = outcome.found
+                    reply.findings = outcome.left.findings
+                    try report(reply, repaired: outcome.found.findings.filter { !rest.contains($0) })
                 }
             }
         }

@@ -54,5 +54,91 @@ extension SiteTests {
                 try await pair.unmount("data", at: site)
             }
         }
+
+        /// As at a site whose registry is in its cluster.
+        @Test func withoutTheRegistryEveryHeadIsCheckedAndRepairedAllTheSame() async throws {
+            try await withSites { pair, cleanup in
+                let site = pair.london
+                for name in ["data", "other"] {
+                    try await site.godwit(["volume", "create", name, "--capacity", "1Gi"])
+                    let path = try await pair.mount(name, at: site, cleanup)
+                    _ = try await shell("mkdir d; for i in $(seq 50); do echo $i > d/$i; done", in: path)
+                    try await pair.unmount(name, at: site)
+                }
+                let id = try #require(try await site.inspect("data")["id"] as? String)
+                await site.stop()
+                let state = site.stateDirectory
+                _ = try await shell("mkdir ../away; mv site.db* ../away/", in: state)
+                let notCompared = "the registry was not compared"
+                // But for what readers of a database share, which says nothing.
+                func contents() async throws -> String {
+                    try await shell(
+                        "find . | sort; find . -type f -not -name '*-shm' | sort | xargs sha256sum", in: state
+                    ).output
+                }
+                let before = try await contents()
+                let sound = try await site.run(["volume", "check"])
+                #expect(
+                    sound.exit == .exited(0) && sound.output.contains(notCompared)
+                        && sound.output.contains("nothing is wrong"), "\(sound.output)")
+                let after = try await contents()
+                #expect(after == before)
+
+                let head = "\(state)/volumes/\(id)/heads/1"
+                _ = try await shell(
+                    "sqlite3 catalog.db \"UPDATE inode SET links = 5 WHERE ino = 3\"", in: head)
+                let found = try await site.run(["volume", "check", id])
+                #expect(
+                    found.exit == .exited(4) && found.output.contains("repairable")
+                        && found.output.contains(id) && found.output.contains(notCompared), "\(found.output)")
+                let named = try await site.run(["volume", "check", "data"])
+                #expect(
+                    !named.exit.isSuccess && named.output.contains("in the cluster's registry alone"),
+                    "\(named.output)")
+                let repaired = try await site.run(["volume", "check", "--repair", "--scrub"])
+                #expect(
+                    repaired.exit == .exited(1) && repaired.output.contains("(repaired)")
+                        && repaired.output.contains(notCompared), "\(repaired.output)")
+                #expect(try await site.run(["volume", "check"]).exit == .exited(0))
+                #expect(!FileManager.default.fileExists(atPath: state + "/site.db"))
+
+                let nowhere = try await ChildProcess.run(
+                    Program(godwitBinary, ["volume", "check", "--state-dir", pair.directory + "/away"]))
+                #expect(!nowhere.exit.isSuccess, "\(nowhere.output)")
+                _ = try await shell("mv ../away/site.db* .", in: state)
+                try await site.start()
+                let path = try await pair.mount("data", at: site, cleanup)
+                #expect(try await shell("cat d/* | wc -l", in: path).output == "50\n")
+                try await pair.unmount("data", at: site)
+            }
+        }
+
+        @Test(arguments: ["delete", "wal"])
+        func aRegistryOfANewerReleaseIsRefusedAndLeftAsItIs(mode: String) async throws {
+            try await Cleanup.scope(catchingSignals: false) { cleanup in
+                let directory = try cleanup.makeTemporaryDirectory()
+                let site = SiteProcess(
+                    name: "london", binary: godwitBinary, stateDirectory: directory + "/state",
+                    address: "127.0.0.1:\(try freePort())")
+                try await site.initialise()
+                try cleanup.add("site london", limit: .seconds(40)) { await site.stop() }
+                _ = try await shell(
+                    "mkdir volumes; sqlite3 site.db 'PRAGMA journal_mode = \(mode); CREATE TABLE later(x); PRAGMA user_version = 2'",
+                    in: site.stateDirectory)
+                func contents() async throws -> String {
+                    try await shell(
+                        "find . -name 'site.db*' | sort | xargs sha256sum", in: site.stateDirectory
+                    ).output
+                }
+                let before = try await contents()
+                await #expect(throws: (any Error).self) { try await site.start() }
+                let log = try String(contentsOfFile: site.logPath, encoding: .utf8)
+                #expect(log.contains("newer release (schema 2)"), "\(log)")
+                let checked = try await site.run(["volume", "check", "--repair"])
+                #expect(
+                    !checked.exit.isSuccess && checked.output.contains("newer release"), "\(checked.output)")
+                #expect(try await contents() == before)
+            }
+        }
     }
 }
