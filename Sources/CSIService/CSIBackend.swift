@@ -38,21 +38,6 @@ package struct CSIHydration: Hashable, Sendable {
     }
 }
 
-/// How full a volume is; each is O(1) to tell.
-package struct CSIUsage: Hashable, Sendable {
-    package var totalBytes: UInt64
-    package var usedBytes: UInt64
-    package var totalInodes: UInt64
-    package var usedInodes: UInt64
-
-    package init(totalBytes: UInt64, usedBytes: UInt64, totalInodes: UInt64, usedInodes: UInt64) {
-        self.totalBytes = totalBytes
-        self.usedBytes = usedBytes
-        self.totalInodes = totalInodes
-        self.usedInodes = usedInodes
-    }
-}
-
 /// Why the site did not do what Kubernetes asked.
 package enum CSIBackendError: Error, Hashable, Sendable {
     case notFound(String)
@@ -115,5 +100,6 @@ package protocol CSIBackend: Sendable {
     func unstage(_ id: VolumeID, at path: String) async throws(CSIBackendError)
     /// Names the pods that use it at this node, for whoever is refused because of them; none: nobody does.
     func note(pods: [String], using id: VolumeID) async
-    func usage(of id: VolumeID) async throws(CSIBackendError) -> CSIUsage
+    /// As statfs(2) tells programs; O(1).
+    func usage(of id: VolumeID) async throws(CSIBackendError) -> VolumeUsage
 }

@@ -65,6 +65,12 @@ package final class HeadStorage: Sendable {
         damage.withLock { $0 = HeadDamage.ranges(found) }
     }
 
+    /// How full the volume is, by sums that are kept: nothing is counted.
+    package func usage() throws -> VolumeUsage {
+        let (counters, limits) = try catalog.perform { ($0.counters, $0.limits) }
+        return VolumeUsage(counters, limits: limits) { (try? bytes.diskSpace().total) ?? 0 }
+    }
+
     /// A scrub has found something, or somebody has decided about it.
     package func learnDamage() throws {
         let found = try HashDatabase.damage(in: catalog.directory)

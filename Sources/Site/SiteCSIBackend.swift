@@ -166,17 +166,8 @@ package struct SiteCSIBackend: CSIBackend {
         try? await owner.agent(id).note(pods: pods)
     }
 
-    package func usage(of id: VolumeID) async throws(CSIBackendError) -> CSIUsage {
-        try await translating {
-            let summary = await (try owner.agent(id)).summary()
-            let limits = summary.record.limits
-            // As statfs tells in the pod.
-            return CSIUsage(
-                totalBytes: limits.byteCount, usedBytes: min(limits.byteCount, summary.allocatedByteCount),
-                totalInodes: max(
-                    summary.inodeCount, limits.inodeCount > 0 ? limits.inodeCount : limits.byteCount / 1024),
-                usedInodes: summary.inodeCount)
-        }
+    package func usage(of id: VolumeID) async throws(CSIBackendError) -> VolumeUsage {
+        try await translating { try await owner.agent(id).usage() }
     }
 
     /// As the registry has it.

@@ -135,6 +135,13 @@ extension VolumeAgent {
     /// The same, of what is open anyway.
     func observed() -> VolumeSummary { withTrouble(ofOpenStorage()) }
 
+    /// How full the present head is.
+    func usage() throws -> VolumeUsage {
+        // To be asked about is no use.
+        let head = try heads[record.headNumber] ?? openHead(record.headNumber)
+        return try head.storage.usage()
+    }
+
     /// The gravest comes first: what is wrong with the record, with the reign, with the disk, with bytes.
     private func withTrouble(_ summary: VolumeSummary) -> VolumeSummary {
         var summary = summary

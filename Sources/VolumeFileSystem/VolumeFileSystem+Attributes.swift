@@ -1,5 +1,6 @@
 internal import ByteStore
 internal import Catalog
+internal import Hydration
 package import VolumeModel
 
 /// Attributes, and what statvfs tells.
@@ -86,16 +87,16 @@ extension VolumeFileSystem {
     }
 
     package func statistics() throws(FileSystemError) -> FileSystemStatistics {
-        let (limits, counters) = try run { ($0.limits, $0.counters) }
-        let blockSize: UInt64 = 4096
-        var total = limits.byteCount / blockSize
-        if total == 0 { total = ((try? storage.bytes.diskSpace().total) ?? 0) / blockSize }
-        let used = min(total, (counters.allocatedByteCount &+ blockSize - 1) / blockSize)
-        // Without a limit: inodes are rows, and what bounds them is the disk, at less than 256 bytes each.
-        let wanted = limits.inodeCount > 0 ? limits.inodeCount : total &* blockSize / 1024
-        let inodes = max(counters.inodeCount, wanted)
+        let usage: VolumeUsage
+        do {
+            usage = try storage.usage()
+        } catch {
+            throw translate(error)
+        }
+        let size = VolumeUsage.blockSize
         return FileSystemStatistics(
-            blockSize: UInt32(blockSize), totalBlocks: total, freeBlocks: total - used, totalInodes: inodes,
-            freeInodes: inodes - counters.inodeCount)
+            blockSize: UInt32(size), totalBlocks: usage.totalByteCount / size,
+            freeBlocks: (usage.totalByteCount - usage.usedByteCount) / size,
+            totalInodes: usage.totalInodeCount, freeInodes: usage.totalInodeCount - usage.usedInodeCount)
     }
 }

@@ -127,3 +127,28 @@ package struct CatalogCounters: Hashable, Sendable {
         self.byteCount = byteCount
     }
 }
+
+/// How full a volume is, as everybody is told: programs by statfs(2), Kubernetes by NodeGetVolumeStats.
+package struct VolumeUsage: Hashable, Sendable {
+    /// The unit of statfs(2), in which it is told whole.
+    package static let blockSize: UInt64 = 4096
+
+    /// Multiples of the block size. No more is ever told as used than there is.
+    package let totalByteCount: UInt64
+    package let usedByteCount: UInt64
+    package let totalInodeCount: UInt64
+    package let usedInodeCount: UInt64
+
+    /// - Parameter diskByteCount: how large the disk is; asked for where the volume has no limit of its own.
+    package init(_ counters: CatalogCounters, limits: VolumeLimits, diskByteCount: () -> UInt64) {
+        let limit = limits.byteCount / Self.blockSize
+        let total = limit > 0 ? limit : diskByteCount() / Self.blockSize
+        let (whole, rest) = counters.allocatedByteCount.quotientAndRemainder(dividingBy: Self.blockSize)
+        totalByteCount = total * Self.blockSize
+        usedByteCount = min(total, whole + (rest > 0 ? 1 : 0)) * Self.blockSize
+        // Without a limit: inodes are rows, and what bounds them is the disk, at less than 256 bytes each.
+        let wanted = limits.inodeCount > 0 ? limits.inodeCount : totalByteCount / 1024
+        totalInodeCount = max(counters.inodeCount, wanted)
+        usedInodeCount = counters.inodeCount
+    }
+}

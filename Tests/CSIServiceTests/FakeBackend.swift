@@ -128,7 +128,9 @@ final class FakeBackend: CSIBackend {
         state.withLock { $0.callCount += 1 }
     }
 
-    func usage(of id: VolumeID) async throws(CSIBackendError) -> CSIUsage {
-        CSIUsage(totalBytes: 100, usedBytes: 40, totalInodes: 10, usedInodes: 3)
+    func usage(of id: VolumeID) async throws(CSIBackendError) -> VolumeUsage {
+        let counters = CatalogCounters(
+            nextInode: .root, nextCookie: 1, inodeCount: 3, byteCount: 8192, allocatedByteCount: 8192)
+        return VolumeUsage(counters, limits: VolumeLimits(byteCount: 1 << 20, inodeCount: 10)) { 0 }
     }
 }

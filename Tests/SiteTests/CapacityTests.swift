@@ -77,5 +77,72 @@ extension SiteTests {
                 try await pair.unmount("data", at: pair.sydney)
             }
         }
+
+        /// What `df` and Kubernetes are told of a mount, in the same form.
+        private func figures(_ site: SiteProcess, _ id: String, _ path: String) async throws -> (
+            df: [String], csi: [String]
+        ) {
+            let df = try await shell(
+                "df -B1 --output=size,used,avail,itotal,iused,iavail . | tail -1", in: path)
+            let stats = try await site.csi(["node-stats", id, "--volume-path", path])
+            let object = try JSONSerialization.jsonObject(with: Data(stats.utf8)) as? [String: Any]
+            let usage = try #require(object?["usage"] as? [[String: Any]], "\(stats)")
+            func number(_ unit: String, _ key: String) throws -> String {
+                let entry = try #require(usage.first { $0["unit"] as? String == unit }, "\(stats)")
+                // Nothing is left out in this form.
+                return entry[key].map { "\($0)" } ?? "0"
+            }
+            var csi: [String] = []
+            for unit in ["BYTES", "INODES"] {
+                for key in ["total", "used", "available"] { csi.append(try number(unit, key)) }
+            }
+            return (df.output.split(whereSeparator: \.isWhitespace).map(String.init), csi)
+        }
+
+        @Test func dfAndKubernetesAreToldTheSame() async throws {
+            try await withSites(options: ["--no-background-hydration"]) { pair, cleanup in
+                // A limit that is no number of blocks.
+                let id = try await CSIModesTests.make(
+                    "data", at: pair.london, ["--required-bytes", "\((16 << 20) + 100)"])
+                func check(_ site: SiteProcess, _ path: String, used: String? = nil, _ comment: Comment)
+                    async throws
+                {
+                    let (df, csi) = try await self.figures(site, id, path)
+                    #expect(df == csi && df.count == 6, comment)
+                    if let used { #expect(df[1] == used, comment) }
+                }
+                let london = try await pair.mount("data", at: pair.london, cleanup)
+                try await check(pair.london, london, "empty")
+                try writeRandomFile(london + "/some", byteCount: 1_000_008)
+                _ = try await shell(
+                    "for i in $(seq 20); do echo $i > f$i; done; truncate -s 1G hole", in: london)
+                try await check(pair.london, london, "after writes")
+                let full = try await shell(
+                    "dd if=/dev/zero of=full bs=100k 2>&1 | grep -o 'No space left'", in: london)
+                #expect(full.output == "No space left\n")
+                try await check(pair.london, london, used: "\(16 << 20)", "at the limit")
+                _ = try await shell("truncate -s -8192 full", in: london)
+                try await check(pair.london, london, used: "\((16 << 20) - 8192)", "just below the limit")
+                _ = try await shell("truncate -s 4M full", in: london)
+                try await pair.unmount("data", at: pair.london)
+
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney", "--detach"])
+                let sydney = try await pair.mount("data", at: pair.sydney, cleanup)
+                #expect(try await pair.sydney.number("missingBytes", of: "data") > 0)
+                try await check(pair.sydney, sydney, "while bytes are missing")
+                try writeRandomFile(sydney + "/more", byteCount: 500_000)
+                _ = try await shell("cat some full > /dev/null; rm f1 f2", in: sydney)
+                try await check(pair.sydney, sydney, "when some have come")
+                try await pair.unmount("data", at: pair.sydney)
+
+                // Without a limit of its own it has the disk's room.
+                try await pair.london.godwit(["volume", "create", "free", "--capacity", "0"])
+                let free = try #require(try await pair.london.inspect("free")["id"] as? String)
+                try await pair.mount("free", at: pair.london, cleanup)
+                let (df, csi) = try await self.figures(pair.london, free, london)
+                #expect(df == csi && df.first != "0")
+                try await pair.unmount("free", at: pair.london)
+            }
+        }
     }
 }
