@@ -92,7 +92,7 @@ package protocol CSIBackend: Sendable {
     func publish(_ id: VolumeID, at node: String, mode: String) async throws(CSIBackendError) -> Epoch
     /// - Parameter node: nil: wherever it is published.
     func unpublish(_ id: VolumeID, at node: String?) async throws(CSIBackendError)
-    /// Mounts it at a directory, which exists.
+    /// Mounts it at a directory, which exists; also where a mount of it is that nobody serves any more.
     ///
     /// - Parameter epoch: under which it was acquired for this node; nil: it is acquired now.
     func stage(_ id: VolumeID, at path: String, isReadOnly: Bool, group: UInt32?, acquiredUnder epoch: Epoch?)
@@ -100,6 +100,8 @@ package protocol CSIBackend: Sendable {
     func unstage(_ id: VolumeID, at path: String) async throws(CSIBackendError)
     /// Names the pods that use it at this node, for whoever is refused because of them; none: nobody does.
     func note(pods: [String], using id: VolumeID) async
+    /// Devices of the volume's mounts that are served at this node, as mountinfo has them. Any other mount of it is dead.
+    func servedDevices(of id: VolumeID) async -> Set<String>
     /// As statfs(2) tells programs; O(1).
     func usage(of id: VolumeID) async throws(CSIBackendError) -> VolumeUsage
 }

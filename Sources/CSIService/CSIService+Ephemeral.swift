@@ -35,7 +35,7 @@ extension CSIService {
             throw RPCStatus(
                 .invalidArgument, "the id of an ephemeral volume is 'csi-' and 64 hexadecimal digits")
         }
-        let target = try CSIChecks.path(request.targetPath, "the target path")
+        let target = paths.real(try CSIChecks.path(request.targetPath, "the target path"))
         let access = try CSIChecks.capability(request.hasVolumeCapability ? request.volumeCapability : nil)
         let (size, parameters) = try attributes(request.volumeContext)
         let isReadOnly = request.readonly || access.isReadOnly
@@ -43,15 +43,10 @@ extension CSIService {
             let volume = try await backend.create(
                 name: name, required: size, limit: size, parameters: parameters, hydration: CSIHydration(),
                 nodes: [])
-            if let existing = try MountTable.entry(at: target) {
-                guard existing.type == Self.mountType, existing.source == source(of: volume.id),
-                    existing.isReadOnly == isReadOnly
-                else { throw RPCStatus(.alreadyExists, "something else is mounted at \(target)") }
-            } else {
-                try BindMount.makeDirectory(target)
-                try await backend.stage(
-                    volume.id, at: target, isReadOnly: isReadOnly, group: access.group, acquiredUnder: nil)
+            if let existing = try MountTable.entry(at: target), existing.type != Self.mountType {
+                throw RPCStatus(.alreadyExists, "something else is mounted at \(target)")
             }
+            try await mount(volume.id, at: target, access, isReadOnly: isReadOnly, acquiredUnder: nil)
             guard !access.flags.isEmpty else { return }
             do {
                 try BindMount.restrict(target, isReadOnly ? access.flags.union(.readOnly) : access.flags)
@@ -84,7 +79,7 @@ extension CSIService {
 
     /// Deletes the volume, with what a crash has left of it. Nothing there is a success.
     func unpublishEphemeral(_ request: Csi_V1_NodeUnpublishVolumeRequest, name: String) async throws {
-        let target = try CSIChecks.path(request.targetPath, "the target path")
+        let target = paths.real(try CSIChecks.path(request.targetPath, "the target path"))
         try await operations.alone(request.volumeID) {
             let volume = try await ephemeralVolume(name)
             if let mounted = try MountTable.entry(at: target) {

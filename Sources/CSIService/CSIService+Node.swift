@@ -14,7 +14,7 @@ extension CSIService {
 
     func stage(_ request: Csi_V1_NodeStageVolumeRequest) async throws -> Csi_V1_NodeStageVolumeResponse {
         try CSIChecks.required(request.volumeID)
-        let path = try CSIChecks.path(request.stagingTargetPath, "the staging path")
+        let path = paths.real(try CSIChecks.path(request.stagingTargetPath, "the staging path"))
         let access = try CSIChecks.capability(request.hasVolumeCapability ? request.volumeCapability : nil)
         let epoch = try Self.epoch(request.publishContext)
         try CSIChecks.map(request.volumeContext, "the volume context")
@@ -22,16 +22,32 @@ extension CSIService {
         let id = try CSIChecks.volume(request.volumeID)
         _ = try await backend.volume(id)
         try await operations.alone(request.volumeID) {
-            if let existing = try MountTable.entry(at: path), existing.type == Self.mountType {
-                guard existing.source == source(of: id), existing.isReadOnly == access.isReadOnly else {
-                    throw RPCStatus(.alreadyExists, "something else is staged at \(path), or in another way")
-                }
-            }
-            try BindMount.makeDirectory(path)
-            try await backend.stage(
-                id, at: path, isReadOnly: access.isReadOnly, group: access.group, acquiredUnder: epoch)
+            _ = try await mount(id, at: path, access, isReadOnly: access.isReadOnly, acquiredUnder: epoch)
         }
         return Csi_V1_NodeStageVolumeResponse()
+    }
+
+    /// Mounts a volume, also where a mount of it is that nobody serves any more. Mounted there already, it is a success.
+    ///
+    /// - Returns: the device.
+    @discardableResult
+    func mount(
+        _ id: VolumeID, at path: String, _ access: CSIChecks.Access, isReadOnly: Bool,
+        acquiredUnder epoch: Epoch?
+    ) async throws -> String {
+        if let existing = try MountTable.entry(at: path), existing.type == Self.mountType {
+            let isAlive = await backend.servedDevices(of: id).contains(existing.device)
+            guard existing.source == source(of: id), !isAlive || existing.isReadOnly == isReadOnly else {
+                throw RPCStatus(.alreadyExists, "something else is mounted at \(path), or in another way")
+            }
+        }
+        try BindMount.makeDirectory(path)
+        try await backend.stage(
+            id, at: path, isReadOnly: isReadOnly, group: access.group, acquiredUnder: epoch)
+        guard let mounted = try MountTable.entry(at: path),
+            await backend.servedDevices(of: id).contains(mounted.device)
+        else { throw RPCStatus(.internalError, "volume \(id) was mounted, and is not at \(path)") }
+        return mounted.device
     }
 
     /// - Returns: nil where nothing is attached: the node acquires the volume itself then.
@@ -48,9 +64,15 @@ extension CSIService {
     func unstage(_ request: Csi_V1_NodeUnstageVolumeRequest) async throws -> Csi_V1_NodeUnstageVolumeResponse
     {
         try CSIChecks.required(request.volumeID)
-        let path = try CSIChecks.path(request.stagingTargetPath, "the staging path")
+        let path = paths.real(try CSIChecks.path(request.stagingTargetPath, "the staging path"))
         let id = try CSIChecks.volume(request.volumeID)
-        try await operations.alone(request.volumeID) { try await backend.unstage(id, at: path) }
+        try await operations.alone(request.volumeID) {
+            try await backend.unstage(id, at: path)
+            // Of a volume that is known no longer, and that nobody serves.
+            while try MountTable.entry(at: path)?.source == source(of: id) {
+                try DeadMount.takeAway(at: path)
+            }
+        }
         return Csi_V1_NodeUnstageVolumeResponse()
     }
 
@@ -62,12 +84,12 @@ extension CSIService {
             return Csi_V1_NodePublishVolumeResponse()
         }
         try CSIChecks.required(request.volumeID)
-        let target = try CSIChecks.path(request.targetPath, "the target path")
+        let target = paths.real(try CSIChecks.path(request.targetPath, "the target path"))
         let access = try CSIChecks.capability(request.hasVolumeCapability ? request.volumeCapability : nil)
         guard !request.stagingTargetPath.isEmpty else {
             throw RPCStatus(.failedPrecondition, "the volume must be staged first")
         }
-        let staging = try CSIChecks.path(request.stagingTargetPath, "the staging path")
+        let staging = paths.real(try CSIChecks.path(request.stagingTargetPath, "the staging path"))
         let epoch = try Self.epoch(request.publishContext)
         try CSIChecks.map(request.volumeContext, "the volume context")
         let id = try CSIChecks.volume(request.volumeID)
@@ -78,21 +100,17 @@ extension CSIService {
                 "volume \(id) was attached to this node under another epoch than it is owned under now: the attachment "
                     + "has to be made anew")
         }
+        let isReadOnly = request.readonly || access.isReadOnly
         try await operations.alone(request.volumeID) {
-            // A staging path without our mount would put the application's data on the node's own disk.
+            let device = try await staged(id, at: staging, access, acquiredUnder: epoch)
             let mounts = try MountTable.entries()
-            let staged = mounts.last { $0.path == staging }
-            guard staged?.type == Self.mountType, staged?.source == source(of: id) else {
-                throw RPCStatus(.failedPrecondition, "the volume is not staged at \(staging)")
-            }
-            let isReadOnly = request.readonly || access.isReadOnly
             var wanted = Publications.Publication(id, request.volumeCapability, isReadOnly: isReadOnly)
             wanted.pod = Self.pod(request.volumeContext)
-            if let existing = mounts.last(where: { $0.path == target }) {
+            let existing = mounts.last { $0.path == target }
+            if let existing {
                 guard existing.type == Self.mountType, existing.source == source(of: id),
                     existing.isReadOnly == isReadOnly, publications[target] ?? wanted == wanted
                 else { throw RPCStatus(.alreadyExists, "something else is mounted at \(target)") }
-                return try publications.set(wanted, at: target, mounts: mounts)
             }
             if !access.allowsManyTargets,
                 let other = publications.others(of: id, besides: target, in: mounts).first
@@ -104,8 +122,9 @@ extension CSIService {
             }
             // First: one that is not mounted after all does not count.
             try publications.set(wanted, at: target, mounts: mounts)
+            guard existing?.device != device else { return }
             let flags = isReadOnly ? access.flags.union(.readOnly) : access.flags
-            try BindMount.make(from: staging, at: target, flags: flags)
+            try BindMount.make(from: staging, at: target, flags: flags, device: device)
         }
         await notePods(using: id)
         return Csi_V1_NodePublishVolumeResponse()
@@ -124,6 +143,21 @@ extension CSIService {
         await backend.note(pods: publications.pods(of: id, in: mounts), using: id)
     }
 
+    /// What is staged is mounted anew if it has lost its server: kubelet stages once, for all pods that come after.
+    ///
+    /// - Returns: its device.
+    /// - Throws: FAILED_PRECONDITION when the volume is not staged. Without that, the application's data would be on the
+    ///   node's own disk.
+    private func staged(
+        _ id: VolumeID, at staging: String, _ access: CSIChecks.Access, acquiredUnder epoch: Epoch?
+    ) async throws -> String {
+        guard let mounted = try MountTable.entry(at: staging), mounted.type == Self.mountType,
+            mounted.source == source(of: id)
+        else { throw RPCStatus(.failedPrecondition, "the volume is not staged at \(staging)") }
+        if await backend.servedDevices(of: id).contains(mounted.device) { return mounted.device }
+        return try await mount(id, at: staging, access, isReadOnly: mounted.isReadOnly, acquiredUnder: epoch)
+    }
+
     func unpublish(
         _ request: Csi_V1_NodeUnpublishVolumeRequest
     ) async throws -> Csi_V1_NodeUnpublishVolumeResponse {
@@ -132,13 +166,14 @@ extension CSIService {
             return Csi_V1_NodeUnpublishVolumeResponse()
         }
         try CSIChecks.required(request.volumeID)
-        let target = try CSIChecks.path(request.targetPath, "the target path")
+        let target = paths.real(try CSIChecks.path(request.targetPath, "the target path"))
         let id = try CSIChecks.volume(request.volumeID)
         try await operations.alone(request.volumeID) {
             if let mounted = try MountTable.entry(at: target), mounted.source != source(of: id) {
                 throw RPCStatus(.failedPrecondition, "what is mounted at \(target) is not this volume")
             }
-            try BindMount.remove(target)
+            let served = await backend.servedDevices(of: id)
+            try BindMount.remove(target) { !served.contains($0.device) }
             // What cannot be written down does not matter: without its mount it does not count.
             try? publications.set(nil, at: target, mounts: try MountTable.entries())
         }
@@ -152,12 +187,12 @@ extension CSIService {
         try CSIChecks.required(request.volumeID)
         try CSIChecks.required(request.volumePath, "the volume path")
         // It is looked up in the mount table and nowhere else: any path may be asked for.
-        let path = request.volumePath
+        let path = request.volumePath.hasPrefix("/") ? paths.real(request.volumePath) : request.volumePath
         if !request.stagingTargetPath.isEmpty {
             _ = try CSIChecks.path(request.stagingTargetPath, "the staging path")
         }
         let id = try await known(request.volumeID).id
-        guard try MountTable.entry(at: path)?.source == source(of: id) else {
+        guard let mounted = try MountTable.entry(at: path), mounted.source == source(of: id) else {
             throw RPCStatus(.notFound, "the volume is not mounted at \(path)")
         }
         let usage = try await backend.usage(of: id)
@@ -173,7 +208,11 @@ extension CSIService {
         inodes.available = Int64(clamping: usage.totalInodeCount - usage.usedInodeCount)
         var response = Csi_V1_NodeGetVolumeStatsResponse()
         response.usage = [bytes, inodes]
-        response.volumeCondition = condition(try await backend.condition(ofMounted: id))
+        var volume = try await backend.condition(ofMounted: id)
+        if await !backend.servedDevices(of: id).contains(mounted.device) {
+            volume.trouble = "what is mounted at \(path) has lost its server: the pod has to be started anew"
+        }
+        response.volumeCondition = condition(volume)
         return response
     }
 

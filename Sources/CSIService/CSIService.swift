@@ -1,3 +1,4 @@
+internal import HostMounts
 package import RPC
 internal import SwiftProtobuf
 internal import VolumeModel
@@ -17,12 +18,21 @@ package struct CSIService: Sendable {
     package let times = OperationTimes()
 
     let publications: Publications
+    let paths: HostPaths
 
-    /// - Parameter publicationsPath: the file in which it is kept what is shown where; nil: nowhere.
-    package init(backend: any CSIBackend, publicationsPath: String? = nil) {
+    /// - Parameters:
+    ///   - publicationsPath: the file in which it is kept what is shown where; nil: nowhere.
+    ///   - kubeletDirectory: as kubelet names it. Symbolic links may lead to it; below it none is followed.
+    package init(
+        backend: any CSIBackend, publicationsPath: String? = nil, kubeletDirectory: String? = nil
+    ) {
         self.backend = backend
         publications = Publications(path: publicationsPath)
+        paths = HostPaths(root: kubeletDirectory)
     }
+
+    /// Where volumes are shown to pods, by that file.
+    package static func targets(publishedIn path: String) -> Set<String> { Publications(path: path).targets }
 
     package func handle(_ call: RPCServerCall) async throws(RPCStatus) {
         guard let request = try await call.receive() else {

@@ -49,6 +49,8 @@ final class Publications: Sendable {
 
     subscript(target: String) -> Publication? { byTarget.withLock { $0[target] } }
 
+    var targets: Set<String> { byTarget.withLock { Set($0.keys) } }
+
     /// Where else a volume is shown, as far as it is still mounted there.
     func others(of id: VolumeID, besides target: String, in mounts: [MountEntry]) -> [String] {
         let targets = byTarget.withLock { known in

@@ -273,29 +273,4 @@ package final class FuseMount: Sendable {
         }
         await waitUntilUnmounted()
     }
-
-    /// Takes away mounts of ours that lost their server: after a kill -9 the kernel keeps them, and every
-    /// call on them fails. Looks at mountinfo, never at the path, which could hang.
-    ///
-    /// - Parameter devices: of mounts that are not to be touched, as mountinfo has them.
-    package static func cleanStale(
-        fsName: String, sparing devices: Set<String> = []
-    ) throws(FuseMountError) {
-        let stale: [MountEntry]
-        do {
-            stale = try MountTable.entries().filter {
-                $0.type == "fuse.godwit" && $0.source == fsName && !devices.contains($0.device)
-            }
-        } catch {
-            throw .system(call: error.call, path: error.path, number: error.number)
-        }
-        for mount in stale.reversed() {
-            // Lazily: the old server is gone, and processes may still hold files of it open. By force: what still waits
-            // for it ends.
-            let flags = Int32(MNT_FORCE) | Int32(MNT_DETACH) | Int32(UMOUNT_NOFOLLOW)
-            if umount2(mount.path, flags) != 0, errno != EINVAL {
-                throw .system(call: "umount2", path: mount.path, number: errno)
-            }
-        }
-    }
 }

@@ -313,6 +313,11 @@ extension VolumeAgent {
         try await context.registry.remove(stored)
         await close()
         forgetCopies()
+        do {
+            try takeAwayDeadMounts()
+        } catch {
+            logger.warning("a dead mount of it stays: \(error)")
+        }
         try context.state.deleteVolume(id)
         logger.info("deleted")
     }

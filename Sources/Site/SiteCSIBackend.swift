@@ -166,6 +166,11 @@ package struct SiteCSIBackend: CSIBackend {
         try? await owner.agent(id).note(pods: pods)
     }
 
+    package func servedDevices(of id: VolumeID) async -> Set<String> {
+        guard await owner.knows(id), let agent = try? await owner.agent(id) else { return [] }
+        return await agent.servedDevices
+    }
+
     package func usage(of id: VolumeID) async throws(CSIBackendError) -> VolumeUsage {
         try await translating { try await owner.agent(id).usage() }
     }

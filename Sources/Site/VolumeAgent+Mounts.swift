@@ -92,6 +92,7 @@ extension VolumeAgent {
     func mount(at path: String, isReadOnly: Bool, pod: String? = nil, group: UInt32? = nil) async throws {
         // What ends there lets go of the volume first.
         await waitForEndings()
+        await forsakeEarlierReigns()
         if let mount = mounts[path] {
             guard mount.isReadOnly == isReadOnly else {
                 throw SiteError.precondition("\(path) is mounted already, with other options")
@@ -99,6 +100,7 @@ extension VolumeAgent {
             return
         }
         guard let other = mounts.keys.first else {
+            try takeAwayDeadMount(at: path)
             try await mountAnew(at: path, isReadOnly: isReadOnly, pod: pod, group: group)
             return
         }
@@ -124,7 +126,8 @@ extension VolumeAgent {
             note(
                 Mount(
                     fuse: fuse, fileSystem: fileSystem, recorder: recorder, epoch: epoch,
-                    headNumber: head.number, isReadOnly: isReadOnly), at: path)
+                    headNumber: head.number, isReadOnly: isReadOnly, device: try await device(of: fuse)),
+                at: path)
             logger.info("mounted at \(path)")
             TestStop.reach("after", "mount")
         } catch {
@@ -192,6 +195,7 @@ extension VolumeAgent {
         }
         guard let mount = mounts[path] else {
             await endings[path]?.value
+            try takeAwayDeadMount(at: path)
             return
         }
         try await mount.fuse.unmount()

@@ -77,7 +77,6 @@ extension VolumeAgent {
     private struct Left {
         let mount: Mount
         let session: LeftSession
-        let device: String
         let opens: OpenFiles
     }
 
@@ -92,7 +91,7 @@ extension VolumeAgent {
         }
         var left: [String: Left] = [:]
         for (path, mount) in mounts {
-            guard let device = device(at: path) else {
+            guard isMounted(mount.device) else {
                 logger.warning("\(path) cannot be left: it is not found in the kernel's table")
                 continue
             }
@@ -101,7 +100,7 @@ extension VolumeAgent {
             keepStart(of: mount, isOver: true)
             if let session = await mount.fuse.leave() {
                 left[path] = Left(
-                    mount: mount, session: session, device: device, opens: mount.fileSystem.leave())
+                    mount: mount, session: session, opens: mount.fileSystem.leave())
             } else {
                 await end(mount, at: path)
             }
@@ -109,19 +108,18 @@ extension VolumeAgent {
         return left
     }
 
-    private func device(at path: String) -> String? {
-        guard let entries = try? MountTable.entries() else { return nil }
-        let ours = entries.filter { $0.type == "fuse.godwit" && $0.source == mountSource }
-        if let entry = ours.last(where: { $0.path == path }) { return entry.device }
-        // Unmounted here and still bound elsewhere.
-        let devices = Set(ours.map(\.device))
-        return devices.count == 1 ? devices.first : nil
+    /// At its path, or still bound elsewhere.
+    private func isMounted(_ device: String) -> Bool {
+        let entries = (try? MountTable.entries()) ?? []
+        return entries.contains {
+            $0.type == "fuse.godwit" && $0.source == mountSource && $0.device == device
+        }
     }
 
     private func handOver(_ left: Left, of head: OpenHead, at path: String) async {
         guard let holder = context.holder else { return }
         let record = LeftMount(
-            path: path, device: left.device, epoch: left.mount.epoch.number,
+            path: path, device: left.mount.device, epoch: left.mount.epoch.number,
             headNumber: left.mount.headNumber, sequence: head.storage.catalog.lastSequence.number,
             isReadOnly: left.mount.isReadOnly, session: left.session.session, opens: left.opens)
         guard let state = try? JSONEncoder().encode(record) else {
@@ -140,8 +138,8 @@ extension VolumeAgent {
 
     // MARK: the start
 
-    /// Goes on with what the process before has left in order. Of any other end no mount is served any more: dead ones
-    /// are taken away, the holder of the volume goes unless the volume is attached: of that whoever attached it knows.
+    /// Goes on with what the process before has left in order. Of any other end no mount is served any more: they stay
+    /// where they are, dead. The holder of the volume goes unless the volume is attached: of that whoever attached it knows.
     func startAfterRestart() async {
         noteCopies()
         let held = takeLeftMount()
@@ -149,11 +147,9 @@ extension VolumeAgent {
         await lookAtRecord()
         // Of a record that is not believed nothing follows.
         if obstacle == nil { deleteNamelessHeads() }
-        var resumed: Set<String> = []
         if let held {
             do {
                 try await resume(held.record, held.mount)
-                resumed.insert(held.record.device)
                 logger.info("serves \(held.record.path) again")
             } catch {
                 logger.error("the mount at \(held.record.path) is ended: \(error)")
@@ -161,8 +157,8 @@ extension VolumeAgent {
             headWithOpenFiles = nil
         }
         do {
-            try FuseMount.cleanStale(fsName: mountSource, sparing: resumed)
-            if resumed.isEmpty, case .owning(_, let holder) = record.head.role,
+            try endDeadMounts()
+            if mounts.isEmpty, case .owning(_, let holder) = record.head.role,
                 holder?.node == context.node, obstacle == nil
             {
                 try await apply(.unmounted(node: context.node))
@@ -197,10 +193,9 @@ extension VolumeAgent {
             guard case .owning(let epoch, _) = record.head.role, epoch.number == left.epoch,
                 record.headNumber == left.headNumber
             else { throw SiteError.precondition("the volume has another owner or head by now") }
-            let isMounted = try MountTable.entries().contains {
-                $0.type == "fuse.godwit" && $0.source == mountSource && $0.device == left.device
+            guard isMounted(left.device) else {
+                throw SiteError.precondition("it is mounted nowhere any more")
             }
-            guard isMounted else { throw SiteError.precondition("it is mounted nowhere any more") }
             let head = try openHead(left.headNumber)
             let catalog = head.storage.catalog
             guard catalog.wasClosedCleanly, catalog.foundSequence.number == left.sequence else {
@@ -221,7 +216,7 @@ extension VolumeAgent {
             note(
                 Mount(
                     fuse: fuse, fileSystem: fileSystem, recorder: nil, epoch: epoch,
-                    headNumber: head.number, isReadOnly: left.isReadOnly), at: left.path)
+                    headNumber: head.number, isReadOnly: left.isReadOnly, device: left.device), at: left.path)
         } catch {
             // Nobody has anything open any more.
             try? heads[left.headNumber]?.storage.removeOrphans()

@@ -78,6 +78,8 @@ actor VolumeAgent {
         let epoch: Epoch
         let headNumber: UInt64
         let isReadOnly: Bool
+        /// As mountinfo has it.
+        let device: String
     }
 
     final class Interruption: Sendable {
@@ -430,11 +432,12 @@ actor VolumeAgent {
         }
     }
 
-    /// - Parameter path: one mount; nil: all.
+    /// - Parameter path: one mount; nil: all, but for dead ones that pods see.
     func unmountExclusively(_ path: String? = nil) async throws {
         try await exclusively { agent in
             let all = Array(agent.mounts.keys) + Array(agent.divergenceMounts.keys)
             for path in path.map({ [$0] }) ?? all { try await agent.unmount(path) }
+            if path == nil { try agent.takeAwayDeadMounts() }
         }
     }
 

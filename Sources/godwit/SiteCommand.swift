@@ -250,7 +250,8 @@ struct SiteCommand: AsyncParsableCommand {
             control: .unix(path: site.context.state.controlSocket), peers: try endpoint(peerListen),
             csi: try driverEndpoint(), group: socketGroup)
         let csi = CSIService(
-            backend: SiteCSIBackend(site: site), publicationsPath: site.context.state.publications)
+            backend: SiteCSIBackend(site: site), publicationsPath: site.context.state.publications,
+            kubeletDirectory: kubeletDir)
         let servers = try SiteServers(
             site: site, endpoints: endpoints,
             csi: { (call) async throws(RPCStatus) in try await csi.handle(call) })

@@ -128,6 +128,8 @@ final class FakeBackend: CSIBackend {
         state.withLock { $0.callCount += 1 }
     }
 
+    func servedDevices(of id: VolumeID) async -> Set<String> { [] }
+
     func usage(of id: VolumeID) async throws(CSIBackendError) -> VolumeUsage {
         let counters = CatalogCounters(
             nextInode: .root, nextCookie: 1, inodeCount: 3, byteCount: 8192, allocatedByteCount: 8192)

@@ -203,10 +203,18 @@ extension SiteTests {
                     !dead.exit.isSuccess && dead.output.contains("Transport endpoint is not connected"),
                     "\(dead.output)")
                 try await held.london.start()
-                #expect(!(try TestBed.mountPoints().contains(mount)))
+                // It stays, so that who goes on there fails and does not write below it.
+                let still = try await ChildProcess.run(
+                    Program("/bin/sh", ["-c", "echo x > '\(mount)/file'"]))
+                #expect(
+                    !still.exit.isSuccess && still.output.contains("Transport endpoint is not connected"),
+                    "\(still.output)")
                 try await held.pair.mount("data", at: held.london, held.cleanup)
                 #expect(try await shell("cat file", in: mount).output == "kept\n")
+                await held.london.kill()
+                try await held.london.start()
                 try await held.pair.unmount("data", at: held.london)
+                #expect(!(try TestBed.mountPoints().contains(mount)))
             }
         }
 
@@ -264,7 +272,10 @@ extension SiteTests {
                 try await held.london.start()
                 let log = try String(contentsOfFile: held.london.logPath, encoding: .utf8)
                 #expect(log.contains("is ended"), "\(log.suffix(1000))")
-                #expect(!(try TestBed.mountPoints().contains(mount)))
+                let dead = try await ChildProcess.run(Program("/bin/ls", [mount]), limit: .seconds(30))
+                #expect(
+                    !dead.exit.isSuccess && dead.output.contains("Transport endpoint is not connected"),
+                    "\(dead.output)")
                 #expect(try held.client.names().isEmpty)
                 try await held.pair.mount("data", at: held.london, held.cleanup)
                 #expect(try await shell("cat file", in: mount).output == "kept\n")

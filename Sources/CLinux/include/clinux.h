@@ -18,9 +18,22 @@ int gw_open_direct(const char *_Nonnull path);
 // with EOPNOTSUPP before Linux 6.8.
 int gw_unique_mount_id(const char *_Nonnull path, uint64_t *_Nonnull id);
 
-// mount(2), for a bind mount of a directory, and to change the flags of one.
-int gw_bind_mount(const char *_Nonnull source, const char *_Nonnull target);
-int gw_remount_bind(const char *_Nonnull target, unsigned long flags);
+// openat2(2) that follows no symbolic link, at the end of the path or before.
+int gw_open_without_links(int directory, const char *_Nonnull path, int flags);
+
+// The device of what a descriptor (O_PATH is enough) leads to, as /proc/self/mountinfo has it. Never waits for a file
+// system's server.
+int gw_device(int descriptor, uint32_t *_Nonnull major, uint32_t *_Nonnull minor);
+
+// A copy of the mount that a directory is in, seen from there: open_tree(2). It is nowhere until it is attached, and goes
+// with its descriptor if it never is.
+int gw_clone_mount(int directory);
+
+// mount_setattr(2) of one mount, by a descriptor of its root.
+int gw_restrict_mount(int mount, uint64_t set, uint64_t clear);
+
+// move_mount(2): attaches a copy at a directory. The descriptor leads to the mount there from then on.
+int gw_attach_mount(int mount, int directory);
 
 // memfd_create(2), closed at an exec.
 int gw_memfd_create(const char *_Nonnull name);
@@ -38,12 +51,16 @@ int gw_peer_user(int socket, uint32_t *_Nonnull user);
 
 enum { GW_PASSED_LIMIT = 8 };
 
+enum { GW_O_PATH = 010000000 };
+
+// MOUNT_ATTR_*.
 enum {
-    GW_MS_RDONLY = 1,
-    GW_MS_NOSUID = 2,
-    GW_MS_NODEV = 4,
-    GW_MS_NOEXEC = 8,
-    GW_MS_NOATIME = 1024,
+    GW_MOUNT_ATTR_RDONLY = 0x01,
+    GW_MOUNT_ATTR_NOSUID = 0x02,
+    GW_MOUNT_ATTR_NODEV = 0x04,
+    GW_MOUNT_ATTR_NOEXEC = 0x08,
+    GW_MOUNT_ATTR_NOATIME = 0x10,
+    GW_MOUNT_ATTR_ATIME_MASK = 0x70,
 };
 
 enum {

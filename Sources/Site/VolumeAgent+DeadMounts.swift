@@ -1,0 +1,86 @@
+internal import CSIService
+internal import FuseMount
+internal import Glibc
+internal import Handoff
+internal import HostMounts
+internal import Logging
+
+/// Mounts that nobody serves any more: of a process that was killed, of a node that was given up, of an earlier reign.
+///
+/// Each use of one fails, so that whoever was using the volume sees it, and nobody who starts anew finds the directory
+/// below it, on the node's own disk. They hold nothing, and stay until they are unmounted or mounted anew.
+extension VolumeAgent {
+    /// Devices of mounts that are served, as mountinfo has them.
+    var servedDevices: Set<String> { Set(mounts.values.filter(isServed).map(\.device)) }
+
+    /// Whether a mount is of the present reign; of an earlier one it answers nothing but ESTALE.
+    private func isServed(_ mount: Mount) -> Bool {
+        if case .owning(mount.epoch, _) = record.head.role { true } else { false }
+    }
+
+    /// The device of what this process has just mounted.
+    ///
+    /// - Throws: `.precondition` when it is not where it was to be, for a directory on the way was swapped. Nothing is mounted
+    ///   then.
+    func device(of fuse: FuseMount) async throws -> String {
+        let entry = try? MountTable.entry(at: HostPaths.resolved(fuse.path))
+        if let entry, entry.type == "fuse.godwit", entry.source == mountSource { return entry.device }
+        if let left = await fuse.leave() { Glibc.close(left.descriptor) }
+        try takeAwayDeadMounts()
+        throw SiteError.precondition(
+            "\(fuse.path) was changed while it was being mounted on: nothing is mounted")
+    }
+
+    /// Ends a mount of this process whoever uses it, and leaves it where it is, dead. What was accepted becomes durable.
+    func forsake(_ path: String) async {
+        guard let mount = mounts.removeValue(forKey: path) else { return }
+        let ending = Task {
+            // Answers what was asked, but for what waits for something that is elsewhere; with the descriptor the rest ends.
+            if let left = await mount.fuse.leave() { Glibc.close(left.descriptor) }
+            await self.end(mount, at: path)
+        }
+        endings[path] = ending
+        await ending.value
+        if mounts[path] == nil { endings[path] = nil }
+    }
+
+    func forsakeEarlierReigns() async {
+        for (path, mount) in mounts where !isServed(mount) { await forsake(path) }
+    }
+
+    /// Makes room for a mount at a path. What is alive there stays.
+    func takeAwayDeadMount(at path: String) throws {
+        let real = HostPaths.resolved(path)
+        while let mount = try MountTable.entry(at: real), try isDead(mount) {
+            try DeadMount.takeAway(at: real)
+        }
+    }
+
+    /// Takes away all that are dead, but those that pods see: whoever starts a container anew would find their directories.
+    func takeAwayDeadMounts() throws {
+        let published = CSIService.targets(publishedIn: context.state.publications)
+        for mount in try MountTable.entries().reversed() where !published.contains(mount.path) {
+            if try isDead(mount) { try DeadMount.takeAway(at: mount.path) }
+        }
+    }
+
+    private func isDead(_ mount: MountEntry) throws -> Bool {
+        guard mount.type == "fuse.godwit", mount.source == mountSource else { return false }
+        let divergences = try divergenceMounts.keys.map { try MountTable.device(at: HostPaths.resolved($0)) }
+        return !mounts.values.contains { $0.device == mount.device } && !divergences.contains(mount.device)
+    }
+
+    /// After a restart: what was not gone on with has no server any more, and is never to have one.
+    func endDeadMounts() throws {
+        for mount in try MountTable.entries() where try isDead(mount) {
+            do {
+                try DeadMount.end(at: mount.path, device: mount.device)
+                logger.notice(
+                    "\(mount.path) has lost its server: every use of it fails until it is mounted anew")
+            } catch {
+                logger.warning(
+                    "\(mount.path) has lost its server, and whoever waits for it is not told: \(error)")
+            }
+        }
+    }
+}

@@ -1,0 +1,212 @@
+import Foundation
+import Testing
+
+@testable import TestBed
+
+extension SiteTests {
+    /// What a pod finds at its directory: the volume or an error, and never the node's own disk.
+    @Suite struct CSITargetTests {
+        private static let failedPrecondition: Int32 = 9
+        private static let dead = "Transport endpoint is not connected"
+
+        /// A volume that is staged and published at a site.
+        private struct Published: Sendable {
+            let site: SiteProcess
+            let id: String
+            let epoch: String
+            let staging: String
+            let target: String
+
+            init(_ pair: SitePair, _ cleanup: Cleanup) async throws {
+                site = pair.london
+                id = try await CSIModesTests.make("pvc-1", at: site)
+                let answer = try await site.csi(["publish", id, "--node", "london-node"])
+                let object = try JSONSerialization.jsonObject(with: Data(answer.utf8)) as? [String: Any]
+                epoch = try #require((object?["publish_context"] as? [String: String])?["epoch"])
+                staging = pair.directory + "/staging"
+                target = pair.directory + "/target"
+                for path in [staging, target] { try cleanup.add(mountAt: path) }
+                try await site.csi([
+                    "stage", id, "--staging-path", staging, "--publish-context", "epoch=\(epoch)",
+                ])
+                try await publish(target)
+            }
+
+            func publish(_ target: String) async throws {
+                try await site.csi([
+                    "node-publish", id, "--staging-path", staging, "--target-path", target,
+                    "--publish-context", "epoch=\(epoch)",
+                ])
+            }
+
+            func restart() async throws {
+                await site.kill()
+                try await site.start()
+            }
+
+            func takeDown() async throws {
+                for _ in 0..<2 {
+                    try await site.csi(["node-unpublish", id, "--target-path", target])
+                    try await site.csi(["unstage", id, "--staging-path", staging])
+                }
+                #expect(!FileManager.default.fileExists(atPath: target))
+                let mounts = try TestBed.mountPoints()
+                #expect(!mounts.contains(target) && !mounts.contains(staging))
+            }
+        }
+
+        /// As a container that is started anew: whatever comes of it is no file on the node's disk.
+        private func expectDead(_ path: String, _ comment: Comment? = nil) async throws {
+            for command in ["echo x > '\(path)/f'", "mkdir '\(path)/d'", "ls '\(path)'"] {
+                let outcome = try await ChildProcess.run(
+                    Program("/bin/sh", ["-c", command]), limit: .seconds(30))
+                #expect(!outcome.exit.isSuccess && outcome.output.contains(Self.dead), "\(outcome.output)")
+            }
+        }
+
+        private func stats(_ volume: Published) async throws -> String {
+            try await volume.site.csi(["node-stats", volume.id, "--volume-path", volume.target])
+        }
+
+        @Test func aTargetWhoseServerWasKilledFailsUntilItIsPublishedAnew() async throws {
+            try await withSites { pair, cleanup in
+                let volume = try await Published(pair, cleanup)
+                _ = try await shell("echo kept > f; sync f .", in: volume.target)
+                await volume.site.kill()
+                try await self.expectDead(volume.target)
+                try await volume.site.start()
+                try await self.expectDead(volume.target)
+                try await self.expectDead(volume.staging)
+                let stats = try await self.stats(volume)
+                #expect(stats.contains("started anew") && stats.contains("\"abnormal\":true"), "\(stats)")
+                // By hand, too, a pod's directory is not laid bare.
+                try await volume.site.godwit(["volume", "unmount", "pvc-1"])
+                try await self.expectDead(volume.target)
+                try await volume.site.csi([
+                    "stage", volume.id, "--staging-path", volume.staging, "--publish-context",
+                    "epoch=\(volume.epoch)",
+                ])
+
+                for _ in 0..<2 { try await volume.publish(volume.target) }
+                #expect(
+                    try await shell("cat f; echo new > g; sync g .; cat g", in: volume.target).output
+                        == "kept\nnew\n")
+                #expect(try await !self.stats(volume).contains("\"abnormal\":true"))
+                // Kubelet believes that it is staged: without another call it is, for a pod that comes later.
+                try await volume.restart()
+                let later = pair.directory + "/later"
+                try cleanup.add(mountAt: later)
+                try await volume.site.csi(["node-unpublish", volume.id, "--target-path", volume.target])
+                try await volume.publish(later)
+                #expect(try await shell("cat f g", in: later).output == "kept\nnew\n")
+                try await volume.site.csi(["node-unpublish", volume.id, "--target-path", later])
+                // And what is dead is taken away like anything else.
+                try await volume.publish(volume.target)
+                try await volume.restart()
+                try await volume.takeDown()
+            }
+        }
+
+        /// Where a mount was taken away behind our back, nobody writes below it who is not root.
+        @Test func belowTheMountsNothingCanBeWritten() async throws {
+            try await withSites { pair, cleanup in
+                let volume = try await Published(pair, cleanup)
+                for path in [volume.target, volume.staging] {
+                    _ = try await shell("umount -l '\(path)'; chmod a+rx .", in: pair.directory)
+                    let bare = try await shell(
+                        "stat -c %a '\(path)'; setpriv --reuid 65534 --clear-groups touch '\(path)/f' || echo refused",
+                        in: pair.directory)
+                    #expect(
+                        bare.output.hasPrefix("0\n") && bare.output.hasSuffix("refused\n"), "\(bare.output)")
+                }
+                let refused = try await CSIModesTests.outcome(
+                    volume.site,
+                    [
+                        "node-publish", volume.id, "--staging-path", volume.staging, "--target-path",
+                        volume.target,
+                    ])
+                #expect(refused.code == Self.failedPrecondition, "\(refused)")
+                try await volume.takeDown()
+            }
+        }
+
+        @Test func aPodsOwnVolumeIsDeadAfterAKillAndPublishedAnew() async throws {
+            try await withSites { pair, cleanup in
+                let site = pair.london
+                let target = pair.directory + "/target"
+                try cleanup.add(mountAt: target)
+                let handle = "csi-" + String(repeating: "5d", count: 32)
+                let publish = [
+                    "node-publish", handle, "--target-path", target, "--volume-context", "size=64Mi",
+                    "--volume-context", "csi.storage.k8s.io/ephemeral=true",
+                ]
+                try await site.csi(publish)
+                _ = try await shell("echo kept > f; sync f .", in: target)
+                await site.kill()
+                try await site.start()
+                try await self.expectDead(target)
+                for _ in 0..<2 { try await site.csi(publish) }
+                #expect(try await shell("cat f", in: target).output == "kept\n")
+                try await site.csi(["node-unpublish", handle, "--target-path", target])
+                #expect(!FileManager.default.fileExists(atPath: target))
+            }
+        }
+
+        /// Kubelet's directory is a symbolic link here, as administrators make them.
+        @Test func aLinkThatIsSwappedInBelowKubeletsDirectoryIsRefused() async throws {
+            try await Cleanup.scope(catchingSignals: false) { cleanup in
+                let directory = try cleanup.makeTemporaryDirectory()
+                let files = FileManager.default
+                try files.createDirectory(atPath: directory + "/disk", withIntermediateDirectories: true)
+                try files.createSymbolicLink(
+                    atPath: directory + "/kubelet", withDestinationPath: directory + "/disk")
+                let kubelet = try FakeKubelet(directory: directory + "/kubelet")
+                let site = SiteProcess(
+                    name: "london", binary: godwitBinary, stateDirectory: directory + "/state",
+                    address: "127.0.0.1:\(try freePort())", kubeletDirectory: kubelet.directory)
+                try await site.initialise()
+                try cleanup.add("site london", limit: .seconds(40)) { await site.stop() }
+                try await site.start()
+                let staging = directory + "/kubelet/plugins/staging"
+                let volumes = directory + "/kubelet/pods/one/volumes"
+                let target = volumes + "/pvc/mount"
+                try files.createDirectory(atPath: volumes + "/pvc", withIntermediateDirectories: true)
+                for path in [staging, target] {
+                    try cleanup.add(mountAt: path.replacingOccurrences(of: "/kubelet/", with: "/disk/"))
+                }
+                let id = try await CSIModesTests.make("pvc-1", at: site)
+                let publish = ["node-publish", id, "--staging-path", staging, "--target-path", target]
+                let unpublish = ["node-unpublish", id, "--target-path", target]
+                for _ in 0..<2 {
+                    try await site.csi(["stage", id, "--staging-path", staging])
+                    try await site.csi(publish)
+                }
+                _ = try await shell("echo kept > f", in: target)
+                #expect(try await site.csi(["node-stats", id, "--volume-path", target]).contains("BYTES"))
+                for _ in 0..<2 { try await site.csi(unpublish) }
+                #expect(!files.fileExists(atPath: target))
+
+                let elsewhere = directory + "/elsewhere"
+                try files.createDirectory(atPath: elsewhere, withIntermediateDirectories: true)
+                for swapped in [target, volumes + "/pvc", volumes] {
+                    _ = try await shell(
+                        "if [ -e '\(swapped)' ]; then mv '\(swapped)' '\(swapped).kept'; fi; ln -s '\(elsewhere)' '\(swapped)'",
+                        in: directory)
+                    for call in [publish, unpublish] {
+                        let refused = try await CSIModesTests.outcome(site, call)
+                        #expect(refused.code > 0, "\(swapped): \(refused)")
+                    }
+                    #expect(try files.contentsOfDirectory(atPath: elsewhere).isEmpty, "\(swapped)")
+                    #expect(try !TestBed.mountPoints().contains { $0.hasPrefix(elsewhere) }, "\(swapped)")
+                    _ = try await shell(
+                        "rm '\(swapped)'; if [ -e '\(swapped).kept' ]; then mv '\(swapped).kept' '\(swapped)'; fi",
+                        in: directory)
+                }
+                try await site.csi(publish)
+                #expect(try await shell("cat f", in: target).output == "kept\n")
+                try await site.csi(unpublish)
+                try await site.csi(["unstage", id, "--staging-path", staging])
+            }
+        }
+    }
+}
