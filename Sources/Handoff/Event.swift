@@ -22,13 +22,13 @@ package enum Event: Hashable, Sendable {
     case forgetDivergence(Epoch)
     /// The head is to be mounted, or attached. A second pod on the same node is fine, and leaves it attached.
     case attach(Holder)
-    /// The head is to be mounted though another node may still have it mounted: the epoch rises, so
-    /// that the older mount gets errors. Repeated by the same node it changes nothing.
-    case seize(Holder)
     /// The node unmounted it. Attached, it stays held.
     case unmounted(node: String)
     /// The node is to hold it no longer, however it came to.
     case detach(node: String)
+    /// The same, though the node may still have it mounted: the epoch rises, so that nothing counts any more that was
+    /// attached under the old one, and its mounts get errors. Of a node that does not hold it, it changes nothing.
+    case evict(node: String)
 
     // MARK: results of this site's actions
 

@@ -28,9 +28,9 @@ extension HeadRecord {
             divergences.removeAll { $0.epoch == epoch }
             return mayDiscard ? [.mayDiscard] : []
         case .attach(let holder): return try attach(holder)
-        case .seize(let holder): return try seize(holder)
         case .unmounted(let node): return unmounted(node)
         case .detach(let node): return detach(node)
+        case .evict(let node): return try evict(node)
         case .tailRead(let heir, let sequence): return try tailRead(heir: heir, finalSequence: sequence)
         case .caughtUp(let wanted, let sequence): return try caughtUp(wanted: wanted, sequence: sequence)
         case .flattened(let reign): return flattened(reign)
@@ -158,16 +158,6 @@ extension HeadRecord {
         return [.serve(epoch)]
     }
 
-    private mutating func seize(_ holder: Holder) throws(HandoffError) -> [Action] {
-        guard case .owning(let epoch, let present?) = role, present.node != holder.node else {
-            return try attach(holder)
-        }
-        let raised = try unspentEpoch()
-        spent = raised
-        role = .owning(raised, holder: holder)
-        return [.stopServing(epoch), .serve(raised)]
-    }
-
     private mutating func unmounted(_ node: String) -> [Action] {
         guard case .owning(let epoch, let present?) = role, present.node == node else { return [] }
         let rest = present.attachment.map { Holder(node: node, pod: nil, attachment: $0) }
@@ -180,6 +170,14 @@ extension HeadRecord {
             role = .owning(epoch, holder: nil)
         }
         return []
+    }
+
+    private mutating func evict(_ node: String) throws(HandoffError) -> [Action] {
+        guard case .owning(let epoch, let present?) = role, present.node == node else { return [] }
+        let raised = try unspentEpoch()
+        spent = raised
+        role = .owning(raised, holder: nil)
+        return [.stopServing(epoch), .serve(raised)]
     }
 
     private var notOwner: HandoffError {

@@ -25,8 +25,8 @@ package struct HeadRecord: Hashable, Sendable {
     package internal(set) var role: Role
     /// No reign at or below this epoch begins at this site, except the present one.
     package internal(set) var spent: Epoch
-    /// The reign under which the present head began: that of the last promotion. Taking a head back and seizing
-    /// it raise the epoch, but do not change the head.
+    /// The reign under which the present head began: that of the last promotion. Taking a head back and evicting who
+    /// holds it raise the epoch, but do not change the head.
     package internal(set) var headReign: Epoch
     /// Who keeps bytes that this site's heads lack, the oldest first: at most one for each head.
     package internal(set) var sources: [Source]

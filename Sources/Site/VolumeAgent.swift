@@ -421,14 +421,29 @@ actor VolumeAgent {
     /// Enough to find them all: they are on one node.
     private static let namedPods = 3
 
-    /// Lets go of the volume, unless it is still mounted.
+    /// Lets go of the volume. Where it is published and still mounted, whoever asks has given up what uses it: Kubernetes
+    /// does so when a node has not said for six minutes that it let go of a pod that there is no more. Its mounts end then
+    /// before anything else: they answer ENOTCONN, what they have accepted is safe, and only then may another node write.
+    ///
+    /// - Throws: `.precondition` when it is mounted without having been published.
     func detachExclusively() async throws {
         try await exclusively { agent in
-            guard let path = agent.mounts.keys.first else {
-                try await agent.apply(.detach(node: agent.context.node))
+            let node = agent.context.node
+            await agent.waitForEndings()
+            guard case .owning(_, let holder) = agent.record.head.role, let path = agent.mounts.keys.first
+            else {
+                // Of an overruled owner's mounts nothing is left but errors.
+                try await agent.apply(.detach(node: node))
                 return
             }
-            throw SiteError.precondition("volume '\(agent.record.name)' is still mounted at \(path)")
+            guard holder?.attachment != nil else {
+                throw SiteError.precondition(
+                    "volume '\(agent.record.name)' is not published here, and still mounted at \(path)")
+            }
+            agent.logger.warning(
+                "detached while it is mounted at \(path): that mount ends, and its pod with it")
+            for path in Array(agent.mounts.keys) { await agent.forsake(path) }
+            try await agent.apply(.evict(node: node))
         }
     }
 

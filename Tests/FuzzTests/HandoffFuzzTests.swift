@@ -127,7 +127,7 @@ import VolumeModel
             .prepare(Reign(site, epoch)), .takeOver, .abort, .leave, .forgetDivergence(epoch),
             .attach(holder),
             .attach(Holder(node: holder.node, pod: nil, attachment: "W")),
-            .seize(holder), .unmounted(node: holder.node), .detach(node: holder.node),
+            .unmounted(node: holder.node), .detach(node: holder.node), .evict(node: holder.node),
             .tailRead(heir: Reign(site, epoch), finalSequence: sequence),
             .caughtUp(wanted: epoch, sequence: sequence), .flattened(reign: epoch),
             .divergenceKept(under: epoch),

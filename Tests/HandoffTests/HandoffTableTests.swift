@@ -44,9 +44,9 @@ let tokyo = SiteID("tokyo")!
         case .leave: .leave
         case .forgetDivergence: .forgetDivergence(Epoch(2))
         case .attach: .attach(Holder(node: "n1", pod: nil))
-        case .seize: .seize(Holder(node: "n1", pod: nil))
         case .unmounted: .unmounted(node: "n1")
         case .detach: .detach(node: "n1")
+        case .evict: .evict(node: "n1")
         case .tailRead: .tailRead(heir: heir, finalSequence: SequenceNumber(9))
         case .caughtUp: .caughtUp(wanted: Epoch(5), sequence: SequenceNumber(9))
         case .flattened: .flattened(reign: Epoch(4))
@@ -150,9 +150,9 @@ private let handoffTable = """
     leave            retired   !needed   !needed   !needed   !needed   !needed   !needed    !needed    .         !needed
     forgetDivergence .         .         .         .         .         .         .          .          .         .
     attach           !owner    !owner    !owner    !owner    +         !heir     !heir      !heir      !owner    !fenced
-    seize            !owner    !owner    !owner    !owner    +         !heir     !heir      !heir      !owner    !fenced
     unmounted        .         .         .         .         .         .         .          .          .         .
     detach           .         .         .         .         .         .         .          .          .         .
+    evict            .         .         .         .         .         .         .          .          .         .
     tailRead         .         .         .         .         .         sealed    .          .          .         .
     caughtUp         .         !behind   owning    .         .         .         .          .          .         .
     flattened        .         .         .         .         .         .         .          .          .         .

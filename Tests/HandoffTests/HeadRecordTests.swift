@@ -102,17 +102,21 @@ import VolumeModel
         #expect(record.role == .owning(.first, holder: nil))
     }
 
-    @Test func seizingRaisesTheEpochSoThatTheOlderMountGetsErrors() throws {
+    @Test func evictingRaisesTheEpochSoThatTheOlderMountGetsErrors() throws {
         var record = owner()
-        _ = try record.apply(.attach(Holder(node: "n1", pod: nil)))
-        let seize = Event.seize(Holder(node: "n2", pod: nil))
-        #expect(try record.apply(seize) == [.stopServing(Epoch(1)), .serve(Epoch(2))])
+        let evict = Event.evict(node: "n1")
+        #expect(try record.apply(evict) == [] && record == owner(), "nobody holds it")
+        _ = try record.apply(.attach(Holder(node: "n1", pod: nil, attachment: "W")))
+        #expect(try record.apply(.evict(node: "n2")) == [], "another node holds it")
+        #expect(try record.apply(evict) == [.stopServing(Epoch(1)), .serve(Epoch(2))])
+        #expect(record.role == .owning(Epoch(2), holder: nil))
         #expect(!record.mayWrite(under: Epoch(1)) && record.mayWrite(under: Epoch(2)))
-        #expect(try record.apply(seize) == [.serve(Epoch(2))])
+        #expect(try record.apply(evict) == [])
         // Who knew the older reign is told of this one, and asks again.
         #expect(throws: HandoffError.sealRefused(.reigning(Reign(london, Epoch(2))))) {
             try record.apply(.sealRequested(by: sydney, after: .first, wanted: Epoch(3)))
         }
+        #expect(try record.apply(.sealRequested(by: sydney, after: Epoch(2), wanted: Epoch(3))).count == 2)
     }
 
     @Test func sealedOwnerAnswersTheSameAgainAndNobodyElse() throws {
@@ -319,7 +323,7 @@ import VolumeModel
         _ = try record.apply(.declined(by: sydney, wanted: .highest))
         #expect(throws: HandoffError.self) {
             _ = try record.apply(.attach(Holder(node: "n1", pod: nil)))
-            _ = try record.apply(.seize(Holder(node: "n2", pod: nil)))
+            _ = try record.apply(.evict(node: "n1"))
         }
     }
 

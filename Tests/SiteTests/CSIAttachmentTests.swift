@@ -31,9 +31,6 @@ extension SiteTests {
                 try cleanup.add(mountAt: staging)
                 try await london.csi(["stage", id, "--staging-path", staging])
                 #expect(try await self.publishedNodes(id, at: london) == ["london-node"])
-                let early = try await CSIModesTests.outcome(
-                    london, ["unpublish", id, "--node", "london-node"])
-                #expect(early.code == Self.failedPrecondition && early.text.contains(staging), "\(early)")
                 try await london.csi(["unstage", id, "--staging-path", staging])
                 // Nothing is mounted any more; nor after a restart, nor after a crash while it was.
                 #expect(try await self.publishedNodes(id, at: london) == ["london-node"])
@@ -120,7 +117,11 @@ extension SiteTests {
                 try await london.csi(["unstage", id, "--staging-path", staging])
                 #expect(try await self.publishedNodes(id, at: london) == [])
                 // Whoever mounted it was killed, and takes nothing back.
-                try await pair.mount("pvc-1", at: london, cleanup)
+                let mount = try await pair.mount("pvc-1", at: london, cleanup)
+                let early = try await CSIModesTests.outcome(
+                    london, ["unpublish", id, "--node", "london-node"])
+                #expect(early.code == Self.failedPrecondition && early.text.contains(mount), "\(early)")
+                #expect(try await shell("echo x > f; cat f", in: mount).output == "x\n")
                 #expect(try await self.publishedNodes(id, at: london) == ["london-node"])
                 await london.kill()
                 try await london.start()

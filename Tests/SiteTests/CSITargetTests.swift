@@ -208,5 +208,74 @@ extension SiteTests {
                 try await site.csi(["unstage", id, "--staging-path", staging])
             }
         }
+
+        /// Kubernetes gives a node up that has not said for six minutes that it let go of a pod that there is no more.
+        @Test func aDetachmentByForceEndsTheMountAndLosesNothing() async throws {
+            try await withSites { pair, cleanup in
+                let (london, sydney) = (pair.london, pair.sydney)
+                let volume = try await Published(pair, cleanup)
+                try await london.godwit(["migrate", "pvc-1", "--to", "sydney", "--prepare-only"])
+                // A pod that nobody has told: it writes, and notes what was acknowledged, until it gets an error.
+                let log = pair.directory + "/acknowledged"
+                var program = Program(
+                    "/bin/bash",
+                    [
+                        "-c",
+                        "i=0; while echo $i >> f && sync f; do echo $i > '\(log)'; i=$((i+1)); done; exit 0",
+                    ])
+                program.directory = volume.target
+                let pod = try await ChildProcess.start(program)
+                try cleanup.add(pod, with: SIGKILL)
+                try await SiteTests.wait("the pod to write") {
+                    ((try? String(contentsOfFile: log, encoding: .utf8)) ?? "0\n") > "3\n"
+                }
+                for _ in 0..<2 { try await london.csi(["unpublish", volume.id, "--node", "london-node"]) }
+                #expect(try await pod.wait(limit: .seconds(30)).isSuccess)
+                try await self.expectDead(volume.target)
+                // It is attached anew; what was attached before counts no more.
+                try await sydney.csi(["publish", volume.id, "--node", "sydney-node"])
+                let late = try await CSIModesTests.outcome(
+                    london,
+                    [
+                        "stage", volume.id, "--staging-path", volume.staging, "--publish-context",
+                        "epoch=\(volume.epoch)",
+                    ])
+                #expect(late.code == Self.failedPrecondition, "\(late)")
+                let there = pair.directory + "/there"
+                try cleanup.add(mountAt: there)
+                try await sydney.csi(["stage", volume.id, "--staging-path", there])
+                let last = try String(contentsOfFile: log, encoding: .utf8)
+                let found = try await shell("grep -cx '\(last.dropLast())' f; echo more >> f", in: there)
+                #expect(found.output == "1\n", "\(last): \(found.output)")
+                try await self.expectDead(volume.target)
+                try await volume.takeDown()
+                try await sydney.csi(["unstage", volume.id, "--staging-path", there])
+            }
+        }
+
+        @Test func afterADetachmentByForceTheSameNodeMayUseItAgain() async throws {
+            try await withSites { pair, cleanup in
+                let volume = try await Published(pair, cleanup)
+                _ = try await shell("echo kept > f", in: volume.target)
+                try await volume.site.csi(["unpublish", volume.id, "--node", "london-node"])
+                let answer = try await volume.site.csi(["publish", volume.id, "--node", "london-node"])
+                #expect(!answer.contains("\"\(volume.epoch)\""), "\(answer)")
+                // Kubelet believes that it is staged, and its pod there is gone only now.
+                try await self.expectDead(volume.target)
+                let old = try await CSIModesTests.outcome(
+                    volume.site,
+                    [
+                        "node-publish", volume.id, "--staging-path", volume.staging, "--target-path",
+                        volume.target, "--publish-context", "epoch=\(volume.epoch)",
+                    ])
+                #expect(old.code == Self.failedPrecondition, "\(old)")
+                try await volume.site.csi([
+                    "node-publish", volume.id, "--staging-path", volume.staging, "--target-path",
+                    volume.target,
+                ])
+                #expect(try await shell("cat f", in: volume.target).output == "kept\n")
+                try await volume.takeDown()
+            }
+        }
     }
 }
