@@ -62,7 +62,10 @@ struct Migration: Sendable {
                 if isMember { _ = try? await client.withdraw(agent.id) }
                 throw error
             }
-            progress.handoffMilliseconds = seconds(ContinuousClock.now - handingOver) * 1000
+            // How long it was still used here is no part of it, and is not told.
+            if request.waitMilliseconds == 0 {
+                progress.handoffMilliseconds = seconds(ContinuousClock.now - handingOver) * 1000
+            }
             try await tell("hydrating")
             if request.detach { return }
         }

@@ -160,14 +160,20 @@ private struct HandoffUnderTrouble {
         try await records.writeSome(in: mount)
         try await pair.unmount(volume, at: source)
         if trouble.isFollowed {
-            try await source.godwit(["migrate", volume, "--to", target.name, "--prepare-only"])
+            // A connection that the case before has cut may turn out to be dead only now.
+            try await SiteTests.wait("the replica") {
+                try await source.run(["migrate", volume, "--to", target.name, "--prepare-only"]).exit
+                    .isSuccess
+            }
         }
     }
 
-    /// What somebody asked for once. It may fail, and then nobody asks again.
+    /// What somebody asks for until it comes to the step. It may fail then, and nobody asks again.
     private func attempt() async {
-        _ = try? await source.run(["migrate", volume, "--to", target.name, "--detach"])
-        _ = try? await target.run(["volume", "mount", volume, pair.mountPoint(of: target)])
+        repeat {
+            _ = try? await source.run(["migrate", volume, "--to", target.name, "--detach"])
+            _ = try? await target.run(["volume", "mount", volume, pair.mountPoint(of: target)])
+        } while victim.isArmed && !Task.isCancelled
     }
 
     private func handOver() async throws {
@@ -178,6 +184,7 @@ private struct HandoffUnderTrouble {
         do {
             try await SiteTests.wait("'\(trouble.step)'") { !victim.isArmed }
         } catch {
+            attempt.cancel()
             await attempt.value
             throw error
         }
