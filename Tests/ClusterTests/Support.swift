@@ -72,21 +72,34 @@ struct SharedClusters: SuiteTrait, TestScoping {
     func provideScope(
         for test: Test, testCase: Test.Case?, performing body: @Sendable () async throws -> Void
     ) async throws {
-        try await Cleanup.scope(catchingSignals: false) { cleanup in
-            var members: [String: Member] = [:]
-            for name in names {
-                let cluster = try await TestCluster.start(name, cleanup)
-                try await installResources(cluster)
-                let client = try KubernetesClient(.kubeconfig(path: cluster.kubeconfig))
-                try cleanup.add("client of \(name)") { await client.close() }
-                _ = try await client.create(
-                    StorageClass(
-                        metadata: ObjectMeta(name: "godwit"), provisioner: MigrationController.driver))
-                _ = try await client.patch(StorageClass.self, "godwit", ["allowVolumeExpansion": true])
-                members[name] = Member(cluster: cluster, client: client)
-            }
+        let cleanup = Cleanup()
+        do {
+            let members = try await start(cleanup)
             try await Self.$current.withValue(members) { try await body() }
+        } catch {
+            await undo(cleanup)
+            throw error
         }
+        await undo(cleanup)
+    }
+
+    private func undo(_ cleanup: Cleanup) async {
+        for failure in await cleanup.undoAll() { writeError("not cleaned up: \(failure)") }
+    }
+
+    private func start(_ cleanup: Cleanup) async throws -> [String: Member] {
+        var members: [String: Member] = [:]
+        for name in names {
+            let cluster = try await TestCluster.start(name, cleanup)
+            try await installResources(cluster)
+            let client = try KubernetesClient(.kubeconfig(path: cluster.kubeconfig))
+            try cleanup.add("client of \(name)") { await client.close() }
+            _ = try await client.create(
+                StorageClass(metadata: ObjectMeta(name: "godwit"), provisioner: MigrationController.driver))
+            _ = try await client.patch(StorageClass.self, "godwit", ["allowVolumeExpansion": true])
+            members[name] = Member(cluster: cluster, client: client)
+        }
+        return members
     }
 }
 
