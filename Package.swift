@@ -86,6 +86,7 @@ let package = Package(
             name: "Monitoring",
             dependencies: [
                 "VolumeModel",
+                .product(name: "Logging", package: "swift-log"),
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOHTTP1", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
@@ -106,6 +107,7 @@ let package = Package(
             name: "CSIService",
             dependencies: [
                 "CSIProtocol", "HostMounts", "RPC", "VolumeModel",
+                .product(name: "Logging", package: "swift-log"),
                 .product(name: "SwiftProtobuf", package: "swift-protobuf"),
             ], swiftSettings: strict),
         .target(
@@ -177,7 +179,9 @@ let package = Package(
                 .product(name: "SwiftASN1", package: "swift-asn1"),
             ], swiftSettings: strict),
         .testTarget(
-            name: "MonitoringTests", dependencies: ["Monitoring", "VolumeModel"], swiftSettings: strict),
+            name: "MonitoringTests",
+            dependencies: ["Monitoring", "VolumeModel", .product(name: "Logging", package: "swift-log")],
+            swiftSettings: strict),
         .testTarget(
             name: "GatewayTests",
             dependencies: [
@@ -188,7 +192,8 @@ let package = Package(
         .testTarget(
             name: "CSIServiceTests",
             dependencies: [
-                "CSIProtocol", "CSIService", "HostMounts", "RPC", "VolumeModel",
+                "CSIProtocol", "CSIService", "HostMounts", "Monitoring", "RPC", "VolumeModel",
+                .product(name: "Logging", package: "swift-log"),
                 .product(name: "SwiftProtobuf", package: "swift-protobuf"),
             ], swiftSettings: strict),
         .target(

@@ -1,4 +1,5 @@
 internal import HostMounts
+package import Logging
 package import RPC
 internal import SwiftProtobuf
 internal import VolumeModel
@@ -19,14 +20,18 @@ package struct CSIService: Sendable {
 
     let publications: Publications
     let paths: HostPaths
+    let logger: Logger?
 
     /// - Parameters:
     ///   - publicationsPath: the file in which it is kept what is shown where; nil: nowhere.
     ///   - kubeletDirectory: as kubelet names it. Symbolic links may lead to it; below it none is followed.
+    ///   - logger: told of each call: at the level debug of those that succeed; nil: nobody is.
     package init(
-        backend: any CSIBackend, publicationsPath: String? = nil, kubeletDirectory: String? = nil
+        backend: any CSIBackend, publicationsPath: String? = nil, kubeletDirectory: String? = nil,
+        logger: Logger? = nil
     ) {
         self.backend = backend
+        self.logger = logger
         publications = Publications(path: publicationsPath)
         paths = HostPaths(root: kubeletDirectory)
     }
@@ -38,20 +43,29 @@ package struct CSIService: Sendable {
         guard let request = try await call.receive() else {
             throw RPCStatus(.invalidArgument, "a request is missing")
         }
-        let started = ContinuousClock.now
-        let answer: [UInt8]
-        do {
-            answer = try await handle(method: call.method, request: request)
-        } catch {
-            times.record(call.method, error.code, ContinuousClock.now - started)
-            throw error
-        }
-        times.record(call.method, .ok, ContinuousClock.now - started)
-        try call.sendLast(answer)
+        try call.sendLast(try await handle(method: call.method, request: request))
     }
 
     /// One call: its method (`/csi.v1.Identity/Probe`) and its encoded request, to its encoded response.
+    ///
+    /// It is timed, logged, and named in whatever is logged meanwhile.
     package func handle(method: String, request: [UInt8]) async throws(RPCStatus) -> [UInt8] {
+        try await Self.$currentRequest.withValue(Self.nextRequest()) {
+            let started = ContinuousClock.now
+            let result: Result<[UInt8], RPCStatus>
+            do throws(RPCStatus) {
+                result = .success(try await outcome(method, request))
+            } catch {
+                result = .failure(error)
+            }
+            let (duration, failure) = (ContinuousClock.now - started, result.failure)
+            times.record(method, failure?.code ?? .ok, duration)
+            log(method, request, failure, duration)
+            return result
+        }.get()
+    }
+
+    private func outcome(_ method: String, _ request: [UInt8]) async throws(RPCStatus) -> [UInt8] {
         do {
             return try await answer(method, request)
         } catch let error as RPCStatus {
@@ -126,4 +140,8 @@ extension CSIBackendError {
         case .other(let text): RPCStatus(.internalError, text)
         }
     }
+}
+
+extension Result {
+    fileprivate var failure: Failure? { if case .failure(let error) = self { error } else { nil } }
 }

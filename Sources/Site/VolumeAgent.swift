@@ -95,6 +95,7 @@ actor VolumeAgent {
         id = stored.value.id
         var logger = context.logger
         logger[metadataKey: "volume"] = "\(stored.value.name)"
+        logger[metadataKey: "volume-id"] = "\(id)"
         self.logger = logger
     }
 

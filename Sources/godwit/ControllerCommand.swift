@@ -43,7 +43,7 @@ struct ControllerCommand: AsyncParsableCommand {
         help: ArgumentHelp(
             "Where /healthz and /metrics are answered over HTTP; none: nowhere.", valueName: "host:port"))
     var monitorListen: String?
-    @Option(help: "trace, debug, info, notice, warning, error.") var logLevel = "info"
+    @OptionGroup var log: LogOptions
 
     func validate() throws {
         if let monitorListen {
@@ -55,9 +55,6 @@ struct ControllerCommand: AsyncParsableCommand {
             throw ValidationError("--lease-seconds is 3 to 300")
         }
         _ = try classes()
-        guard Logger.Level(rawValue: logLevel) != nil else {
-            throw ValidationError("'\(logLevel)' is no log level")
-        }
     }
 
     private func classes() throws -> [String: String] {
@@ -77,10 +74,7 @@ struct ControllerCommand: AsyncParsableCommand {
             let stop = StopSignals()
             let stopped = stop.stream
             defer { withExtendedLifetime(stop) {} }
-            LoggingSystem.bootstrap { StreamLogHandler.standardError(label: $0) }
-            var logger = Logger(label: "godwit")
-            logger.logLevel = Logger.Level(rawValue: logLevel) ?? .info
-            let log = logger
+            let log = self.log.makeLogger()
             let client = try KubernetesClient(
                 kubeconfig.map { path throws(KubernetesError) in try .kubeconfig(path: path) }
                     ?? .inCluster())
@@ -91,7 +85,8 @@ struct ControllerCommand: AsyncParsableCommand {
             let elector = LeaderElector(
                 client, namespace: leaseNamespace, name: "godwit-controller",
                 identity: ProcessInfo.processInfo.hostName + "-" + UUID().uuidString,
-                duration: .seconds(leaseSeconds)) { figures.noteAsked() }
+                duration: .seconds(leaseSeconds)
+            ) { figures.noteAsked() }
             let result = await withTaskGroup(of: Result<Void, any Error>.self) { group in
                 group.addTask {
                     await Self.lead(elector, log) {

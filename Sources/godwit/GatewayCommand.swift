@@ -44,7 +44,7 @@ struct GatewayCommand: AsyncParsableCommand {
             "Where /healthz, /readyz and /metrics are answered over HTTP; none: nowhere.",
             valueName: "host:port"))
     var monitorListen: String?
-    @Option(help: "trace, debug, info, notice, warning, error.") var logLevel = "info"
+    @OptionGroup var log: LogOptions
 
     func validate() throws {
         _ = try Self.tcp(listen, "--listen")
@@ -59,9 +59,6 @@ struct GatewayCommand: AsyncParsableCommand {
         // Calls show signs of life every 20 seconds.
         guard (60...86_400).contains(idleTimeout) else {
             throw ValidationError("--idle-timeout is 60 to 86400")
-        }
-        guard Logger.Level(rawValue: logLevel) != nil else {
-            throw ValidationError("'\(logLevel)' is no log level")
         }
     }
 
@@ -89,9 +86,7 @@ struct GatewayCommand: AsyncParsableCommand {
             signal(SIGPIPE, SIG_IGN)
             MetricsText.noteProcessStart()
             let stop = StopSignals()
-            LoggingSystem.bootstrap { StreamLogHandler.standardError(label: $0) }
-            var logger = Logger(label: "godwit")
-            logger.logLevel = Logger.Level(rawValue: logLevel) ?? .info
+            let logger = log.makeLogger()
             Self.allowDescriptors(2 * maxConnections + 100, logger)
             let client = try client()
             let directory = MemberDirectory(logger: logger, question(client, try members()))

@@ -107,7 +107,7 @@ struct SiteCommand: AsyncParsableCommand {
     var mountHolder: String?
     @Flag(help: "Print the table of what well-known applications read first, and end.")
     var showPrefetchTable = false
-    @Option(help: "trace, debug, info, notice, warning, error.") var logLevel = "info"
+    @OptionGroup var log: LogOptions
 
     func validate() throws {
         guard faultTimeout > 0, faultTimeout <= 86_400 else {
@@ -116,9 +116,6 @@ struct SiteCommand: AsyncParsableCommand {
         _ = try copyPolicy()
         _ = try scrubPolicy()
         _ = try catalogMemory()
-        guard Logger.Level(rawValue: logLevel) != nil else {
-            throw ValidationError("'\(logLevel)' is no log level")
-        }
         if let kubeletDir {
             guard kubeletDir.hasPrefix("/") else {
                 throw ValidationError("--kubelet-dir is an absolute path")
@@ -160,9 +157,7 @@ struct SiteCommand: AsyncParsableCommand {
             // A peer that went away must be an error of the call, not the end of the process.
             signal(SIGPIPE, SIG_IGN)
             MetricsText.noteProcessStart()
-            LoggingSystem.bootstrap { StreamLogHandler.standardError(label: $0) }
-            var logger = Logger(label: "godwit")
-            logger.logLevel = Logger.Level(rawValue: logLevel) ?? .info
+            let logger = log.makeLogger()
             let state = try StateDirectory(options.stateDirectory)
             // Before anything there is read; and before signals are kept for later, so that one ends the waiting.
             let lock = try await lock(state, logger)
@@ -251,7 +246,7 @@ struct SiteCommand: AsyncParsableCommand {
             csi: try driverEndpoint(), group: socketGroup)
         let csi = CSIService(
             backend: SiteCSIBackend(site: site), publicationsPath: site.context.state.publications,
-            kubeletDirectory: kubeletDir)
+            kubeletDirectory: kubeletDir, logger: logger)
         let servers = try SiteServers(
             site: site, endpoints: endpoints,
             csi: { (call) async throws(RPCStatus) in try await csi.handle(call) })
