@@ -117,7 +117,8 @@ actor VolumeAgent {
         return try await perform(actions, answering: peer, wait: wait)
     }
 
-    private func decide(_ event: Event) async throws -> [Action] {
+    /// - Parameter isDue: asked about the role that the event is to meet; where it says no, nothing is decided.
+    private func decide(_ event: Event, if isDue: (Role) -> Bool = { _ in true }) async throws -> [Action] {
         while isDeciding { await withCheckedContinuation { waitingDecisions.append($0) } }
         isDeciding = true
         defer {
@@ -126,6 +127,7 @@ actor VolumeAgent {
             waitingDecisions = []
             for continuation in waiting { continuation.resume() }
         }
+        guard isDue(stored.value.head.role) else { return [] }
         var changed = stored
         let actions = try changed.value.head.apply(event)
         noteHeads(&changed.value, before: stored.value)
@@ -409,14 +411,18 @@ actor VolumeAgent {
 
     /// Names the pods that use it here, `namespace/name`. Of a volume that is not held for this node it means nothing.
     func note(pods: [String]) async throws {
-        guard case .owning(_, let holder?) = record.head.role, holder.node == context.node else { return }
         var pod: String?
         if !pods.isEmpty {
             let more = pods.count - Self.namedPods
             pod = pods.prefix(Self.namedPods).joined(separator: ", ") + (more > 0 ? " and \(more) more" : "")
         }
-        guard pod != holder.pod else { return }
-        try await apply(.attach(Holder(node: holder.node, pod: pod)))
+        let node = context.node
+        let actions = try await decide(.attach(Holder(node: node, pod: pod))) { role in
+            // One that was let go of meanwhile is not to be held again.
+            guard case .owning(_, let holder?) = role else { return false }
+            return holder.node == node && holder.pod != pod
+        }
+        _ = try await perform(actions, answering: nil)
     }
 
     /// Enough to find them all: they are on one node.
