@@ -251,8 +251,9 @@ let package = Package(
         .testTarget(
             name: "DurabilityTests",
             dependencies: [
-                "ByteStore", "Catalog", "EngineTestSupport", "Hydration", "TestBed", "VolumeFileSystem",
-                "VolumeModel", "godwit",
+                "ByteStore", "Catalog", "EngineTestSupport", "FuseMount", "Hydration", "PeerService",
+                "TestBed",
+                "VolumeFileSystem", "VolumeModel", "godwit",
             ],
             // Compiled by the tests that use it.
             exclude: ["faults.c", "recorder.c"], swiftSettings: strict),
@@ -270,7 +271,8 @@ let package = Package(
         .testTarget(
             name: "FuseMountTests",
             dependencies: [
-                "Catalog", "EngineTestSupport", "FuseMount", "Hydration", "VolumeFileSystem", "VolumeModel",
+                "BlockHashes", "Catalog", "EngineTestSupport", "FuseMount", "Hydration", "VolumeFileSystem",
+                "VolumeModel",
             ],
             // Compiled by the tests that use it.
             exclude: ["probe.c", "replay.c"], swiftSettings: strict),

@@ -2,22 +2,6 @@ internal import Glibc
 package import SQLite
 package import VolumeModel
 
-/// A block of a data file that is not what was written.
-package struct DamagedBlock: Hashable, Sendable {
-    package let data: DataFileNumber
-    package let range: ByteRange
-    package let inode: InodeNumber
-    /// The hash of what was written; empty: it is not known, the block could not be read.
-    package let expected: [UInt8]
-
-    package init(data: DataFileNumber, range: ByteRange, inode: InodeNumber, expected: [UInt8]) {
-        self.data = data
-        self.range = range
-        self.inode = inode
-        self.expected = expected
-    }
-}
-
 /// What the blocks of a head's data files were when they were last looked at: `hashes.db` beside the catalog.
 ///
 /// Nothing is lost with it but the knowledge of what should be there. Invariants:
@@ -25,6 +9,7 @@ package struct DamagedBlock: Hashable, Sendable {
 /// - After an end of the machine, or of the mount, that came while the head was in use, bytes may be newer than the
 ///   file's times. So all hashes are forgotten before such a head is used again, or looked through.
 /// - At an end in order the times are made durable before the head is marked as closed.
+/// - What was overwritten of damage is noted after it is on the disk.
 ///
 /// Used by one thread at a time; others have connections of their own.
 package final class HashDatabase {
@@ -38,9 +23,12 @@ package final class HashDatabase {
         CREATE TABLE IF NOT EXISTS damage(
             data INTEGER NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL, ino INTEGER NOT NULL,
             expected BLOB NOT NULL, PRIMARY KEY(data, start)) WITHOUT ROWID;
+        CREATE TABLE IF NOT EXISTS overwritten(
+            data INTEGER NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL,
+            PRIMARY KEY(data, start)) WITHOUT ROWID;
         """
 
-    private let connection: Connection
+    let connection: Connection
     private let getPart, putPart, lookPart, getMeta, putMeta: Statement
 
     package static func exists(in directory: String) -> Bool {
@@ -106,27 +94,35 @@ package final class HashDatabase {
     /// - Throws: when it cannot even be deleted.
     package static func beginUse(
         of directory: String, life: String?, isClean: Bool, firstUncertain: DataFileNumber
-    ) throws(SQLiteError) -> [DamagedBlock] {
-        guard exists(in: directory) else { return [] }
+    ) throws(SQLiteError) -> KnownDamage {
+        guard exists(in: directory) else { return KnownDamage() }
         do {
             let hashes = try HashDatabase(path: directory + "/" + fileName)
             try hashes.begin(life: life, isClean: isClean, isUse: true, firstUncertain: firstUncertain)
             return try hashes.damage()
         } catch {
             try discard(in: directory)
-            return []
+            return KnownDamage()
         }
     }
 
     /// What is known of a head, without making anything. What is no database of this release knows nothing.
-    package static func damage(in directory: String) throws(SQLiteError) -> [DamagedBlock] {
-        guard exists(in: directory) else { return [] }
+    package static func damage(in directory: String) throws(SQLiteError) -> KnownDamage {
+        guard exists(in: directory) else { return KnownDamage() }
         do {
             return try HashDatabase(path: directory + "/" + fileName).damage()
         } catch {
             guard error.isCorruption else { throw error }
-            return []
+            return KnownDamage()
         }
+    }
+
+    /// Notes that bytes were written since they were found damaged, and are on the disk. May be repeated.
+    package static func noteOverwritten(
+        _ written: [DataFileNumber: RangeSet], in directory: String
+    ) throws(SQLiteError) {
+        guard exists(in: directory) else { return }
+        try HashDatabase(path: directory + "/" + fileName).noteOverwritten(written)
     }
 
     /// Forgets hashes that nothing can be said by any more. To be called before a head is used or looked through.
@@ -144,9 +140,11 @@ package final class HashDatabase {
         if let life, stored == life { return }
         if !isClean {
             try connection.execute("BEGIN IMMEDIATE; DELETE FROM part;")
-            let forget = try connection.prepare("DELETE FROM damage WHERE data >= ?1")
-            forget.bind(1, firstUncertain.number)
-            try forget.run()
+            for table in ["damage", "overwritten"] {
+                let forget = try connection.prepare("DELETE FROM \(table) WHERE data >= ?1")
+                forget.bind(1, firstUncertain.number)
+                try forget.run()
+            }
         } else if !isUse, stored != nil {
             return
         }
@@ -202,7 +200,7 @@ package final class HashDatabase {
         try lookPart.run()
     }
 
-    private func together(_ body: () throws(SQLiteError) -> Void) throws(SQLiteError) {
+    func together(_ body: () throws(SQLiteError) -> Void) throws(SQLiteError) {
         try connection.execute("BEGIN IMMEDIATE")
         do {
             try body()
@@ -225,9 +223,10 @@ package final class HashDatabase {
         guard !gone.isEmpty else { return }
         let parts = try connection.prepare("DELETE FROM part WHERE data = ?1")
         let damage = try connection.prepare("DELETE FROM damage WHERE data = ?1")
+        let overwritten = try connection.prepare("DELETE FROM overwritten WHERE data = ?1")
         try together { () throws(SQLiteError) in
             for number in gone {
-                for statement in [parts, damage] {
+                for statement in [parts, damage, overwritten] {
                     statement.bind(1, number)
                     try statement.run()
                 }
@@ -239,59 +238,12 @@ package final class HashDatabase {
     package func cut(_ data: DataFileNumber, to size: UInt64) throws(SQLiteError) {
         for (sql, limit) in [
             ("DELETE FROM part WHERE data = ?1 AND part >= ?2", PartID.count(size)),
-            ("DELETE FROM damage WHERE data = ?1 AND start >= ?2", size),
+            ("DELETE FROM damage WHERE data = ?1 AND start >= ?2 AND expected != x'00'", size),
         ] {
             let statement = try connection.prepare(sql)
             statement.bind(1, data.number)
             statement.bind(2, limit)
             try statement.run()
-        }
-    }
-
-    // MARK: damage
-
-    package func damage() throws(SQLiteError) -> [DamagedBlock] {
-        var blocks: [DamagedBlock] = []
-        try connection.prepare("SELECT data, start, end, ino, expected FROM damage ORDER BY data, start")
-            .forEach { row in
-                let (start, end) = (row.unsigned(1), row.unsigned(2))
-                guard let range = ByteRange(checkedOffset: start, byteCount: end &- start) else {
-                    return true
-                }
-                blocks.append(
-                    DamagedBlock(
-                        data: DataFileNumber(row.unsigned(0)), range: range,
-                        inode: InodeNumber(row.unsigned(3)), expected: row.bytes(4)))
-                return true
-            }
-        return blocks
-    }
-
-    /// - Returns: false when it was known before; then what was expected at first stays.
-    @discardableResult
-    package func add(_ block: DamagedBlock) throws(SQLiteError) -> Bool {
-        let insert = try connection.prepare("INSERT OR IGNORE INTO damage VALUES (?1, ?2, ?3, ?4, ?5)")
-        insert.bind(1, block.data.number)
-        insert.bind(2, block.range.start)
-        insert.bind(3, block.range.end)
-        insert.bind(4, block.inode.number)
-        insert.bind(5, block.expected)
-        try insert.run()
-        return connection.changeCount > 0
-    }
-
-    package func remove(_ block: DamagedBlock) throws(SQLiteError) {
-        let delete = try connection.prepare("DELETE FROM damage WHERE data = ?1 AND start = ?2")
-        delete.bind(1, block.data.number)
-        delete.bind(2, block.range.start)
-        try delete.run()
-    }
-
-    /// A person has decided that what is there is to be taken as it is.
-    package func acceptAll() throws(SQLiteError) {
-        try together { () throws(SQLiteError) in
-            try connection.execute(
-                "DELETE FROM part WHERE data IN (SELECT data FROM damage); DELETE FROM damage")
         }
     }
 }

@@ -146,16 +146,15 @@ package final class ByteStore: Sendable {
     /// Data files that are open now.
     package var openFileCount: Int { openFiles.withLock { $0.files.count } }
 
-    /// Calls with the number of each data file that is there and how many blocks of 512 bytes it takes; for
-    /// anything else that is there, with its name.
+    /// Calls with the number of each data file that is there; for anything else that is there, with its name.
     package func forEach(
-        _ visit: (DataFileNumber, _ blockCount: UInt64) -> Void, other: (String) -> Void
+        _ visit: (DataFileNumber, DataFileExtent) -> Void, other: (String) -> Void
     ) throws(ByteStoreError) {
-        try root.forEach { name, blockCount in
+        try root.forEach { name, extent in
             guard let number = UInt64(name.dropFirst(3), radix: 16),
                 Self.name(of: DataFileNumber(number)) == name
             else { return other(name) }
-            visit(DataFileNumber(number), blockCount)
+            visit(DataFileNumber(number), extent)
         }
     }
 

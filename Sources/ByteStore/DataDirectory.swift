@@ -64,15 +64,15 @@ final class DataDirectory: Sendable {
         }
     }
 
-    /// Calls with the name of everything in it, of the form that `open` takes, and how much it takes.
-    func forEach(_ visit: (_ name: String, _ blockCount: UInt64) -> Void) throws(ByteStoreError) {
+    /// Calls with the name of everything in it, of the form that `open` takes.
+    func forEach(_ visit: (_ name: String, DataFileExtent) -> Void) throws(ByteStoreError) {
         for parent in try Self.names(in: ".", at: descriptor, path: path) where parent.utf8.count == 2 {
             for name in try Self.names(in: parent, at: descriptor, path: path + "/" + parent) {
                 var status = stat()
                 guard fstatat(descriptor, parent + "/" + name, &status, AT_SYMLINK_NOFOLLOW) == 0 else {
                     continue
                 }
-                visit(parent + "/" + name, UInt64(clamping: status.st_blocks))
+                visit(parent + "/" + name, DataFileExtent(status))
             }
         }
     }

@@ -32,7 +32,9 @@ package final class DataFile: Sendable {
 
     deinit { close(descriptor) }
 
-    /// Reads at most the buffer's size. What the file does not reach to is zero: the caller knows the size.
+    /// Fills the buffer.
+    ///
+    /// - Throws: ENODATA when the file ends before: what is said to be there is not, or no longer.
     package func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(ByteStoreError) {
         var done = 0
         while done < buffer.count {
@@ -42,9 +44,7 @@ package final class DataFile: Sendable {
             if count > 0 {
                 done += count
             } else if count == 0 {
-                UnsafeMutableRawBufferPointer(rebasing: buffer[done...]).initializeMemory(
-                    as: UInt8.self, repeating: 0)
-                return
+                throw ByteStoreError(call: "pread", path: path, errno: .noData)
             } else if errno != EINTR {
                 throw failure("pread")
             }
@@ -152,6 +152,16 @@ package final class DataFile: Sendable {
     package func truncate(to size: UInt64) throws(ByteStoreError) {
         defer { noteChange() }
         guard ftruncate(descriptor, Int(clamping: size)) == 0 else { throw failure("ftruncate") }
+    }
+
+    /// Makes the file at least so long. Nobody else may change it meanwhile.
+    package func grow(to size: UInt64) throws(ByteStoreError) {
+        if try extent().size < size { try truncate(to: size) }
+    }
+
+    /// The same beside others who change it: nothing that they write is cut off.
+    package func extend(to size: UInt64) throws(ByteStoreError) {
+        if try extent().size < size { try fallocate(0, ByteRange(size - 1, size)) }
     }
 
     package func allocate(_ range: ByteRange) throws(ByteStoreError) {
@@ -278,15 +288,28 @@ package final class DataFile: Sendable {
         }
     }
 
-    /// Size in bytes, and allocated blocks of 512 bytes, of the data file itself.
-    package func extent() throws(ByteStoreError) -> (size: UInt64, blockCount: UInt64) {
+    package func extent() throws(ByteStoreError) -> DataFileExtent {
         var status = stat()
         guard fstat(descriptor, &status) == 0 else { throw failure("fstat") }
-        return (UInt64(clamping: status.st_size), UInt64(clamping: status.st_blocks))
+        return DataFileExtent(status)
     }
+
+    private var path: String { directory.path + "/" + name }
 
     private func failure(_ call: String) -> ByteStoreError {
         let number = errno
-        return ByteStoreError(call: call, path: directory.path + "/" + name, errno: Errno(number))
+        return ByteStoreError(call: call, path: path, errno: Errno(number))
+    }
+}
+
+/// How long a data file is, and what it takes.
+package struct DataFileExtent: Hashable, Sendable {
+    package let size: UInt64
+    /// Blocks of 512 bytes.
+    package let blockCount: UInt64
+
+    init(_ status: stat) {
+        size = UInt64(clamping: status.st_size)
+        blockCount = UInt64(clamping: status.st_blocks)
     }
 }

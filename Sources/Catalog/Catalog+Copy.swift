@@ -25,6 +25,9 @@ extension Catalog {
             try statements.setMeta(.isClean, 1)
             // Copies of sparse files may take other blocks than the files did.
             try statements.setMeta(.uncertainData, try statements.meta(.nextData) ?? 1)
+            // The files are made for this catalog.
+            try statements.setMeta(.sizedSince, 0)
+            try statements.setMeta(.settled, try statements.meta(.sequence) ?? 0)
             try connection.execute("COMMIT")
         } catch {
             throw .database(error)

@@ -21,7 +21,7 @@ package final class Catalog: Sendable {
     package let wasClosedCleanly: Bool
     /// The number of the last commit before this opening. Each opening commits.
     package let foundSequence: SequenceNumber
-    /// Inodes whose data files may never have reached the disk before the last, disorderly end.
+    /// Inodes whose data files, or their ends, may never have reached the disk before the last, disorderly end.
     package let inodesToRecover: [InodeNumber]
     private let state: Mutex<CatalogState>
     private let checkpointer: Mutex<Checkpointer>
@@ -65,6 +65,8 @@ package final class Catalog: Sendable {
                 try statements.setMeta(.isFollower, 1)
             }
             try statements.setMeta(.sequence, 1)
+            try statements.setMeta(.sizedSince, 0)
+            try statements.setMeta(.settled, 0)
             try statements.setMeta(.epoch, Int64(bitPattern: epoch.number))
             try statements.setMeta(.capacity, Int64(bitPattern: limits.byteCount))
             try statements.setMeta(.inodeCapacity, Int64(bitPattern: limits.inodeCount))

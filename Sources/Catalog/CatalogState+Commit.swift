@@ -72,8 +72,12 @@ extension CatalogState {
             guard var cached = inodes[number] else { continue }
             lives.append((number, cached.born))
             if let born = cached.born, isPinned(born) { try endInode(number, born: born) }
-            let stays = cached.born.map { !isPinned($0) } ?? false
+            // What may have become longer is born anew, for `DataFileSizes`. Who follows is sent it in any case.
+            let mayBeLonger =
+                cached.record.data != .none && cached.structuralGeneration == openGeneration
+            let stays = !mayBeLonger && cached.born.map { !isPinned($0) } ?? false
             let born = stays ? (cached.born ?? sequence) : sequence
+            if born == sequence, cached.record.data != .none { sizes.lastBirth = sequence }
             try statements.put(cached.record, born: born)
             cached.born = born
             inodes[number] = cached
@@ -106,7 +110,7 @@ extension CatalogState {
 
     /// Looks at what opening it relies on, before anything is changed.
     ///
-    /// - Returns: inodes whose data files may be gone, after an end that was not in order.
+    /// - Returns: inodes whose data files may be gone or too short, after an end that was not in order.
     /// - Throws: `.unusable` when it cannot be counted on.
     func inspect(wasClean: Bool) throws -> [InodeNumber] {
         func refuse(_ what: String) -> CatalogError {
@@ -131,7 +135,12 @@ extension CatalogState {
             throw refuse("it has no root directory")
         }
         for orphan in try orphans() { _ = try peekInode(orphan) }
-        return wasClean ? [] : try inodes(withDataFrom: DataFileNumber(durableData)).map(\.attributes.inode)
+        var inodes = Set(try unsettledInodes())
+        if !wasClean {
+            inodes.formUnion(
+                try self.inodes(withDataFrom: DataFileNumber(durableData)).map(\.attributes.inode))
+        }
+        return inodes.sorted()
     }
 
     mutating func markInUse(wasClean: Bool) throws {
@@ -142,6 +151,7 @@ extension CatalogState {
             try noteCrash()
         }
         try statements.setMeta(.isClean, 0)
+        try sizes.write(statements)
     }
 
     mutating func markClean() throws {

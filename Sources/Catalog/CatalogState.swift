@@ -43,6 +43,8 @@ package struct CatalogState {
     /// Data files with lower numbers have durable names: one that is missing is lost. Others may never have
     /// reached the disk before a power loss, and then no byte of them was ever said to be safe.
     package private(set) var durableData: UInt64
+    /// What is promised of data files' sizes: `CatalogState+Sizes`.
+    var sizes: DataFileSizes
     /// The number of the commit that will hold the next change.
     var openGeneration: UInt64 = 1
     /// The last commit that is known to be on disk.
@@ -91,6 +93,7 @@ package struct CatalogState {
         missingByteCount = UInt64(bitPattern: try statements.meta(.missingByteCount) ?? 0)
         nextData = UInt64(bitPattern: try statements.meta(.nextData) ?? 1)
         durableData = UInt64(bitPattern: try statements.meta(.durableData) ?? 1)
+        sizes = try DataFileSizes(statements)
         isArriving = try Self.storedArrival(statements)
         pending = isArriving ? try PendingSums(statements) : PendingSums()
         changed = try ChangeRecord(statements)

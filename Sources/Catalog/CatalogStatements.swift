@@ -166,6 +166,8 @@ enum CatalogKey: String {
     case nextData = "next_data"
     case durableData = "durable_data"
     case uncertainData = "uncertain_data"
+    case settled
+    case sizedSince = "sized_since"
     case inodeCount = "inode_count"
     case byteCount = "byte_count"
     case missingByteCount = "missing_byte_count"

@@ -8,6 +8,25 @@ package struct DataOwner: Hashable, Sendable {
     package let paths: [String]
     /// What of it is here; nil: all.
     package let resident: [ByteRange]?
+    /// How many blocks of 512 bytes it is said to take.
+    package let blockCount: UInt64
+}
+
+/// How long a data file has to be, on the disk.
+package struct DataFileClaim: Hashable, Sendable {
+    package let data: DataFileNumber
+    package let inode: InodeNumber
+    package let size: UInt64
+    /// Two that are alike were not changed in between.
+    private let changeTime: Int64
+
+    fileprivate init?(_ row: Statement, _ sizes: DataFileSizes) {
+        guard sizes.isDurable(bornAt: SequenceNumber(row.integer(4))) else { return nil }
+        data = DataFileNumber(row.unsigned(0))
+        inode = InodeNumber(row.unsigned(1))
+        size = row.unsigned(2)
+        changeTime = row.integer(3)
+    }
 }
 
 /// A head's catalog read from beside, in use or not. Nothing in it is changed.
@@ -41,6 +60,33 @@ package final class CatalogView {
         }
     }
 
+    private static let claims = "SELECT data, ino, size, ctime, born FROM inode WHERE died = 0 AND data > 0"
+
+    /// Calls with every data file of which it is known how long it must be.
+    package func forEachClaim(_ visit: (DataFileClaim) -> Void) throws(CatalogError) {
+        do {
+            let sizes = try DataFileSizes(try CatalogStatements(connection))
+            try connection.prepare(Self.claims).forEach { row in
+                if let claim = DataFileClaim(row, sizes) { visit(claim) }
+                return true
+            }
+        } catch {
+            throw .database(error)
+        }
+    }
+
+    /// - Returns: nil when the inode is gone, has no data file, or nothing is promised of that.
+    package func claim(of inode: InodeNumber) throws(CatalogError) -> DataFileClaim? {
+        do {
+            let sizes = try DataFileSizes(try CatalogStatements(connection))
+            let find = try connection.prepare(Self.claims + " AND ino = ?1")
+            find.bind(1, inode.number)
+            return try find.first { DataFileClaim($0, sizes) } ?? nil
+        } catch {
+            throw .database(error)
+        }
+    }
+
     /// Looks through all inodes, unless one is named: a fifth of a second for a million.
     ///
     /// - Parameter inode: whose it was.
@@ -49,16 +95,15 @@ package final class CatalogView {
     {
         do {
             let find = try connection.prepare(
-                "SELECT ino, backed FROM inode WHERE died = 0 AND data = ?1"
+                "SELECT ino, backed, blocks FROM inode WHERE died = 0 AND data = ?1"
                     + (inode == nil ? "" : " AND ino = ?2"))
             find.bind(1, data.number)
             if let inode { find.bind(2, inode.number) }
-            guard let (found, backed) = try find.first({ (InodeNumber($0.unsigned(0)), $0.unsigned(1)) })
-            else {
-                return nil
-            }
+            let row = try find.first { (InodeNumber($0.unsigned(0)), $0.unsigned(1), $0.unsigned(2)) }
+            guard let (found, backed, blockCount) = row else { return nil }
             return DataOwner(
-                inode: found, paths: try paths(of: found), resident: try resident(found, backed: backed))
+                inode: found, paths: try paths(of: found), resident: try resident(found, backed: backed),
+                blockCount: blockCount)
         } catch {
             throw .database(error)
         }

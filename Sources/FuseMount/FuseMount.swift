@@ -3,6 +3,7 @@ internal import Glibc
 internal import HostMounts
 internal import Synchronization
 package import VolumeFileSystem
+package import VolumeModel
 
 /// A file system that the kernel has mounted at a directory, until it is unmounted, or left for another server.
 ///
@@ -244,6 +245,11 @@ package final class FuseMount: Sendable {
             }, box.toOpaque())
         precondition(result == 0, "no thread could be made for a mount")
         pthread_detach(thread)
+    }
+
+    /// Makes the kernel forget what it has cached of a file's bytes: they are not to be given any more. Returns at once.
+    package func invalidate(_ inode: InodeNumber, _ range: ByteRange) {
+        server.invalidate(inode, range)
     }
 
     /// Returns when the file system is unmounted, by us or by anybody, or left, and nothing of it runs any more.

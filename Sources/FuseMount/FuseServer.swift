@@ -354,6 +354,26 @@ final class FuseServer: Sendable {
         }
     }
 
+    /// Makes the kernel forget what it has cached of a file's bytes, in mappings as well: whoever reads them asks anew.
+    ///
+    /// As after a direct write: on a thread of its own, and not while reads may wait for bytes that are elsewhere.
+    func invalidate(_ inode: InodeNumber, _ range: ByteRange) {
+        guard !fileSystem.mayFault else { return }
+        let isServing = waiting.withLock { waiting in
+            guard waiting.ending == nil, !waiting.leavesDirectWrites else { return false }
+            waiting.directWrites.count += 1
+            return true
+        }
+        guard isServing else { return }
+        syncs.async {
+            if let session = OpaquePointer(bitPattern: self.session.load(ordering: .acquiring)) {
+                _ = fuse_lowlevel_notify_inval_inode(
+                    session, inode.number, off_t(clamping: range.start), off_t(clamping: range.byteCount))
+            }
+            self.endDirectWrite()
+        }
+    }
+
     func endDirectWrite() {
         for continuation in waiting.withLock({ $0.directWrites.end() }) { continuation.resume() }
     }

@@ -1,3 +1,4 @@
+internal import BlockHashes
 internal import ByteStore
 package import Catalog
 internal import Glibc
@@ -6,7 +7,7 @@ internal import VolumeModel
 /// Verifies a head: its catalog, and its data files against the catalog.
 ///
 /// The bytes themselves are read only by a scrub (`HeadScrub`); what scrubs have found is told here too. What this look
-/// can tell of a data file is that it is there and takes as many blocks as when it was synced.
+/// can tell of a data file is that it is there, as long as it was, and takes as many blocks as when it was synced.
 package enum HeadCheck {
     /// - Parameters:
     ///   - directory: the head's. Nothing in it is changed.
@@ -24,7 +25,7 @@ package enum HeadCheck {
     }
 
     private static func look(_ directory: String, isInUse: Bool) throws -> [HeadFinding] {
-        var files: [DataFileNumber: UInt64] = [:]
+        var files: [DataFileNumber: DataFileExtent] = [:]
         var findings: [HeadFinding] = []
         let store = directory + "/data"
         if access(store, F_OK) == 0 {
@@ -39,20 +40,42 @@ package enum HeadCheck {
         guard !catalog.findings.contains(where: { $0.kind == .damage && $0.text.hasPrefix(directory) }) else {
             return findings
         }
-        for (number, data) in catalog.data.sorted(by: { $0.key < $1.key }) {
-            if let finding = finding(number, data, files[number], isInUse: isInUse, catalog) {
+        let known = try damage(of: directory, files)
+        let damaged = known.ranges
+        for (number, data) in catalog.data.sorted(by: { $0.key < $1.key }) where damaged[number] == nil {
+            if let finding = finding(number, data, files[number]?.blockCount, isInUse: isInUse, catalog) {
                 findings.append(finding)
             }
         }
         let unknown = files.filter { catalog.data[$0.key] == nil }
         if !isInUse, !unknown.isEmpty {
-            let taken = unknown.values.reduce(0, +) * 512
+            let taken = unknown.values.reduce(0) { $0 + $1.blockCount } * 512
             findings.append(
                 HeadFinding(
                     .leftover, "\(unknown.count) data files of \(taken) bytes that nothing names",
                     isRepairable: true))
         }
-        return findings + (try HeadDamage.findings(directory))
+        return findings + (try HeadDamage.findings(directory, known))
+    }
+
+    /// What is known, and what of files is missing now.
+    private static func damage(
+        of directory: String, _ files: [DataFileNumber: DataFileExtent]
+    ) throws -> KnownDamage {
+        var known = try HashDatabase.damage(in: directory)
+        let ranges = known.ranges
+        let losses = try HeadLoss(directory, files: files.mapValues(\.size))
+        for suspect in losses.suspects {
+            guard let range = try losses.range(of: suspect), ranges[suspect.data]?.contains(range) != true
+            else {
+                continue
+            }
+            known.overwritten[suspect.data]?.remove(range)
+            known.blocks.append(
+                DamagedBlock(
+                    data: suspect.data, range: range, inode: suspect.inode, expected: DamagedBlock.lost))
+        }
+        return known
     }
 
     /// Blocks that a file may give back without losing anything: where its extents are listed, once they are more than

@@ -1,7 +1,17 @@
 internal import BlockHashes
 internal import ByteStore
 package import Catalog
-internal import VolumeModel
+package import VolumeModel
+
+/// Bytes that are known not to be what was written, and not put right since: they are given to nobody.
+package struct DamagedBytes: Error, Hashable, Sendable, CustomStringConvertible {
+    package let inode: InodeNumber
+    package let range: ByteRange
+
+    package var description: String {
+        "bytes \(range) of inode \(inode) are damaged on this disk: 'godwit volume check' tells more"
+    }
+}
 
 /// What scrubs have found of a head, and is not known to have been put right.
 package enum HeadDamage {
@@ -12,28 +22,32 @@ package enum HeadDamage {
     ///
     /// - Throws: when there is no catalog that can be read.
     package static func findings(_ directory: String) throws -> [HeadFinding] {
-        let blocks = try HashDatabase.damage(in: directory)
-        guard !blocks.isEmpty else { return [] }
+        try findings(directory, try HashDatabase.damage(in: directory))
+    }
+
+    static func findings(_ directory: String, _ known: KnownDamage) throws -> [HeadFinding] {
+        let ranges = known.ranges
+        guard !ranges.isEmpty else { return [] }
         let view = try CatalogView(of: directory)
         var findings: [HeadFinding] = []
-        let files = Dictionary(grouping: blocks, by: \.data).sorted { $0.key.number < $1.key.number }
-        for (number, blocks) in files {
+        let inodes = Dictionary(known.blocks.map { ($0.data, $0.inode) }) { $1 }
+        for (number, left) in ranges.sorted(by: { $0.key < $1.key }) {
             // Removed or cut to nothing since: nobody misses it.
-            guard let inode = blocks.first?.inode, let owner = try view.owner(of: number, inode: inode) else {
+            guard let inode = inodes[number], let owner = try view.owner(of: number, inode: inode) else {
                 continue
             }
             guard findings.count < fileLimit else {
                 findings.append(
-                    HeadFinding(.damage, "… and more: \(files.count) data files are damaged in all"))
+                    HeadFinding(.damage, "… and more: \(ranges.count) data files are damaged in all"))
                 break
             }
             let name = owner.paths.isEmpty ? "a file without a name" : owner.paths.joined(separator: " = ")
             findings.append(
                 HeadFinding(
                     .damage,
-                    "\(name) (inode \(inode)): the disk has changed or lost bytes \(text(merged(blocks))) of data file "
-                        + "\(directory)/data/\(ByteStore.name(of: number)), which nobody has written since: restore "
-                        + "the file from another copy"))
+                    "\(name) (inode \(inode)): the disk has changed or lost bytes \(text(left.ranges)) of data file "
+                        + "\(directory)/data/\(ByteStore.name(of: number)), which nobody has written since; reading "
+                        + "them fails: restore the file from another copy"))
         }
         return findings
     }
@@ -42,26 +56,35 @@ package enum HeadDamage {
         ranges.prefix(8).map(\.description).joined(separator: ", ") + (ranges.count > 8 ? " …" : "")
     }
 
-    private static func merged(_ blocks: [DamagedBlock]) -> [ByteRange] {
-        var ranges: [ByteRange] = []
-        for range in blocks.map(\.range).sorted(by: { $0.start < $1.start }) {
-            if let last = ranges.last, last.end == range.start {
-                ranges[ranges.count - 1] = ByteRange(last.start, range.end)
-            } else {
-                ranges.append(range)
-            }
-        }
-        return ranges
-    }
-
-    /// The damaged ranges of each data file.
-    static func ranges(_ blocks: [DamagedBlock]) -> [DataFileNumber: [ByteRange]] {
-        Dictionary(grouping: blocks, by: \.data).mapValues(merged)
-    }
-
-    /// A person has decided that the files are good as they are now: from now on that is what is expected of them.
+    /// A person has decided that the files are good as they are now: from now on that is what is expected of them. What
+    /// was lost at their ends is zeros.
     package static func accept(_ directory: String) throws {
         guard HashDatabase.exists(in: directory) else { return }
-        try HashDatabase(in: directory).acceptAll()
+        let hashes = try HashDatabase(in: directory)
+        let known = try hashes.damage()
+        let view = try CatalogView(of: directory)
+        let bytes = try ByteStore(directory: directory + "/data", openFileLimit: 16)
+        defer { bytes.closeAll() }
+        for block in known.blocks where block.isLost {
+            guard let end = known.ranges[block.data]?.ranges.last?.end,
+                let owner = try view.owner(of: block.data, inode: block.inode)
+            else { continue }
+            let file: DataFile
+            do {
+                file = try bytes.open(block.data)
+            } catch {
+                guard error.errno == .noSuchEntry else { throw error }
+                file = try bytes.create(block.data)
+            }
+            try file.extend(to: end)
+            // What it takes is what it took: nothing tells of a loss any more.
+            let taken = try file.extent().blockCount
+            if owner.blockCount > taken {
+                let missing = min(end, (owner.blockCount - taken) * 512)
+                try file.allocate(ByteRange(end - missing, end))
+            }
+            try file.synchronize()
+        }
+        try hashes.acceptAll()
     }
 }

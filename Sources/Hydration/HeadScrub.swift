@@ -52,6 +52,7 @@ package final class HeadScrub {
     private let directory: String
     private let store: String
     private let terms: ScrubTerms
+    private let noteFound: () throws -> Void
     private let hashes: HashDatabase
     private let buffer: UnsafeMutableRawBufferPointer
     private var files: [DataFileNumber] = []
@@ -65,9 +66,13 @@ package final class HeadScrub {
     /// - Parameters:
     ///   - directory: the head's.
     ///   - isInUse: whether this process has it open. Else nobody is to have it.
-    package init(_ directory: String, isInUse: Bool, terms: ScrubTerms) throws {
+    ///   - noteFound: called when damage was noted, or taken back: whoever has the head open is to `learnDamage`.
+    package init(
+        _ directory: String, isInUse: Bool, terms: ScrubTerms, noteFound: @escaping () throws -> Void = {}
+    ) throws {
         self.directory = directory
         self.terms = terms
+        self.noteFound = noteFound
         store = directory + "/data"
         let ending = try CatalogView(of: directory).ending()
         hashes = try HashDatabase(in: directory)
@@ -76,15 +81,28 @@ package final class HeadScrub {
         try hashes.begin(
             life: MountLife.current(of: directory), isClean: isInUse || ending.isClean, isUse: isInUse,
             firstUncertain: ending.firstUncertain)
-        for block in try hashes.damage() { damaged[block.data, default: []].append(block) }
+        for block in try hashes.damage().blocks { damaged[block.data, default: []].append(block) }
         guard access(store, F_OK) == 0 else { return }
-        try ByteStore(directory: store).forEach { number, _ in
-            files.append(number)
+        var sizes: [DataFileNumber: UInt64] = [:]
+        try ByteStore(directory: store).forEach { number, extent in
+            sizes[number] = extent.size
         } other: { _ in
         }
-        files.sort { $0.number < $1.number }
-        let all = Set(files)
-        try hashes.keep { all.contains($0) }
+        files = sizes.keys.sorted()
+        try findLosses(sizes)
+    }
+
+    /// Files that are gone or too short. What was known of files that nobody misses is forgotten.
+    private func findLosses(_ sizes: [DataFileNumber: UInt64]) throws {
+        let losses = try HeadLoss(directory, files: sizes)
+        var missed: Set<DataFileNumber> = []
+        for suspect in losses.suspects {
+            missed.insert(suspect.data)
+            let isNew = try hashes.addLoss(of: suspect.data, suspect.inode) { try losses.range(of: suspect) }
+            if isNew { progress.newDamageCount += 1 }
+        }
+        try hashes.keep { sizes[$0] != nil || missed.contains($0) }
+        if progress.newDamageCount > 0 { try noteFound() }
     }
 
     deinit { buffer.deallocate() }
@@ -203,12 +221,13 @@ package final class HeadScrub {
             found = try scan.look(at: range, buffer)
         }
         if found.hash == nil || expected != nil && found.hash != expected {
-            guard try scan.file.state() == scan.state else {
+            guard try scan.file.state() == scan.state,
+                try noteMismatch(in: scan, range, found.hash, expected: expected)
+            else {
                 noteBusy(scan.part.data)
                 (current, nextFile) = (nil, nextFile + 1)
                 return found.byteCount
             }
-            try noteMismatch(in: scan, range, found.hash, expected: expected)
         } else {
             let hash = found.hash ?? BlockHash.ofZeros
             try noteSound(scan.part.data, range, hash)
@@ -247,15 +266,16 @@ package final class HeadScrub {
 
     // MARK: damage
 
+    /// - Returns: false when the file was written to meanwhile: then nothing is known.
     private func noteMismatch(
         in scan: PartScan, _ range: ByteRange, _ found: [UInt8]?, expected: [UInt8]?
-    ) throws {
+    ) throws -> Bool {
         let wasDamaged = (damaged[scan.part.data] ?? []).first { $0.range.start == range.start }
         if let found, wasDamaged?.expected == found {
             // What was hashed since was the damage.
             try noteSound(scan.part.data, range, found)
             scan.hashes.append(found)
-            return
+            return true
         }
         if found == nil { scan.isUnreadable = true }
         let owner = try CatalogView(of: directory).owner(of: scan.part.data)
@@ -263,15 +283,23 @@ package final class HeadScrub {
         guard let owner, isUsed else {
             // Bytes that nobody will ever read here: what is there now is as good.
             scan.hashes.append(found ?? BlockHash.ofZeros)
-            return
+            return true
         }
         scan.hashes.append(expected ?? BlockHash.ofZeros)
         let block = DamagedBlock(
             data: scan.part.data, range: range, inode: owner.inode, expected: expected ?? [])
-        if try hashes.add(block) {
-            damaged[block.data, default: []].append(block)
-            progress.newDamageCount += 1
+        guard try hashes.add(block) else { return true }
+        try noteFound()
+        // From here on who writes there tells; who has written before must not find it called damaged.
+        guard try scan.file.state() == scan.state else {
+            try hashes.remove(block)
+            try noteFound()
+            return false
         }
+        damaged[block.data, default: []].removeAll { $0.range.start == range.start }
+        damaged[block.data, default: []].append(block)
+        progress.newDamageCount += 1
+        return true
     }
 
     /// A block that was damaged and is again what it was: the disk has thought better of it.
@@ -280,6 +308,7 @@ package final class HeadScrub {
         for block in blocks where block.range.start == range.start {
             guard block.expected.isEmpty || block.expected == hash else { continue }
             try hashes.remove(block)
+            try noteFound()
             damaged[data] = blocks.filter { $0 != block }
         }
     }

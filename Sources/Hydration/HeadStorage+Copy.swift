@@ -5,8 +5,8 @@ internal import VolumeModel
 extension HeadStorage {
     /// Copies a head that nobody changes into an empty directory, as the head of a volume of its own at epoch 1.
     ///
-    /// - Throws: `.storage` when names or bytes of it are still at its origin; what the disk says. What was begun is
-    ///   for the caller to delete.
+    /// - Throws: `.storage` when names or bytes of it are still at its origin; `DamagedBytes` when some are damaged; what
+    ///   the disk says. What was begun is for the caller to delete.
     package func copy(to directory: String) throws {
         try settle()
         let (records, isWhole) = try catalog.perform { state in
@@ -20,7 +20,9 @@ extension HeadStorage {
         let target = try ByteStore(directory: directory + "/data", openFileLimit: 64)
         defer { target.closeAll() }
         for record in records {
-            try dataFile(of: record).copy(to: try target.create(record.data), size: record.attributes.size)
+            let file = try dataFile(of: record)
+            try checkSound(ByteRange(0, record.attributes.size), of: record)
+            try file.copy(to: try target.create(record.data), size: record.attributes.size)
         }
         if let failure = target.synchronizeAll().values.first { throw failure }
     }

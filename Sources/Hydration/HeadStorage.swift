@@ -29,8 +29,8 @@ package final class HeadStorage: Sendable {
     private let roomMaker = Mutex<RoomMaker?>(nil)
     /// Why the last `settle` did not do everything.
     private let failedSettle = Mutex<String?>(nil)
-    /// What scrubs have found damaged.
-    private let damage = Mutex<[DataFileNumber: [ByteRange]]>([:])
+    private let damage: DamageMap
+    private let damageListener = Mutex<(@Sendable () -> Void)?>(nil)
     private let space = Mutex((checked: ContinuousClock.now - .seconds(60), free: UInt64(0)))
 
     /// Opens a head: `directory/catalog.db` and `directory/data`.
@@ -45,6 +45,7 @@ package final class HeadStorage: Sendable {
         freeSpace: (@Sendable () -> UInt64)? = nil
     ) throws {
         catalog = try Catalog(opening: directory, removesOrphans: !keepsOrphans, memory: memory)
+        damage = DamageMap(directory)
         let bytes = try ByteStore(directory: directory + "/data", openFileLimit: openFileLimit)
         self.bytes = bytes
         dataLocks = DataLocks()
@@ -53,7 +54,7 @@ package final class HeadStorage: Sendable {
         measureFreeSpace = freeSpace ?? { (try? bytes.diskSpace().free) ?? 0 }
         firstUncertain = try catalog.perform { DataFileNumber($0.durableData) }
         try beginUseOfHashes()
-        try makeLostFiles()
+        try completeUnsettledFiles()
     }
 
     /// Before anything is changed: after a power loss what was hashed says nothing of what is there now.
@@ -62,7 +63,7 @@ package final class HeadStorage: Sendable {
         let found = try HashDatabase.beginUse(
             of: directory, life: MountLife.current(of: directory), isClean: catalog.wasClosedCleanly,
             firstUncertain: firstUncertain)
-        damage.withLock { $0 = HeadDamage.ranges(found) }
+        damage.begin(with: found)
     }
 
     /// How full the volume is, by sums that are kept: nothing is counted.
@@ -72,24 +73,52 @@ package final class HeadStorage: Sendable {
     }
 
     /// A scrub has found something, or somebody has decided about it.
-    package func learnDamage() throws {
-        let found = try HashDatabase.damage(in: catalog.directory)
-        damage.withLock { $0 = HeadDamage.ranges(found) }
-    }
+    ///
+    /// - Returns: where something is, or was, damaged: nobody is to go on with what was read of it before.
+    @discardableResult
+    package func learnDamage() throws -> [Extent] { try damage.learn() }
 
-    /// The first bytes at or after `offset` that are known not to be what was written.
+    /// The first bytes at or after `offset` that are known not to be what was written; nil: none are.
     package func firstDamage(of data: DataFileNumber, from offset: UInt64) -> ByteRange? {
-        damage.withLock { $0[data]?.first { $0.end > offset } }
+        damage.first(of: data, from: offset)
     }
 
-    /// After a power loss: files that were never synced may be gone, and are empty ones from now on. Before
-    /// anything says that all files are durable, for then one that is gone would be a loss.
-    private func makeLostFiles() throws {
-        guard recovered != nil else { return }
+    /// To be called before bytes are read.
+    ///
+    /// - Throws: `DamagedBytes` when some of them are known not to be what was written.
+    package func checkSound(_ range: ByteRange, of record: InodeRecord) throws {
+        guard let first = damage.first(of: record.data, from: range.start), first.start < range.end else {
+            return
+        }
+        throw DamagedBytes(inode: record.attributes.inode, range: first)
+    }
+
+    /// To be called, under the inode's data lock, after bytes were changed: whatever they were, they are good now.
+    package func noteWritten(_ range: ByteRange, to file: DataFile) throws {
+        guard damage.knows(file.number) else { return }
+        // Zeros in a file whose end was lost, which would go on missing.
+        if range.end < ByteRange.maximumOffset { try file.grow(to: range.end) }
+        damage.noteOverwritten(range, of: file.number)
+    }
+
+    /// Has somebody told whenever this finds damage by itself.
+    package func whenDamageIsFound(_ tell: @escaping @Sendable () -> Void) {
+        damageListener.withLock { $0 = tell }
+    }
+
+    /// After a power loss: files that were never synced may be gone or too short, and what they lack is zeros from now
+    /// on. Before anything says that all files are durable, for then that would be a loss.
+    private func completeUnsettledFiles() throws {
         for inode in catalog.inodesToRecover {
             // It may have been an orphan.
-            guard let record = try catalog.perform({ try $0.peekInode(inode) }) else { continue }
-            _ = try dataFile(of: record)
+            guard let record = try catalog.perform({ try $0.peekInode(inode) }), record.data != .none else {
+                continue
+            }
+            do {
+                try open(record).grow(to: record.attributes.size)
+            } catch let error as ByteStoreError where error.errno == .noSuchEntry {
+                // It was synced once: lost, as whoever uses it will find.
+            }
         }
     }
 
@@ -101,9 +130,51 @@ package final class HeadStorage: Sendable {
         try dataLocks.hold(inode, body)
     }
 
-    /// The open data file of an inode that has one. Whoever is about to change the inode's size calls this
-    /// before: what a crash left beyond the old size must not come to light.
+    /// The open data file of an inode that has one. Whoever is about to change the inode's size, or its bytes, calls
+    /// this before: what a crash left beyond the old size must not come to light, nor what was lost as zeros.
+    ///
+    /// - Throws: ENOENT when it is gone.
     package func dataFile(of record: InodeRecord) throws -> DataFile {
+        let file: DataFile
+        do {
+            file = try open(record)
+        } catch let error as ByteStoreError where error.errno == .noSuchEntry {
+            try noteLoss(of: record, in: nil)
+            throw error
+        }
+        if try file.extent().size < record.attributes.size { try noteLoss(of: record, in: file) }
+        return file
+    }
+
+    /// A data file is shorter than its inode. Unless that has been changed just now, its end was lost.
+    ///
+    /// - Parameter file: nil: all of it is gone.
+    private func noteLoss(of record: InodeRecord, in file: DataFile?) throws {
+        let inode = record.attributes.inode
+        while true {
+            guard let now = try catalog.perform({ try $0.sizedInode(inode) }), now.record.data == record.data
+            else {
+                return
+            }
+            let (size, present) = (now.record.attributes.size, try file?.extent().size ?? 0)
+            guard present < size else { return }
+            // Nobody has cut and extended it between the two looks: each change has a time of its own.
+            guard try catalog.perform({ try $0.inode(inode) }) == now.record else { continue }
+            if let file, !now.isSizeCertain {
+                // As older releases have left it.
+                try file.extend(to: size)
+                return
+            }
+            let lost = ByteRange(present, size)
+            guard !damage.covers(lost, of: record.data) else { return }
+            try damage.add(
+                DamagedBlock(data: record.data, range: lost, inode: inode, expected: DamagedBlock.lost))
+            damageListener.withLock { $0 }?()
+            return
+        }
+    }
+
+    private func open(_ record: InodeRecord) throws -> DataFile {
         guard let recovered else { return try bytes.open(record.data) }
         // Until it was looked at nobody may have the file.
         return try recovered.look(at: record.data, first: { try openAfterCrash(record) }) {
@@ -130,10 +201,12 @@ package final class HeadStorage: Sendable {
     }
 
     /// Makes a data file for an inode that has none. Called inside the catalog's lock, so that two writers
-    /// cannot both make one.
+    /// cannot both make one. It is as long as its inode from the start.
     package func makeDataFile(for record: inout InodeRecord, in state: inout CatalogState) throws -> DataFile
     {
         let file = try bytes.create(state.nextDataFile)
+        if record.attributes.size > 0 { try file.truncate(to: record.attributes.size) }
+        damage.noteOverwritten(ByteRange(0, ByteRange.maximumOffset), of: file.number)
         record.data = try state.takeDataFile()
         recovered?.note(record.data)
         return file
@@ -161,7 +234,10 @@ package final class HeadStorage: Sendable {
             if record.data != .none {
                 do {
                     let file = try dataFile(of: record)
-                    for range in missing { try write(piece, range, to: file) }
+                    for range in missing {
+                        try write(piece, range, to: file)
+                        try noteWritten(range, to: file)
+                    }
                 } catch let error as ByteStoreError where error.errno == .noSuchEntry {
                     // Removed just now: nobody wants the bytes any more.
                     guard try isCurrent(record) else { return }
@@ -232,12 +308,14 @@ package final class HeadStorage: Sendable {
             } catch let error as ByteStoreError where error.errno == .noSuchEntry {
                 return record
             }
+            let overwritten = damage.overwritten(of: record.data)
             do {
                 try file.synchronize()
             } catch {
                 noteSyncFailure()
                 throw error
             }
+            try damage.noteDurable(overwritten)
             let extent = try file.extent()
             try catalog.perform { state in
                 guard var record = try state.inode(inode), record.data == file.number else { return }
@@ -287,7 +365,10 @@ package final class HeadStorage: Sendable {
     private func settleAll() throws {
         // What the disk refused before must be there before anything new is accepted.
         if catalog.trouble != nil { try catalog.synchronize() }
+        // What is not even committed is settled the next time.
+        let settled = try? catalog.perform { try $0.beginSettling() }
         let (unrecorded, nextData) = try catalog.perform { ($0.unrecordedResidency(), $0.nextDataFile) }
+        let overwritten = damage.overwritten()
         // All bytes first, also those of files without an origin: a size or a name that is durable before the
         // bytes would show zeros after a power loss. One file that fails holds up no other.
         let failures = bytes.synchronizeAll()
@@ -300,10 +381,12 @@ package final class HeadStorage: Sendable {
                 try state.record(item)
             }
             if earlier == nil { try state.noteDurable(below: min(nextData, failures.keys.min() ?? nextData)) }
+            if earlier == nil, !hasFailed, let settled { try state.noteSettled(settled) }
         }
         try catalog.synchronize()
         try catalog.collectGarbage { try bytes.delete($0) }
         try catalog.checkpoint()
+        try damage.noteDurable(overwritten.filter { failures[$0.key] == nil })
         if let first = failures.min(by: { $0.key < $1.key }) { throw first.value }
         if let earlier { throw earlier }
     }

@@ -144,7 +144,8 @@ extension Hydrator {
     private func begins(_ inode: InodeNumber, with magic: String?) throws -> Bool {
         guard let magic else { return true }
         guard let record = try storage.catalog.perform({ try $0.peekInode(inode) }),
-            record.attributes.kind == .regular, record.data != .none
+            record.attributes.kind == .regular, record.data != .none,
+            record.attributes.size >= UInt64(magic.utf8.count)
         else { return false }
         var bytes = [UInt8](repeating: 0, count: magic.utf8.count)
         let file = try storage.dataFile(of: record)

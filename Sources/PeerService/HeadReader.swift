@@ -155,10 +155,12 @@ package struct HeadReader: Sendable {
             let end = try holeEnd(inode, from: range, limit: max(size, range.end))
             return Piece(inode: inode, range: ByteRange(range.start, end), content: .zeros)
         }
+        // First: only then it is known whether all of it is there.
+        let opened = Result { try storage.dataFile(of: record) }
         let damage = storage.firstDamage(of: record.data, from: range.start)
         if let damage, damage.start <= range.start { throw PeerError.damaged(inode, damage) }
         let sound = damage?.start ?? .max
-        let file = try storage.dataFile(of: record)
+        let file = try opened.get()
         let data = try file.nextData(from: range.start) ?? size
         if data > range.start {
             let end = try holeEnd(inode, from: range, limit: max(min(data, size), range.start + 1))

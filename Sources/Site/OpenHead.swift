@@ -130,6 +130,19 @@ final class OpenHead: Sendable {
     }
 }
 
+/// Which heads of a volume are open. Keeps none of them so.
+final class OpenStorages: Sendable {
+    private struct Reference { weak var storage: HeadStorage? }
+
+    private let references = Mutex<[UInt64: Reference]>([:])
+
+    func note(_ storage: HeadStorage, of number: UInt64) {
+        references.withLock { $0[number] = Reference(storage: storage) }
+    }
+
+    func of(_ number: UInt64) -> HeadStorage? { references.withLock { $0[number]?.storage } }
+}
+
 /// Runs something that waits for a disk where it does not hold up a task.
 func onBlockingThread<Result: Sendable>(
     _ body: @escaping @Sendable () throws -> Result

@@ -31,8 +31,10 @@ extension VolumeAgent {
         if resting?.number == number { resting = nil }
         let copies = context.copies
         storage.makeRoom { copies.makeRoom($0) }
+        storage.whenDamageIsFound { [weak self] in Task { await self?.learnDamage(number) } }
         let head = OpenHead(number: number, storage: storage, logger: logger)
         heads[number] = head
+        storages.note(storage, of: number)
         return head
     }
 

@@ -19,7 +19,7 @@ extension VolumeAgent {
 
     func learnAllDamage() async { for number in storedHeads { await learnDamage(number) } }
 
-    /// Takes up what scrubs have found of a head, from now on refused to peers.
+    /// Takes up what scrubs have found of a head, from now on given to nobody.
     func learnDamage(_ number: UInt64) async {
         let directory = context.state.head(number, of: id)
         do {
@@ -29,17 +29,29 @@ extension VolumeAgent {
             }
             damage[number] = found.isEmpty ? nil : found
             guard let storage = heads[number]?.storage else { return }
-            try await onBlockingThread { try storage.learnDamage() }
+            forgetCached(try await onBlockingThread { try storage.learnDamage() }, ofHead: number)
         } catch {
             logger.debug("what is damaged of head \(number) is not known: \(error)")
+        }
+    }
+
+    /// Programs here, too, are to ask anew.
+    private func forgetCached(_ extents: [Extent], ofHead number: UInt64) {
+        let fuses = mounts.values.filter { $0.headNumber == number }.map(\.fuse) + divergenceMounts.values
+        for fuse in fuses {
+            for extent in extents { fuse.invalidate(extent.inode, extent.range) }
         }
     }
 
     private final class Turn: Sendable {
         let scrub: Mutex<HeadScrub>
 
-        init(_ directory: String, isInUse: Bool, terms: ScrubTerms) throws {
-            scrub = Mutex(try HeadScrub(directory, isInUse: isInUse, terms: terms))
+        init(
+            _ directory: String, isInUse: Bool, terms: ScrubTerms,
+            noteFound: @escaping @Sendable () throws -> Void
+        ) throws {
+            scrub = Mutex(
+                try HeadScrub(directory, isInUse: isInUse, terms: terms, noteFound: noteFound))
         }
     }
 
@@ -54,7 +66,11 @@ extension VolumeAgent {
     ) async throws -> ScrubProgress {
         let directory = context.state.head(number, of: id)
         let isInUse = heads[number] != nil || endingHeads[number] != nil
-        let turn = try await onBlockingThread { try Turn(directory, isInUse: isInUse, terms: terms) }
+        let turn = try await onBlockingThread {
+            try Turn(directory, isInUse: isInUse, terms: terms) { [weak self] in
+                try self?.storages.of(number)?.learnDamage()
+            }
+        }
         try await step(turn, number, pace)
         if again, turn.scrub.withLock({ $0.turnToBusyFiles() }) {
             try await Task.sleep(for: terms.quiet)

@@ -64,6 +64,8 @@ actor VolumeAgent {
     var divergenceMounts: [String: FuseMount] = [:]
     /// Why nothing of the volume is served: its record is older than the data, or its head is not here.
     var obstacle: String?
+    /// The storages of open heads, for who cannot wait for this actor.
+    nonisolated let storages = OpenStorages()
     /// What scrubs have found damaged, by the numbers of the heads.
     var damage: [UInt64: [HeadFinding]] = [:]
     /// Whether people were shown that, or its end.

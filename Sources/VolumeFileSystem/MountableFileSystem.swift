@@ -94,6 +94,17 @@ package enum AllocationMode: Hashable, Sendable {
     case punchHole
     case zeroRange
     case zeroRangeKeepingSize
+
+    /// Whether the file reaches to the end of the range afterwards.
+    package var mayExtend: Bool { self == .allocate || self == .zeroRange }
+
+    /// Whether the range's bytes are zeros afterwards, whatever they were.
+    package var makesZeros: Bool {
+        switch self {
+        case .allocate, .allocateKeepingSize: false
+        case .punchHole, .zeroRange, .zeroRangeKeepingSize: true
+        }
+    }
 }
 
 /// A file system that the kernel can be given: the operations behind a FUSE mount, in POSIX terms.

@@ -49,17 +49,25 @@ extension VolumeFileSystem {
                 return count
             }
             do {
-                try storage.dataFile(of: record).read(into: part, at: offset)
+                let file = try storage.dataFile(of: record)
+                try storage.checkSound(ByteRange(offset, offset + UInt64(count)), of: record)
+                try file.read(into: part, at: offset)
                 return count
             } catch {
-                // Cut to nothing and deleted between the look-up and now: then there is something else to read.
-                if (error as? ByteStoreError)?.errno == .noSuchEntry,
-                    (try? storage.isCurrent(record)) == false
-                {
-                    continue
-                }
+                if isOfEarlierRead(error, record) { continue }
                 throw translate(error)
             }
+        }
+    }
+
+    /// Whether bytes could not be read because the file was cut between the look-up and now: then there is something
+    /// else to read.
+    private func isOfEarlierRead(_ error: any Error, _ record: InodeRecord) -> Bool {
+        switch (error as? ByteStoreError)?.errno {
+        case .noSuchEntry: (try? storage.isCurrent(record)) == false
+        // If not, that is found now.
+        case .noData: true
+        default: false
         }
     }
 
@@ -107,12 +115,14 @@ extension VolumeFileSystem {
             try storage.withDataLock(of: inode) {
                 let before = try storage.catalog.perform { try $0.regularFile(inode) }
                 let file = before.data == .none || size == 0 ? nil : try storage.dataFile(of: before)
+                if size > before.attributes.size { try file?.grow(to: size) }
                 let cutsData = try storage.catalog.perform { state in
                     try Self.resize(inode, to: size, in: &state)
                 }
                 guard cutsData, let file else { return }
                 try storage.catalog.synchronize()
                 try file.truncate(to: size)
+                try storage.noteWritten(ByteRange(size, ByteRange.maximumOffset), to: file)
                 try noteBlocks(of: file, inode)
             }
         }
@@ -163,6 +173,8 @@ extension VolumeFileSystem {
                 case .punchHole: try file.punchHole(range)
                 case .zeroRange, .zeroRangeKeepingSize: try file.zero(range)
                 }
+                if mode.mayExtend { try file.grow(to: range.end) }
+                if mode.makesZeros { try storage.noteWritten(range, to: file) }
                 let blockCount = try file.extent().blockCount
                 try storage.catalog.perform { state in
                     try Self.noteAllocated(range, mode, inode, blockCount: blockCount, in: &state)
@@ -182,12 +194,8 @@ extension VolumeFileSystem {
         in state: inout CatalogState
     ) throws {
         guard var record = try state.inode(inode) else { return }
-        switch mode {
-        case .allocate, .allocateKeepingSize: break
-        case .punchHole, .zeroRange, .zeroRangeKeepingSize: try state.markValid(range, of: inode)
-        }
-        let mayGrow = mode == .allocate || mode == .zeroRange
-        if mayGrow { record.attributes.size = max(record.attributes.size, range.end) }
+        if mode.makesZeros { try state.markValid(range, of: inode) }
+        if mode.mayExtend { record.attributes.size = max(record.attributes.size, range.end) }
         if record.backedByteCount == 0 { record.attributes.blockCount = blockCount }
         // As ext4, also when bytes and size stay as they are.
         record.attributes.changeTime = now()
@@ -205,7 +213,7 @@ extension VolumeFileSystem {
         }
         let size = record.attributes.size
         do {
-            // What has not arrived may be data: it is called data, which lseek(2) allows.
+            // What has not arrived, or is damaged, may be data: it is called data, which lseek(2) allows.
             if record.data == .none {
                 if toHole { return missing.map { $0.start > offset ? offset : $0.end } ?? offset }
                 guard let missing else { throw Errno.noSuchDevice }
@@ -216,14 +224,20 @@ extension VolumeFileSystem {
                 var position = offset
                 while position < size {
                     position = try file.nextHole(from: position)
-                    let gap = try run { try $0.firstMissingRange(of: inode, from: position) }
-                    guard let gap, gap.start <= position else { break }
-                    position = gap.end
+                    let gaps = [
+                        try run { try $0.firstMissingRange(of: inode, from: position) },
+                        storage.firstDamage(of: record.data, from: position),
+                    ]
+                    let ends = gaps.compactMap(\.self).filter { $0.start <= position }.map(\.end)
+                    guard let end = ends.max() else { break }
+                    position = end
                 }
                 return min(position, size)
             }
             let data = try file.nextData(from: offset)
-            guard let found = [data, missing?.start].compactMap({ $0 }).min(), found < size else {
+            let damage = storage.firstDamage(of: record.data, from: offset)
+            guard let found = [data, missing?.start, damage?.start].compactMap(\.self).min(), found < size
+            else {
                 throw Errno.noSuchDevice
             }
             return max(found, offset)

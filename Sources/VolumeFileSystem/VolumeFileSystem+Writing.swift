@@ -40,9 +40,9 @@ extension VolumeFileSystem {
                 }
                 // What was written before the disk was full is there, and POSIX wants it counted.
                 if let failure, count == 0 { throw failure }
-                try noteWritten(
-                    ByteRange(range.start, range.start + UInt64(count)), inode: inode, file,
-                    mayTakeBlocks: room.wanted > 0)
+                let written = ByteRange(range.start, range.start + UInt64(count))
+                try storage.noteWritten(written, to: file)
+                try noteWritten(written, inode: inode, file, mayTakeBlocks: room.wanted > 0)
                 return count
             }
         }

@@ -148,6 +148,8 @@ package final class VolumeFileSystem: MountableFileSystem {
             }
             log("\(error)")
             return .errno(.inputOutput)
+        // Its finding was told, with the file's name, when it became known.
+        case is DamagedBytes: return .errno(.inputOutput)
         case CatalogError.missingDirectory(let directory, let name):
             return .fault(.entries(directory, name: name))
         case let error as CatalogError:

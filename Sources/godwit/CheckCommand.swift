@@ -15,8 +15,8 @@ extension VolumeCommand {
 
                 With --scrub all bytes are read from the disk. Those of files that nobody has written to since the last \
                 scrub (a running site scrubs by itself, slowly) must be what they were: others are the disk's doing, \
-                and the files are named. What a disk has damaged stays named until the file is restored from another \
-                copy, or --accept-damage says that it is good as it is.
+                and the files are named. What a disk has damaged stays named, and cannot be read, until it is written \
+                anew or --accept-damage says that it is good as it is (zeros, where a file's end is gone).
 
                 Where the registry is in a cluster, and the site does not run, every head that is here is looked at and \
                 repaired all the same, and volumes are called by their identifiers; it cannot be told then whether heads \

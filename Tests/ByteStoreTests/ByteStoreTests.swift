@@ -29,7 +29,8 @@ import VolumeModel
         #expect(store.synchronizeAll().isEmpty)
         for number in stride(from: 1, through: 2000, by: 7) {
             let file = try store.open(DataFileNumber(UInt64(number)))
-            #expect(try read(file, 9 + 20).starts(with: Array("file \(number)\0".utf8)))
+            let expected = Array("file \(number)".utf8)
+            #expect(try read(file, expected.count) == expected)
             #expect(store.openFileCount <= 65)
         }
     }
@@ -59,10 +60,33 @@ import VolumeModel
         }
         #expect(FileManager.default.fileExists(atPath: path + "/78/0000000012345678"))
         let store = try ByteStore(directory: path)
-        #expect(try read(try store.open(DataFileNumber(0x1234_5678)), 4) == [1, 2, 3, 0])
+        #expect(try read(try store.open(DataFileNumber(0x1234_5678)), 3) == [1, 2, 3])
         // What an earlier life left under a number is gone.
-        #expect(
-            try read(try ByteStore(directory: path).create(DataFileNumber(0x1234_5678)), 4) == [0, 0, 0, 0])
+        #expect(try ByteStore(directory: path).create(DataFileNumber(0x1234_5678)).extent().size == 0)
+    }
+
+    /// Where a file ends is for the catalog to say. If it is said to go on, its end was lost.
+    @Test func whatIsBehindTheEndIsAnErrorAndNotZeros() throws {
+        let temporary = try TemporaryDirectory()
+        let file = try ByteStore(directory: temporary.path + "/data").create(DataFileNumber(1))
+        try write(file, [1, 2, 3])
+        for (count, offset) in [(4, 0), (1, 3), (1, 4096)] as [(Int, UInt64)] {
+            do {
+                _ = try read(file, count, at: offset)
+                Issue.record("read what is not there")
+            } catch let error as ByteStoreError {
+                #expect(error.errno == .noData)
+            }
+        }
+        try file.grow(to: 3)
+        try file.grow(to: 2)
+        try file.extend(to: 1)
+        #expect(try file.extent().size == 3)
+        try file.grow(to: 5)
+        #expect(try read(file, 5) == [1, 2, 3, 0, 0])
+        try file.extend(to: 10_000)
+        #expect(try file.extent().size == 10_000)
+        #expect(try read(file, 10_000) == [1, 2, 3] + [UInt8](repeating: 0, count: 9997))
     }
 
     @Test func aMissingFileIsAnErrorAndNotZeros() throws {
@@ -169,6 +193,7 @@ import VolumeModel
             try write(one, bytes, at: UInt64(start))
             content.replaceSubrange(start..<start + bytes.count, with: bytes)
         }
+        try one.truncate(to: UInt64(size))
         let two = try store.create(DataFileNumber(2))
         let before = generator.bytes(size)
         try write(two, before)

@@ -60,9 +60,6 @@ import VolumeModel
         try arriving.store(
             Piece(inode: file, range: ByteRange(0, 1 << 20), content: .bytes(generator.bytes(1 << 20))))
         let data = try #require(try arriving.catalog.perform { try $0.inode(file)?.data })
-        // As a write that a crash made us forget.
-        try arriving.dataFile(of: try #require(try arriving.catalog.perform { try $0.inode(file) }))
-            .truncate(to: 2 << 20)
         try arriving.close()
         _ = try HeadScrub.run(closed: heir, terms: Self.terms)
         let hashes = try HashDatabase(in: heir)

@@ -68,6 +68,14 @@ extension SiteTests {
                 #expect(found.output.contains("/table (inode"), "\(found.output)")
                 #expect(found.output.contains("bytes [2097152, 3145728) of"), "\(found.output)")
 
+                // Nor to programs here.
+                let here = try await pair.mount("data", at: london, cleanup)
+                let local = try await shell("head -c 2M table | sha256sum; sha256sum < other", in: here)
+                #expect(local.output == sums)
+                let damaged = try await shell("tail -c +2500000 table | head -c 4096", in: here)
+                #expect(damaged.output.contains("Input/output error"), "\(damaged.output.prefix(200))")
+                try await pair.unmount("data", at: london)
+
                 try await london.godwit(["migrate", "data", "--to", "sydney", "--detach"])
                 let there = try await pair.mount("data", at: pair.sydney, cleanup)
                 let sound = try await shell("head -c 2M table | sha256sum; sha256sum < other", in: there)

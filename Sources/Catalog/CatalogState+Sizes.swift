@@ -1,0 +1,74 @@
+internal import SQLite
+package import VolumeModel
+
+/// What is promised of how long data files are.
+///
+/// From the moment on that a row says so, also in memory, its data file is at least as long as its inode: it is extended
+/// before, and cut after the row that needs no more of it is durable. So
+/// - while the head is in use, a file that is shorter has lost bytes;
+/// - after a power loss, one whose row was born in a commit up to `settled` has: a sync has covered the file after that.
+///   What was written last before may be short, and what it lacks is zeros, as on any file system.
+/// A row is born anew with each commit that changes its size.
+struct DataFileSizes {
+    /// Data files of rows that were born up to this commit were made durable afterwards.
+    var settled: SequenceNumber
+    /// Of rows that were born up to this commit nothing is promised: an older release has made their files.
+    let since: SequenceNumber
+    /// The last commit in which a row with a data file was born.
+    var lastBirth: SequenceNumber
+
+    init(_ statements: CatalogStatements) throws(SQLiteError) {
+        let last = SequenceNumber(try statements.meta(.sequence) ?? 0)
+        since = try statements.meta(.sizedSince).map { SequenceNumber($0) } ?? last
+        settled = try statements.meta(.settled).map { SequenceNumber($0) } ?? last
+        // What the process before has left unsettled is settled by the first `settle` of this one.
+        lastBirth = last
+    }
+
+    /// Whether the disk holds all of the data file of a row.
+    func isDurable(bornAt birth: SequenceNumber) -> Bool { since < birth && birth <= settled }
+
+    func write(_ statements: CatalogStatements) throws(SQLiteError) {
+        try statements.setMeta(.sizedSince, since.number)
+        try statements.setMeta(.settled, settled.number)
+    }
+}
+
+extension CatalogState {
+    /// Commits what has been changed so far. To be called before a sync of all data files.
+    ///
+    /// - Returns: the commit that `noteSettled` is to be told of, when that sync has succeeded.
+    package mutating func beginSettling() throws -> SequenceNumber {
+        _ = try commit()
+        return lastSequence
+    }
+
+    /// All data files are on the disk as they were at a commit, or later.
+    package mutating func noteSettled(_ sequence: SequenceNumber) throws {
+        // Not for ever: this is a change itself.
+        guard sizes.lastBirth > sizes.settled, sequence > sizes.settled else { return }
+        try beginIfNeeded()
+        sizes.settled = sequence
+        try sizes.write(statements)
+    }
+
+    /// An inode, and whether its data file must be as long as it says.
+    package mutating func sizedInode(
+        _ number: InodeNumber
+    ) throws -> (record: InodeRecord, isSizeCertain: Bool)? {
+        guard let record = try inode(number) else { return nil }
+        return (record, inodes[number]?.born.map { $0 > sizes.since } ?? true)
+    }
+
+    /// Live inodes with data files of which it is not certain that a sync has covered all that their rows say.
+    func unsettledInodes() throws -> [InodeNumber] {
+        var numbers: [InodeNumber] = []
+        let list = try connection.prepare("SELECT ino FROM inode WHERE born > ?1 AND died = 0 AND data > 0")
+        list.bind(1, sizes.settled.number)
+        try list.forEach {
+            numbers.append(InodeNumber($0.unsigned(0)))
+            return true
+        }
+        return numbers
+    }
+}
