@@ -76,21 +76,55 @@ package enum LoopFileSystem {
 
     /// Flips a bit of a file of an ext4 that is not mounted: the file system does not know of it.
     package static func flip(image: String, inode: UInt64, at offset: UInt64) async throws {
+        let block = try await place(image: image, inode: inode, block: offset / 4096)
+        try change(image) { file in
+            let byte = try read(file, at: block + offset % 4096, 1)[0]
+            try write(file, at: block + offset % 4096, [byte ^ 4])
+        }
+    }
+
+    /// Swaps two blocks of 4 KiB of files of an ext4 that is not mounted.
+    package static func swap(
+        image: String, _ one: (inode: UInt64, block: UInt64), _ other: (inode: UInt64, block: UInt64)
+    ) async throws {
+        let places = [
+            try await place(image: image, inode: one.inode, block: one.block),
+            try await place(image: image, inode: other.inode, block: other.block),
+        ]
+        try change(image) { file in
+            let contents = try places.map { try read(file, at: $0, 4096) }
+            try write(file, at: places[0], contents[1])
+            try write(file, at: places[1], contents[0])
+        }
+    }
+
+    /// Where in the image a file's block is.
+    private static func place(image: String, inode: UInt64, block: UInt64) async throws -> UInt64 {
         let output = try await ChildProcess.check(
-            Program("debugfs", ["-R", "bmap <\(inode)> \(offset / 4096)", image]))
+            Program("debugfs", ["-R", "bmap <\(inode)> \(block)", image]))
         let line = output.split(separator: "\n").last.map(String.init) ?? ""
         guard let block = UInt64(line.trimmingCharacters(in: .whitespaces)), block > 0 else {
-            throw LabError.invalid("no block at \(offset): \(output)")
+            throw LabError.invalid("no block \(block): \(output)")
         }
+        return block * 4096
+    }
+
+    private static func change(_ image: String, _ body: (FileHandle) throws -> Void) throws {
         let file = try FileHandle(forUpdating: URL(fileURLWithPath: image))
         defer { try? file.close() }
-        let place = block * 4096 + offset % 4096
+        try body(file)
+    }
+
+    private static func read(_ file: FileHandle, at place: UInt64, _ count: Int) throws -> [UInt8] {
         try file.seek(toOffset: place)
-        guard let byte = try file.read(upToCount: 1)?.first else {
-            throw LabError.invalid("block \(block) is beyond the image's end")
-        }
+        let bytes = try file.read(upToCount: count) ?? Data()
+        guard bytes.count == count else { throw LabError.invalid("\(place) is beyond the image's end") }
+        return Array(bytes)
+    }
+
+    private static func write(_ file: FileHandle, at place: UInt64, _ bytes: [UInt8]) throws {
         try file.seek(toOffset: place)
-        try file.write(contentsOf: Data([byte ^ 4]))
+        try file.write(contentsOf: Data(bytes))
     }
 
     /// The mount's clean-up finds it gone.
