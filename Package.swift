@@ -251,9 +251,8 @@ let package = Package(
         .testTarget(
             name: "DurabilityTests",
             dependencies: [
-                "ByteStore", "Catalog", "EngineTestSupport", "FuseMount", "Hydration", "PeerService",
-                "TestBed",
-                "VolumeFileSystem", "VolumeModel", "godwit",
+                "ByteStore", "CTestBed", "Catalog", "EngineTestSupport", "FuseMount", "Handoff", "Hydration",
+                "PeerService", "Site", "TestBed", "VolumeFileSystem", "VolumeModel", "godwit",
             ],
             // Compiled by the tests that use it.
             exclude: ["faults.c", "recorder.c"], swiftSettings: strict),

@@ -10,6 +10,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
@@ -18,6 +19,7 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -70,6 +72,23 @@ void tb_prepare_thread(const char *name, int nice) {
 int tb_open_event(void) {
     int event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     return event < 0 ? -errno : event;
+}
+
+int tb_fallocate(int descriptor, int mode, int64_t offset, int64_t byte_count) {
+    return fallocate(descriptor, mode, offset, byte_count) == 0 ? 0 : -errno;
+}
+
+int tb_exchange(const char *one, const char *other) {
+    return renameat2(AT_FDCWD, one, AT_FDCWD, other, RENAME_EXCHANGE) == 0 ? 0 : -errno;
+}
+
+int tb_set_attribute(const char *path, const char *name, const void *value, size_t count) {
+    return setxattr(path, name, value, count, 0) == 0 ? 0 : -errno;
+}
+
+int64_t tb_get_attribute(const char *path, const char *name, void *value, size_t room) {
+    ssize_t count = getxattr(path, name, value, room);
+    return count < 0 ? -errno : count;
 }
 
 int tb_open_memory_file(const char *name, bool append) {

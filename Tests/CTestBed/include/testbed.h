@@ -42,6 +42,14 @@ int tb_open_event(void);
 /// An anonymous file in memory, closed by exec. With `append`, each write goes to its end.
 int tb_open_memory_file(const char *name, bool append);
 
+/// fallocate(2), and renameat2(2) with RENAME_EXCHANGE: 0 or a negative errno.
+int tb_fallocate(int descriptor, int mode, int64_t offset, int64_t byte_count);
+int tb_exchange(const char *one, const char *other);
+
+/// setxattr(2), and getxattr(2): how many bytes it has, or a negative errno.
+int tb_set_attribute(const char *path, const char *name, const void *value, size_t count);
+int64_t tb_get_attribute(const char *path, const char *name, void *value, size_t room);
+
 /// A program to start. All pointers are borrowed for the time of the call.
 struct tb_program {
     const char *path;
