@@ -86,7 +86,7 @@ package struct StateDirectory: Sendable {
         return (UInt64(status.f_bavail) &* unit, UInt64(status.f_blocks) &* unit)
     }
 
-    /// Makes a directory for a new head.
+    /// Makes a directory for a new head. The names above it are durable then.
     ///
     /// - Returns: its number, above the given one. What a crash has left under a number is not touched.
     func makeHead(above last: UInt64, of id: VolumeID) throws(SiteError) -> UInt64 {
@@ -99,7 +99,16 @@ package struct StateDirectory: Sendable {
             }
             number += 1
         }
+        // The catalog syncs the names in its own directory and that one's; these are ours.
+        for path in [path, path + "/volumes", volume(id)] { try Self.synchronize(path) }
         return number
+    }
+
+    private static func synchronize(_ path: String) throws(SiteError) {
+        let descriptor = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+        guard descriptor >= 0 else { throw .system(call: "open", path: path, Errno(errno)) }
+        defer { close(descriptor) }
+        guard fsync(descriptor) == 0 else { throw .system(call: "fsync", path: path, Errno(errno)) }
     }
 
     /// Deletes a head's files: known names only, never through a symbolic link or into a mount.

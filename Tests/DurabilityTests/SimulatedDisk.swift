@@ -3,22 +3,36 @@ import Foundation
 
 /// What a disk may hold after the power failed at some moment, from the notes of `recorder.c`.
 ///
-/// As ext4 does it (data=writeback, the worst of its modes):
-/// - What a sync covered is there. Any other write is there, or not, or a part of its sectors is.
-/// - Names, sizes that were cut, and files made or removed go through a journal: they survive in their order,
-///   up to some point, which is behind every sync of anything.
+/// What a sync covered is there. Any other write is there, or not, or a part of its sectors is. Of names, of sizes that
+/// were cut, and of files made or removed there are two kinds of file systems: `Names`.
 struct SimulatedDisk {
+    enum Names {
+        /// As ext4 does it (data=writeback, the worst of its modes): they go through a journal and survive in their
+        /// order, up to some point, which is behind every sync of anything.
+        case journalled
+        /// No more than POSIX says: a name is there when its directory was synced since, and not because another file
+        /// was; each directory by itself.
+        case bySyncOfTheirDirectory
+    }
+
+    /// Syncs that a program with a bug would not make.
+    enum Forgotten {
+        case dataFiles, catalog, directories, registry
+    }
+
     private enum Kind: UInt32 {
         case write = 1
-        case truncate, allocate, sync, syncAll, create, unlink, rename, mkdir
+        case truncate, allocate, sync, syncAll, create, unlink, rename, makeDirectory
     }
 
     private struct Note {
         let kind: Kind
         let position: UInt64
+        let time: UInt64
         let text: String
         let a: UInt64
         let b: UInt64
+        let c: UInt64
         let data: Range<Int>
     }
 
@@ -41,35 +55,44 @@ struct SimulatedDisk {
         case create(String, file: Int)
         case unlink(String)
         case rename(String, String)
+        case makeDirectory(String)
     }
 
+    private static let headByteCount = 48
     private static let sectorByteCount = 512
     private let log: [UInt8]
+    private let names: Names
+    var forgotten: Forgotten?
     private var notes: [Note] = []
     private var applied = 0
     private var files: [File] = []
     private var fileOfInode: [UInt64: Int] = [:]
-    private var names: [(position: UInt64, change: NameChange)] = []
+    private var nameChanges: [(position: UInt64, change: NameChange)] = []
     /// Everything in the journal before this has reached the disk.
     private var forced: UInt64 = 0
+    /// Everything before this has.
+    private var forcedAll: UInt64 = 0
+    /// The changes of a directory's names before this have.
+    private var forcedNames: [String: UInt64] = [:]
 
-    init(log path: String) throws {
+    init(log path: String, names: Names = .journalled, forgetting forgotten: Forgotten? = nil) throws {
         log = Array(try Data(contentsOf: URL(fileURLWithPath: path)))
+        (self.names, self.forgotten) = (names, forgotten)
         var position = 0
         func number(_ at: Int, _ count: Int) -> UInt64 {
             (0..<count).reduce(0) { $0 | UInt64(log[at + $1]) << UInt64(8 * $1) }
         }
-        while position + 40 <= log.count {
+        while position + Self.headByteCount <= log.count {
             let textCount = Int(number(position + 4, 4))
             let dataCount = Int(number(position + 32, 8))
-            let text = position + 40
+            let text = position + Self.headByteCount
             let end = text + textCount + dataCount
             guard let kind = Kind(rawValue: UInt32(number(position, 4))), end <= log.count else { break }
             notes.append(
                 Note(
-                    kind: kind, position: UInt64(position),
+                    kind: kind, position: UInt64(position), time: number(position + 40, 8),
                     text: String(decoding: log[text..<text + textCount], as: UTF8.self),
-                    a: number(position + 8, 8), b: number(position + 16, 8),
+                    a: number(position + 8, 8), b: number(position + 16, 8), c: number(position + 24, 8),
                     data: text + textCount..<end))
             position = end
         }
@@ -78,11 +101,30 @@ struct SimulatedDisk {
     /// The ends of all notes: the moments at which the power may fail.
     var moments: [UInt64] { notes.map { UInt64($0.data.upperBound) } }
 
+    /// The same for the notes of files whose paths begin so, with the times at which they came, in nanoseconds of a clock
+    /// that all processes share.
+    func moments(of path: String) -> [(moment: UInt64, time: UInt64)] {
+        var names: [UInt64: String] = [:]
+        return notes.compactMap { note in
+            if note.kind == .create { names[note.a] = note.text }
+            guard (names[note.a] ?? note.text).hasPrefix(path) else { return nil }
+            return (UInt64(note.data.upperBound), note.time)
+        }
+    }
+
     // MARK: time
 
     /// Goes on to a moment, not back.
     mutating func advance(to moment: UInt64) {
         while applied < notes.count, UInt64(notes[applied].data.upperBound) <= moment {
+            apply(notes[applied])
+            applied += 1
+        }
+    }
+
+    /// Goes on to everything that was noted until then.
+    mutating func advance(toTime time: UInt64) {
+        while applied < notes.count, notes[applied].time <= time {
             apply(notes[applied])
             applied += 1
         }
@@ -97,32 +139,38 @@ struct SimulatedDisk {
             files[file].pending.append(
                 Change(
                     position: note.position, kind: note.kind, offset: note.b,
-                    count: note.kind == .allocate ? allocationCount(note) : count, mode: mode,
-                    data: note.data))
-        case .sync:
-            force(before: note.b)
-            if let file = fileOfInode[note.a] { settle(file, before: note.b) }
+                    count: note.kind == .allocate ? note.c : count, mode: mode, data: note.data))
+        case .sync: synchronize(note)
         case .syncAll:
-            force(before: note.b)
+            guard forgotten != .dataFiles else { return }
+            forced = max(forced, note.b)
+            forcedAll = max(forcedAll, note.b)
             for file in files.indices { settle(file, before: note.b) }
         case .create:
             files.append(File())
             fileOfInode[note.a] = files.count - 1
-            names.append((note.position, .create(note.text, file: files.count - 1)))
-        case .unlink: names.append((note.position, .unlink(note.text)))
+            nameChanges.append((note.position, .create(note.text, file: files.count - 1)))
+        case .unlink: nameChanges.append((note.position, .unlink(note.text)))
         case .rename:
-            names.append(
+            nameChanges.append(
                 (note.position, .rename(note.text, String(decoding: log[note.data], as: UTF8.self))))
-        case .mkdir: break
+        case .makeDirectory: nameChanges.append((note.position, .makeDirectory(note.text)))
         }
     }
 
-    /// The third number of an allocation's note.
-    private func allocationCount(_ note: Note) -> UInt64 {
-        (0..<8).reduce(0) { $0 | UInt64(log[Int(note.position) + 24 + $1]) << UInt64(8 * $1) }
+    private mutating func synchronize(_ note: Note) {
+        let isDirectory = note.c != 0
+        switch forgotten {
+        case .directories where isDirectory: return
+        case .registry where note.text.hasPrefix("site.db"): return
+        case .catalog where note.text.contains("/catalog.db"): return
+        case .dataFiles where !isDirectory && note.text.contains("/data/"): return
+        default: break
+        }
+        forced = max(forced, note.b)
+        if isDirectory { forcedNames[note.text] = max(forcedNames[note.text] ?? 0, note.b) }
+        if let file = fileOfInode[note.a] { settle(file, before: note.b) }
     }
-
-    private mutating func force(before position: UInt64) { forced = max(forced, position) }
 
     private mutating func settle(_ file: Int, before position: UInt64) {
         for change in files[file].pending where change.position < position {
@@ -165,29 +213,26 @@ struct SimulatedDisk {
     ///
     /// - Parameters:
     ///   - below: only what is there, without its name.
+    ///   - isRunning: the power has not failed: everything is there.
     ///   - leavingOut: files whose loss means nothing.
     func write(
-        to directory: String, below: String, leavingOut: (String) -> Bool, _ generator: inout Generator
+        to directory: String, below: String, isRunning: Bool = false, leavingOut: (String) -> Bool,
+        _ generator: inout Generator
     ) throws {
         let now = applied < notes.count ? notes[applied].position : UInt64(log.count)
-        // How far the journal has come: as far as it must, or to the end, or somewhere between.
-        let journal: UInt64 =
-            switch generator.next(below: 3) {
-            case 0: forced
-            case 1: now
-            default: forced + UInt64(generator.next(below: Int(now - min(forced, now)) + 1))
-            }
-        var present: [String: Int] = [:]
-        for (position, change) in names where position < max(forced, journal) {
-            switch change {
-            case .create(let name, let file): present[name] = file
-            case .unlink(let name): present[name] = nil
-            case .rename(let old, let new):
-                if let file = present.removeValue(forKey: old) { present[new] = file }
+        // How far names and sizes have come: as far as they must, or to the end, or somewhere between.
+        let progress = isRunning ? 1 : generator.next(below: 3)
+        func reached(_ least: UInt64, _ generator: inout Generator) -> UInt64 {
+            switch progress {
+            case 0: least
+            case 1: max(least, now)
+            default: least + UInt64(generator.next(below: Int(now - min(least, now)) + 1))
             }
         }
+        let journal = reached(names == .journalled ? forced : forcedAll, &generator)
         // Each write of a file is lost, or none, or some.
-        let losses = generator.next(below: 4)
+        let losses = isRunning ? 1 : generator.next(below: 4)
+        let present = names(journal, reached, &generator)
         for (name, file) in present.sorted(by: { $0.key < $1.key }) where name.hasPrefix(below) {
             let relative = String(name.dropFirst(below.count))
             guard !leavingOut(relative) else { continue }
@@ -195,7 +240,7 @@ struct SimulatedDisk {
             for change in files[file].pending {
                 if change.kind == .write {
                     keep(change, losses, in: &content, &generator)
-                } else if change.position < max(forced, journal) {
+                } else if change.position < journal {
                     apply(change, to: &content)
                 }
             }
@@ -205,6 +250,50 @@ struct SimulatedDisk {
             guard FileManager.default.createFile(atPath: path, contents: Data(content)) else {
                 throw CocoaError(.fileWriteUnknown)
             }
+        }
+    }
+
+    /// The files that have a name, by their names.
+    private func names(
+        _ journal: UInt64, _ reached: (UInt64, inout Generator) -> UInt64, _ generator: inout Generator
+    ) -> [String: Int] {
+        var horizons: [String: UInt64] = [:]
+        func survives(_ name: String, _ position: UInt64, _ generator: inout Generator) -> Bool {
+            guard names == .bySyncOfTheirDirectory else { return position < journal }
+            let parent = (name as NSString).deletingLastPathComponent
+            let horizon =
+                horizons[parent] ?? reached(max(forcedAll, forcedNames[parent] ?? 0), &generator)
+            horizons[parent] = horizon
+            return position < horizon
+        }
+        // What the running system sees, and what of it is on the disk.
+        var live: [String: Int] = [:]
+        var present: [String: Int] = [:]
+        var lostDirectories: Set<String> = []
+        for (position, change) in nameChanges {
+            switch change {
+            case .create(let name, let file):
+                live[name] = file
+                if survives(name, position, &generator) { present[name] = file }
+            case .unlink(let name):
+                live[name] = nil
+                if survives(name, position, &generator) { present[name] = nil }
+            case .rename(let old, let new):
+                let file = live.removeValue(forKey: old)
+                live[new] = file
+                if survives(old, position, &generator) { present[old] = nil }
+                if survives(new, position, &generator) { present[new] = file }
+            case .makeDirectory(let name):
+                if survives(name, position, &generator) {
+                    lostDirectories.remove(name)
+                } else {
+                    lostDirectories.insert(name)
+                }
+            }
+        }
+        guard !lostDirectories.isEmpty else { return present }
+        return present.filter { name, _ in
+            !lostDirectories.contains { name.hasPrefix($0 + "/") }
         }
     }
 

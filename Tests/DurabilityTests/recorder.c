@@ -3,7 +3,8 @@
 //
 //   RECORD_ROOT  the directory            RECORD_LOG  where the notes go
 //
-// A note: type (4 bytes), length of the text (4), three numbers (8 each), length of the data (8), text, data.
+// A note: type (4 bytes), length of the text (4), three numbers (8 each), length of the data (8), when (8, the same
+// clock for all processes), text, data.
 // A change is noted when it has been made, before its caller knows; of a sync the note says at which place of
 // the log it began, for only what was noted before that is certainly covered.
 #define _GNU_SOURCE
@@ -20,6 +21,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { WRITE = 1, TRUNCATE, ALLOCATE, SYNC, SYNC_ALL, CREATE, UNLINK, RENAME, MKDIR };
@@ -43,19 +45,24 @@ static void begin(void) {
 static void note(uint32_t type, const char *text, uint64_t a, uint64_t b, uint64_t c, const void *data, uint64_t count) {
     if (log_fd < 0) return;
     uint32_t length = text ? (uint32_t)strlen(text) : 0;
-    char head[40];
+    char head[48];
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    uint64_t time = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
     memcpy(head, &type, 4), memcpy(head + 4, &length, 4), memcpy(head + 8, &a, 8), memcpy(head + 16, &b, 8);
     memcpy(head + 24, &c, 8), memcpy(head + 32, &count, 8);
-    struct iovec parts[3] = {{head, 40}, {(void *)text, length}, {(void *)data, count}};
-    ssize_t wanted = 40 + (ssize_t)length + (ssize_t)count;
+    memcpy(head + 40, &time, 8);
+    struct iovec parts[3] = {{head, sizeof head}, {(void *)text, length}, {(void *)data, count}};
+    ssize_t wanted = (ssize_t)sizeof head + (ssize_t)length + (ssize_t)count;
     if (syscall(SYS_writev, log_fd, parts, 3) != wanted) abort();
     position += (uint64_t)wanted;
 }
 
 // Whether a path, or what a descriptor is of, is below the root; its text comes relative to it.
 static int below(const char *path, char *relative) {
-    if (root_length == 0 || strncmp(path, root, root_length) || path[root_length] != '/') return 0;
-    strcpy(relative, path + root_length + 1);
+    if (root_length == 0 || strncmp(path, root, root_length)) return 0;
+    if (path[root_length] != '/' && path[root_length]) return 0;
+    strcpy(relative, path[root_length] ? path + root_length + 1 : "");
     return 1;
 }
 
@@ -95,6 +102,11 @@ static int of_name(int directory, const char *name, char *relative) {
 static uint64_t inode_of(int fd) {
     struct stat status;
     return fstat(fd, &status) == 0 ? status.st_ino : 0;
+}
+
+static uint64_t is_directory(int fd) {
+    struct stat status;
+    return fstat(fd, &status) == 0 && S_ISDIR(status.st_mode);
 }
 
 #define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
@@ -159,7 +171,7 @@ static int synchronize(int fd, int type, long number) {
     int failure = errno;
     if (is_below && result == 0) {
         pthread_mutex_lock(&lock);
-        note((uint32_t)type, NULL, inode_of(fd), began, 0, NULL, 0);
+        note((uint32_t)type, relative, inode_of(fd), began, is_directory(fd), NULL, 0);
         pthread_mutex_unlock(&lock);
     }
     errno = failure;
