@@ -59,9 +59,16 @@ extension HandoffSimulation {
 
     /// One piece of work of a site: write the record, run an action, or take a result.
     mutating func work(_ index: Int) throws {
-        guard sites[index].memory != nil else { return }
+        guard sites[index].memory != nil, !random.chance(weather.slowness) else { return }
         if let (record, actions) = sites[index].staged {
             sites[index].staged = nil
+            if random.chance(weather.refusal) {
+                // Then nothing has happened, and whoever asked is told; but it may be there after a crash.
+                if !isLost(record) { sites[index].doubtful = record }
+                coverage.refusalCount += 1
+                trace?.note("\(sites[index].id) cannot persist \(record.role)")
+                return
+            }
             sites[index].memory = record
             sites[index].actions += actions
             if !isLost(record) { sites[index].persist(record) }
@@ -140,11 +147,14 @@ extension HandoffSimulation {
             let found = head.resident & wanted
             if found != 0 { send(.bytes(found, reign: heir.epoch), from: index, to: message.from) }
         case .bytes(let bytes, let reign):
+            if random.chance(weather.refusal) { return }
             sites[index].add(bytes, toHeadOf: reign)
         }
     }
 
     private mutating func extend(_ index: Int, with log: [UInt8], of epoch: Epoch) throws {
+        // A full disk: what was wanted is asked for again.
+        if random.chance(weather.refusal) { return }
         let world = Self.world(of: epoch)
         if sites[index].present.world != world {
             // Another owner's head: it is followed in a new one.
@@ -160,7 +170,7 @@ extension HandoffSimulation {
     // MARK: checks
 
     /// A record that makes its site the owner begins a reign.
-    private mutating func checkReign(_ index: Int) throws {
+    mutating func checkReign(_ index: Int) throws {
         guard let record = sites[index].memory else { return }
         if case .sealing(_, let heir) = record.role { promises[heir.epoch] = heir.owner }
         guard case .owning(let epoch, _) = record.role else { return }
@@ -209,6 +219,21 @@ extension HandoffSimulation {
         }
     }
 
+    /// What was acknowledged in a world is in the log of whoever holds its head, at every moment.
+    func checkAcknowledged() throws {
+        for site in sites {
+            switch site.durable.role {
+            case .owning, .sealing, .sealed, .reclaiming: break
+            case .following, .acquiring, .receiving, .declining, .retired, .fenced: continue
+            }
+            guard let reign = site.durable.knownReign, let world = worlds[Self.world(of: reign.epoch)],
+                world.lastReign == reign
+            else { continue }
+            let lost = world.acknowledged & ~mask(site.present.log)
+            guard lost == 0 else { throw Violation("\(site.id) holds the head without \(lost)") }
+        }
+    }
+
     /// Every byte of the head must be somewhere that the head's holder can reach.
     func checkBytes() throws {
         for index in sites.indices {
@@ -252,7 +277,10 @@ extension HandoffSimulation {
         deadLink = nil
         for _ in 0..<80 {
             for index in sites.indices {
-                if sites[index].memory == nil { sites[index].restart() }
+                if sites[index].memory == nil {
+                    sites[index].restart(findsDoubtful: random.chance(50))
+                    try checkReign(index)
+                }
                 try drain(index)
                 if case .owning(_, let holder?)? = sites[index].memory?.role {
                     sites[index].mounted = nil

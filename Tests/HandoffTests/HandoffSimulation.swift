@@ -8,6 +8,7 @@ import VolumeModel
 /// - at most one site writes, on disk and in memory taken together;
 /// - each reign's epoch is above all before it, and belongs to the site that it was promised to;
 /// - a new owner has every acknowledged write, and the order of writes is the same everywhere;
+/// - whoever holds the head has every acknowledged write;
 /// - every byte of the head can be had from some site;
 /// - an event that comes twice changes nothing, and no two honest sites contradict each other.
 ///
@@ -54,6 +55,10 @@ struct HandoffSimulation {
         var haste = 0
         /// Percent: how eagerly bytes are fetched.
         var hydration = 100
+        /// Percent: how often the disk takes no record and no write.
+        var refusal = 0
+        /// Percent: how often a site gets nowhere with its work, while messages come and writes go on.
+        var slowness = 0
     }
 
     let seed: UInt64
@@ -109,6 +114,8 @@ struct HandoffSimulation {
         weather.tick = 1 + random.below(8)
         weather.haste = [0, 50, 90][random.below(3)]
         weather.hydration = [0, 20, 100][random.below(3)]
+        weather.refusal = random.chance(50) ? [2, 10, 40][random.below(3)] : 0
+        weather.slowness = random.chance(40) ? 50 + random.below(45) : 0
         // Two sites that never hear of each other, though a third may hear of both.
         if random.chance(40) {
             let from = random.below(sites.count)
@@ -128,6 +135,7 @@ struct HandoffSimulation {
             if count == dies { deadLink = link }
             if count == revives { deadLink = nil }
             try step()
+            try checkAcknowledged()
         }
         try heal()
     }
@@ -161,8 +169,9 @@ struct HandoffSimulation {
 
     private mutating func crashOrRestart(_ index: Int) throws {
         if sites[index].memory == nil {
-            sites[index].restart()
+            sites[index].restart(findsDoubtful: random.chance(50))
             trace?.note("\(sites[index].id) restarts: \(sites[index].durable.role)")
+            try checkReign(index)
         } else {
             sites[index].crash()
             trace?.note("\(sites[index].id) crashes: \(sites[index].durable.role)")
@@ -257,6 +266,8 @@ struct HandoffSimulation {
         case 1:
             guard !sites[index].begun.isEmpty else { return }
             let write = sites[index].begun.remove(at: random.below(sites[index].begun.count))
+            // The disk may be full.
+            if random.chance(weather.refusal) { return }
             let position = sites[index].present.log.count
             sites[index].present.log.append(write.number)
             sites[index].present.resident |= 1 << UInt64(write.number)

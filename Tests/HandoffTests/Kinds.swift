@@ -59,28 +59,47 @@ enum EventKind: Int, CaseIterable {
     }
 }
 
-/// How often each event met each role, and how often it was followed by each.
+/// How often each event made what of which role.
 struct Coverage {
-    private var meetings = Array(repeating: 0, count: RoleKind.allCases.count * EventKind.allCases.count)
-    private var steps = Array(repeating: 0, count: RoleKind.allCases.count * RoleKind.allCases.count)
+    private static let roleCount = RoleKind.allCases.count
+    private var counts = Array(repeating: 0, count: roleCount * EventKind.allCases.count * roleCount)
+    /// Records that a disk refused.
+    var refusalCount = 0
 
     mutating func count(_ role: Role, _ event: Event, next: Role) {
-        meetings[Self.index(RoleKind(role), EventKind(event))] += 1
-        steps[RoleKind(role).rawValue * RoleKind.allCases.count + RoleKind(next).rawValue] += 1
+        counts[Self.index(RoleKind(role), EventKind(event), RoleKind(next))] += 1
     }
 
-    func meetings(_ role: RoleKind, _ event: EventKind) -> Int { meetings[Self.index(role, event)] }
+    func transitions(_ from: RoleKind, _ event: EventKind, _ to: RoleKind) -> Int {
+        counts[Self.index(from, event, to)]
+    }
+
+    func meetings(_ role: RoleKind, _ event: EventKind) -> Int {
+        RoleKind.allCases.reduce(0) { $0 + transitions(role, event, $1) }
+    }
 
     func steps(_ from: RoleKind, _ to: RoleKind) -> Int {
-        steps[from.rawValue * RoleKind.allCases.count + to.rawValue]
+        EventKind.allCases.reduce(0) { $0 + transitions(from, $1, to) }
     }
 
-    private static func index(_ role: RoleKind, _ event: EventKind) -> Int {
-        role.rawValue * EventKind.allCases.count + event.rawValue
+    /// How often each role became each other one: a row for each it was.
+    var table: String {
+        let names = RoleKind.allCases.map { "\($0)" }
+        func row(_ cells: [String]) -> String {
+            cells.map { String(repeating: " ", count: max(0, 11 - $0.count)) + $0 }.joined()
+        }
+        let rows = RoleKind.allCases.map { from in
+            row(["\(from)"] + RoleKind.allCases.map { from == $0 ? "-" : "\(steps(from, $0))" })
+        }
+        return ([row([""] + names)] + rows).joined(separator: "\n")
+    }
+
+    private static func index(_ role: RoleKind, _ event: EventKind, _ next: RoleKind) -> Int {
+        (role.rawValue * EventKind.allCases.count + event.rawValue) * roleCount + next.rawValue
     }
 
     static func += (left: inout Coverage, right: Coverage) {
-        for index in left.meetings.indices { left.meetings[index] += right.meetings[index] }
-        for index in left.steps.indices { left.steps[index] += right.steps[index] }
+        for index in left.counts.indices { left.counts[index] += right.counts[index] }
+        left.refusalCount += right.refusalCount
     }
 }

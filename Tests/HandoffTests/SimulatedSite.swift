@@ -29,6 +29,8 @@ struct SimulatedSite {
     var present = Head()
     /// By the reign of ours under which they began.
     var kept: [Epoch: Head] = [:]
+    /// What the disk refused, though it may have it: nobody knows before a restart.
+    var doubtful: HeadRecord?
 
     // In memory; all of it goes in a crash.
     /// nil while the site is down.
@@ -57,7 +59,10 @@ struct SimulatedSite {
         committed = []
     }
 
-    mutating func restart() {
+    /// - Parameter findsDoubtful: whether what was refused is on the disk.
+    mutating func restart(findsDoubtful: Bool) {
+        if let doubtful, findsDoubtful { persist(doubtful) }
+        doubtful = nil
         memory = durable
         actions = durable.actionsAfterRestart()
     }
@@ -67,6 +72,7 @@ struct SimulatedSite {
 
     /// Takes a record to disk, and does with the heads what it says.
     mutating func persist(_ record: HeadRecord) {
+        doubtful = nil
         if durable.hasOwnHead && !record.hasOwnHead {
             // Given away: whatever comes next is another head.
             kept[durable.headReign] = present
