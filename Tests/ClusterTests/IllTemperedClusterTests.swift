@@ -143,7 +143,7 @@ private struct ObedientSite: SiteControl {
     }
     func setHydration(_ id: String, _ wanted: ClaimDecision.Hydration) async throws(SiteControlError) {}
     func advance(
-        _ id: String, to target: String, claim: ClaimFacts, _ report: @Sendable (MoveProgress) async -> Void
+        _ id: String, to target: String, claim: ClaimFacts
     ) async throws(SiteControlError) -> MoveProgress { MoveProgress(phase: .ready) }
     func withdraw(_ id: String, from target: String) async throws(SiteControlError) {}
     func foreignVolumes() async throws(SiteControlError) -> [ForeignVolume] { [] }
