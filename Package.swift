@@ -139,7 +139,8 @@ let package = Package(
         .executableTarget(
             name: "godwit",
             dependencies: [
-                "CHeap", "CSIProtocol", "CSIService", "Catalog", "Cluster", "ClusterResources", "ControlProtocol",
+                "CHeap", "CSIProtocol", "CSIService", "Catalog", "Cluster", "ClusterResources",
+                "ControlProtocol",
                 "Gateway", "Hydration",
                 "KubernetesAPI",
                 "Monitoring", "MountHolder", "RPC",

@@ -48,7 +48,8 @@ package final class SiteContext: Sendable {
         node: String, state: StateDirectory, registry: any SiteRegistry, identity: SiteIdentity,
         hydration: Hydrator.Configuration, copies: CopyPolicy = .whileThereIsRoom,
         restAfter: Duration = .seconds(60), scrubbing: ScrubPolicy = ScrubPolicy(),
-        memory: CatalogMemory = .standard, holder: HolderClient? = nil, advertised: String? = nil, logger: Logger
+        memory: CatalogMemory = .standard, holder: HolderClient? = nil, advertised: String? = nil,
+        logger: Logger
     ) {
         self.advertised = advertised
         self.scrubbing = scrubbing

@@ -172,7 +172,8 @@ struct SiteCommand: AsyncParsableCommand {
                 node: node ?? ProcessInfo.processInfo.hostName, state: state,
                 registry: try registry(state, of: identity.site), identity: identity, hydration: hydration,
                 copies: try copyPolicy(), restAfter: .seconds(restAfter), scrubbing: try scrubPolicy(),
-                memory: try catalogMemory(), holder: mountHolder.map { HolderClient(path: $0) }, advertised: advertise, logger: logger)
+                memory: try catalogMemory(), holder: mountHolder.map { HolderClient(path: $0) },
+                advertised: advertise, logger: logger)
             let site = Site(context: context)
             do {
                 try await site.start()

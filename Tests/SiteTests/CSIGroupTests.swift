@@ -36,7 +36,8 @@ extension SiteTests {
                     try await site.csi(["unstage", id, "--staging-path", staging])
                 }
                 try await stage([]) {
-                    let made = try await shell("echo root > old; chmod 600 old; mkdir -m 755 dir", in: staging)
+                    let made = try await shell(
+                        "echo root > old; chmod 600 old; mkdir -m 755 dir", in: staging)
                     #expect(made.exit.isSuccess, "\(made.output)")
                     let refused = try await act("echo x > mine", as: 7000, in: staging)
                     #expect(!refused.exit.isSuccess)
