@@ -123,7 +123,7 @@ package final class DataFile: Sendable {
 
     // These wait for no disk: they are asked under the store's lock.
 
-    var hasFailed: Bool { hasFailedSync.load(ordering: .acquiring) }
+    package var hasFailed: Bool { hasFailedSync.load(ordering: .acquiring) }
 
     /// Whether anything was changed through this object that is not durable yet.
     var isChanged: Bool {

@@ -26,8 +26,8 @@ extension Catalog {
             // Copies of sparse files may take other blocks than the files did.
             try statements.setMeta(.uncertainData, try statements.meta(.nextData) ?? 1)
             // The files are made for this catalog.
-            try statements.setMeta(.sizedSince, 0)
-            try statements.setMeta(.settled, try statements.meta(.sequence) ?? 0)
+            let sequence = try statements.meta(.sequence) ?? 0
+            try DataFileSizes.writeFirst(statements, at: sequence, settled: sequence)
             try connection.execute("COMMIT")
         } catch {
             throw .database(error)

@@ -65,8 +65,7 @@ package final class Catalog: Sendable {
                 try statements.setMeta(.isFollower, 1)
             }
             try statements.setMeta(.sequence, 1)
-            try statements.setMeta(.sizedSince, 0)
-            try statements.setMeta(.settled, 0)
+            try DataFileSizes.writeFirst(statements, at: 1, settled: 0)
             try statements.setMeta(.epoch, Int64(bitPattern: epoch.number))
             try statements.setMeta(.capacity, Int64(bitPattern: limits.byteCount))
             try statements.setMeta(.inodeCapacity, Int64(bitPattern: limits.inodeCount))

@@ -87,6 +87,7 @@ extension CatalogState {
     private func writeCounters() throws(SQLiteError) {
         if isArriving { try pending.write(statements) }
         try statements.setMeta(.sequence, sequence.number)
+        try sizes.write(statements, at: sequence)
         try statements.setMeta(.nextInode, Int64(bitPattern: counters.nextInode.number))
         try statements.setMeta(.nextCookie, counters.nextCookie)
         try statements.setMeta(.nextData, Int64(bitPattern: nextData))
@@ -105,7 +106,7 @@ extension CatalogState {
                 || max(cached.metadataGeneration, cached.structuralGeneration) > durableGeneration
         }
         // Not again at once when there was little to forget; a sync changes that.
-        nextEviction = max(cleanInodeLimit, inodes.count + cleanInodeLimit / 4)
+        nextEviction = max(cleanInodeLimit, inodes.count + max(cleanInodeLimit, inodes.count) / 4)
     }
 
     /// Looks at what opening it relies on, before anything is changed.
@@ -151,7 +152,6 @@ extension CatalogState {
             try noteCrash()
         }
         try statements.setMeta(.isClean, 0)
-        try sizes.write(statements)
     }
 
     mutating func markClean() throws {

@@ -9,28 +9,51 @@ package import VolumeModel
 /// - after a power loss, one whose row was born in a commit up to `settled` has: a sync has covered the file after that.
 ///   What was written last before may be short, and what it lacks is zeros, as on any file system.
 /// A row is born anew with each commit that changes its size.
+///
+/// Releases before this left holes at the end out. Of files that were there when one of them committed last nothing is
+/// promised, ever: their rows are born anew for many reasons that make no file longer.
 struct DataFileSizes {
     /// Data files of rows that were born up to this commit were made durable afterwards.
     var settled: SequenceNumber
-    /// Of rows that were born up to this commit nothing is promised: an older release has made their files.
-    let since: SequenceNumber
+    /// The first data file that no older release can have made or changed.
+    private let first: DataFileNumber
     /// The last commit in which a row with a data file was born.
     var lastBirth: SequenceNumber
 
     init(_ statements: CatalogStatements) throws(SQLiteError) {
         let last = SequenceNumber(try statements.meta(.sequence) ?? 0)
-        since = try statements.meta(.sizedSince).map { SequenceNumber($0) } ?? last
-        settled = try statements.meta(.settled).map { SequenceNumber($0) } ?? last
+        let next = DataFileNumber(UInt64(bitPattern: try statements.meta(.nextData) ?? 1))
+        // Who commits without this knows nothing of what is promised.
+        let isOurs = try statements.meta(.sizedThrough) == last.number
+        let known = isOurs ? try statements.meta(.sizedFrom) : nil
+        first = known.map { DataFileNumber(UInt64(bitPattern: $0)) } ?? next
+        settled = isOurs ? try statements.meta(.settled).map { SequenceNumber($0) } ?? last : last
         // What the process before has left unsettled is settled by the first `settle` of this one.
         lastBirth = last
     }
 
-    /// Whether the disk holds all of the data file of a row.
-    func isDurable(bornAt birth: SequenceNumber) -> Bool { since < birth && birth <= settled }
+    /// Whether a data file is at least as long as the row of its inode says, while the head is in use.
+    func isCertain(_ data: DataFileNumber) -> Bool { data >= first }
 
-    func write(_ statements: CatalogStatements) throws(SQLiteError) {
-        try statements.setMeta(.sizedSince, since.number)
+    /// Whether the disk holds all of the data file of a row.
+    func isDurable(_ data: DataFileNumber, bornAt birth: SequenceNumber) -> Bool {
+        isCertain(data) && birth <= settled
+    }
+
+    /// With every commit.
+    func write(_ statements: CatalogStatements, at sequence: SequenceNumber) throws(SQLiteError) {
+        try statements.setMeta(.sizedThrough, sequence.number)
+        try statements.setMeta(.sizedFrom, Int64(bitPattern: first.number))
         try statements.setMeta(.settled, settled.number)
+    }
+
+    /// Of a head that is just being made: everything is certain.
+    static func writeFirst(_ statements: CatalogStatements, at sequence: Int64, settled: Int64)
+        throws(SQLiteError)
+    {
+        try statements.setMeta(.sizedThrough, sequence)
+        try statements.setMeta(.sizedFrom, 0)
+        try statements.setMeta(.settled, settled)
     }
 }
 
@@ -49,7 +72,6 @@ extension CatalogState {
         guard sizes.lastBirth > sizes.settled, sequence > sizes.settled else { return }
         try beginIfNeeded()
         sizes.settled = sequence
-        try sizes.write(statements)
     }
 
     /// An inode, and whether its data file must be as long as it says.
@@ -57,7 +79,7 @@ extension CatalogState {
         _ number: InodeNumber
     ) throws -> (record: InodeRecord, isSizeCertain: Bool)? {
         guard let record = try inode(number) else { return nil }
-        return (record, inodes[number]?.born.map { $0 > sizes.since } ?? true)
+        return (record, sizes.isCertain(record.data))
     }
 
     /// Live inodes with data files of which it is not certain that a sync has covered all that their rows say.

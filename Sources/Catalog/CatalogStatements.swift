@@ -167,7 +167,8 @@ enum CatalogKey: String {
     case durableData = "durable_data"
     case uncertainData = "uncertain_data"
     case settled
-    case sizedSince = "sized_since"
+    case sizedFrom = "sized_from"
+    case sizedThrough = "sized_through"
     case inodeCount = "inode_count"
     case byteCount = "byte_count"
     case missingByteCount = "missing_byte_count"

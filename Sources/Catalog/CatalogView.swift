@@ -21,8 +21,9 @@ package struct DataFileClaim: Hashable, Sendable {
     private let changeTime: Int64
 
     fileprivate init?(_ row: Statement, _ sizes: DataFileSizes) {
-        guard sizes.isDurable(bornAt: SequenceNumber(row.integer(4))) else { return nil }
-        data = DataFileNumber(row.unsigned(0))
+        let data = DataFileNumber(row.unsigned(0))
+        guard sizes.isDurable(data, bornAt: SequenceNumber(row.integer(4))) else { return nil }
+        self.data = data
         inode = InodeNumber(row.unsigned(1))
         size = row.unsigned(2)
         changeTime = row.integer(3)

@@ -13,6 +13,8 @@ final class DamageMap: Sendable {
         var left: [DataFileNumber: RangeSet] = [:]
         /// Written over damage, and not noted in the database.
         var overwritten: [DataFileNumber: RangeSet] = [:]
+        /// How often each file's have changed.
+        var changes: [DataFileNumber: UInt64] = [:]
     }
 
     private let directory: String
@@ -68,17 +70,25 @@ final class DamageMap: Sendable {
         return state.withLock { $0.left[data]?.contains(range) ?? false }
     }
 
+    /// To be asked before a file is looked at.
+    func changeCount(of data: DataFileNumber) -> UInt64 { state.withLock { $0.changes[data] ?? 0 } }
+
     /// Bytes were found to be gone.
     ///
+    /// - Parameter count: as it was before the file was looked at.
+    /// - Returns: false when what is known of the file has changed since: it is to be looked at again.
     /// - Throws: when that could not be noted: then nothing of the file may be changed.
-    func add(_ block: DamagedBlock) throws {
+    func add(_ block: DamagedBlock, ifChangedAsOftenAs count: UInt64) throws -> Bool {
         try database.withLock { _ in
+            guard changeCount(of: block.data) == count else { return false }
             try HashDatabase(in: directory).add(block)
             state.withLock { state in
                 state.left[block.data, default: RangeSet()].insert(block.range)
                 state.overwritten[block.data]?.remove(block.range)
+                state.changes[block.data, default: 0] += 1
                 isKnown.store(true, ordering: .releasing)
             }
+            return true
         }
     }
 
@@ -90,6 +100,7 @@ final class DamageMap: Sendable {
             guard state.left[data] != nil else { return }
             state.left[data]?.remove(range)
             state.overwritten[data, default: RangeSet()].insert(range)
+            state.changes[data, default: 0] += 1
         }
     }
 
@@ -102,6 +113,18 @@ final class DamageMap: Sendable {
             guard let data else { return state.overwritten }
             return state.overwritten[data].map { [data: $0] } ?? [:]
         }
+    }
+
+    /// What was written over damage did not reach the disk: it may be what it was.
+    func forgetOverwritten(of data: DataFileNumber) {
+        let isAny = state.withLock { state in
+            guard let written = state.overwritten.removeValue(forKey: data) else { return false }
+            // More than was damaged, where the database cannot be asked.
+            for range in written.ranges { state.left[data]?.insert(range) }
+            state.changes[data, default: 0] += 1
+            return true
+        }
+        if isAny { _ = try? learn() }
     }
 
     /// What was asked for before is on the disk.

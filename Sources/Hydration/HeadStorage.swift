@@ -116,8 +116,8 @@ package final class HeadStorage: Sendable {
             }
             do {
                 try open(record).grow(to: record.attributes.size)
-            } catch let error as ByteStoreError where error.errno == .noSuchEntry {
-                // It was synced once: lost, as whoever uses it will find.
+            } catch let error as ByteStoreError where [.noSuchEntry, .inputOutput].contains(error.errno) {
+                // It was synced once, or its disk fails: lost, as whoever uses it will find.
             }
         }
     }
@@ -152,6 +152,7 @@ package final class HeadStorage: Sendable {
     private func noteLoss(of record: InodeRecord, in file: DataFile?) throws {
         let inode = record.attributes.inode
         while true {
+            let changes = damage.changeCount(of: record.data)
             guard let now = try catalog.perform({ try $0.sizedInode(inode) }), now.record.data == record.data
             else {
                 return
@@ -167,8 +168,10 @@ package final class HeadStorage: Sendable {
             }
             let lost = ByteRange(present, size)
             guard !damage.covers(lost, of: record.data) else { return }
-            try damage.add(
-                DamagedBlock(data: record.data, range: lost, inode: inode, expected: DamagedBlock.lost))
+            let block = DamagedBlock(
+                data: record.data, range: lost, inode: inode, expected: DamagedBlock.lost)
+            // Else another thread has found it as well, and may have written there by now.
+            guard try damage.add(block, ifChangedAsOftenAs: changes) else { continue }
             damageListener.withLock { $0 }?()
             return
         }
@@ -335,15 +338,16 @@ package final class HeadStorage: Sendable {
     /// again.
     ///
     /// What has come into it since its last sync may be gone, and nobody will write again what came from the
-    /// origin: in a file with an origin all of that is missing again, as after a crash.
+    /// origin: in a file with an origin all of that is missing again, as after a crash. What was written over damage may
+    /// be damage again. Where it was not the file that could not be synced, but what is noted of it, its bytes are safe.
     package func forgetSyncFailure(of inode: InodeNumber) {
         withDataLock(of: inode) {
-            let record = try? catalog.perform { state in
-                try state.loseUnrecorded(of: inode)
-                return try state.inode(inode)
-            }
-            guard let record, record.data != .none else { return }
-            bytes.kept(record.data)?.forgetFailure()
+            guard let record = try? catalog.perform({ try $0.inode(inode) }), record.data != .none,
+                let file = bytes.kept(record.data), file.hasFailed
+            else { return }
+            damage.forgetOverwritten(of: record.data)
+            guard (try? catalog.perform({ try $0.loseUnrecorded(of: inode) })) != nil else { return }
+            file.forgetFailure()
         }
     }
 

@@ -36,6 +36,7 @@ extension VolumeFileSystem {
         into buffer: UnsafeMutableRawBufferPointer
     ) throws(FileSystemError) -> Int {
         let keepsAccessTime = keepsAccessTime || refusal != nil
+        var patience = Self.readPatience
         while true {
             let (record, count) = try run { state in
                 try Self.prepareRead(
@@ -54,11 +55,15 @@ extension VolumeFileSystem {
                 try file.read(into: part, at: offset)
                 return count
             } catch {
-                if isOfEarlierRead(error, record) { continue }
+                patience -= 1
+                if patience > 0, isOfEarlierRead(error, record) { continue }
                 throw translate(error)
             }
         }
     }
+
+    /// How often a file may be cut while one read of it is under way. A disk that gives less than it says does so always.
+    private static let readPatience = 100
 
     /// Whether bytes could not be read because the file was cut between the look-up and now: then there is something
     /// else to read.

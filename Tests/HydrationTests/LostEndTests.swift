@@ -267,23 +267,43 @@ import VolumeModel
         try await again.close()
     }
 
-    /// Heads of releases that left holes at the end out.
-    @Test func whatAnOlderReleaseHasMadeIsNoLossUntilItChanges() async throws {
+    /// Heads of releases that left holes at the end out: whatever is done to such a file, and whoever follows it.
+    @Test(arguments: [true, false])
+    func whatAnOlderReleaseHasMadeIsNoLoss(_ hasReturned: Bool) async throws {
         let head = try await Head()
+        if hasReturned {
+            let volume = try head.open()
+            try volume.write(head.file, at: 0, [1])
+            try await volume.close()
+        }
+        // It commits, and says nothing of sizes; or has never heard of them.
         try Connection(path: head.directory + "/" + Catalog.fileName, mode: .readWrite).execute(
-            "DELETE FROM meta WHERE key IN ('settled', 'sized_since')")
+            hasReturned
+                ? "UPDATE meta SET value = value + 1 WHERE key = 'sequence'"
+                : "DELETE FROM meta WHERE key IN ('settled', 'sized_from', 'sized_through')")
+        try head.cut(to: 100_000)
         try head.cut(to: 100_000)
         #expect(try head.findings().filter { !$0.contains("blocks") } == [])
-        let volume = try head.open()
+        var volume = try head.open()
         #expect(try HeadCheck.run(head.directory, isInUse: true) == [])
-        #expect(try await volume.read(head.file, 100_000..<Self.size).allSatisfy { $0 == 0 })
         let new = try volume.create("new")
         try volume.write(new, at: 0, Self.content())
+        _ = try volume.fileSystem.link(head.file, as: Array("another name".utf8), in: .root)
+        try volume.storage.settle()
+        #expect(try HeadCheck.run(head.directory, isInUse: true) == [])
+        try await volume.close()
+        volume = try head.open()
+        var changes = AttributeChanges()
+        changes.permissions = 0o600
+        _ = try volume.fileSystem.setAttributes(changes, of: head.file, caller: .root)
+        try volume.storage.settle()
+        #expect(try HeadCheck.run(head.directory, isInUse: true) == [])
+        #expect(try await volume.read(head.file, 100_000..<Self.size).allSatisfy { $0 == 0 })
         try volume.write(head.file, at: Self.size, [1])
         try await volume.close()
         for path in try Self.dataFiles(of: head.directory) { #expect(truncate(path, 150_000) == 0) }
-        let findings = try head.findings()
-        #expect(findings.count == 2 && findings.allSatisfy { $0.contains("bytes [150000, ") }, "\(findings)")
+        let findings = try head.findings().filter { !$0.contains("blocks") }
+        #expect(findings.count == 1 && findings[0].contains("bytes [150000, "), "\(findings)")
     }
 
     /// Everything that changes a size, against a look from beside: nothing is ever called lost.
