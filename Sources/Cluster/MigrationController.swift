@@ -79,6 +79,8 @@ package actor MigrationController {
             // Whichever ends first, with an error: the others end with it.
             let ended = await group.nextResult()
             group.cancelAll()
+            // At once: somebody else may lead already.
+            for advance in advances.values { advance.task.cancel() }
             while await group.nextResult() != nil {}
             for key in advances.keys { await giveUp(key) }
             try ended?.get()
