@@ -47,6 +47,10 @@ extension CSIService {
                 throw RPCStatus(.alreadyExists, "something else is mounted at \(target)")
             }
             try await mount(volume.id, at: target, access, isReadOnly: isReadOnly, acquiredUnder: nil)
+            // A pod sees it: if its server ends, it is not taken away before kubelet says so.
+            try publications.set(
+                Publications.Publication(volume.id, request.volumeCapability, isReadOnly: isReadOnly),
+                at: target, mounts: try MountTable.entries())
             guard !access.flags.isEmpty else { return }
             do {
                 try BindMount.restrict(target, isReadOnly ? access.flags.union(.readOnly) : access.flags)
@@ -91,6 +95,8 @@ extension CSIService {
             }
             if let volume { try await backend.unstage(volume.id, at: target) }
             try BindMount.remove(target)
+            // What cannot be written down does not matter: without its mount it does not count.
+            try? publications.set(nil, at: target, mounts: try MountTable.entries())
             if let volume { try await backend.delete(volume.id) }
         }
     }
