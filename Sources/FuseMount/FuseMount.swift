@@ -265,9 +265,12 @@ package final class FuseMount: Sendable {
 
     /// Unmounts and waits until everything is answered. Unmounted already, it is a success.
     ///
+    /// - Returns: false when it is unmounted here and has not ended in the time: it is mounted elsewhere as well, perhaps
+    ///   where nobody looks, in a copy that another mount namespace has. It is served until that goes, or `leave`.
     /// - Throws: `.busy` while files are open; the mount then goes on as if nothing had happened.
-    package func unmount() async throws(FuseMountError) {
-        if state.withLock({ $0.isOver }) { return }
+    @discardableResult
+    package func unmount(patience: Duration) async throws(FuseMountError) -> Bool {
+        if state.withLock({ $0.isOver }) { return true }
         if umount2(path, Int32(UMOUNT_NOFOLLOW)) != 0 {
             let number = errno
             switch number {
@@ -277,6 +280,18 @@ package final class FuseMount: Sendable {
             default: throw .system(call: "umount2", path: path, number: number)
             }
         }
+        let deadline = ContinuousClock.now + patience
+        var pause = Duration.microseconds(200)
+        while !state.withLock({ $0.isOver }) {
+            guard ContinuousClock.now < deadline, (try? await Task.sleep(for: pause)) != nil else { return false }
+            pause = min(pause * 2, .milliseconds(50))
+        }
+        return true
+    }
+
+    /// The same, however long it takes.
+    package func unmount() async throws(FuseMountError) {
+        if try await unmount(patience: .zero) { return }
         await waitUntilUnmounted()
     }
 }

@@ -163,7 +163,7 @@ package struct SiteCSIBackend: CSIBackend {
 
     /// Only for people: whether or not it can be written down, the volume is held for its node.
     package func note(pods: [String], using id: VolumeID) async {
-        try? await owner.agent(id).note(pods: pods)
+        await (try? owner.agent(id))?.note(pods: pods)
     }
 
     package func servedDevices(of id: VolumeID) async -> Set<String> {

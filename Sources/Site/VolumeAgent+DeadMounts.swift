@@ -14,7 +14,7 @@ extension VolumeAgent {
     var servedDevices: Set<String> { Set(mounts.values.filter(isServed).map(\.device)) }
 
     /// Whether a mount is of the present reign; of an earlier one it answers nothing but ESTALE.
-    private func isServed(_ mount: Mount) -> Bool {
+    func isServed(_ mount: Mount) -> Bool {
         if case .owning(mount.epoch, _) = record.head.role { true } else { false }
     }
 
@@ -33,10 +33,15 @@ extension VolumeAgent {
 
     /// Ends a mount of this process whoever uses it, and leaves it where it is, dead. What was accepted becomes durable.
     func forsake(_ path: String) async {
-        guard let mount = mounts.removeValue(forKey: path) else { return }
+        guard endings[path] == nil, let mount = mounts[path] else {
+            await endings[path]?.value
+            return
+        }
         let ending = Task {
             // Answers what was asked, but for what waits for something that is elsewhere; with the descriptor the rest ends.
+            // Until then it counts: whoever stops this site's writing stops it too.
             if let left = await mount.fuse.leave() { Glibc.close(left.descriptor) }
+            mounts[path] = nil
             await self.end(mount, at: path)
         }
         endings[path] = ending
@@ -60,13 +65,18 @@ extension VolumeAgent {
     func takeAwayDeadMounts() throws {
         let published = CSIService.targets(publishedIn: context.state.publications)
         for mount in try MountTable.entries().reversed() where !published.contains(mount.path) {
-            if try isDead(mount) { try DeadMount.takeAway(at: mount.path) }
+            // Not what somebody has mounted on it since.
+            guard try isDead(mount), try MountTable.entry(at: mount.path)?.device == mount.device else { continue }
+            try DeadMount.takeAway(at: mount.path)
         }
     }
 
+    func hasDeadMounts() throws -> Bool { try MountTable.entries().contains { try isDead($0) } }
+
     private func isDead(_ mount: MountEntry) throws -> Bool {
         guard mount.type == "fuse.godwit", mount.source == mountSource else { return false }
-        let divergences = try divergenceMounts.keys.map { try MountTable.device(at: HostPaths.resolved($0)) }
+        // One whose directory is gone is mounted nowhere.
+        let divergences = divergenceMounts.keys.compactMap { try? MountTable.device(at: HostPaths.resolved($0)) }
         return !mounts.values.contains { $0.device == mount.device } && !divergences.contains(mount.device)
     }
 

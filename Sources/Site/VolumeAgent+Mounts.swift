@@ -1,6 +1,7 @@
 internal import FuseMount
 internal import Glibc
 internal import Handoff
+internal import HostMounts
 internal import Logging
 internal import PeerProtocol
 internal import PeerService
@@ -100,7 +101,6 @@ extension VolumeAgent {
             return
         }
         guard let other = mounts.keys.first else {
-            try takeAwayDeadMount(at: path)
             try await mountAnew(at: path, isReadOnly: isReadOnly, pod: pod, group: group)
             return
         }
@@ -122,6 +122,8 @@ extension VolumeAgent {
             if try head.storage.catalog.perform({ $0.missingByteCount > 0 || $0.isArriving }) {
                 options.readaheadByteCount = 128 << 10
             }
+            // Last: a pod may find the directory below from now on until it is mounted on.
+            try takeAwayDeadMount(at: path)
             let fuse = try FuseMount(fileSystem: fileSystem, at: path, options: options)
             note(
                 Mount(
@@ -198,14 +200,26 @@ extension VolumeAgent {
             try takeAwayDeadMount(at: path)
             return
         }
-        try await mount.fuse.unmount()
+        if try await !mount.fuse.unmount(patience: Self.unmountPatience) {
+            // Whoever took it away there takes it away here: a copy that nobody looks at must not keep the volume.
+            while try MountTable.entries().contains(where: { $0.device == mount.device }) {
+                try await Task.sleep(for: .milliseconds(100))
+            }
+            logger.warning(
+                "\(path) is unmounted, and goes on in another mount namespace: whoever uses it there gets errors")
+            await forsake(path)
+            return
+        }
         await noteUnmounted(path, mount.fuse)
     }
+
+    /// How long the kernel may take to end what was unmounted.
+    private static let unmountPatience: Duration = .seconds(5)
 
     /// A mount has ended, by us or by somebody's umount: what it changed is made durable, the holder goes unless the
     /// volume is attached.
     func noteUnmounted(_ path: String, _ fuse: FuseMount) async {
-        guard let mount = mounts[path], mount.fuse === fuse else {
+        guard endings[path] == nil, let mount = mounts[path], mount.fuse === fuse else {
             // Seen by somebody else first: whoever unmounted it waits until the holder is gone.
             await endings[path]?.value
             return

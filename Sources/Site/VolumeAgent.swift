@@ -37,6 +37,9 @@ actor VolumeAgent {
     private var isBusy = false
     /// Set while a wish to own is carried out: then nobody else asks the owner, who may take its time to answer.
     var isAskingOwner = false
+    /// What is to be said of who uses it here, if that is not written down yet; and who writes it.
+    private var podsToName: String??
+    private var naming: Task<Void, Never>?
     /// Serializes decisions: one event is decided, made durable and noted before the next.
     private var isDeciding = false
     private var waitingDecisions: [CheckedContinuation<Void, Never>] = []
@@ -411,18 +414,36 @@ actor VolumeAgent {
         }
     }
 
-    /// Names the pods that use it here, `namespace/name`. Of a volume that is not held for this node it means nothing.
-    func note(pods: [String]) async throws {
-        var pod: String?
+    /// Names the pods that use it here, `namespace/name`, for people. Of a volume that is not held for this node it means
+    /// nothing. Waits only briefly until it is written down, for kubelet waits as well.
+    func note(pods: [String]) async {
+        var text: String?
         if !pods.isEmpty {
             let more = pods.count - Self.namedPods
-            pod = pods.prefix(Self.namedPods).joined(separator: ", ") + (more > 0 ? " and \(more) more" : "")
+            text = pods.prefix(Self.namedPods).joined(separator: ", ") + (more > 0 ? " and \(more) more" : "")
         }
+        podsToName = .some(text)
+        if naming == nil {
+            naming = Task {
+                while let pods = podsToName {
+                    podsToName = nil
+                    try? await name(pods: pods)
+                }
+                naming = nil
+            }
+        }
+        let deadline = ContinuousClock.now + .seconds(1)
+        while naming != nil, ContinuousClock.now < deadline {
+            guard (try? await Task.sleep(for: .milliseconds(2))) != nil else { return }
+        }
+    }
+
+    private func name(pods: String?) async throws {
         let node = context.node
-        let actions = try await decide(.attach(Holder(node: node, pod: pod))) { role in
+        let actions = try await decide(.attach(Holder(node: node, pod: pods))) { role in
             // One that was let go of meanwhile is not to be held again.
             guard case .owning(_, let holder?) = role else { return false }
-            return holder.node == node && holder.pod != pod
+            return holder.node == node && holder.pod != pods
         }
         _ = try await perform(actions, answering: nil)
     }
@@ -439,20 +460,24 @@ actor VolumeAgent {
         try await exclusively { agent in
             let node = agent.context.node
             await agent.waitForEndings()
-            guard case .owning(_, let holder) = agent.record.head.role, let path = agent.mounts.keys.first
-            else {
-                // Of an overruled owner's mounts nothing is left but errors.
+            // Of an overruled owner's mounts nothing is left but errors.
+            await agent.forsakeEarlierReigns()
+            guard case .owning(_, let holder) = agent.record.head.role, holder?.attachment != nil else {
+                if let path = agent.mounts.keys.first {
+                    throw SiteError.precondition(
+                        "volume '\(agent.record.name)' is not published here, and still mounted at \(path)")
+                }
                 try await agent.apply(.detach(node: node))
                 return
             }
-            guard holder?.attachment != nil else {
-                throw SiteError.precondition(
-                    "volume '\(agent.record.name)' is not published here, and still mounted at \(path)")
+            // Also what was ended before, by a try that did not come to its end or with a process.
+            let hasMounts = try !agent.mounts.isEmpty || agent.hasDeadMounts()
+            for path in Array(agent.mounts.keys) {
+                agent.logger.warning(
+                    "detached while it is mounted at \(path): that mount ends, and its pod with it")
+                await agent.forsake(path)
             }
-            agent.logger.warning(
-                "detached while it is mounted at \(path): that mount ends, and its pod with it")
-            for path in Array(agent.mounts.keys) { await agent.forsake(path) }
-            try await agent.apply(.evict(node: node))
+            try await agent.apply(hasMounts ? .evict(node: node) : .detach(node: node))
         }
     }
 
@@ -470,7 +495,7 @@ actor VolumeAgent {
         let deadline = ContinuousClock.now + limit
         var isHeld: Bool {
             if case .owning(_, .some) = record.head.role { return true }
-            return !mounts.isEmpty
+            return mounts.values.contains(where: isServed)
         }
         while isHeld, ContinuousClock.now < deadline { try await Task.sleep(for: .milliseconds(20)) }
         await waitForEndings()
