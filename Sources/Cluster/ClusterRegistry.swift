@@ -172,6 +172,8 @@ package final class ClusterRegistry: SharedSiteRegistry {
         _ = try await client.update(resource)
     }
 
+    private static let startOfServer: Duration = .seconds(2)
+
     /// Repeats a change until its outcome is known.
     ///
     /// - Parameter change: throws `.alreadyExists` when the record is another's, `.conflict` to be called again.
@@ -184,6 +186,7 @@ package final class ClusterRegistry: SharedSiteRegistry {
         // Of those that write at once one succeeds: the others come next, and do not wait for long.
         var contention = Backoff(first: .milliseconds(5), limit: .milliseconds(200))
         var isUncertain = false
+        var missingSince: ContinuousClock.Instant?
         while true {
             let wait: Duration
             do throws(KubernetesError) {
@@ -193,7 +196,14 @@ package final class ClusterRegistry: SharedSiteRegistry {
             } catch {
                 switch error {
                 case .alreadyExists where name != nil: throw .nameTaken(name ?? "")
-                case .alreadyExists, .notFound: throw .conflict(id)
+                case .alreadyExists: throw .conflict(id)
+                case .notFound:
+                    // For a moment after its start a server may know none of our resources.
+                    let since = missingSince ?? .now
+                    missingSince = since
+                    guard ContinuousClock.now < min(since + Self.startOfServer, deadline), !Task.isCancelled
+                    else { throw .conflict(id) }
+                    wait = backoff.next()
                 case .conflict, .server, .unreachable, .malformed, .cancelled, .tooManyRequests:
                     isUncertain = isUncertain || error.isAmbiguous
                     guard ContinuousClock.now < deadline, !Task.isCancelled else {

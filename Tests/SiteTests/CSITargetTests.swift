@@ -277,5 +277,52 @@ extension SiteTests {
                 try await volume.takeDown()
             }
         }
+
+        /// What a process that was killed has left mounted is gone with the attachment, too.
+        @Test func aDetachmentByForceCountsWhatIsDead() async throws {
+            try await withSites { pair, cleanup in
+                let volume = try await Published(pair, cleanup)
+                try await volume.restart()
+                try await volume.site.csi(["unpublish", volume.id, "--node", "london-node"])
+                let late = try await CSIModesTests.outcome(
+                    volume.site,
+                    [
+                        "stage", volume.id, "--staging-path", volume.staging, "--publish-context",
+                        "epoch=\(volume.epoch)",
+                    ])
+                #expect(late.code == Self.failedPrecondition, "\(late)")
+                try await self.expectDead(volume.target)
+                try await volume.takeDown()
+            }
+        }
+
+        /// A container that sees the host's directories in a mount namespace of its own has a copy of what was mounted.
+        @Test func aCopyOfTheMountElsewhereKeepsTheVolumeFromNobody() async throws {
+            try await withSites { pair, cleanup in
+                let volume = try await Published(pair, cleanup)
+                _ = try await shell("echo kept > f", in: volume.target)
+                let inside = pair.directory + "/inside"
+                let other = try await ChildProcess.start(
+                    Program(
+                        "unshare",
+                        [
+                            "-m", "--propagation", "private", "/bin/sh", "-c",
+                            "cat '\(volume.target)/f' > '\(inside)'; exec sleep 300",
+                        ]))
+                try cleanup.add(other, with: SIGKILL)
+                try await SiteTests.wait("the copy to be used") {
+                    (try? String(contentsOfFile: inside, encoding: .utf8)) == "kept\n"
+                }
+                try await volume.takeDown()
+                try await volume.site.csi(["unpublish", volume.id, "--node", "london-node"])
+                let there = pair.directory + "/there"
+                try cleanup.add(mountAt: there)
+                try await volume.site.godwit(["migrate", "pvc-1", "--to", "sydney", "--prepare-only"])
+                try await pair.sydney.csi(["publish", volume.id, "--node", "sydney-node"])
+                try await pair.sydney.csi(["stage", volume.id, "--staging-path", there])
+                #expect(try await shell("cat f", in: there).output == "kept\n")
+                try await pair.sydney.csi(["unstage", volume.id, "--staging-path", there])
+            }
+        }
     }
 }
