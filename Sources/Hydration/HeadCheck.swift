@@ -78,10 +78,15 @@ package enum HeadCheck {
         return known
     }
 
-    /// Blocks that a file may give back without losing anything: where its extents are listed, once they are more than
-    /// fit into the inode of an ext4 (4), whose list shrinks when they grow together.
+    /// Blocks that a file may give back without losing anything: those in which an ext4 lists its extents. They come when
+    /// there are more than fit into the inode (4), shrink when extents grow together, and the last one goes some time
+    /// after the file was cut, whatever is left in it.
     private static func slack(_ blockCount: UInt64) -> UInt64 {
-        blockCount <= 4 * 8 ? 0 : 8 * (2 + blockCount / (8 * 340))
+        switch blockCount {
+        case 0...8: 0
+        case 9...5 * 8: 8
+        default: 8 * (2 + blockCount / (8 * 340))
+        }
     }
 
     private static func finding(
