@@ -237,7 +237,7 @@ struct HandoffSimulation {
         case 11..<13:
             let attachment = writeCount % 7 == 3 ? "W" : nil
             event = .attach(Holder(node: node, pod: "p", attachment: attachment))
-        case 13: event = writeCount.isMultiple(of: 2) ? .evict(node: node) : .takeOver
+        case 13: event = .evict(node: node)
         default:
             guard case .owning(_, let holder?) = record.role else {
                 return try apply(.detach(node: node), at: index)

@@ -41,15 +41,20 @@ extension SiteTests {
         }
 
         private func scrape(_ network: NetworkNamespace, log: String) async throws -> Scrape {
-            let text = try String(contentsOfFile: log, encoding: .utf8)
-            let line = text.components(separatedBy: "probes are answered at port ").last ?? ""
-            var program = Program(
-                "/usr/bin/curl",
-                ["-sf", "-m", "60", "http://127.0.0.1:\(line.prefix { $0.isNumber })/metrics"])
-            program.network = network
-            let outcome = try await ChildProcess.run(program, limit: .seconds(90))
-            try #require(outcome.exit.isSuccess, "\(outcome.output)")
-            return try Scrape(outcome.output)
+            let deadline = ContinuousClock.now + .seconds(10)
+            while true {
+                let text = try String(contentsOfFile: log, encoding: .utf8)
+                let line = text.components(separatedBy: "probes are answered at port ").last ?? ""
+                var program = Program(
+                    "/usr/bin/curl",
+                    ["-sf", "-m", "60", "http://127.0.0.1:\(line.prefix { $0.isNumber })/metrics"])
+                program.network = network
+                let outcome = try await ChildProcess.run(program, limit: .seconds(90))
+                if outcome.exit.isSuccess { return try Scrape(outcome.output) }
+                // One that was just started tells its port a moment after it answers.
+                try #require(ContinuousClock.now < deadline, "\(outcome.exit): \(outcome.output)")
+                try await Task.sleep(for: .milliseconds(100))
+            }
         }
 
         /// README: the table of metrics.
