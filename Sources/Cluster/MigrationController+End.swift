@@ -42,8 +42,10 @@ extension MigrationController {
                 try await write(
                     .init(
                         phase: .failed,
-                        message: "the claim is deleted, but the target cannot be told: \(error.description). If it is "
-                            + "gone for good: kubectl godwit distrust, or take the finalizer away from this migration"),
+                        message:
+                            "the claim is deleted, but the target cannot be told: \(error.description). If it is "
+                            + "gone for good: kubectl godwit distrust, or take the finalizer away from this migration"
+                    ),
                     reason: error.isTransient ? "Unavailable" : "Refused", present, claim)
                 return
             }

@@ -283,7 +283,9 @@ package final class FuseMount: Sendable {
         let deadline = ContinuousClock.now + patience
         var pause = Duration.microseconds(200)
         while !state.withLock({ $0.isOver }) {
-            guard ContinuousClock.now < deadline, (try? await Task.sleep(for: pause)) != nil else { return false }
+            guard ContinuousClock.now < deadline, (try? await Task.sleep(for: pause)) != nil else {
+                return false
+            }
             pause = min(pause * 2, .milliseconds(50))
         }
         return true

@@ -66,7 +66,9 @@ extension VolumeAgent {
         let published = CSIService.targets(publishedIn: context.state.publications)
         for mount in try MountTable.entries().reversed() where !published.contains(mount.path) {
             // Not what somebody has mounted on it since.
-            guard try isDead(mount), try MountTable.entry(at: mount.path)?.device == mount.device else { continue }
+            guard try isDead(mount), try MountTable.entry(at: mount.path)?.device == mount.device else {
+                continue
+            }
             try DeadMount.takeAway(at: mount.path)
         }
     }
@@ -76,7 +78,9 @@ extension VolumeAgent {
     private func isDead(_ mount: MountEntry) throws -> Bool {
         guard mount.type == "fuse.godwit", mount.source == mountSource else { return false }
         // One whose directory is gone is mounted nowhere.
-        let divergences = divergenceMounts.keys.compactMap { try? MountTable.device(at: HostPaths.resolved($0)) }
+        let divergences = divergenceMounts.keys.compactMap {
+            try? MountTable.device(at: HostPaths.resolved($0))
+        }
         return !mounts.values.contains { $0.device == mount.device } && !divergences.contains(mount.device)
     }
 

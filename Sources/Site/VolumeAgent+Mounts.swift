@@ -206,7 +206,8 @@ extension VolumeAgent {
                 try await Task.sleep(for: .milliseconds(100))
             }
             logger.warning(
-                "\(path) is unmounted, and goes on in another mount namespace: whoever uses it there gets errors")
+                "\(path) is unmounted, and goes on in another mount namespace: whoever uses it there gets errors"
+            )
             await forsake(path)
             return
         }
