@@ -210,7 +210,9 @@ extension CSIService {
         response.usage = [bytes, inodes]
         var volume = try await backend.condition(ofMounted: id)
         if await !backend.servedDevices(of: id).contains(mounted.device) {
-            volume.trouble = "what is mounted at \(path) has lost its server: the pod has to be started anew"
+            // Of an overruled owner's mount, why is said already.
+            let lost = "what is mounted at \(path) is served no more: the pod has to be started anew"
+            volume.trouble = volume.trouble.map { "\($0); \(lost)" } ?? lost
         }
         response.volumeCondition = condition(volume)
         return response
