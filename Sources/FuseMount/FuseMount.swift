@@ -263,37 +263,41 @@ package final class FuseMount: Sendable {
         }
     }
 
-    /// Unmounts and waits until everything is answered. Unmounted already, it is a success.
+    /// The same, for so long at most; not ended by cancellation.
     ///
-    /// - Returns: false when it is unmounted here and has not ended in the time: it is mounted elsewhere as well, perhaps
-    ///   where nobody looks, in a copy that another mount namespace has. It is served until that goes, or `leave`.
-    /// - Throws: `.busy` while files are open; the mount then goes on as if nothing had happened.
-    @discardableResult
-    package func unmount(patience: Duration) async throws(FuseMountError) -> Bool {
-        if state.withLock({ $0.isOver }) { return true }
-        if umount2(path, Int32(UMOUNT_NOFOLLOW)) != 0 {
-            let number = errno
-            switch number {
-            case EBUSY: throw .busy(path: path)
-            // Somebody else was quicker.
-            case EINVAL, ENOENT: break
-            default: throw .system(call: "umount2", path: path, number: number)
-            }
-        }
+    /// - Returns: whether it is unmounted. If not, it is mounted elsewhere as well, perhaps where nobody looks: in a copy
+    ///   that another mount namespace has. It is served until that goes, or `leave`.
+    package func waitUntilUnmounted(for patience: Duration) async -> Bool {
         let deadline = ContinuousClock.now + patience
         var pause = Duration.microseconds(200)
         while !state.withLock({ $0.isOver }) {
-            guard ContinuousClock.now < deadline, (try? await Task.sleep(for: pause)) != nil else {
-                return false
-            }
+            guard ContinuousClock.now < deadline else { return false }
+            let rest = pause
+            await Task { try? await Task.sleep(for: rest) }.value
             pause = min(pause * 2, .milliseconds(50))
         }
         return true
     }
 
-    /// The same, however long it takes.
+    /// Unmounts and waits until everything is answered. Unmounted already, it is a success.
+    ///
+    /// - Throws: `.busy` while files are open; the mount then goes on as if nothing had happened.
     package func unmount() async throws(FuseMountError) {
-        if try await unmount(patience: .zero) { return }
+        try takeAway()
         await waitUntilUnmounted()
+    }
+
+    /// Takes the mount away from its directory, once, without waiting for its end. Unmounted already, it is a success.
+    ///
+    /// - Throws: as `unmount`.
+    package func takeAway() throws(FuseMountError) {
+        guard !state.withLock({ $0.isOver }), umount2(path, Int32(UMOUNT_NOFOLLOW)) != 0 else { return }
+        let number = errno
+        switch number {
+        case EBUSY: throw .busy(path: path)
+        // Somebody else was quicker.
+        case EINVAL, ENOENT: break
+        default: throw .system(call: "umount2", path: path, number: number)
+        }
     }
 }

@@ -200,11 +200,10 @@ extension VolumeAgent {
             try takeAwayDeadMount(at: path)
             return
         }
-        if try await !mount.fuse.unmount(patience: Self.unmountPatience) {
-            // Whoever took it away there takes it away here: a copy that nobody looks at must not keep the volume.
-            while try MountTable.entries().contains(where: { $0.device == mount.device }) {
-                try await Task.sleep(for: .milliseconds(100))
-            }
+        try mount.fuse.takeAway()
+        while await !mount.fuse.waitUntilUnmounted(for: Self.unmountPatience) {
+            // Where else it is shown here, somebody will take it away. A copy that nobody here sees must not keep the volume.
+            if try MountTable.entries().contains(where: { $0.device == mount.device }) { continue }
             logger.warning(
                 "\(path) is unmounted, and goes on in another mount namespace: whoever uses it there gets errors"
             )
