@@ -168,13 +168,13 @@ struct EnduranceRun {
     private let cleanup: Cleanup
     private let databases: [EnduranceDatabase]
     private let acknowledgements: String
-    private var random: Dice
+    private var random: SplitMix
     private var owner = 0
     private var nextID = 1
     private var writers: [ChildProcess] = []
 
     init(_ kind: EnduranceDatabase.Kind, _ pair: SitePair, _ cleanup: Cleanup) throws {
-        random = Dice(state: seed)
+        random = SplitMix(state: seed)
         let order = Trouble.allCases.shuffled(using: &random)
         let first = EnduranceDatabase.Kind.allCases.firstIndex(of: kind) == 0 ? 0 : 2 * Self.roundTrips
         troubles = (first..<first + 2 * Self.roundTrips).map { order[$0 % order.count] }

@@ -101,7 +101,7 @@ struct HandoffTrouble: Sendable, CustomStringConvertible {
     static let pause = environment["GODWIT_HANDOFF_PAUSE"].flatMap { Int($0) } ?? 11
 
     static func selection() -> [HandoffTrouble] {
-        var random = Dice(state: seed)
+        var random = SplitMix(state: seed)
         let wanted = environment["GODWIT_HANDOFF_STEPS"]
         var all: [HandoffTrouble] = []
         for (index, (side, step)) in steps.enumerated() {
