@@ -139,9 +139,12 @@ enum SiteCertificates {
     }
 
     /// That the leaf is of the site, or the node, whose site pinned this authority, for connections, now.
+    ///
+    /// - Returns: when both certificates are valid.
+    @discardableResult
     static func check(
         leaf: Certificate, of site: SiteID, authority: Certificate, now: Date
-    ) throws(IdentityError) {
+    ) throws(IdentityError) -> ClosedRange<Date> {
         guard leaf.issuer == authority.subject,
             authority.publicKey.isValidSignature(leaf.signature, for: leaf)
         else { throw .impostor(claimed: site) }
@@ -159,7 +162,10 @@ enum SiteCertificates {
         guard let uses, uses.contains(.clientAuth), uses.contains(.serverAuth) else {
             throw .wrongUse(site, "is not for connections between sites")
         }
-        guard leaf.notValidBefore <= now, authority.notValidBefore <= now else { throw .notYetValid(site) }
-        guard now <= leaf.notValidAfter, now <= authority.notValidAfter else { throw .expired(site) }
+        let start = max(leaf.notValidBefore, authority.notValidBefore)
+        let end = min(leaf.notValidAfter, authority.notValidAfter)
+        guard start <= now else { throw .notYetValid(site) }
+        guard now <= end else { throw .expired(site) }
+        return start...end
     }
 }

@@ -29,7 +29,9 @@ extension SiteIdentity {
         let document = try TrustDocument(text)
         guard document.site != site.site else { throw .ownDocument }
         return try directory.locked { () throws(IdentityError) in
-            let known = { () throws(IdentityError) in try self.trusted(document.site) }
+            let known = { () throws(IdentityError) in
+                try self.trusted(document.site, in: try self.documents(of: document.site))
+            }
             let accepted = try document.accepted(over: known, replacing: replacing)
             try peerDirectory.make()
             try peerDirectory.write(accepted.text, to: "\(document.site).pem")
@@ -81,23 +83,39 @@ extension SiteIdentity {
     ///
     /// - Returns: nil when the site is not trusted.
     package func peer(_ name: SiteID) throws(IdentityError) -> Peer? {
+        try peer(name, from: try documents(of: name.site))
+    }
+
+    func peer(_ name: SiteID, from documents: Documents) throws(IdentityError) -> Peer? {
         guard name.site != site.site else { return site.node == nil ? nil : try ownDocument().peer() }
-        return try trusted(name.site)?.peer()
+        return try trusted(name.site, in: documents)?.peer()
     }
 
     private func ownDocument() throws(IdentityError) -> TrustDocument {
         try TrustDocument(try trustDocument(address: nil))
     }
 
+    /// The texts of a site's document, as they are in the directories.
+    struct Documents: Equatable, Sendable {
+        /// In our own.
+        let here: String?
+        /// In the one that is mounted.
+        let there: String?
+    }
+
+    func documents(of site: SiteID) throws(IdentityError) -> Documents {
+        Documents(
+            here: try peerDirectory.read("\(site).pem"),
+            there: try mounted?.read("\(site)\(Self.mountedEnd)"))
+    }
+
     /// What the directories say of a site. Where both have its document, they must agree on its keys; our own
     /// directory's address goes first.
-    private func trusted(_ site: SiteID) throws(IdentityError) -> TrustDocument? {
-        let here = try peerDirectory.read("\(site).pem")
-        let there = try mounted?.read("\(site)\(Self.mountedEnd)")
-        let ours = try here.map { text throws(IdentityError) in
+    private func trusted(_ site: SiteID, in documents: Documents) throws(IdentityError) -> TrustDocument? {
+        let ours = try documents.here.map { text throws(IdentityError) in
             try Self.document(text, of: site, in: "\(peerDirectory.path)/\(site).pem")
         }
-        let given = try there.map { text throws(IdentityError) in
+        let given = try documents.there.map { text throws(IdentityError) in
             try Self.document(text, of: site, in: "\(mounted?.path ?? "")/\(site)\(Self.mountedEnd)")
         }
         guard let ours, let given else { return ours ?? given }

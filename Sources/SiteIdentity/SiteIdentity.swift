@@ -1,5 +1,6 @@
 internal import Crypto
 package import Foundation
+internal import Synchronization
 package import VolumeModel
 internal import X509
 
@@ -27,6 +28,8 @@ package final class SiteIdentity: Sendable {
     private let leaf: (certificatePEM: String, keyPEM: String)
     /// When the leaf certificate ends.
     package let expiry: Date
+    /// What was proved of leaf certificates, by their PEM.
+    private let proofs = Mutex<[String: Proof]>([:])
 
     static let authorityFile = "authority.pem"
     static let leafFile = "leaf.pem"
@@ -159,14 +162,38 @@ package final class SiteIdentity: Sendable {
     }
 
     /// Which site, or which node of a site, a peer's leaf certificate speaks for.
+    ///
+    /// Asked at each request: it reads anew whom this site trusts, and proves anew only what has changed.
     package func authenticate(leafPEM: String, now: Date = Date()) throws(IdentityError) -> SiteID {
+        if let proof = proofs.withLock({ $0[leafPEM] }), proof.lifetime.contains(now),
+            try documents(of: proof.name.site) == proof.documents
+        {
+            return proof.name
+        }
         let leaf = try SiteCertificates.parse(leafPEM)
         let name = try SiteCertificates.site(namedBy: leaf)
+        let documents = try documents(of: name.site)
         // Our own site has no keys as a whole when it has nodes.
-        guard let peer = try peer(name), name != site.site else { throw .notTrusted(name.site) }
+        guard let peer = try peer(name, from: documents), name != site.site else {
+            throw .notTrusted(name.site)
+        }
         let authority = try SiteCertificates.parse(peer.authorityPEM)
-        try SiteCertificates.check(leaf: leaf, of: name, authority: authority, now: now)
+        let lifetime = try SiteCertificates.check(leaf: leaf, of: name, authority: authority, now: now)
+        proofs.withLock { proofs in
+            // Only who is trusted comes this far: many are certificates that were renewed.
+            if proofs.count >= Proof.limit { proofs.removeAll() }
+            proofs[leafPEM] = Proof(name: name, documents: documents, lifetime: lifetime)
+        }
         return name
+    }
+
+    /// That a leaf certificate speaks for a name, as long as the site's trust documents are these.
+    private struct Proof {
+        static let limit = 256
+
+        let name: SiteID
+        let documents: Documents
+        let lifetime: ClosedRange<Date>
     }
 
     // MARK: for people

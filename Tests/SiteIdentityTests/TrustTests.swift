@@ -61,6 +61,37 @@ import X509
         }
     }
 
+    /// A certificate is proved once, and whom this site trusts is looked up each time.
+    @Test func whoWasAuthenticatedIsStillAskedForTrustAndTime() throws {
+        let leaf = other.certificateChainPEM
+        try home.trust(other.trustDocument(address: nil))
+        for _ in 0..<3 { #expect(try home.authenticate(leafPEM: leaf) == sydney) }
+        #expect(throws: IdentityError.expired(sydney)) {
+            try home.authenticate(leafPEM: leaf, now: Date() + 91 * 86_400)
+        }
+        #expect(throws: IdentityError.notYetValid(sydney)) {
+            try home.authenticate(leafPEM: leaf, now: Date() - 7200)
+        }
+        #expect(try home.authenticate(leafPEM: leaf) == sydney)
+        try home.distrust(sydney)
+        #expect(throws: IdentityError.notTrusted(sydney)) { try home.authenticate(leafPEM: leaf) }
+        // Another process of the same directory changes the trust, too.
+        let person = try SiteIdentity(loading: directory.path + "/london")
+        try person.trust(other.trustDocument(address: "a.example:1"))
+        #expect(try home.authenticate(leafPEM: leaf) == sydney)
+        try person.trust(RogueAuthority(sydney).document, replacing: true)
+        #expect(throws: IdentityError.impostor(claimed: sydney)) { try home.authenticate(leafPEM: leaf) }
+    }
+
+    @Test func manyRenewedCertificatesAreAuthenticated() throws {
+        let rogue = try RogueAuthority(sydney)
+        try home.trust(rogue.document)
+        let leaves = try (0..<300).map { _ in try rogue.leaf(names: [name(sydney)]) }
+        for leaf in leaves + leaves.reversed() {
+            #expect(try home.authenticate(leafPEM: leaf) == sydney)
+        }
+    }
+
     @Test func ownDocumentIsRefused() throws {
         #expect(throws: IdentityError.self) { try home.trust(home.trustDocument(address: nil)) }
     }
