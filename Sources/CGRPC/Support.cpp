@@ -1,5 +1,6 @@
 #include "Support.hpp"
 
+#include <absl/synchronization/mutex.h>
 #include <grpc/support/log.h>
 #include <grpcpp/create_channel.h>
 #include <grpcpp/generic/generic_stub.h>
@@ -59,6 +60,12 @@ void keepCallbackThreads() {
 }  // namespace cgrpc
 
 namespace {
+
+// Debian builds Abseil with its debugging aids: each lock that gRPC takes would be looked up in a graph of all of them.
+[[maybe_unused]] const bool locksAreTakenWithoutAGraph = [] {
+    absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+    return true;
+}();
 
 std::atomic<void (*)(int32_t, cgrpc_text)> logWriter{nullptr};
 
