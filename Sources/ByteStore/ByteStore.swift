@@ -16,6 +16,7 @@ package final class ByteStore: Sendable {
 
     package let directory: String
     private let root: DataDirectory
+    private let spares: SpareFiles
     private let openFiles: Mutex<OpenFiles>
 
     private struct OpenFiles {
@@ -36,6 +37,7 @@ package final class ByteStore: Sendable {
     ) throws(ByteStoreError) {
         self.directory = directory
         root = try DataDirectory(path: directory)
+        spares = SpareFiles(in: root)
         let limit = max(16, openFileLimit)
         openFiles = Mutex(OpenFiles(evictionCount: limit, limit: limit))
     }
@@ -43,7 +45,12 @@ package final class ByteStore: Sendable {
     /// Makes a new, empty data file. What an earlier life may have left under its number is gone.
     package func create(_ number: DataFileNumber) throws(ByteStoreError) -> DataFile {
         let name = Self.name(of: number)
-        let descriptor = try root.open(name, flags: O_RDWR | O_CREAT | O_TRUNC)
+        let descriptor =
+            if let spare = spares.take(number) {
+                spare
+            } else {
+                try root.open(name, flags: O_RDWR | O_CREAT | O_TRUNC)
+            }
         return keep(DataFile(number: number, descriptor: descriptor, name: name, in: root, isNew: true))
     }
 
@@ -132,6 +139,14 @@ package final class ByteStore: Sendable {
 
     /// Bytes free on the disk for us, and its size.
     package func diskSpace() throws(ByteStoreError) -> (free: UInt64, total: UInt64) { try root.space() }
+
+    /// Deletes what a crash has left of files that were made ahead. Called before any is made.
+    ///
+    /// - Parameter next: the number that the next data file gets.
+    package func deleteSpares(from next: DataFileNumber) { spares.deleteLeftovers(from: next) }
+
+    /// Deletes the files that were made ahead, and makes no more: before anybody else may use the directory.
+    package func endSpares() { spares.end() }
 
     /// Lets go of every open file: for the end, and for tests.
     package func closeAll() {

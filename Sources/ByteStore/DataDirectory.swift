@@ -64,6 +64,16 @@ final class DataDirectory: Sendable {
         }
     }
 
+    /// Deletes a file that is there and has no bytes.
+    func deleteEmpty(_ name: String) throws(ByteStoreError) {
+        var status = stat()
+        guard fstatat(descriptor, name, &status, AT_SYMLINK_NOFOLLOW) == 0,
+            status.st_mode & S_IFMT == S_IFREG,
+            status.st_size == 0, status.st_blocks == 0
+        else { return }
+        try delete(name)
+    }
+
     /// Calls with the name of everything in it, of the form that `open` takes.
     func forEach(_ visit: (_ name: String, DataFileExtent) -> Void) throws(ByteStoreError) {
         for parent in try Self.names(in: ".", at: descriptor, path: path) where parent.utf8.count == 2 {

@@ -53,6 +53,7 @@ package final class HeadStorage: Sendable {
         mayLackEarlierBytes = Atomic(!catalog.wasClosedCleanly)
         measureFreeSpace = freeSpace ?? { (try? bytes.diskSpace().free) ?? 0 }
         firstUncertain = try catalog.perform { DataFileNumber($0.durableData) }
+        if !catalog.wasClosedCleanly { bytes.deleteSpares(from: try catalog.perform { $0.nextDataFile }) }
         try beginUseOfHashes()
         try completeUnsettledFiles()
     }
@@ -423,6 +424,7 @@ package final class HeadStorage: Sendable {
 
     /// Ends the use of this head in order. Whatever still uses it gets errors.
     package func close() throws {
+        bytes.endSpares()
         defer { bytes.closeAll() }
         do {
             try settle()

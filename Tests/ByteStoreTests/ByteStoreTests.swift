@@ -206,4 +206,92 @@ import VolumeModel
         #expect(try read(one, size) == content)
         #expect(try two.extent().size == UInt64(size))
     }
+
+    // MARK: files that are made ahead
+
+    private func numbers(in store: ByteStore) throws -> [UInt64] {
+        var numbers: [UInt64] = []
+        try store.forEach { number, _ in
+            numbers.append(number.number)
+        } other: {
+            Issue.record("found \($0)")
+        }
+        return numbers.sorted()
+    }
+
+    /// Makes so many files in a row, each with bytes of its own, that others are made ahead.
+    private func fill(_ store: ByteStore, _ range: ClosedRange<UInt64>) throws {
+        for number in range {
+            let file = try store.create(DataFileNumber(number))
+            #expect(try file.extent().size == 0)
+            try write(file, Array("\(number)".utf8))
+        }
+    }
+
+    private func check(_ store: ByteStore, _ range: ClosedRange<UInt64>) throws {
+        for number in range {
+            let bytes = Array("\(number)".utf8)
+            #expect(try read(try store.open(DataFileNumber(number)), bytes.count) == bytes)
+        }
+    }
+
+    @Test func ofFilesMadeAheadNoneIsLeftAndNoneGivenTwice() throws {
+        let temporary = try TemporaryDirectory()
+        let store = try ByteStore(directory: temporary.path + "/data", openFileLimit: 16)
+        try fill(store, 1...1000)
+        store.endSpares()
+        #expect(try numbers(in: store) == Array(1...1000))
+        try fill(store, 1001...1100)
+        store.closeAll()
+        #expect(try numbers(in: store) == Array(1...1100))
+        try check(store, 1...1100)
+    }
+
+    @Test func theNextLifeDeletesWhatWasMadeAheadAndNothingElse() async throws {
+        let temporary = try TemporaryDirectory()
+        let path = temporary.path + "/data"
+        do {
+            let store = try ByteStore(directory: path)
+            try fill(store, 1...100)
+            var counts = [100]
+            let deadline = ContinuousClock.now + .seconds(60)
+            // Until there are some, and no more come.
+            while counts.last == 100 || Set(counts.suffix(10)).count > 1 || counts.count < 10,
+                ContinuousClock.now < deadline
+            {
+                try await Task.sleep(for: .milliseconds(20))
+                counts.append(try numbers(in: store).count)
+            }
+        }
+        let store = try ByteStore(directory: path)
+        #expect(try numbers(in: store).count > 100)
+        // One that has bytes is not one of them, whatever it is.
+        try write(try store.create(DataFileNumber(110)), [1])
+        store.closeAll()
+        let next = try ByteStore(directory: path)
+        next.deleteSpares(from: DataFileNumber(101))
+        #expect(try numbers(in: next) == Array(1...100) + [110])
+        try fill(next, 101...200)
+        next.endSpares()
+        try check(next, 1...200)
+    }
+
+    /// One thread makes files, as under the catalog's lock; the end comes at any moment.
+    @Test func theEndDeletesNoFileThatWasAskedFor() async throws {
+        let temporary = try TemporaryDirectory()
+        for round in 0..<40 {
+            let store = try ByteStore(directory: temporary.path + "/data\(round)", openFileLimit: 16)
+            try await withThrowingTaskGroup(of: Void.self) { group in
+                group.addTask { try self.fill(store, 1...150) }
+                group.addTask {
+                    try await Task.sleep(for: .microseconds(Int.random(in: 0...4000)))
+                    store.endSpares()
+                }
+                try await group.waitForAll()
+            }
+            store.closeAll()
+            #expect(try numbers(in: store) == Array(1...150), "round \(round)")
+            try check(store, 1...150)
+        }
+    }
 }
