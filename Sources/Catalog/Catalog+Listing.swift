@@ -167,7 +167,7 @@ extension CatalogState {
         guard let record = try peekInode(inode) else { return nil }
         let attributes = try extendedAttributeNames(of: inode).map { name in
             ListedFile.Attribute(
-                inode: inode, name: name, value: try extendedAttribute(name, of: inode) ?? [])
+                inode: inode, name: name, value: try storedAttribute(name, of: inode) ?? [])
         }
         return ListedFile(entry: nil, record: record, attributes: attributes)
     }

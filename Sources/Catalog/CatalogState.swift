@@ -18,6 +18,9 @@ package struct CatalogState {
         var structuralGeneration: UInt64 = 0
         var metadataGeneration: UInt64 = 0
         var residency: Residency?
+        /// Whether it is known to have no extended attribute. Programs ask for some of each file that they list, and the
+        /// kernel for one of each file that is written.
+        var hasNoAttributes = false
     }
 
     let connection: Connection
@@ -215,7 +218,7 @@ package struct CatalogState {
         // A damaged sum is wrong, but no reason to end.
         counters.inodeCount &+= 1
         let record = make(number)
-        var cached = CachedInode(record: record, born: nil)
+        var cached = CachedInode(record: record, born: nil, hasNoAttributes: true)
         mark(&cached, .structural)
         counters.byteCount &+= record.countedByteCount
         inodes[number] = cached
@@ -399,10 +402,26 @@ package struct CatalogState {
 
     // MARK: extended attributes
 
-    package func extendedAttribute(_ name: [UInt8], of inode: InodeNumber) throws -> [UInt8]? {
+    /// - Returns: nil when the inode has none of that name.
+    package mutating func extendedAttribute(_ name: [UInt8], of inode: InodeNumber) throws -> [UInt8]? {
+        if inodes[inode]?.hasNoAttributes == true { return nil }
+        if let value = try storedAttribute(name, of: inode) { return value }
+        try noteWhetherAttributesExist(of: inode)
+        return nil
+    }
+
+    func storedAttribute(_ name: [UInt8], of inode: InodeNumber) throws -> [UInt8]? {
         statements.getXattr.bind(1, inode.number)
         statements.getXattr.bind(2, name)
         return try statements.getXattr.first { $0.bytes(0) }
+    }
+
+    /// What the open transaction takes away would be there again if its commit failed.
+    private mutating func noteWhetherAttributesExist(of inode: InodeNumber) throws {
+        guard let cached = inodes[inode], cached.structuralGeneration < openGeneration else { return }
+        statements.listXattrs.bind(1, inode.number)
+        let exists = try statements.listXattrs.first { _ in true } ?? false
+        inodes[inode]?.hasNoAttributes = !exists
     }
 
     package func extendedAttributeNames(of inode: InodeNumber) throws -> [[UInt8]] {
@@ -431,6 +450,7 @@ package struct CatalogState {
         statements.putXattr.bind(3, value)
         statements.putXattr.bind(4, sequence.number)
         try statements.putXattr.run()
+        inodes[inode]?.hasNoAttributes = false
         touch(inode)
     }
 
@@ -449,7 +469,7 @@ package struct CatalogState {
 
     /// What the volume's application read after its last starts; damaged or of another format: nothing.
     package func startProfile() throws -> StartProfile {
-        guard let bytes = try extendedAttribute(StartProfile.attributeName, of: .root) else {
+        guard let bytes = try storedAttribute(StartProfile.attributeName, of: .root) else {
             return StartProfile()
         }
         return (try? StartProfile(encoded: bytes)) ?? StartProfile()
