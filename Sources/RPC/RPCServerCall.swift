@@ -64,16 +64,9 @@ package final class RPCServerCall: Sendable {
     /// The same, for a client that must not take longer: then the call is cancelled, so that nobody can hold one by
     /// saying nothing.
     package func receive(within limit: Duration) async throws(RPCStatus) -> [UInt8]? {
-        let timer = cancel(after: limit)
-        defer { timer.cancel() }
+        let timer = CallTimers.shared.add(after: limit) { cgrpc_server_call_cancel(self.native) }
+        defer { CallTimers.shared.remove(timer) }
         return try await receive()
-    }
-
-    private func cancel(after limit: Duration) -> Task<Void, Never> {
-        Task {
-            guard (try? await Task.sleep(for: limit)) != nil else { return }
-            cgrpc_server_call_cancel(self.native)
-        }
     }
 
     /// Returns when gRPC took the message, which it does as fast as the client receives.
@@ -94,8 +87,8 @@ package final class RPCServerCall: Sendable {
     /// The same, to a client that must have taken so much of it by then: else the call is cancelled, so that nobody can
     /// hold what is behind it by not reading.
     package func send(_ message: [UInt8], within limit: Duration) async throws(RPCStatus) {
-        let timer = cancel(after: limit)
-        defer { timer.cancel() }
+        let timer = CallTimers.shared.add(after: limit) { cgrpc_server_call_cancel(self.native) }
+        defer { CallTimers.shared.remove(timer) }
         try await send(message)
     }
 
