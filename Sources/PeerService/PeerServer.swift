@@ -102,32 +102,31 @@ package struct PeerServer: Sendable {
         switch method {
         case "Hello":
             _ = try Godwit_Peer_V1_HelloRequest(serializedBytes: request)
-            try await send(backend.hello(), to: call)
+            try await finish(call, with: backend.hello())
         case "Offer":
             let message = try Godwit_Peer_V1_OfferRequest(serializedBytes: request)
             try Self.check(message)
-            try await send(try await backend.offer(message, by: site), to: call)
+            try await finish(call, with: try await backend.offer(message, by: site))
         case "Follow": try await follow(call, try .init(serializedBytes: request), site)
         case "List": try await list(call, try .init(serializedBytes: request), site)
         case "Read": try await read(call, try .init(serializedBytes: request), site)
         case "Changes": try await changes(call, try .init(serializedBytes: request), site)
         case "Exchange":
-            try await send(
-                try await backend.exchange(try .init(serializedBytes: request), from: site), to: call)
+            try await finish(
+                call, with: try await backend.exchange(try .init(serializedBytes: request), from: site))
         case "TakeOver":
-            try await send(
-                try await backend.takeOver(try .init(serializedBytes: request), by: site), to: call)
+            try await finish(
+                call, with: try await backend.takeOver(try .init(serializedBytes: request), by: site))
         case "Status":
             let message = try Godwit_Peer_V1_StatusRequest(serializedBytes: request)
             let volume = try Self.volume(message.volume)
-            try await send(try await backend.status(of: volume, for: site), to: call)
+            try await finish(call, with: try await backend.status(of: volume, for: site))
         case "Locate":
             let message = try Godwit_Peer_V1_LocateRequest(serializedBytes: request)
-            try await send(
-                try await backend.locate(try Self.volume(message.volume), for: site), to: call)
+            try await finish(call, with: try await backend.locate(try Self.volume(message.volume), for: site))
         case "Withdraw":
-            try await send(
-                try await backend.withdraw(try .init(serializedBytes: request), by: site), to: call)
+            try await finish(
+                call, with: try await backend.withdraw(try .init(serializedBytes: request), by: site))
         default: throw RPCStatus(.unimplemented, "no such method: \(call.method)")
         }
     }
@@ -136,6 +135,19 @@ package struct PeerServer: Sendable {
     @inline(never)
     private func send(_ message: some Message, to call: RPCServerCall) async throws {
         try await call.send(try message.serializedBytes(), within: limits.sendTimeout)
+    }
+
+    /// The one answer of a call. A short one goes out together with the status: nobody waits for gRPC in between. A long
+    /// one holds its place among those under way until it is sent.
+    // Not inlined, for the same reason.
+    @inline(never)
+    private func finish(_ call: RPCServerCall, with message: some Message) async throws {
+        let bytes: [UInt8] = try message.serializedBytes()
+        if bytes.count <= PeerLimits.shortAnswerByteCount {
+            try call.sendLast(bytes)
+        } else {
+            try await call.send(bytes, within: limits.sendTimeout)
+        }
     }
 
     /// What is stored of an offer for as long as the volume is known here.
@@ -184,7 +196,7 @@ package struct PeerServer: Sendable {
         defer { calls.end(.read(isUrgent: true), by: site) }
         let reader = try await backend.reader(of: volume, reign: Epoch(request.epoch), for: site)
         let position = request.wantsPosition ? try reader.position() : nil
-        try await send(ListCoding.encode(try reader.list(wanted), position: position), to: call)
+        try await finish(call, with: ListCoding.encode(try reader.list(wanted), position: position))
     }
 
     private func read(
@@ -208,7 +220,7 @@ package struct PeerServer: Sendable {
         let pieces = try await reader.read(
             extents, hashes: Dictionary(uniqueKeysWithValues: hashes),
             maximumByteCount: Int(request.maximumByteCount))
-        try await send(ReadCoding.encode(pieces), to: call)
+        try await finish(call, with: ReadCoding.encode(pieces))
     }
 
     private func changes(
@@ -219,7 +231,7 @@ package struct PeerServer: Sendable {
         defer { calls.end(.read(isUrgent: false), by: site) }
         let reader = try await backend.reader(of: volume, reign: Epoch(request.epoch), for: site)
         let changes = try reader.changes(since: Epoch(request.since), after: InodeNumber(request.after))
-        try await send(ChangesCoding.encode(changes), to: call)
+        try await finish(call, with: ChangesCoding.encode(changes))
     }
 
     private static func volume(_ text: String) throws(RPCStatus) -> VolumeID {
