@@ -40,8 +40,9 @@ struct HolderTests {
 
         init(_ state: String = "") throws {
             var ends: [Int32] = [0, 0]
+            guard pipe(&ends) == 0 else { throw LabError.invalid("pipe") }
             // Programs that another test starts meanwhile are not to have it open.
-            guard pipe2(&ends, O_CLOEXEC) == 0 else { throw LabError.invalid("pipe") }
+            for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
             _ = fcntl(ends[0], F_SETFL, O_NONBLOCK)
             reader = ends[0]
             mount = try HeldMount(device: ends[1], state: Array(state.utf8))
@@ -62,7 +63,8 @@ struct HolderTests {
         try await wait {
             let targets = try FileManager.default.contentsOfDirectory(atPath: directory).map { name in
                 // It may have been closed since it was listed.
-                (try? FileManager.default.destinationOfSymbolicLink(atPath: directory + "/" + name)) ?? "socket:"
+                (try? FileManager.default.destinationOfSymbolicLink(atPath: directory + "/" + name))
+                    ?? "socket:"
             }
             count = targets.count
             return targets.count { $0.hasPrefix("socket:") } == 1
