@@ -356,9 +356,10 @@ final class FuseServer: Sendable {
 
     /// Makes the kernel forget what it has cached of a file's bytes, in mappings as well: whoever reads them asks anew.
     ///
-    /// As after a direct write: on a thread of its own, and not while reads may wait for bytes that are elsewhere.
+    /// As after a direct write: on a thread of its own, and not while reads of the file may wait for bytes that are
+    /// elsewhere: whoever asks for it does so again when they have come.
     func invalidate(_ inode: InodeNumber, _ range: ByteRange) {
-        guard !fileSystem.mayFault else { return }
+        guard !fileSystem.mayFault(reading: inode) else { return }
         let isServing = waiting.withLock { waiting in
             guard waiting.ending == nil, !waiting.leavesDirectWrites else { return false }
             waiting.directWrites.count += 1

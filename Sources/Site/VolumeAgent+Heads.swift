@@ -189,6 +189,8 @@ extension VolumeAgent {
         do {
             // The present state is all here: no older one is of any use.
             if record.head.hasOwnHead, reign == record.head.headReign { await dropObsoleteCopies() }
+            // Of files whose bytes were still arriving nothing was dropped from caches.
+            for number in damage.keys { await learnDamage(number) }
             try await apply(.flattened(reign: reign))
         } catch {
             logger.debug("the source will be told later: \(error)")

@@ -218,6 +218,8 @@ package protocol MountableFileSystem: AnyObject, Sendable {
 
     /// Whether a read may have to wait for what is elsewhere.
     var mayFault: Bool { get }
+    /// The same for reads of one file.
+    func mayFault(reading inode: InodeNumber) -> Bool
     /// Fetches what an operation said was missing. On return the operation is to be tried again.
     /// - Throws: `.errno(.inputOutput)` when no source had it within the volume's fault time-out.
     func resolve(_ fault: Fault) async throws(FileSystemError)
@@ -225,6 +227,7 @@ package protocol MountableFileSystem: AnyObject, Sendable {
 
 extension MountableFileSystem {
     package var mayFault: Bool { false }
+    package func mayFault(reading inode: InodeNumber) -> Bool { mayFault }
 
     package func read(
         _ inode: InodeNumber, handle: FileHandle, offset: UInt64, into buffer: UnsafeMutableRawBufferPointer

@@ -63,6 +63,11 @@ package final class VolumeFileSystem: MountableFileSystem {
         return (try? storage.catalog.perform { $0.missingByteCount > 0 || $0.isArriving }) ?? true
     }
 
+    package func mayFault(reading inode: InodeNumber) -> Bool {
+        guard mayFault else { return false }
+        return (try? storage.catalog.perform { try $0.firstMissingRange(of: inode, from: 0) != nil }) ?? true
+    }
+
     /// What is open, for the file system of another process that goes on with the same head. To be called when no
     /// operation is under way or follows.
     package func leave() -> OpenFiles { opens.withLock { $0 } }

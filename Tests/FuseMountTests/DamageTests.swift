@@ -1,4 +1,6 @@
 import BlockHashes
+import Catalog
+import EngineTestSupport
 import Glibc
 import Hydration
 import Testing
@@ -52,6 +54,43 @@ import VolumeModel
             """)
         #expect(result.code == 0, "\(result.output)")
         #expect(try HashDatabase.damage(in: volume.directory + "/head") == KnownDamage())
+        await volume.end()
+    }
+
+    /// A source that answers nobody.
+    private struct SilentSource: ByteSource {
+        let name = "nowhere"
+
+        func read(_ extents: [Extent], urgency: Urgency, timeout: Duration) async throws -> [Piece] {
+            throw HydrationError.storage("nothing comes")
+        }
+    }
+
+    /// Of a file that is here nothing is given from the cache, whatever else of the volume is still to come.
+    @Test func theCacheIsDroppedAlsoWhileOtherFilesArrive() async throws {
+        let owner = try TemporaryDirectory()
+        let origin = try TestVolume.make(in: try owner.make("owner"))
+        let file = try origin.create("f")
+        let late = try origin.create("late")
+        for inode in [file, late] {
+            try origin.write(inode, at: 0, [UInt8](repeating: 3, count: Self.size))
+        }
+        try origin.storage.settle()
+        let volume = try await MountedVolume(
+            makeHead: { try await TestVolume.makeHeir(of: origin.storage.catalog, in: $0) },
+            source: SilentSource())
+        try await origin.close()
+        try volume.storage.store(
+            Piece(
+                inode: file, range: ByteRange(0, UInt64(Self.size)),
+                content: .bytes([UInt8](repeating: 3, count: Self.size))))
+        #expect(volume.fileSystem.mayFault && volume.fileSystem.mayFault(reading: late))
+        #expect(try volume.shell("cp f ../before").code == 0)
+        try Self.damage(volume, file)
+        try await Self.waitUntil {
+            (try? volume.shell("! dd if=f of=/dev/null bs=4k skip=300 count=1 2>/dev/null").code) == 0
+        }
+        #expect(try volume.shell("cmp -n 1048576 f ../before").code == 0)
         await volume.end()
     }
 
