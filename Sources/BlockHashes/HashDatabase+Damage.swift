@@ -3,19 +3,36 @@ package import VolumeModel
 
 /// What was found damaged, until it is put right.
 extension HashDatabase {
-    package func damage() throws(SQLiteError) -> KnownDamage {
-        var known = KnownDamage()
-        try connection.prepare("SELECT data, start, end, ino, expected FROM damage ORDER BY data, start")
-            .forEach { row in
-                if let range = Self.range(row, 1) {
-                    known.blocks.append(
-                        DamagedBlock(
-                            data: DataFileNumber(row.unsigned(0)), range: range,
-                            inode: InodeNumber(row.unsigned(3)), expected: row.bytes(4)))
-                }
-                return true
+    /// - Parameters:
+    ///   - data: of one file; nil: of all.
+    ///   - range: only what touches this.
+    package func damage(
+        of data: DataFileNumber? = nil, in range: ByteRange? = nil
+    ) throws(SQLiteError) -> KnownDamage {
+        var conditions: [String] = []
+        if data != nil { conditions.append("data = ?1") }
+        if range != nil { conditions.append("start < ?3 AND end > ?2") }
+        let filter = conditions.isEmpty ? "" : " WHERE " + conditions.joined(separator: " AND ")
+        func select(_ columns: String) throws(SQLiteError) -> Statement {
+            let statement = try connection.prepare("SELECT \(columns)\(filter) ORDER BY data, start")
+            if let data { statement.bind(1, data.number) }
+            if let range {
+                statement.bind(2, range.start)
+                statement.bind(3, range.end)
             }
-        try connection.prepare("SELECT data, start, end FROM overwritten").forEach { row in
+            return statement
+        }
+        var known = KnownDamage()
+        try select("data, start, end, ino, expected FROM damage").forEach { row in
+            if let range = Self.range(row, 1) {
+                known.blocks.append(
+                    DamagedBlock(
+                        data: DataFileNumber(row.unsigned(0)), range: range,
+                        inode: InodeNumber(row.unsigned(3)), expected: row.bytes(4)))
+            }
+            return true
+        }
+        try select("data, start, end FROM overwritten").forEach { row in
             if let range = Self.range(row, 1) {
                 known.overwritten[DataFileNumber(row.unsigned(0)), default: RangeSet()].insert(range)
             }
@@ -48,7 +65,9 @@ extension HashDatabase {
         var isNew = false
         try connection.execute("BEGIN IMMEDIATE")
         do {
-            if let range = try look(), try !(damage().ranges[data] ?? RangeSet()).contains(range) {
+            if let range = try look(),
+                try !(damage(of: data, in: range).ranges[data] ?? RangeSet()).contains(range)
+            {
                 isNew = try put(
                     DamagedBlock(data: data, range: range, inode: inode, expected: DamagedBlock.lost))
             }
@@ -61,13 +80,18 @@ extension HashDatabase {
     }
 
     private func put(_ block: DamagedBlock) throws(SQLiteError) -> Bool {
-        let known = try damage()
-        let before = known.blocks.first { $0.data == block.data && $0.range.start == block.range.start }
-        var written = known.overwritten[block.data] ?? RangeSet()
+        let known = try damage(of: block.data, in: block.range)
+        let before = known.blocks.first { $0.range.start == block.range.start }
         let isSame = before.map {
-            $0.range == block.range && (block.expected.isEmpty || block.expected == $0.expected)
+            $0.range == block.range && (block.expected.isEmpty || block.confirmed.expected == $0.expected)
         }
-        if isSame == true, written.byteCount(in: block.range) == 0 { return false }
+        if isSame == true, known.overwritten.isEmpty { return false }
+        try insert(block)
+        try removeOverwritten(of: block.data, in: block.range, known)
+        return true
+    }
+
+    private func insert(_ block: DamagedBlock) throws(SQLiteError) {
         let insert = try connection.prepare("INSERT OR REPLACE INTO damage VALUES (?1, ?2, ?3, ?4, ?5)")
         insert.bind(1, block.data.number)
         insert.bind(2, block.range.start)
@@ -75,18 +99,25 @@ extension HashDatabase {
         insert.bind(4, block.inode.number)
         insert.bind(5, block.expected)
         try insert.run()
-        written.remove(block.range)
-        try replaceOverwritten(of: block.data, by: written)
-        return true
+    }
+
+    /// Nobody has written there since the file was last looked at: what was noted in doubt is for sure.
+    package func confirm(_ block: DamagedBlock) throws(SQLiteError) {
+        let update = try connection.prepare(
+            "UPDATE damage SET expected = ?3 WHERE data = ?1 AND start = ?2 AND expected = ?4")
+        update.bind(1, block.data.number)
+        update.bind(2, block.range.start)
+        update.bind(3, block.confirmed.expected)
+        update.bind(4, block.unconfirmed.expected)
+        try update.run()
     }
 
     /// The block is what it was.
     package func remove(_ block: DamagedBlock) throws(SQLiteError) {
         try together { () throws(SQLiteError) in
-            var written = try damage().overwritten[block.data] ?? RangeSet()
+            let known = try damage(of: block.data, in: block.range)
             try delete(block)
-            written.remove(block.range)
-            try replaceOverwritten(of: block.data, by: written)
+            try removeOverwritten(of: block.data, in: block.range, known)
         }
     }
 
@@ -97,35 +128,65 @@ extension HashDatabase {
         try delete.run()
     }
 
-    func noteOverwritten(_ written: [DataFileNumber: RangeSet]) throws(SQLiteError) {
+    /// - Parameter known: what touches the range.
+    private func removeOverwritten(
+        of data: DataFileNumber, in range: ByteRange, _ known: KnownDamage
+    ) throws(SQLiteError) {
+        guard let before = known.overwritten[data] else { return }
+        var left = before
+        left.remove(range)
+        let delete = try connection.prepare("DELETE FROM overwritten WHERE data = ?1 AND start = ?2")
+        for range in before.ranges {
+            delete.bind(1, data.number)
+            delete.bind(2, range.start)
+            try delete.run()
+        }
+        try insertOverwritten(left, of: data)
+    }
+
+    private func insertOverwritten(_ ranges: RangeSet, of data: DataFileNumber) throws(SQLiteError) {
+        let insert = try connection.prepare("INSERT OR REPLACE INTO overwritten VALUES (?1, ?2, ?3)")
+        for range in ranges.ranges {
+            insert.bind(1, data.number)
+            insert.bind(2, range.start)
+            insert.bind(3, range.end)
+            try insert.run()
+        }
+    }
+
+    /// Takes up what somebody else knows, where this was lost and made anew. What is known here stays.
+    package func take(_ known: KnownDamage) throws(SQLiteError) {
         try together { () throws(SQLiteError) in
-            let known = try damage()
+            for block in known.blocks {
+                let present = try damage(of: block.data, in: block.range).blocks
+                guard !present.contains(where: { $0.range.start == block.range.start }) else { continue }
+                try insert(block)
+                for range in known.overwritten[block.data]?.intersection(block.range) ?? [] {
+                    try insertOverwritten(RangeSet([range]), of: block.data)
+                }
+            }
+        }
+    }
+
+    /// Notes that bytes were written since they were found damaged, and are on the disk. May be repeated.
+    package func noteOverwritten(_ written: [DataFileNumber: RangeSet]) throws(SQLiteError) {
+        try together { () throws(SQLiteError) in
+            let clear = try connection.prepare("DELETE FROM overwritten WHERE data = ?1")
             for (data, ranges) in written {
-                let all = (known.overwritten[data]?.ranges ?? []) + ranges.ranges
-                let good = RangeSet(all)
+                let known = try damage(of: data)
+                let good = RangeSet((known.overwritten[data]?.ranges ?? []) + ranges.ranges)
                 var kept = RangeSet()
-                for block in known.blocks where block.data == data {
+                for block in known.blocks {
                     if good.contains(block.range) {
                         try delete(block)
                     } else {
                         for range in good.intersection(block.range) { kept.insert(range) }
                     }
                 }
-                try replaceOverwritten(of: data, by: kept)
+                clear.bind(1, data.number)
+                try clear.run()
+                try insertOverwritten(kept, of: data)
             }
-        }
-    }
-
-    private func replaceOverwritten(of data: DataFileNumber, by ranges: RangeSet) throws(SQLiteError) {
-        let delete = try connection.prepare("DELETE FROM overwritten WHERE data = ?1")
-        delete.bind(1, data.number)
-        try delete.run()
-        let insert = try connection.prepare("INSERT INTO overwritten VALUES (?1, ?2, ?3)")
-        for range in ranges.ranges {
-            insert.bind(1, data.number)
-            insert.bind(2, range.start)
-            insert.bind(3, range.end)
-            try insert.run()
         }
     }
 

@@ -77,7 +77,9 @@ package final class HashDatabase {
             throw SQLiteError(code: 26, message: "\(path) is of version \(version)")
         }
         if version == nil {
-            try connection.execute("INSERT OR IGNORE INTO meta VALUES ('version', \(Self.version))")
+            let name = UInt64.random(in: .min ... .max)
+            try connection.execute(
+                "INSERT OR IGNORE INTO meta VALUES ('version', \(Self.version)), ('name', '\(name)')")
         }
         getPart = try connection.prepare("SELECT record, looked FROM part WHERE data = ?1 AND part = ?2")
         putPart = try connection.prepare("INSERT OR REPLACE INTO part VALUES (?1, ?2, ?3, ?4)")
@@ -108,21 +110,29 @@ package final class HashDatabase {
 
     /// What is known of a head, without making anything. What is no database of this release knows nothing.
     package static func damage(in directory: String) throws(SQLiteError) -> KnownDamage {
-        guard exists(in: directory) else { return KnownDamage() }
         do {
-            return try HashDatabase(path: directory + "/" + fileName).damage()
+            return try HashDatabase(existingIn: directory)?.damage() ?? KnownDamage()
         } catch {
             guard error.isCorruption else { throw error }
             return KnownDamage()
         }
     }
 
-    /// Notes that bytes were written since they were found damaged, and are on the disk. May be repeated.
-    package static func noteOverwritten(
-        _ written: [DataFileNumber: RangeSet], in directory: String
-    ) throws(SQLiteError) {
-        guard exists(in: directory) else { return }
-        try HashDatabase(path: directory + "/" + fileName).noteOverwritten(written)
+    /// Opens it as it is; nil: there is none.
+    package convenience init?(existingIn directory: String) throws(SQLiteError) {
+        guard Self.exists(in: directory) else { return nil }
+        try self.init(path: directory + "/" + Self.fileName)
+    }
+
+    /// Whether something failed because the database is damaged, or none.
+    package static func isCorruption(_ error: any Error) -> Bool {
+        (error as? SQLiteError)?.isCorruption ?? false
+    }
+
+    /// The same until it is lost and made anew; nil: it is of a release that gave none.
+    package func name() throws(SQLiteError) -> String? {
+        getMeta.bind(1, "name")
+        return try getMeta.first { $0.text(0) }
     }
 
     /// Forgets hashes that nothing can be said by any more. To be called before a head is used or looked through.

@@ -12,6 +12,21 @@ package struct DamagedBlock: Hashable, Sendable {
     package static let lost: [UInt8] = [0]
     package var isLost: Bool { expected == Self.lost }
 
+    /// Whether it is known for sure what was there, so that another copy of it can be told.
+    package var isRestorable: Bool { expected.count == BlockHash.byteCount }
+
+    /// The same while it may be that somebody has just written there: refused already, and not to be restored yet.
+    package var unconfirmed: DamagedBlock {
+        guard isRestorable else { return self }
+        return DamagedBlock(data: data, range: range, inode: inode, expected: expected + [0])
+    }
+
+    /// The same without that doubt.
+    package var confirmed: DamagedBlock {
+        guard expected.count == BlockHash.byteCount + 1 else { return self }
+        return DamagedBlock(data: data, range: range, inode: inode, expected: Array(expected.dropLast()))
+    }
+
     package init(data: DataFileNumber, range: ByteRange, inode: InodeNumber, expected: [UInt8]) {
         self.data = data
         self.range = range

@@ -110,6 +110,18 @@ package final class CatalogView {
         }
     }
 
+    /// - Returns: nil when the inode is gone, or has none.
+    package func dataFile(of inode: InodeNumber) throws(CatalogError) -> DataFileNumber? {
+        do {
+            let find = try connection.prepare(
+                "SELECT data FROM inode WHERE died = 0 AND data > 0 AND ino = ?1")
+            find.bind(1, inode.number)
+            return try find.first { DataFileNumber($0.unsigned(0)) }
+        } catch {
+            throw .database(error)
+        }
+    }
+
     /// What came from the origin, and all beyond what the origin has.
     private func resident(_ inode: InodeNumber, backed: UInt64) throws(SQLiteError) -> [ByteRange]? {
         guard backed > 0 else { return nil }

@@ -1,4 +1,5 @@
 internal import BlockHashes
+internal import ByteStore
 internal import Synchronization
 internal import VolumeModel
 
@@ -8,6 +9,7 @@ internal import VolumeModel
 /// - What is written over damage is good at once here, and in the database after it is on the disk, before anybody is
 ///   told that it is: a crash may bring damage back only over what nobody was promised.
 /// - What is found is in the database before anybody relies on it.
+/// - A database that was lost, or made anew by somebody else, gets what is known here before anything is taken from it.
 final class DamageMap: Sendable {
     private struct State {
         var left: [DataFileNumber: RangeSet] = [:]
@@ -15,6 +17,10 @@ final class DamageMap: Sendable {
         var overwritten: [DataFileNumber: RangeSet] = [:]
         /// How often each file's have changed.
         var changes: [DataFileNumber: UInt64] = [:]
+        /// What the database has told, or was told.
+        var blocks: [DataFileNumber: [DamagedBlock]] = [:]
+        /// The database's.
+        var name: String?
     }
 
     private let directory: String
@@ -27,35 +33,106 @@ final class DamageMap: Sendable {
     /// - Parameter directory: the head's.
     init(_ directory: String) { self.directory = directory }
 
-    func begin(with known: KnownDamage) { take(known) }
+    func begin(with known: KnownDamage) {
+        let name = try? HashDatabase(existingIn: directory)?.name()
+        state.withLock { $0.name = name }
+        take(known)
+    }
 
     /// Takes up what others have found, or decided.
     ///
+    /// - Parameter data: of one file; nil: of all.
     /// - Returns: all blocks of which something is, or was, damaged.
-    func learn() throws -> [Extent] {
+    func learn(of data: DataFileNumber? = nil) throws -> [Extent] {
         try database.withLock { _ in
-            let known = try HashDatabase.damage(in: directory)
-            take(known)
+            let known = try withDatabase { try $0?.damage(of: data) } ?? KnownDamage()
+            take(known, of: data)
             return known.blocks.map { Extent(inode: $0.inode, range: $0.range) }
         }
     }
 
-    private func take(_ known: KnownDamage) {
+    private func take(_ known: KnownDamage, of data: DataFileNumber? = nil) {
         let ranges = known.ranges
         state.withLock { state in
-            state.left = ranges
-            for (data, written) in state.overwritten {
-                for range in written.ranges { state.left[data]?.remove(range) }
+            if let data {
+                state.left[data] = ranges[data]
+                state.blocks[data] = known.blocks.isEmpty ? nil : known.blocks
+            } else {
+                state.left = ranges
+                state.blocks = Dictionary(grouping: known.blocks, by: \.data)
             }
-            isKnown.store(!ranges.isEmpty || !state.overwritten.isEmpty, ordering: .releasing)
+            for (written, ranges) in state.overwritten where data == nil || data == written {
+                for range in ranges.ranges { state.left[written]?.remove(range) }
+            }
+            isKnown.store(!state.left.isEmpty || !state.overwritten.isEmpty, ordering: .releasing)
         }
     }
+
+    // MARK: the database
+
+    /// Called with `database` held.
+    ///
+    /// - Parameter body: gets nil where there is none.
+    private func withDatabase<Result>(_ body: (HashDatabase?) throws -> Result) throws -> Result {
+        do {
+            return try body(try openDatabase())
+        } catch  where HashDatabase.isCorruption(error) {
+            // Looks through it, and makes it anew.
+            _ = try HashDatabase(in: directory)
+            return try body(try openDatabase())
+        }
+    }
+
+    /// - Returns: nil when there is none, and nothing to note.
+    private func openDatabase() throws -> HashDatabase? {
+        let (name, known) = state.withLock { ($0.name, Self.known($0)) }
+        let found = try HashDatabase(existingIn: directory)
+        if found == nil, known.blocks.isEmpty { return nil }
+        let hashes = try found ?? HashDatabase(in: directory)
+        let present = try hashes.name()
+        guard present != name else { return hashes }
+        if !known.blocks.isEmpty {
+            try hashes.begin(
+                life: MountLife.current(of: directory), isClean: true, isUse: true, firstUncertain: .none)
+            try hashes.take(known)
+        }
+        state.withLock { $0.name = present }
+        return hashes
+    }
+
+    /// What the database has to know. What is not noted there as written may not be on the disk.
+    private static func known(_ state: borrowing State) -> KnownDamage {
+        var known = KnownDamage()
+        for (data, blocks) in state.blocks {
+            var doubtful = state.left[data] ?? RangeSet()
+            for range in state.overwritten[data]?.ranges ?? [] { doubtful.insert(range) }
+            for block in blocks where doubtful.byteCount(in: block.range) > 0 {
+                known.blocks.append(block)
+                for range in doubtful.gaps(in: block.range) {
+                    known.overwritten[data, default: RangeSet()].insert(range)
+                }
+            }
+        }
+        return known
+    }
+
+    // MARK: what is asked
 
     /// The first damaged bytes at or after `offset`, as far as they reach.
     func first(of data: DataFileNumber, from offset: UInt64) -> ByteRange? {
         guard isKnown.load(ordering: .acquiring) else { return nil }
         return state.withLock {
             $0.left[data]?.intersection(ByteRange(offset, ByteRange.maximumOffset)).first
+        }
+    }
+
+    /// What of a block is still damaged; nothing when another one, or none, is noted in its place.
+    func left(of block: DamagedBlock) throws -> [ByteRange] {
+        guard isKnown.load(ordering: .acquiring) else { return [] }
+        return try database.withLock { _ in
+            let known = try withDatabase { try $0?.damage(of: block.data, in: block.range) }
+            guard known?.blocks.contains(block) ?? false else { return [] }
+            return state.withLock { $0.left[block.data]?.intersection(block.range) ?? [] }
         }
     }
 
@@ -70,6 +147,18 @@ final class DamageMap: Sendable {
         return state.withLock { $0.left[data]?.contains(range) ?? false }
     }
 
+    /// Whose files something of is damaged, and up to where.
+    var ends: [(data: DataFileNumber, inode: InodeNumber, end: UInt64)] {
+        state.withLock { state in
+            state.left.compactMap { data, left in
+                guard let inode = state.blocks[data]?.first?.inode, let end = left.ranges.last?.end else {
+                    return nil
+                }
+                return (data, inode, end)
+            }
+        }
+    }
+
     /// To be asked before a file is looked at.
     func changeCount(of data: DataFileNumber) -> UInt64 { state.withLock { $0.changes[data] ?? 0 } }
 
@@ -81,11 +170,14 @@ final class DamageMap: Sendable {
     func add(_ block: DamagedBlock, ifChangedAsOftenAs count: UInt64) throws -> Bool {
         try database.withLock { _ in
             guard changeCount(of: block.data) == count else { return false }
-            try HashDatabase(in: directory).add(block)
+            _ = try HashDatabase(in: directory)
+            try withDatabase { _ = try $0?.add(block) }
             state.withLock { state in
                 state.left[block.data, default: RangeSet()].insert(block.range)
                 state.overwritten[block.data]?.remove(block.range)
                 state.changes[block.data, default: 0] += 1
+                state.blocks[block.data, default: []].removeAll { $0.range.start == block.range.start }
+                state.blocks[block.data, default: []].append(block)
                 isKnown.store(true, ordering: .releasing)
             }
             return true
@@ -124,7 +216,7 @@ final class DamageMap: Sendable {
             state.changes[data, default: 0] += 1
             return true
         }
-        if isAny { _ = try? learn() }
+        if isAny { _ = try? learn(of: data) }
     }
 
     /// What was asked for before is on the disk.
@@ -133,7 +225,7 @@ final class DamageMap: Sendable {
     func noteDurable(_ written: [DataFileNumber: RangeSet]) throws {
         guard !written.isEmpty else { return }
         try database.withLock { _ in
-            try HashDatabase.noteOverwritten(written, in: directory)
+            try withDatabase { try $0?.noteOverwritten(written) }
             state.withLock { state in
                 for (data, ranges) in written {
                     for range in ranges.ranges { state.overwritten[data]?.remove(range) }

@@ -2,7 +2,7 @@ internal import BlockHashes
 internal import ByteStore
 internal import Catalog
 internal import Glibc
-internal import VolumeModel
+package import VolumeModel
 
 /// What a scrub looks at.
 package struct ScrubTerms: Sendable {
@@ -52,23 +52,28 @@ package final class HeadScrub {
     private let directory: String
     private let store: String
     private let terms: ScrubTerms
-    private let noteFound: () throws -> Void
+    private let noteFound: (DataFileNumber?) throws -> Void
     private let hashes: HashDatabase
     private let buffer: UnsafeMutableRawBufferPointer
     private var files: [DataFileNumber] = []
     private var nextFile = 0
-    private var current: PartScan?
+    private var scan: PartScan?
     private var fresh: [DataFileNumber] = []
     private var pending: [(part: PartID, record: PartRecord?, looked: Int64)] = []
     private var damaged: [DataFileNumber: [DamagedBlock]] = [:]
+    /// Whose data files are whose, once damage is found.
+    private var owners: [DataFileNumber: InodeNumber]?
+    private var found: [Extent] = []
     package private(set) var progress = ScrubProgress()
 
     /// - Parameters:
     ///   - directory: the head's.
     ///   - isInUse: whether this process has it open. Else nobody is to have it.
-    ///   - noteFound: called when damage was noted, or taken back: whoever has the head open is to `learnDamage`.
+    ///   - noteFound: called when damage of a file, or of some, was noted or taken back: whoever has the head open is to
+    ///     `learnDamage`.
     package init(
-        _ directory: String, isInUse: Bool, terms: ScrubTerms, noteFound: @escaping () throws -> Void = {}
+        _ directory: String, isInUse: Bool, terms: ScrubTerms,
+        noteFound: @escaping (DataFileNumber?) throws -> Void = { _ in }
     ) throws {
         self.directory = directory
         self.terms = terms
@@ -102,10 +107,20 @@ package final class HeadScrub {
             if isNew { progress.newDamageCount += 1 }
         }
         try hashes.keep { sizes[$0] != nil || missed.contains($0) }
-        if progress.newDamageCount > 0 { try noteFound() }
+        if progress.newDamageCount > 0 { try noteFound(nil) }
     }
 
     deinit { buffer.deallocate() }
+
+    /// The file that is being read, in the midst of it: to be left alone, for what is known of the rest of it holds only
+    /// as long as nobody writes to it.
+    package var current: DataFileNumber? { scan?.part.data }
+
+    /// Where damage was found since this was last asked.
+    package func takeFound() -> [Extent] {
+        defer { found = [] }
+        return found
+    }
 
     /// Reads about a MiB.
     ///
@@ -113,25 +128,25 @@ package final class HeadScrub {
     package func step() throws -> UInt64? {
         guard access(directory + "/" + Catalog.fileName, F_OK) == 0 else {
             // The head is being deleted.
-            current = nil
+            scan = nil
             return nil
         }
         var cost: UInt64 = 0
         while cost < Self.stepByteCount {
-            if current == nil {
+            if scan == nil {
                 guard nextFile < files.count else {
                     try flush()
                     return cost > 0 ? cost : nil
                 }
                 cost += Self.fileCost
                 try open(PartID(files[nextFile], 0))
-                if current == nil { nextFile += 1 }
+                if scan == nil { nextFile += 1 }
             } else {
                 do {
                     cost += try readBlock()
                 } catch let error as ByteStoreError where error.errno == .noSuchEntry {
                     // Deleted, and its place taken.
-                    (current, nextFile) = (nil, nextFile + 1)
+                    (scan, nextFile) = (nil, nextFile + 1)
                 }
             }
         }
@@ -142,7 +157,7 @@ package final class HeadScrub {
     ///
     /// - Returns: whether there are any.
     package func turnToBusyFiles() -> Bool {
-        (files, fresh, nextFile, current) = (fresh, [], 0, nil)
+        (files, fresh, nextFile, scan) = (fresh, [], 0, nil)
         progress.busyFileCount = 0
         return !files.isEmpty
     }
@@ -169,13 +184,13 @@ package final class HeadScrub {
         var part = first
         let file: StillFile
         do {
-            file = try current?.file ?? StillFile(part.data, in: store)
+            file = try scan?.file ?? StillFile(part.data, in: store)
         } catch let error as ByteStoreError where error.errno == .noSuchEntry {
             return
         }
         let state = try file.state()
         if part.index == 0 { try hashes.cut(part.data, to: state.size) }
-        current = nil
+        scan = nil
         let now = Self.now()
         while part.start < state.size {
             let known = try hashes.record(of: part)
@@ -190,7 +205,7 @@ package final class HeadScrub {
             guard isKnown || state.age >= max(terms.quiet, .milliseconds(100)) else {
                 return noteBusy(part.data)
             }
-            current = PartScan(
+            scan = PartScan(
                 file: file, part: part, state: state, known: isKnown ? known?.record : nil,
                 blockCount: count)
             return
@@ -206,7 +221,7 @@ package final class HeadScrub {
 
     /// - Returns: what it cost.
     private func readBlock() throws -> UInt64 {
-        guard let scan = current else { return 0 }
+        guard let scan else { return 0 }
         guard scan.hashes.count < scan.blockCount else {
             try finish(scan)
             return 0
@@ -225,7 +240,7 @@ package final class HeadScrub {
                 try noteMismatch(in: scan, range, found.hash, expected: expected)
             else {
                 noteBusy(scan.part.data)
-                (current, nextFile) = (nil, nextFile + 1)
+                (self.scan, nextFile) = (nil, nextFile + 1)
                 return found.byteCount
             }
         } else {
@@ -244,7 +259,7 @@ package final class HeadScrub {
     private func finish(_ scan: PartScan) throws {
         guard try scan.file.state() == scan.state else {
             noteBusy(scan.part.data)
-            (current, nextFile) = (nil, nextFile + 1)
+            (self.scan, nextFile) = (nil, nextFile + 1)
             return
         }
         if !scan.isUnreadable {
@@ -253,7 +268,7 @@ package final class HeadScrub {
             if pending.count >= Self.batchCount { try flush() }
         }
         try open(PartID(scan.part.data, scan.part.index + 1))
-        if current == nil { nextFile += 1 }
+        if self.scan == nil { nextFile += 1 }
     }
 
     /// Writes what has been found. What is lost without it is only found again.
@@ -278,7 +293,7 @@ package final class HeadScrub {
             return true
         }
         if found == nil { scan.isUnreadable = true }
-        let owner = try CatalogView(of: directory).owner(of: scan.part.data)
+        let owner = try self.owner(of: scan.part.data)
         let isUsed = owner.map { $0.resident?.contains { $0.overlaps(range) } ?? true } ?? false
         guard let owner, isUsed else {
             // Bytes that nobody will ever read here: what is there now is as good.
@@ -288,27 +303,41 @@ package final class HeadScrub {
         scan.hashes.append(expected ?? BlockHash.ofZeros)
         let block = DamagedBlock(
             data: scan.part.data, range: range, inode: owner.inode, expected: expected ?? [])
-        guard try hashes.add(block) else { return true }
-        try noteFound()
+        guard try hashes.add(block.unconfirmed) else { return true }
+        try noteFound(block.data)
         // From here on who writes there tells; who has written before must not find it called damaged.
         guard try scan.file.state() == scan.state else {
             try hashes.remove(block)
-            try noteFound()
+            try noteFound(block.data)
             return false
         }
+        try hashes.confirm(block)
+        self.found.append(Extent(inode: block.inode, range: block.range))
         damaged[block.data, default: []].removeAll { $0.range.start == range.start }
         damaged[block.data, default: []].append(block)
         progress.newDamageCount += 1
         return true
     }
 
+    private func owner(of data: DataFileNumber) throws -> DataOwner? {
+        let view = try CatalogView(of: directory)
+        if owners == nil {
+            var all: [DataFileNumber: InodeNumber] = [:]
+            try view.forEachClaim { all[$0.data] = $0.inode }
+            owners = all
+        }
+        // Of files that are newer it is looked for.
+        if let inode = owners?[data], let owner = try view.owner(of: data, inode: inode) { return owner }
+        return try view.owner(of: data)
+    }
+
     /// A block that was damaged and is again what it was: the disk has thought better of it.
     private func noteSound(_ data: DataFileNumber, _ range: ByteRange, _ hash: [UInt8]) throws {
         guard let blocks = damaged[data] else { return }
         for block in blocks where block.range.start == range.start {
-            guard block.expected.isEmpty || block.expected == hash else { continue }
+            guard block.expected.isEmpty || block.confirmed.expected == hash else { continue }
             try hashes.remove(block)
-            try noteFound()
+            try noteFound(data)
             damaged[data] = blocks.filter { $0 != block }
         }
     }

@@ -56,6 +56,7 @@ package final class HeadStorage: Sendable {
         if !catalog.wasClosedCleanly { bytes.deleteSpares(from: try catalog.perform { $0.nextDataFile }) }
         try beginUseOfHashes()
         try completeUnsettledFiles()
+        try forgetDamageBeyondEnds()
     }
 
     /// Before anything is changed: after a power loss what was hashed says nothing of what is there now.
@@ -67,6 +68,17 @@ package final class HeadStorage: Sendable {
         damage.begin(with: found)
     }
 
+    /// A crash may bring damage back where a file was cut since. Should the file grow there again, that is zeros.
+    private func forgetDamageBeyondEnds() throws {
+        for (data, inode, end) in damage.ends {
+            guard let record = try catalog.perform({ try $0.peekInode(inode) }), record.data == data,
+                record.attributes.size < end
+            else { continue }
+            damage.noteOverwritten(
+                ByteRange(record.attributes.size, ByteRange.maximumOffset), of: data)
+        }
+    }
+
     /// How full the volume is, by sums that are kept: nothing is counted.
     package func usage() throws -> VolumeUsage {
         let (counters, limits) = try catalog.perform { ($0.counters, $0.limits) }
@@ -75,9 +87,12 @@ package final class HeadStorage: Sendable {
 
     /// A scrub has found something, or somebody has decided about it.
     ///
+    /// - Parameter data: in one file; nil: wherever.
     /// - Returns: where something is, or was, damaged: nobody is to go on with what was read of it before.
     @discardableResult
-    package func learnDamage() throws -> [Extent] { try damage.learn() }
+    package func learnDamage(of data: DataFileNumber? = nil) throws -> [Extent] {
+        try damage.learn(of: data)
+    }
 
     /// The first bytes at or after `offset` that are known not to be what was written; nil: none are.
     package func firstDamage(of data: DataFileNumber, from offset: UInt64) -> ByteRange? {
@@ -100,6 +115,66 @@ package final class HeadStorage: Sendable {
         // Zeros in a file whose end was lost, which would go on missing.
         if range.end < ByteRange.maximumOffset { try file.grow(to: range.end) }
         damage.noteOverwritten(range, of: file.number)
+    }
+
+    /// To be called, under the inode's data lock, after the data file was cut as its durable row says. What was damaged
+    /// there is gone for good before the file can grow again: no crash brings it back, and nobody restores it.
+    package func noteCut(of file: DataFile, to size: UInt64) throws {
+        guard damage.knows(file.number) else { return }
+        damage.noteOverwritten(ByteRange(size, ByteRange.maximumOffset), of: file.number)
+        let overwritten = damage.overwritten(of: file.number)
+        do {
+            try file.synchronize()
+        } catch {
+            noteSyncFailure()
+            throw error
+        }
+        try damage.noteDurable(overwritten)
+    }
+
+    /// Puts back what is damaged of a block, and makes that durable. What was written there since is newer, and stays.
+    ///
+    /// May be repeated: what a crash leaves half done is damaged still, or was found to be what it was.
+    ///
+    /// - Parameter content: the bytes of all of it, wherever they come from.
+    /// - Returns: how many bytes were put right. 0, and nothing is changed: these are not the bytes that were there, or
+    ///   nothing of the block is damaged any more.
+    /// - Throws: when the disk takes them not: they are refused as before.
+    package func restore(_ block: RestorableBlock, from content: [UInt8]) throws -> UInt64 {
+        guard block.lost.isContent(content) else { return 0 }
+        let block = block.noted
+        guard hasRoom() else {
+            throw ByteStoreError(call: "write", path: bytes.directory, errno: .noSpace)
+        }
+        do {
+            let restored = try withDataLock(of: block.inode) { try write(content, of: block) }
+            guard restored > 0 else { return 0 }
+            // Who cuts the file to nothing meanwhile needs none of it.
+            return try synchronizeData(block.inode) == nil ? restored : 0
+        } catch {
+            damage.forgetOverwritten(of: block.data)
+            throw error
+        }
+    }
+
+    private func write(_ content: [UInt8], of block: DamagedBlock) throws -> UInt64 {
+        let record = try catalog.perform { try $0.peekInode(block.inode) }
+        guard let record, record.data == block.data else { return 0 }
+        let file = try dataFile(of: record)
+        let shown = ByteRange(0, record.attributes.size)
+        var restored: UInt64 = 0
+        // What is here is what nobody has written to since: who writes holds the lock, and tells.
+        for range in try damage.left(of: block).compactMap({ $0.intersection(shown) }) {
+            let start = Int(range.start - block.range.start)
+            try content.withUnsafeBytes { buffer in
+                try file.write(
+                    UnsafeRawBufferPointer(rebasing: buffer[start..<start + Int(range.byteCount)]),
+                    at: range.start)
+            }
+            try noteWritten(range, to: file)
+            restored += range.byteCount
+        }
+        return restored
     }
 
     /// Has somebody told whenever this finds damage by itself.

@@ -48,7 +48,7 @@ extension VolumeAgent {
 
         init(
             _ directory: String, isInUse: Bool, terms: ScrubTerms,
-            noteFound: @escaping @Sendable () throws -> Void
+            noteFound: @escaping @Sendable (DataFileNumber?) throws -> Void
         ) throws {
             scrub = Mutex(
                 try HeadScrub(directory, isInUse: isInUse, terms: terms, noteFound: noteFound))
@@ -67,8 +67,8 @@ extension VolumeAgent {
         let directory = context.state.head(number, of: id)
         let isInUse = heads[number] != nil || endingHeads[number] != nil
         let turn = try await onBlockingThread {
-            try Turn(directory, isInUse: isInUse, terms: terms) { [weak self] in
-                try self?.storages.of(number)?.learnDamage()
+            try Turn(directory, isInUse: isInUse, terms: terms) { [weak self] data in
+                try self?.storages.of(number)?.learnDamage(of: data)
             }
         }
         try await step(turn, number, pace)

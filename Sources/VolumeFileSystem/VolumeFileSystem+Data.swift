@@ -127,7 +127,7 @@ extension VolumeFileSystem {
                 guard cutsData, let file else { return }
                 try storage.catalog.synchronize()
                 try file.truncate(to: size)
-                try storage.noteWritten(ByteRange(size, ByteRange.maximumOffset), to: file)
+                try storage.noteCut(of: file, to: size)
                 try noteBlocks(of: file, inode)
             }
         }
@@ -179,7 +179,13 @@ extension VolumeFileSystem {
                 case .zeroRange, .zeroRangeKeepingSize: try file.zero(range)
                 }
                 if mode.mayExtend { try file.grow(to: range.end) }
-                if mode.makesZeros { try storage.noteWritten(range, to: file) }
+                if mode.makesZeros {
+                    // Beyond the end nothing is shown, and the data file is to be no longer than its file.
+                    let end = mode.mayExtend ? range.end : min(range.end, room.record.attributes.size)
+                    if range.start < end {
+                        try storage.noteWritten(ByteRange(range.start, end), to: file)
+                    }
+                }
                 let blockCount = try file.extent().blockCount
                 try storage.catalog.perform { state in
                     try Self.noteAllocated(range, mode, inode, blockCount: blockCount, in: &state)

@@ -191,7 +191,7 @@ import VolumeModel
         try hashes.write([(PartID(data, 0), record, 0)])
         let volume = try head.open()
         let scrub = try HeadScrub(head.directory, isInUse: true, terms: ScrubTerms()) {
-            _ = try volume.storage.learnDamage()
+            _ = try volume.storage.learnDamage(of: $0)
             // In the last moment before it counts.
             try volume.write(head.file, at: 0, [1, 2, 3])
         }

@@ -334,7 +334,7 @@ import VolumeModel
         while ContinuousClock.now < deadline {
             #expect(try HeadCheck.run(directory, isInUse: true) == [])
             let scrub = try HeadScrub(directory, isInUse: true, terms: ScrubTerms()) {
-                _ = try volume.storage.learnDamage()
+                _ = try volume.storage.learnDamage(of: $0)
             }
             while try scrub.step() != nil {}
             #expect(scrub.progress.newDamageCount == 0)
