@@ -11,6 +11,8 @@ package struct CSIVolume: Hashable, Sendable {
     package var epoch: Epoch?
     /// nil: nothing is wrong with it.
     package var trouble: String?
+    /// What was wrong and was put right; nil: nothing.
+    package var healed: String?
 
     package init(
         id: VolumeID, capacity: UInt64, publishedNodes: [String], epoch: Epoch? = nil,

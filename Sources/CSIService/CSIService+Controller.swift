@@ -270,7 +270,8 @@ extension CSIService {
     func condition(_ volume: CSIVolume) -> Csi_V1_VolumeCondition {
         var condition = Csi_V1_VolumeCondition()
         condition.abnormal = volume.trouble != nil
-        condition.message = volume.trouble ?? "the volume is well"
+        condition.message =
+            volume.trouble ?? volume.healed.map { "the volume is well; \($0)" } ?? "the volume is well"
         return condition
     }
 }

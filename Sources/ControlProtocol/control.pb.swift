@@ -345,6 +345,12 @@ package nonisolated struct Godwit_Control_V1_Volume: @unchecked Sendable {
     set {_uniqueStorage()._node = newValue}
   }
 
+  /// What was damaged here and was restored from another copy, the last of it, since the site's start; empty: nothing.
+  package var healed: String {
+    get {_storage._healed}
+    set {_uniqueStorage()._healed = newValue}
+  }
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -605,6 +611,9 @@ package nonisolated struct Godwit_Control_V1_CheckRequest: Sendable {
   /// Takes damaged files as they are now for good, before anything else.
   package var acceptDamage: Bool = false
 
+  /// Restores what a disk has damaged from other copies, as far as there are any.
+  package var repair: Bool = false
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -623,6 +632,9 @@ package nonisolated struct Godwit_Control_V1_CheckReply: Sendable {
   package var hashedByteCount: UInt64 = 0
 
   package var busyFileCount: UInt64 = 0
+
+  /// What was wrong and was put right.
+  package var repaired: [Godwit_Control_V1_Finding] = []
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1092,7 +1104,7 @@ nonisolated extension Godwit_Control_V1_ListVolumesReply: SwiftProtobuf.Message,
 
 nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Volume"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}name\0\u{1}capacity\0\u{1}role\0\u{1}epoch\0\u{1}owner\0\u{1}origin\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}inode_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}mounts\0\u{1}released\0\u{3}prefetched_byte_count\0\u{3}prefetched_unread_byte_count\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0\u{3}allocated_byte_count\0\u{3}inode_limit\0\u{1}trouble\0\u{1}divergences\0\u{1}claim\0\u{3}claim_report\0\u{3}names_arriving\0\u{3}shared_with\0\u{3}saved_byte_count\0\u{3}needed_byte_count\0\u{3}kept_copies\0\u{1}node\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}name\0\u{1}capacity\0\u{1}role\0\u{1}epoch\0\u{1}owner\0\u{1}origin\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}inode_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}mounts\0\u{1}released\0\u{3}prefetched_byte_count\0\u{3}prefetched_unread_byte_count\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0\u{3}allocated_byte_count\0\u{3}inode_limit\0\u{1}trouble\0\u{1}divergences\0\u{1}claim\0\u{3}claim_report\0\u{3}names_arriving\0\u{3}shared_with\0\u{3}saved_byte_count\0\u{3}needed_byte_count\0\u{3}kept_copies\0\u{1}node\0\u{1}healed\0")
 
   fileprivate class _StorageClass {
     var _id: String = String()
@@ -1128,6 +1140,7 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
     var _neededByteCount: UInt64 = 0
     var _keptCopies: [Godwit_Control_V1_KeptCopy] = []
     var _node: String = String()
+    var _healed: String = String()
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -1171,6 +1184,7 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
       _neededByteCount = source._neededByteCount
       _keptCopies = source._keptCopies
       _node = source._node
+      _healed = source._healed
     }
   }
 
@@ -1222,6 +1236,7 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
         case 31: try { try decoder.decodeSingularUInt64Field(value: &_storage._neededByteCount) }()
         case 32: try { try decoder.decodeRepeatedMessageField(value: &_storage._keptCopies) }()
         case 33: try { try decoder.decodeSingularStringField(value: &_storage._node) }()
+        case 34: try { try decoder.decodeSingularStringField(value: &_storage._healed) }()
         default: break
         }
       }
@@ -1333,6 +1348,9 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
       if !_storage._node.isEmpty {
         try visitor.visitSingularStringField(value: _storage._node, fieldNumber: 33)
       }
+      if !_storage._healed.isEmpty {
+        try visitor.visitSingularStringField(value: _storage._healed, fieldNumber: 34)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -1375,6 +1393,7 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
         if _storage._neededByteCount != rhs_storage._neededByteCount {return false}
         if _storage._keptCopies != rhs_storage._keptCopies {return false}
         if _storage._node != rhs_storage._node {return false}
+        if _storage._healed != rhs_storage._healed {return false}
         return true
       }
       if !storagesAreEqual {return false}
@@ -1914,7 +1933,7 @@ nonisolated extension Godwit_Control_V1_MountRequest: SwiftProtobuf.Message, Swi
 
 nonisolated extension Godwit_Control_V1_CheckRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".CheckRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}scrub\0\u{3}accept_damage\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}scrub\0\u{3}accept_damage\0\u{1}repair\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1925,6 +1944,7 @@ nonisolated extension Godwit_Control_V1_CheckRequest: SwiftProtobuf.Message, Swi
       case 1: try { try decoder.decodeSingularStringField(value: &self.volume) }()
       case 2: try { try decoder.decodeSingularBoolField(value: &self.scrub) }()
       case 3: try { try decoder.decodeSingularBoolField(value: &self.acceptDamage) }()
+      case 4: try { try decoder.decodeSingularBoolField(value: &self.repair) }()
       default: break
       }
     }
@@ -1940,6 +1960,9 @@ nonisolated extension Godwit_Control_V1_CheckRequest: SwiftProtobuf.Message, Swi
     if self.acceptDamage != false {
       try visitor.visitSingularBoolField(value: self.acceptDamage, fieldNumber: 3)
     }
+    if self.repair != false {
+      try visitor.visitSingularBoolField(value: self.repair, fieldNumber: 4)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1947,6 +1970,7 @@ nonisolated extension Godwit_Control_V1_CheckRequest: SwiftProtobuf.Message, Swi
     if lhs.volume != rhs.volume {return false}
     if lhs.scrub != rhs.scrub {return false}
     if lhs.acceptDamage != rhs.acceptDamage {return false}
+    if lhs.repair != rhs.repair {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1954,7 +1978,7 @@ nonisolated extension Godwit_Control_V1_CheckRequest: SwiftProtobuf.Message, Swi
 
 nonisolated extension Godwit_Control_V1_CheckReply: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".CheckReply"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}findings\0\u{3}verified_byte_count\0\u{3}hashed_byte_count\0\u{3}busy_file_count\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}findings\0\u{3}verified_byte_count\0\u{3}hashed_byte_count\0\u{3}busy_file_count\0\u{1}repaired\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1966,6 +1990,7 @@ nonisolated extension Godwit_Control_V1_CheckReply: SwiftProtobuf.Message, Swift
       case 2: try { try decoder.decodeSingularUInt64Field(value: &self.verifiedByteCount) }()
       case 3: try { try decoder.decodeSingularUInt64Field(value: &self.hashedByteCount) }()
       case 4: try { try decoder.decodeSingularUInt64Field(value: &self.busyFileCount) }()
+      case 5: try { try decoder.decodeRepeatedMessageField(value: &self.repaired) }()
       default: break
       }
     }
@@ -1984,6 +2009,9 @@ nonisolated extension Godwit_Control_V1_CheckReply: SwiftProtobuf.Message, Swift
     if self.busyFileCount != 0 {
       try visitor.visitSingularUInt64Field(value: self.busyFileCount, fieldNumber: 4)
     }
+    if !self.repaired.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.repaired, fieldNumber: 5)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1992,6 +2020,7 @@ nonisolated extension Godwit_Control_V1_CheckReply: SwiftProtobuf.Message, Swift
     if lhs.verifiedByteCount != rhs.verifiedByteCount {return false}
     if lhs.hashedByteCount != rhs.hashedByteCount {return false}
     if lhs.busyFileCount != rhs.busyFileCount {return false}
+    if lhs.repaired != rhs.repaired {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

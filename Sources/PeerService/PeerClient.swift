@@ -218,6 +218,27 @@ package final class PeerClient: Sendable {
         }
     }
 
+    /// Asks for a block that the disk here has damaged. What comes has its hash.
+    ///
+    /// - Returns: nil: the peer has nothing that it was, or does not know this question.
+    package func restore(
+        _ block: LostBlock, of volume: VolumeID, timeout: Duration = .seconds(30)
+    ) async throws(PeerError) -> [UInt8]? {
+        var request = Godwit_Peer_V1_RestoreRequest()
+        request.volume = volume.description
+        request.inode = block.extent.inode.number
+        request.start = block.extent.range.start
+        request.end = block.extent.range.end
+        request.hash = .init(block.hash)
+        let reply: Godwit_Peer_V1_ReadReply
+        do {
+            reply = try await call("Restore", request, isUrgent: false, timeout: timeout)
+        } catch .call(_, _, let status) where status.code == .notFound || status.code == .unimplemented {
+            return nil
+        }
+        return try ReadCoding.content(of: block, in: reply, from: site)
+    }
+
     // MARK: one call
 
     private func call<Request: Message, Reply: Message>(

@@ -1,6 +1,6 @@
 package import Catalog
 internal import Compression
-internal import Hydration
+package import Hydration
 package import PeerProtocol
 package import RPC
 internal import SwiftProtobuf
@@ -29,6 +29,10 @@ package protocol PeerBackend: Sendable {
     func withdraw(_ request: Godwit_Peer_V1_WithdrawRequest, by site: SiteID) async throws
         -> Godwit_Peer_V1_WithdrawReply
     func locate(_ volume: VolumeID, for site: SiteID) async throws -> Godwit_Peer_V1_LocateReply
+    /// A block that the caller's disk has damaged.
+    ///
+    /// - Returns: nil: no state of the volume that is here has it.
+    func content(of block: LostBlock, of volume: VolumeID, for site: SiteID) async throws -> [UInt8]?
     /// - Returns: what serves the calls of other services that a node of this site makes; nil for anybody else.
     func serveMember(_ member: SiteID) -> RPCServer.Handler?
 }
@@ -124,6 +128,7 @@ package struct PeerServer: Sendable {
         case "Locate":
             let message = try Godwit_Peer_V1_LocateRequest(serializedBytes: request)
             try await finish(call, with: try await backend.locate(try Self.volume(message.volume), for: site))
+        case "Restore": try await restore(call, try .init(serializedBytes: request), site)
         case "Withdraw":
             try await finish(
                 call, with: try await backend.withdraw(try .init(serializedBytes: request), by: site))
@@ -232,6 +237,28 @@ package struct PeerServer: Sendable {
         let reader = try await backend.reader(of: volume, reign: Epoch(request.epoch), for: site)
         let changes = try reader.changes(since: Epoch(request.since), after: InodeNumber(request.after))
         try await finish(call, with: ChangesCoding.encode(changes))
+    }
+
+    private func restore(
+        _ call: RPCServerCall, _ request: Godwit_Peer_V1_RestoreRequest, _ site: SiteID
+    ) async throws {
+        let volume = try Self.volume(request.volume)
+        guard request.start < request.end, request.end <= ByteRange.maximumOffset,
+            let block = LostBlock(
+                Extent(inode: InodeNumber(request.inode), range: ByteRange(request.start, request.end)),
+                hash: Array(request.hash))
+        else {
+            throw RPCStatus(
+                .invalidArgument,
+                "a block has \(LostBlock.byteLimit) bytes at most, and a hash of \(LostBlock.hashByteCount)")
+        }
+        try calls.begin(.read(isUrgent: false), by: site)
+        defer { calls.end(.read(isUrgent: false), by: site) }
+        guard let content = try await backend.content(of: block, of: volume, for: site) else {
+            throw PeerError.gone(block.extent.inode)
+        }
+        let piece = Piece(inode: block.extent.inode, range: block.extent.range, content: .bytes(content))
+        try await finish(call, with: ReadCoding.encode(HeadReader.split(piece)))
     }
 
     private static func volume(_ text: String) throws(RPCStatus) -> VolumeID {

@@ -92,6 +92,30 @@ package enum ReadCoding {
         return pieces
     }
 
+    /// Takes a block out of an answer.
+    ///
+    /// - Throws: `.malformed` when it is not that block.
+    package static func content(
+        of block: LostBlock, in reply: Godwit_Peer_V1_ReadReply, from site: SiteID
+    ) throws(PeerError) -> [UInt8] {
+        let range = block.extent.range
+        var content: [UInt8] = []
+        content.reserveCapacity(Int(range.byteCount))
+        for piece in try decode(reply, asked: [block.extent], from: site) {
+            switch piece.content {
+            case .bytes(let bytes): content += bytes
+            case .zeros:
+                let end = min(piece.range.end, range.end)
+                content += repeatElement(0, count: Int(end - min(end, piece.range.start)))
+            case .stored: throw .malformed(site: site, "bytes that are not there")
+            }
+        }
+        guard block.isContent(content) else {
+            throw .malformed(site: site, "another block than was asked for")
+        }
+        return content
+    }
+
     /// The pieces must cover a prefix of what was asked, in order and without gaps.
     private static func check(_ pieces: [Piece], answer asked: [Extent], from site: SiteID) throws(PeerError)
     {

@@ -143,7 +143,7 @@ package struct ControlService: Sendable {
         case "CheckVolume":
             let message = try Godwit_Control_V1_CheckRequest(serializedBytes: request)
             let reply = try await site.agent(called: message.volume)
-                .check(scrubs: message.scrub, accepts: message.acceptDamage)
+                .check(scrubs: message.scrub, accepts: message.acceptDamage, repairs: message.repair)
             try await call.send(reply.serializedBytes())
         case "ExpandVolume":
             let message = try Godwit_Control_V1_ExpandVolumeRequest(serializedBytes: request)

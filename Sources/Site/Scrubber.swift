@@ -16,6 +16,12 @@ package struct ScrubPolicy: Hashable, Sendable {
     /// How often is looked for what is due or new.
     var pause: Duration { min(every, .seconds(3600)) }
 
+    /// How often is tried again to put right what is damaged: peers come back.
+    var repairPause: Duration { min(every, .seconds(60)) }
+
+    /// Bytes of a second that are fetched for it.
+    var repairRate: UInt64 { bytesPerSecond > 0 ? bytesPerSecond : ScrubPolicy().bytesPerSecond }
+
     /// A start has other things to do.
     var delay: Duration { min(every, .seconds(60)) }
 
@@ -35,6 +41,30 @@ struct Scrubber: Sendable {
     /// Until it is cancelled.
     func run() async {
         for agent in await agents() { await agent.learnAllDamage() }
+        await withTaskGroup(of: Void.self) { group in
+            group.addTask { await look() }
+            group.addTask { await repair() }
+        }
+    }
+
+    /// What is damaged is put right as soon as somebody can be asked who has it.
+    private func repair() async {
+        let (patience, rate) = (policy.pause, policy.repairRate)
+        do {
+            while true {
+                for agent in await agents() {
+                    try await agent.repair(patience: patience) { byteCount in
+                        try await Task.sleep(for: .seconds(Double(byteCount) / Double(rate)))
+                    }
+                }
+                try await Task.sleep(for: policy.repairPause)
+            }
+        } catch {
+            // Cancelled.
+        }
+    }
+
+    private func look() async {
         guard policy.bytesPerSecond > 0 else { return }
         do {
             try await Task.sleep(for: policy.delay)

@@ -194,6 +194,7 @@ package struct SiteCSIBackend: CSIBackend {
         let (trouble, waits) = (listed.message.trouble, listed.message.waitingReason)
         if !waits.isEmpty { volume.trouble = "bytes that are still elsewhere do not arrive: \(waits)" }
         if !trouble.isEmpty { volume.trouble = trouble }
+        if !listed.message.healed.isEmpty { volume.healed = listed.message.healed }
         return volume
     }
 

@@ -41,6 +41,9 @@ package final class SiteContext: Sendable {
     /// How long takeovers by this site took, from asking the owner to stop until this site could write.
     let handoffs = Mutex(TimeHistogram(bounds: TimeHistogram.handoffBounds))
 
+    /// What disks had damaged and was restored from other copies, since the process began.
+    let repairedByteCount = Atomic<UInt64>(0)
+
     /// The keys that are in use, and whom they trust.
     package var identity: SiteIdentity { current.withLock { $0 } }
 

@@ -31,6 +31,7 @@ struct SiteMetrics {
         ) { $0.add(UInt64(unregistered)) }
         addOperations(to: &text)
         addHydration(to: &text)
+        addRepairs(to: &text)
         let listed = volumes.sorted(by: Self.isTold).prefix(volumeLimit)
         text.add("godwit_volumes_unlisted", .gauge, "Volumes of which no figures of their own are told.") {
             $0.add(UInt64(volumes.count - listed.count))
@@ -118,6 +119,14 @@ struct SiteMetrics {
         text.add("godwit_fault_failures_total", .counter, "Reads that failed because bytes did not come.") {
             $0.add(counts.failedFaultCount)
         }
+    }
+
+    private func addRepairs(to text: inout MetricsText) {
+        let byteCount = site.context.repairedByteCount.load(ordering: .relaxed)
+        text.add(
+            "godwit_repaired_bytes_total", .counter,
+            "Bytes that the disk had damaged and that were restored from other copies."
+        ) { $0.add(byteCount) }
     }
 
     // MARK: volumes

@@ -1,5 +1,6 @@
 package import Catalog
 internal import Handoff
+package import Hydration
 package import PeerProtocol
 package import PeerService
 package import RPC
@@ -72,6 +73,13 @@ package struct SitePeerBackend: PeerBackend {
 
     package func reader(of volume: VolumeID, reign: Epoch, for peer: SiteID) async throws -> HeadReader {
         try await shared(volume, with: peer).reader(for: reign, of: peer)
+    }
+
+    package func content(
+        of block: LostBlock, of volume: VolumeID, for peer: SiteID
+    ) async throws -> [UInt8]? {
+        try await checkRight(of: peer, to: volume)
+        return try await shared(volume, with: peer).content(of: block)
     }
 
     package func exchange(

@@ -36,23 +36,16 @@ extension VolumeAgent {
     }
 
     /// Programs here, too, are to ask anew.
-    private func forgetCached(_ extents: [Extent], ofHead number: UInt64) {
+    func forgetCached(_ extents: [Extent], ofHead number: UInt64) {
         let fuses = mounts.values.filter { $0.headNumber == number }.map(\.fuse) + divergenceMounts.values
         for fuse in fuses {
             for extent in extents { fuse.invalidate(extent.inode, extent.range) }
         }
     }
 
-    private final class Turn: Sendable {
-        let scrub: Mutex<HeadScrub>
-
-        init(
-            _ directory: String, isInUse: Bool, terms: ScrubTerms,
-            noteFound: @escaping @Sendable (DataFileNumber?) throws -> Void
-        ) throws {
-            scrub = Mutex(
-                try HeadScrub(directory, isInUse: isInUse, terms: terms, noteFound: noteFound))
-        }
+    /// Whether a scrub is in the midst of a file.
+    func isBeingRead(_ data: DataFileNumber, ofHead number: UInt64) -> Bool {
+        scrubTurns[number]?.contains { $0.current == data } ?? false
     }
 
     /// Looks through a head, used or not, and makes known what it finds.
@@ -67,30 +60,34 @@ extension VolumeAgent {
         let directory = context.state.head(number, of: id)
         let isInUse = heads[number] != nil || endingHeads[number] != nil
         let turn = try await onBlockingThread {
-            try Turn(directory, isInUse: isInUse, terms: terms) { [weak self] data in
+            try ScrubTurn(directory, isInUse: isInUse, terms: terms) { [weak self] data in
                 try self?.storages.of(number)?.learnDamage(of: data)
             }
         }
+        scrubTurns[number, default: []].append(turn)
+        defer { scrubTurns[number]?.removeAll { $0 === turn } }
         try await step(turn, number, pace)
-        if again, turn.scrub.withLock({ $0.turnToBusyFiles() }) {
+        if again, try await onBlockingThread({ turn.turnToBusyFiles() }) {
             try await Task.sleep(for: terms.quiet)
             try await step(turn, number, pace)
         }
         await learnDamage(number)
-        return turn.scrub.withLock { $0.progress }
+        return turn.progress
     }
 
     private func step(
-        _ turn: Turn, _ number: UInt64, _ pace: @Sendable (UInt64) async throws -> Void
+        _ turn: ScrubTurn, _ number: UInt64, _ pace: @Sendable (UInt64) async throws -> Void
     ) async throws {
-        var known = 0
+        // To tell of what was found takes as long as there is damage: it is told of each time there is twice as much.
+        var told = 0
         while !isClosed, storedHeads.contains(number) {
             try Task.checkCancellation()
-            let (cost, found) = try await onBlockingThread {
-                try turn.scrub.withLock { (try $0.step(), $0.progress.newDamageCount) }
+            let (cost, found, count) = try await onBlockingThread { try turn.step() }
+            forgetCached(found, ofHead: number)
+            if count > 0, count >= 2 * told {
+                await learnDamage(number)
+                told = count
             }
-            if found > known { await learnDamage(number) }
-            known = found
             guard let cost else { return }
             try await pace(cost)
         }
@@ -101,7 +98,10 @@ extension VolumeAgent {
     /// - Parameters:
     ///   - scrubs: whether to read all bytes as well.
     ///   - accepts: whether files that are damaged are to be taken for good as they are.
-    func check(scrubs: Bool, accepts: Bool) async throws -> Godwit_Control_V1_CheckReply {
+    ///   - repairs: whether what is damaged is to be restored from other copies.
+    func check(
+        scrubs: Bool, accepts: Bool, repairs: Bool
+    ) async throws -> Godwit_Control_V1_CheckReply {
         var reply = Godwit_Control_V1_CheckReply()
         for number in storedHeads {
             let directory = context.state.head(number, of: id)
@@ -119,12 +119,52 @@ extension VolumeAgent {
                         [HeadFinding(.damage, "it cannot be read through: \(error)")], record.name, directory)
                 }
             }
-            guard !isClosed, storedHeads.contains(number) else { continue }
+        }
+        if repairs {
+            for number in storedHeads { await learnDamage(number) }
+            for (number, text) in try await repair(patience: nil, pace: { _ in }) {
+                let finding = HeadFinding(.damage, text)
+                reply.addRepaired([finding], record.name, context.state.head(number, of: id))
+            }
+        }
+        for number in storedHeads {
+            let directory = context.state.head(number, of: id)
+            guard !isClosed else { break }
             let findings = try await onBlockingThread {
                 VolumeCheck.findings(directory) { try HeadCheck.run($0, isInUse: true) }
             }
             reply.add(findings, record.name, directory)
         }
         return reply
+    }
+}
+
+/// A scrub under way. What it reads waits for the disk; what is asked of it meanwhile does not.
+final class ScrubTurn: Sendable {
+    private let scrub: Mutex<HeadScrub>
+    private let file = Mutex<DataFileNumber?>(nil)
+
+    init(
+        _ directory: String, isInUse: Bool, terms: ScrubTerms,
+        noteFound: @escaping @Sendable (DataFileNumber?) throws -> Void
+    ) throws {
+        scrub = Mutex(try HeadScrub(directory, isInUse: isInUse, terms: terms, noteFound: noteFound))
+    }
+
+    /// The file that it is in the midst of.
+    var current: DataFileNumber? { file.withLock { $0 } }
+
+    var progress: ScrubProgress { scrub.withLock { $0.progress } }
+
+    func turnToBusyFiles() -> Bool { scrub.withLock { $0.turnToBusyFiles() } }
+
+    /// - Returns: what it cost, nil when all is done; what was found damaged, and how much of it in all.
+    func step() throws -> (cost: UInt64?, found: [Extent], count: Int) {
+        try scrub.withLock { scrub in
+            let cost = try scrub.step()
+            let current = scrub.current
+            file.withLock { $0 = current }
+            return (cost, scrub.takeFound(), scrub.progress.newDamageCount)
+        }
     }
 }

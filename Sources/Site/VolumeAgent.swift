@@ -71,6 +71,13 @@ actor VolumeAgent {
     nonisolated let storages = OpenStorages()
     /// What scrubs have found damaged, by the numbers of the heads.
     var damage: [UInt64: [HeadFinding]] = [:]
+    /// Heads in which damage is being put right, and what was tried of it.
+    var repairing: Set<UInt64> = []
+    var repairAttempts: [UInt64: RepairAttempt] = [:]
+    /// What was put right last.
+    var healed: String?
+    /// Scrubs under way, by the numbers of the heads.
+    var scrubTurns: [UInt64: [ScrubTurn]] = [:]
     /// Whether people were shown that, or its end.
     var isObstacleShown = true
     /// Why an owner did not give the volume away when it was last asked.

@@ -71,8 +71,18 @@ package enum VolumeCheck {
                     failure + Self.findings(directory) { try HeadCheck.run($0, isInUse: false) }
                 outcome.found.add(findings, volume.name, directory)
                 let isRepairable = findings.contains(where: \.isRepairable)
+                var isRestored = false
+                if repairs, !findings.isEmpty {
+                    let others = volume.heads.filter { $0 != number }.map { state.head($0, of: volume.id) }
+                    do {
+                        isRestored = try !HeadDamage.restore(closed: directory, from: others).isEmpty
+                    } catch {
+                        failure.append(HeadFinding(.damage, "it cannot be restored: \(error)"))
+                    }
+                }
                 let rest = Self.findings(directory) {
-                    repairs && isRepairable ? failure + (try HeadCheck.repair($0)) : findings
+                    if repairs, isRepairable { return failure + (try HeadCheck.repair($0)) }
+                    return isRestored ? failure + (try HeadCheck.run($0, isInUse: false)) : findings
                 }
                 outcome.left.add(rest, volume.name, directory)
             }
@@ -134,7 +144,17 @@ extension Godwit_Control_V1_CheckReply {
     }
 
     mutating func add(_ new: [HeadFinding], _ volume: String, _ directory: String) {
-        findings += new.map { finding in
+        findings += Self.messages(of: new, volume, directory)
+    }
+
+    mutating func addRepaired(_ new: [HeadFinding], _ volume: String, _ directory: String) {
+        repaired += Self.messages(of: new, volume, directory)
+    }
+
+    private static func messages(
+        of findings: [HeadFinding], _ volume: String, _ directory: String
+    ) -> [Godwit_Control_V1_Finding] {
+        findings.map { finding in
             var message = Godwit_Control_V1_Finding()
             message.volume = volume
             message.head = directory

@@ -21,6 +21,8 @@ struct VolumeSummary: Sendable {
     var prefetchedUnreadByteCount: UInt64 = 0
     /// What is wrong with the disk, the head or a mount here; nil: nothing is.
     var trouble: String?
+    /// What was wrong with bytes and was put right last; nil: nothing.
+    var healed: String?
 
     /// Bytes that came from elsewhere, or from a copy here, and that applications have read.
     var neededByteCount: UInt64 {
@@ -91,6 +93,7 @@ struct VolumeSummary: Sendable {
         message.prefetchedByteCount = prefetchedByteCount
         message.prefetchedUnreadByteCount = prefetchedUnreadByteCount
         message.trouble = trouble ?? ""
+        message.healed = healed ?? ""
         message.namesArriving = namesAreArriving
         message.sharedWith = record.sharedWith.map(\.description).sorted()
         message.divergences = record.head.divergences.map(\.epoch.number)
@@ -146,6 +149,7 @@ extension VolumeAgent {
     private func withTrouble(_ summary: VolumeSummary) -> VolumeSummary {
         var summary = summary
         summary.trouble = obstacle ?? overruledText ?? summary.trouble ?? damageText
+        summary.healed = healed
         return summary
     }
 

@@ -9,14 +9,17 @@ extension VolumeCommand {
         static let configuration = CommandConfiguration(
             abstract: "Verify what is stored of a volume, and repair what can be repaired.",
             discussion: """
-                Works while the site runs (nothing is changed then, and the volume stays in use) and while it does \
-                not. Only what can be put right without losing anything is repaired, and only while the site does \
-                not run; everything else is named.
+                Works while the site runs (the volume stays in use) and while it does not. Only what can be put right \
+                without losing anything is repaired, and but for damaged bytes only while the site does not run; \
+                everything else is named.
 
                 With --scrub all bytes are read from the disk. Those of files that nobody has written to since the last \
                 scrub (a running site scrubs by itself, slowly) must be what they were: others are the disk's doing, \
                 and the files are named. What a disk has damaged stays named, and cannot be read, until it is written \
-                anew or --accept-damage says that it is good as it is (zeros, where a file's end is gone).
+                anew or --accept-damage says that it is good as it is (zeros, where a file's end is gone); or until it is \
+                restored, byte by byte as it was, from another copy of the volume: at another site or node that may \
+                know of it (only while this one runs), or in an older state here. A running site looks for one by \
+                itself, --repair does so now.
 
                 Where the registry is in a cluster, and the site does not run, every head that is here is looked at and \
                 repaired all the same, and volumes are called by their identifiers; it cannot be told then whether heads \
@@ -29,7 +32,7 @@ extension VolumeCommand {
         @OptionGroup var site: SiteOptions
         @Argument(help: "The volume's name or identifier. Default: all volumes of the site.")
         var volume: String?
-        @Flag(help: "Repair what can be repaired without losing anything. The site must not run.")
+        @Flag(help: "Repair what can be without losing anything. While the site runs: only damaged bytes.")
         var repair = false
         @Flag(help: "Read all bytes, and hold them against what they were.") var scrub = false
         @Flag(help: "Take the files that a scrub found damaged for good as they are now.")
@@ -39,11 +42,7 @@ extension VolumeCommand {
         func run() async throws {
             try await reporting {
                 if let reply = try await askSite() {
-                    if repair {
-                        throw RPCStatus(
-                            .failedPrecondition, "stop 'godwit site' first: a volume in use is not repaired")
-                    }
-                    try report(reply, repaired: [])
+                    try report(reply, repaired: reply.repaired, isServed: true)
                 } else {
                     let outcome = try await VolumeCheck.run(
                         site.stateDirectory, called: volume, repairs: repair, scrubs: scrub,
@@ -56,7 +55,8 @@ extension VolumeCommand {
                     let rest = Set(outcome.left.findings)
                     var reply = outcome.found
                     reply.findings = outcome.left.findings
-                    try report(reply, repaired: outcome.found.findings.filter { !rest.contains($0) })
+                    let repaired = outcome.found.findings.filter { !rest.contains($0) }
+                    try report(reply, repaired: repaired, isServed: false)
                 }
             }
         }
@@ -77,9 +77,11 @@ extension VolumeCommand {
                     request.volume = name
                     request.scrub = scrub
                     request.acceptDamage = acceptDamage
+                    request.repair = repair
                     let reply: Godwit_Control_V1_CheckReply = try await client.call(
                         "CheckVolume", request, timeout: nil)
                     sum.findings += reply.findings
+                    sum.repaired += reply.repaired
                     sum.verifiedByteCount += reply.verifiedByteCount
                     sum.hashedByteCount += reply.hashedByteCount
                     sum.busyFileCount += reply.busyFileCount
@@ -99,12 +101,13 @@ extension VolumeCommand {
         }
 
         private func report(
-            _ reply: Godwit_Control_V1_CheckReply, repaired: [Godwit_Control_V1_Finding]
+            _ reply: Godwit_Control_V1_CheckReply, repaired: [Godwit_Control_V1_Finding], isServed: Bool
         ) throws {
             let left = reply.findings
+            let hint = "repairable with --repair" + (isServed ? " once 'godwit site' is stopped" : "")
             let lines =
                 repaired.map { ($0, "repaired") }
-                + left.map { ($0, $0.repairable ? "repairable with --repair" : "") }
+                + left.map { ($0, $0.repairable ? hint : "") }
             if json {
                 let objects = lines.map { finding, state -> String in
                     var object = JSONObject()

@@ -293,6 +293,7 @@ enum VolumeText {
         options.add("faultP99Microseconds", volume.faultP99Microseconds)
         options.add("waitingReason", volume.waitingReason)
         options.add("trouble", volume.trouble)
+        options.add("healed", volume.healed)
         options.add("divergences", volume.divergences.map(String.init))
         options.add("released", volume.released)
         options.add("sharedWith", volume.sharedWith)
@@ -364,6 +365,7 @@ enum VolumeText {
             rows.append(["divergence", "what was written here at epoch \(epoch) and is nowhere else"])
         }
         if !volume.trouble.isEmpty { rows.append(["trouble", volume.trouble]) }
+        if !volume.healed.isEmpty { rows.append(["healed", volume.healed]) }
         for mount in volume.mounts { rows.append(["mounted at", mount]) }
         Swift.print(Text.table(rows))
     }

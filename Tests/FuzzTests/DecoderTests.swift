@@ -125,6 +125,33 @@ import VolumeModel
         #expect(readable > 0)
     }
 
+    /// Whatever a peer sends in place of a block, it is the block or an error.
+    @Test func damagedBlocksAreErrorsOrWhatWasAskedFor() throws {
+        var mutator = Mutator(seed: 32)
+        let peer = try #require(SiteID("tokyo"))
+        let content = mutator.generator.bytes(5000) + [UInt8](repeating: 0, count: 8192) + [1, 2, 3]
+        let extent = Extent(inode: InodeNumber(7), range: ByteRange(4096, 4096 + UInt64(content.count)))
+        let block = try #require(LostBlock(extent, hash: ReadCoding.hash(content[...])))
+        let whole = Piece(inode: extent.inode, range: extent.range, content: .bytes(content))
+        let half = Piece(
+            inode: extent.inode, range: ByteRange(4096, 6096), content: .bytes(Array(content[..<2000])))
+        let other = Piece(
+            inode: extent.inode, range: extent.range, content: .bytes(mutator.generator.bytes(content.count)))
+        let inputs = try [HeadReader.split(whole), [half], [other]].map {
+            try ReadCoding.encode($0).serializedBytes() as [UInt8]
+        }
+        var readable = 0
+        for round in 0..<Self.rounds {
+            let bytes = round == 0 ? inputs[0] : mutator.damaged(inputs)
+            guard let reply = try? Godwit_Peer_V1_ReadReply(serializedBytes: bytes),
+                let found = try? ReadCoding.content(of: block, in: reply, from: peer)
+            else { continue }
+            readable += 1
+            #expect(found == content, "round \(round)")
+        }
+        #expect(readable > 0)
+    }
+
     @Test func damagedChangesAreErrorsOrChangesThatCanBe() throws {
         var mutator = Mutator(seed: 31)
         let peer = try #require(SiteID("tokyo"))

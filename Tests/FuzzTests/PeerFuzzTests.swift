@@ -1,6 +1,7 @@
 import EngineTestSupport
 import Foundation
 import Glibc
+import Hydration
 import PeerProtocol
 import RPC
 import Testing
@@ -14,6 +15,7 @@ import VolumeModel
 @Suite(.serialized, .timeLimit(.minutes(10))) struct PeerFuzzTests {
     private static let methods = [
         "Hello", "Status", "Follow", "Read", "List", "Exchange", "Offer", "TakeOver", "Changes",
+        "Restore",
     ]
 
     /// A site with one volume that it owns and one that is sealed for tokyo's epoch 2.
@@ -67,6 +69,8 @@ import VolumeModel
                     return try changes.serializedBytes()
                 }
             case "List": return [try list().serializedBytes()]
+            case "Restore":
+                return try [owned, sealed].map { try restore($0).serializedBytes() }
             case "Exchange": return try handoffMessages().map { try $0.serializedBytes() }
             case "Offer": return try offers().map { try $0.serializedBytes() }
             default:
@@ -93,6 +97,17 @@ import VolumeModel
                 return extent
             }
             return read
+        }
+
+        /// The first file, all of it.
+        func restore(_ volume: VolumeID) -> Godwit_Peer_V1_RestoreRequest {
+            var generator = Generator(seed: 9)
+            var restore = Godwit_Peer_V1_RestoreRequest()
+            restore.volume = volume.description
+            restore.inode = 2
+            restore.end = 50_000
+            restore.hash = .init(ReadCoding.hash(generator.bytes(50_000)[...]))
+            return restore
         }
 
         private func list() -> Godwit_Peer_V1_ListRequest {
@@ -239,6 +254,43 @@ import VolumeModel
             try await town.serves("\(method) of other sizes and numbers")
         }
         channel.close()
+        await town.fixture.end()
+    }
+
+    /// Blocks are for whom the volume is shared with, and only for who knows what they were.
+    @Test func aBlockIsGivenToWhoKnowsItsHashAndMayKnowTheVolume() async throws {
+        let town = try await Town()
+        let (tokyo, sydney) = (try town.fixture.client(of: "tokyo"), try town.fixture.client(of: "sydney"))
+        let request = town.restore(town.owned)
+        let extent = Extent(inode: InodeNumber(2), range: ByteRange(0, 50_000))
+        let block = try #require(LostBlock(extent, hash: Array(request.hash)))
+        let content = try #require(try await tokyo.restore(block, of: town.owned))
+        #expect(block.isContent(content))
+        var wrong = Array(request.hash)
+        wrong[3] ^= 1
+        let other = try #require(LostBlock(extent, hash: wrong))
+        #expect(try await tokyo.restore(other, of: town.owned) == nil)
+        let agent = try await town.fixture.site.agent(town.owned)
+        try await agent.change { record in
+            record.sharedWith = record.sharedWith.filter { $0.description != "tokyo" }
+        }
+        #expect(try await tokyo.restore(block, of: town.owned) == nil)
+        #expect(try await sydney.restore(block, of: town.owned) == content)
+        #expect(try await sydney.restore(block, of: VolumeID(randomHigh: 1, randomLow: 2)) == nil)
+        let channel = try town.fixture.channel()
+        let changes: [(inout Godwit_Peer_V1_RestoreRequest) -> Void] = [
+            { $0.hash = .init($0.hash.dropLast()) }, { $0.end = (1 << 20) + 1 }, { $0.end = 0 },
+            { $0.start = 1 }, { $0.end = .max }, { $0.volume = "x" },
+        ]
+        for change in changes {
+            var request = request
+            change(&request)
+            let end = try await channel.exchange("Restore", [try request.serializedBytes()]).status
+            #expect(end.code == .invalidArgument, "\(end)")
+        }
+        channel.close()
+        for client in [tokyo, sydney] { client.close() }
+        try await town.serves("blocks that were asked for")
         await town.fixture.end()
     }
 

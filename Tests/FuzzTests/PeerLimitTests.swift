@@ -1,5 +1,6 @@
 import Catalog
 import Foundation
+import Hydration
 import PeerProtocol
 import PeerService
 import RPC
@@ -47,6 +48,12 @@ import VolumeModel
         ) async throws -> Godwit_Peer_V1_WithdrawReply { Godwit_Peer_V1_WithdrawReply() }
         func locate(_ volume: VolumeID, for peer: SiteID) async throws -> Godwit_Peer_V1_LocateReply {
             throw PeerError.unknownVolume(volume)
+        }
+        func content(
+            of block: LostBlock, of volume: VolumeID, for peer: SiteID
+        ) async throws -> [UInt8]? {
+            try await Task.sleep(for: .seconds(3600))
+            return nil
         }
         func serveMember(_ member: SiteID) -> RPCServer.Handler? { nil }
     }
@@ -131,6 +138,14 @@ import VolumeModel
         #expect(
             refused.code == .resourceExhausted && refused.message.contains("2 reads in the background"),
             "\(refused)")
+        var block = Godwit_Peer_V1_RestoreRequest()
+        block.volume = Self.volume.description
+        block.end = 4096
+        block.hash = .init([UInt8](repeating: 1, count: 16))
+        let unread = try await channel.exchange("Restore", [try block.serializedBytes()]).status
+        #expect(
+            unread.code == .resourceExhausted && unread.message.contains("2 reads in the background"),
+            "\(unread)")
         let urgent = try await open(3, "Read", read(isUrgent: true), on: channel, fixture)
         try await check(
             "Read", read(isUrgent: true), limit: "5 reads", urgent + background, on: channel, fixture)

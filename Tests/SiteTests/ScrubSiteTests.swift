@@ -97,5 +97,71 @@ extension SiteTests {
                 try await pair.unmount("data", at: pair.sydney)
             }
         }
+
+        /// README: "there is another copy of what the disk has damaged".
+        @Test func whatAnotherSiteHasIsRestoredAndNothingElse() async throws {
+            let options = ["--scrub-every", "3s", "--fault-timeout", "3", "--keep-copies", "100Mi"]
+            try await withSites(options: options) { directory, cleanup in
+                let disk = Disk(directory)
+                try await LoopFileSystem.makeExt4(image: disk.image)
+                try await LoopFileSystem.mount(disk.image, at: disk.path, cleanup)
+                try await ChildProcess.check(Program("chmod", ["700", disk.path]))
+            } _: { pair, cleanup in
+                let (london, sydney) = (pair.london, pair.sydney)
+                let disk = Disk(URL(fileURLWithPath: london.stateDirectory).deletingLastPathComponent().path)
+                try await sydney.godwit(["volume", "create", "data", "--capacity", "100Mi"])
+                let there = try await pair.mount("data", at: sydney, cleanup)
+                try writeRandomFile(there + "/table", byteCount: 4 << 20)
+                let sum = try await shell("sha256sum < table", in: there).output
+                try await pair.unmount("data", at: sydney)
+                try await sydney.godwit(["migrate", "data", "--to", "london", "--detach"])
+                let here = try await pair.mount("data", at: london, cleanup)
+                try await pair.waitUntilReleased("data", at: london)
+                try await SiteTests.wait("sydney keeps a copy") {
+                    try await sydney.inspect("data")["keptCopies"] as? [String] == ["2"]
+                }
+                _ = try await london.run(["volume", "check", "data", "--scrub"])
+
+                func damage(at offset: UInt64) async throws {
+                    try await pair.unmount("data", at: london)
+                    await london.stop()
+                    try await disk.flip(try await Self.largest(below: london.stateDirectory), at: offset)
+                    try await london.start()
+                    try await pair.mount("data", at: london, cleanup)
+                    try await SiteTests.wait("the site finds it") {
+                        let trouble = try await london.inspect("data")["trouble"] as? String
+                        return trouble?.contains("/table (inode") ?? false
+                    }
+                }
+                // Nobody can be asked: refused, until the other site is back.
+                await sydney.stop()
+                try await damage(at: 2_500_000)
+                let refused = try await shell("tail -c +2500000 table | head -c 4096", in: here)
+                #expect(refused.output.contains("Input/output error"), "\(refused.output.prefix(200))")
+                try await sydney.start()
+                try await SiteTests.wait("it is restored") {
+                    try await london.inspect("data")["trouble"] as? String ?? "" == ""
+                }
+                #expect(try await shell("sha256sum < table", in: here).output == sum)
+                let healed = try await london.inspect("data")["healed"] as? String
+                #expect(healed?.contains("/table: bytes [2097152, 3145728)") ?? false, "\(healed ?? "")")
+                #expect(healed?.contains("site sydney") ?? false, "\(healed ?? "")")
+                let sound = try await london.run(["volume", "check", "data", "--scrub"])
+                #expect(sound.exit == .exited(0), "\(sound.output)")
+
+                // The copy has other bytes there: refused, and named.
+                _ = try await shell(
+                    "printf x | dd of=\(try await Self.largest(below: sydney.stateDirectory)) bs=1 seek=1400000 conv=notrunc",
+                    in: "/")
+                try await damage(at: 1_500_000)
+                let kept = try await london.run(["volume", "check", "data", "--repair"])
+                #expect(
+                    kept.exit == .exited(4) && kept.output.contains("bytes [1048576, 2097152) of"),
+                    "\(kept.output)")
+                let still = try await shell("tail -c +1500000 table | head -c 4096", in: here)
+                #expect(still.output.contains("Input/output error"), "\(still.output.prefix(200))")
+                try await pair.unmount("data", at: london)
+            }
+        }
     }
 }
