@@ -24,7 +24,9 @@ package enum Event: Hashable, Sendable {
     case attach(Holder)
     /// The node unmounted it. Attached, it stays held.
     case unmounted(node: String)
-    /// The node is to hold it no longer, however it came to.
+    /// A node is to read the head, which nobody holds. From the first of them on the epoch is a new one.
+    case admit(Reader)
+    /// The node is to hold it, or read it, no longer, however it came to.
     case detach(node: String)
     /// The same, though the node may still have it mounted: the epoch rises, so that nothing counts any more that was
     /// attached under the old one, and its mounts get errors. Of a node that does not hold it, it changes nothing.

@@ -10,6 +10,8 @@ extension HeadRecord {
         var next = self
         var actions = try next.handle(event)
         actions += next.releaseSourcesNobodyNeeds()
+        // Of a reign that is over nobody reads any more.
+        if case .owning = next.role {} else { next.readers = [] }
         self = next
         return actions
     }
@@ -28,6 +30,7 @@ extension HeadRecord {
             divergences.removeAll { $0.epoch == epoch }
             return mayDiscard ? [.mayDiscard] : []
         case .attach(let holder): return try attach(holder)
+        case .admit(let reader): return try admit(reader)
         case .unmounted(let node): return unmounted(node)
         case .detach(let node): return detach(node)
         case .evict(let node): return try evict(node)
@@ -153,9 +156,27 @@ extension HeadRecord {
     private mutating func attach(_ holder: Holder) throws(HandoffError) -> [Action] {
         guard case .owning(let epoch, let present) = role else { throw notOwner }
         if let present, present.node != holder.node { throw .inUse(present) }
+        if !readers.isEmpty, let user { throw .inUse(user) }
         let attachment = holder.attachment ?? present?.attachment
         role = .owning(epoch, holder: Holder(node: holder.node, pod: holder.pod, attachment: attachment))
         return [.serve(epoch)]
+    }
+
+    private mutating func admit(_ reader: Reader) throws(HandoffError) -> [Action] {
+        guard case .owning(let epoch, let holder) = role else { throw notOwner }
+        if let holder { throw .inUse(holder) }
+        if readers.contains(where: { $0.member == reader.member }) { return [.serve(epoch)] }
+        guard readers.count < Self.readerLimit else {
+            throw .implausible("more than \(Self.readerLimit) nodes that read one volume")
+        }
+        let isFirst = readers.isEmpty
+        readers.append(reader)
+        readers.sort { $0.member < $1.member }
+        guard isFirst else { return [.serve(epoch)] }
+        let raised = try unspentEpoch()
+        spent = raised
+        role = .owning(raised, holder: nil)
+        return [.stopServing(epoch), .serve(raised)]
     }
 
     private mutating func unmounted(_ node: String) -> [Action] {
@@ -169,6 +190,7 @@ extension HeadRecord {
         if case .owning(let epoch, let present?) = role, present.node == node {
             role = .owning(epoch, holder: nil)
         }
+        readers.removeAll { $0.node == node }
         return []
     }
 

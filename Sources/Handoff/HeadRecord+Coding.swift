@@ -6,7 +6,7 @@ extension HeadRecord: Codable {
     package static let storedVersion = 1
 
     private enum Key: String, CodingKey {
-        case version, site, spent, headReign, sources, retentions, divergences
+        case version, site, spent, headReign, sources, retentions, divergences, readers
         case role, owner, epoch, wanted, declined, heir, heirEpoch, finalSequence, overruledBy, node, pod
         case attachment
     }
@@ -53,6 +53,7 @@ extension HeadRecord: Codable {
         if !divergences.isEmpty {
             try fields.encode(divergences.map(StoredDivergence.init), forKey: .divergences)
         }
+        if !readers.isEmpty { try fields.encode(readers.map(StoredReader.init), forKey: .readers) }
     }
 
     private func encodeRole(_ fields: inout KeyedEncodingContainer<Key>) throws {
@@ -118,7 +119,9 @@ extension HeadRecord: Codable {
                     try $0.retention
                 },
                 divergences: try container.decodeIfPresent([StoredDivergence].self, forKey: .divergences)?
-                    .map(\.divergence) ?? []
+                    .map(\.divergence) ?? [],
+                readers: try container.decodeIfPresent([StoredReader].self, forKey: .readers)?
+                    .map { try $0.reader } ?? []
             )
         }
 
@@ -265,4 +268,23 @@ private struct StoredDivergence: Codable {
     }
 
     var divergence: Divergence { Divergence(epoch: Epoch(epoch), headReign: Epoch(headReign)) }
+}
+
+private struct StoredReader: Codable {
+    let member: String
+    let node: String
+
+    init(_ reader: Reader) {
+        member = reader.member.description
+        node = reader.node
+    }
+
+    var reader: Reader {
+        get throws {
+            guard let member = SiteID(member) else {
+                throw HandoffError.unreadableRecord("a reader is malformed")
+            }
+            return Reader(member: member, node: node)
+        }
+    }
 }

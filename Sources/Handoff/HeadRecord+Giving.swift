@@ -8,12 +8,12 @@ extension HeadRecord {
         guard wanted > known else { throw .implausible("epoch \(wanted) after epoch \(known)") }
         let heir = Reign(by, wanted)
         switch role {
-        case .owning(let epoch, let holder):
+        case .owning(let epoch, _):
             // Somebody knows a later reign than ours: our record is from a backup, or we were overruled.
             guard known <= epoch else { return fence(by: known, owner: nil) }
             guard known == epoch else { throw .sealRefused(.reigning(Reign(site, epoch))) }
             guard wanted > spent else { throw .sealRefused(.spent(through: spent)) }
-            if let holder { throw .sealRefused(.inUse(holder)) }
+            if let user { throw .sealRefused(.inUse(user)) }
             guard retentions.count < Self.dependencyLimit else {
                 throw .sealRefused(.tooManyRetentions(limit: Self.dependencyLimit))
             }

@@ -36,7 +36,8 @@ extension HeadRecord {
         case .declining(let from, let declined):
             try demand(from.owner != site && from.epoch < declined, "it declines the past")
             try demand(declined <= spent, "epoch \(declined) is declined but not spent")
-        case .owning: break
+        case .owning(_, let holder):
+            try demand(holder == nil || readers.isEmpty, "it is held and read at once")
         case .sealing(let epoch, let heir):
             try demand(heir.owner != site && epoch < heir.epoch, "it sealed for itself or the past")
             try demand(heir.epoch <= spent, "epoch \(heir.epoch) is promised but not spent")
@@ -59,6 +60,13 @@ extension HeadRecord {
         try demand(Set(sources.map(\.reign)).count == sources.count, "two sources of one reign")
         try demand(Set(retentions.map(\.grant.heir)).count == retentions.count, "a retention twice")
         try demand(Set(divergences.map(\.epoch)).count == divergences.count, "a divergence twice")
+        let members = readers.map(\.member)
+        try demand(members.count <= Self.readerLimit, "more than \(Self.readerLimit) readers")
+        try demand(members == Set(members).sorted(), "readers out of order, or one twice")
+        if !readers.isEmpty {
+            try demand(role.isOwning, "a head of another is read here")
+            try demand(readers.allSatisfy { $0.member.site == site.site }, "a reader at another site")
+        }
         for divergence in divergences {
             try demand(
                 Epoch.first <= divergence.headReign && divergence.headReign <= divergence.epoch
@@ -88,4 +96,8 @@ extension HeadRecord {
                 "a retention after epoch \(retention.unknownAfter ?? .first)")
         }
     }
+}
+
+extension Role {
+    fileprivate var isOwning: Bool { if case .owning = self { true } else { false } }
 }

@@ -18,6 +18,8 @@ package import VolumeModel
 /// - **A declined epoch stays declined.** A site that declines an epoch has spent it first. So a source may take the head back, under a higher epoch still.
 /// - **Knowledge only grows.** The reign a record knows of never gets an older one. A site that once
 ///   owned the head under an epoch therefore knows forever of one at least as high, and never declines it.
+/// - **Who reads sees one state.** While there are readers nobody may write. The first of them begins a new epoch: under
+///   it the head does not change until the last has gone, and what was read under it is of no use under any later one.
 /// - **The last copy stays.** A site leaves `retentions` only when the heir says so, and an heir says so only
 ///   when it lacks nothing, or when nobody needs it any more either.
 package struct HeadRecord: Hashable, Sendable {
@@ -36,8 +38,14 @@ package struct HeadRecord: Hashable, Sendable {
     /// What was written here and is in no later state. Never dropped but by `forgetDivergence`.
     package internal(set) var divergences: [Divergence]
 
+    /// Who may read the head that this site owns, each once, in the order of their names. While there is one the head is
+    /// neither written to nor given away, and has no holder.
+    package internal(set) var readers: [Reader]
+
     /// How many retentions, and how many sources, a record may hold.
     package static let dependencyLimit = 64
+    /// A record is one of many in an object of the cluster's API, and a reader some 80 bytes of it.
+    package static let readerLimit = 256
 
     /// A new volume, which this site owns.
     package init(newAt site: SiteID) {
@@ -54,7 +62,7 @@ package struct HeadRecord: Hashable, Sendable {
 
     init(
         site: SiteID, role: Role, spent: Epoch, headReign: Epoch, sources: [Source] = [],
-        retentions: [Retention] = [], divergences: [Divergence] = []
+        retentions: [Retention] = [], divergences: [Divergence] = [], readers: [Reader] = []
     ) {
         self.site = site
         self.role = role
@@ -63,6 +71,7 @@ package struct HeadRecord: Hashable, Sendable {
         self.sources = sources
         self.retentions = retentions
         self.divergences = divergences
+        self.readers = readers
     }
 
     // MARK: what it says
@@ -70,8 +79,25 @@ package struct HeadRecord: Hashable, Sendable {
     /// Whether a write that carries this epoch may be accepted. Ask again between commit and
     /// acknowledgement.
     package func mayWrite(under epoch: Epoch) -> Bool {
-        if case .owning(epoch, _) = role { true } else { false }
+        if case .owning(epoch, _) = role { readers.isEmpty } else { false }
     }
+
+    /// Whether a member of this site may read the head under this epoch. Ask again after having read: what was read
+    /// before a no may be of a later state.
+    package func mayRead(_ member: SiteID, under epoch: Epoch) -> Bool {
+        if case .owning(epoch, _) = role { readers.contains { $0.member == member } } else { false }
+    }
+
+    /// Who has the head in use: the holder, or all readers as one; nil: nobody.
+    package var user: Holder? {
+        guard case .owning(_, let holder) = role else { return nil }
+        guard !readers.isEmpty else { return holder }
+        return Holder(
+            node: readers.map(\.node).joined(separator: ", "), pod: nil, attachment: Self.readingAttachment)
+    }
+
+    /// How readers are attached, as people are told.
+    private static let readingAttachment = "to be read"
 
     /// The newest reign that this site knows of; nil when it was overruled by it does not know whom.
     package var knownReign: Reign? {

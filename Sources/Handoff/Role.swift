@@ -128,6 +128,18 @@ package struct Holder: Hashable, Sendable, CustomStringConvertible {
     }
 }
 
+/// A node of the owning site's that reads the head while nobody writes to it.
+package struct Reader: Hashable, Sendable {
+    /// The node's process; the owning site itself, where the head is.
+    package let member: SiteID
+    package let node: String
+
+    package init(member: SiteID, node: String) {
+        self.member = member
+        self.node = node
+    }
+}
+
 /// A site that keeps bytes which this site lacks.
 package struct Source: Hashable, Sendable {
     package enum Phase: String, Hashable, Sendable {

@@ -128,6 +128,7 @@ import VolumeModel
             .attach(holder),
             .attach(Holder(node: holder.node, pod: nil, attachment: "W")),
             .unmounted(node: holder.node), .detach(node: holder.node), .evict(node: holder.node),
+            .admit(Reader(member: Self.here, node: holder.node)),
             .tailRead(heir: Reign(site, epoch), finalSequence: sequence),
             .caughtUp(wanted: epoch, sequence: sequence), .flattened(reign: epoch),
             .divergenceKept(under: epoch),

@@ -286,6 +286,9 @@ extension HandoffSimulation {
                     sites[index].mounted = nil
                     try apply(.detach(node: holder.node), at: index)
                 }
+                for reader in sites[index].memory?.readers ?? [] {
+                    try apply(.detach(node: reader.node), at: index)
+                }
                 try drain(index)
                 tick(index)
                 hydrate(index)

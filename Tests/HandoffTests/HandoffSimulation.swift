@@ -238,6 +238,7 @@ struct HandoffSimulation {
             let attachment = writeCount % 7 == 3 ? "W" : nil
             event = .attach(Holder(node: node, pod: "p", attachment: attachment))
         case 13: event = .evict(node: node)
+        case 14: event = .admit(Reader(member: sites[index].id, node: node))
         default:
             guard case .owning(_, let holder?) = record.role else {
                 return try apply(.detach(node: node), at: index)

@@ -44,6 +44,7 @@ let tokyo = SiteID("tokyo")!
         case .leave: .leave
         case .forgetDivergence: .forgetDivergence(Epoch(2))
         case .attach: .attach(Holder(node: "n1", pod: nil))
+        case .admit: .admit(Reader(member: london, node: "n1"))
         case .unmounted: .unmounted(node: "n1")
         case .detach: .detach(node: "n1")
         case .evict: .evict(node: "n1")
@@ -150,6 +151,7 @@ private let handoffTable = """
     leave            retired   !needed   !needed   !needed   !needed   !needed   !needed    !needed    .         !needed
     forgetDivergence .         .         .         .         .         .         .          .          .         .
     attach           !owner    !owner    !owner    !owner    +         !heir     !heir      !heir      !owner    !fenced
+    admit            !owner    !owner    !owner    !owner    +         !heir     !heir      !heir      !owner    !fenced
     unmounted        .         .         .         .         .         .         .          .          .         .
     detach           .         .         .         .         .         .         .          .          .         .
     evict            .         .         .         .         .         .         .          .          .         .

@@ -40,6 +40,12 @@ import VolumeModel
         }
         records.append(
             HeadRecord(
+                site: london, role: .owning(.first, holder: nil), spent: .first, headReign: .first,
+                readers: [
+                    Reader(member: london, node: "n1"), Reader(member: SiteID("n2.london")!, node: "N2"),
+                ]))
+        records.append(
+            HeadRecord(
                 site: london, role: .fenced(.first, by: Epoch(9), owner: nil),
                 spent: Epoch(9), headReign: .first))
         for record in records {

@@ -119,6 +119,70 @@ import VolumeModel
         #expect(try record.apply(.sealRequested(by: sydney, after: Epoch(2), wanted: Epoch(3))).count == 2)
     }
 
+    @Test func whileSomebodyReadsNobodyWritesNorTakesIt() throws {
+        var record = owner()
+        let one = Reader(member: SiteID("n1.london")!, node: "n1")
+        let two = Reader(member: SiteID("n2.london")!, node: "n2")
+        // The first begins an epoch under which nothing changes.
+        #expect(try record.apply(.admit(two)) == [.stopServing(.first), .serve(Epoch(2))])
+        for reader in [one, two, one] { #expect(try record.apply(.admit(reader)) == [.serve(Epoch(2))]) }
+        #expect(record.readers == [one, two])
+        let user = try #require(record.user)
+        #expect("\(HandoffError.inUse(user))".contains("n1, n2"), "\(HandoffError.inUse(user))")
+        for node in ["n1", "n3"] {
+            #expect(throws: HandoffError.inUse(user)) {
+                try record.apply(.attach(Holder(node: node, pod: nil, attachment: "W")))
+            }
+        }
+        let request = Event.sealRequested(by: sydney, after: Epoch(2), wanted: Epoch(3))
+        #expect(throws: HandoffError.sealRefused(.inUse(user))) { try record.apply(request) }
+        for epoch: UInt64 in 1...3 { #expect(!record.mayWrite(under: Epoch(epoch))) }
+        #expect(record.mayRead(one.member, under: Epoch(2)) && !record.mayRead(one.member, under: .first))
+        #expect(!record.mayRead(sydney, under: Epoch(2)))
+        for _ in 0..<2 { #expect(try record.apply(.detach(node: "n1")) == []) }
+        #expect(!record.mayRead(one.member, under: Epoch(2)) && record.mayRead(two.member, under: Epoch(2)))
+        #expect(throws: HandoffError.self) { try record.apply(.attach(Holder(node: "n1", pod: nil))) }
+        _ = try record.apply(.detach(node: "n2"))
+        #expect(record.user == nil && record.mayWrite(under: Epoch(2)))
+        _ = try record.apply(.attach(Holder(node: "n1", pod: nil, attachment: "W")))
+        let holder = try #require(record.user)
+        #expect(throws: HandoffError.inUse(holder)) { try record.apply(.admit(two)) }
+        _ = try record.apply(.detach(node: "n1"))
+        // Written to in between, it is another state and another epoch.
+        #expect(try record.apply(.admit(two)) == [.stopServing(Epoch(2)), .serve(Epoch(3))])
+        #expect(!record.mayRead(two.member, under: Epoch(2)))
+    }
+
+    @Test func ofAReignThatIsOverNobodyReads() throws {
+        var record = owner()
+        let reader = Reader(member: SiteID("n1.london")!, node: "n1")
+        _ = try record.apply(.admit(reader))
+        _ = try record.apply(.ownerAnnounced(Reign(sydney, Epoch(1 << 41))))
+        #expect(record.readers.isEmpty && !record.mayRead(reader.member, under: Epoch(2)))
+        try record.validate()
+    }
+
+    @Test func readersAreBoundedAndOfThisSite() throws {
+        var record = owner()
+        for number in 0..<HeadRecord.readerLimit {
+            _ = try record.apply(.admit(Reader(member: SiteID("n\(number).london")!, node: "n\(number)")))
+        }
+        try record.validate()
+        let before = record
+        #expect(throws: HandoffError.self) {
+            try record.apply(.admit(Reader(member: SiteID("more.london")!, node: "more")))
+        }
+        #expect(record == before)
+        let stranger = HeadRecord(
+            site: london, role: .owning(.first, holder: nil), spent: .first, headReign: .first,
+            readers: [Reader(member: sydney, node: "n1")])
+        #expect(throws: HandoffError.self) { try stranger.validate() }
+        var held = owner()
+        held.role = .owning(.first, holder: Holder(node: "n1", pod: nil))
+        held.readers = [Reader(member: london, node: "n1")]
+        #expect(throws: HandoffError.self) { try held.validate() }
+    }
+
     @Test func sealedOwnerAnswersTheSameAgainAndNobodyElse() throws {
         var record = owner()
         let request = Event.sealRequested(by: sydney, after: .first, wanted: Epoch(2))

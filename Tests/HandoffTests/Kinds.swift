@@ -23,7 +23,7 @@ enum RoleKind: Int, CaseIterable {
 
 /// The cases of `Event`, without what is in them.
 enum EventKind: Int, CaseIterable {
-    case prepare, takeOver, overrule, abort, leave, forgetDivergence, attach, unmounted, detach, evict
+    case prepare, takeOver, overrule, abort, leave, forgetDivergence, attach, admit, unmounted, detach, evict
     case tailRead, caughtUp, flattened, divergenceKept
     case sealRequested, sealGranted, sealRefused, declineRequested, declined, ownerAnnounced
     case claimed, claimAnswered, releaseRequested, released
@@ -38,6 +38,7 @@ enum EventKind: Int, CaseIterable {
             case .leave: .leave
             case .forgetDivergence: .forgetDivergence
             case .attach: .attach
+            case .admit: .admit
             case .unmounted: .unmounted
             case .detach: .detach
             case .evict: .evict
