@@ -86,11 +86,13 @@ package protocol CSIBackend: Sendable {
     /// The room at each of some nodes of this site; of all of them if none is named.
     func freeBytes(at nodes: [String]) async throws(CSIBackendError) -> [UInt64]
     func knows(node: String) async throws(CSIBackendError) -> Bool
-    /// Acquires the volume for a node of this site, until it is unpublished: ownership follows the pod.
+    /// Acquires the volume for a node of this site, until it is unpublished: ownership follows the pod. To be read by
+    /// several nodes (`CSIService.manyReaders`) it stays where it is.
     ///
     /// - Parameter mode: the access mode, as the specification names it.
-    /// - Returns: the epoch under which it is owned there now.
-    /// - Throws: `.exists` when it is published there already in another mode.
+    /// - Returns: the epoch under which it is owned there now, or read.
+    /// - Throws: `.exists` when it is published there already in another mode; `.precondition`, naming the nodes, while it
+    ///   is published elsewhere, unless all do nothing but read.
     func publish(_ id: VolumeID, at node: String, mode: String) async throws(CSIBackendError) -> Epoch
     /// - Parameter node: nil: wherever it is published.
     func unpublish(_ id: VolumeID, at node: String?) async throws(CSIBackendError)

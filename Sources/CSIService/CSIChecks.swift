@@ -74,9 +74,14 @@ enum CSIChecks {
         case .singleNodeReaderOnly:
             access.mode = "SINGLE_NODE_READER_ONLY"
             access.isReadOnly = true
-        case .multiNodeReaderOnly, .multiNodeSingleWriter, .multiNodeMultiWriter:
+        case .multiNodeReaderOnly:
+            access.mode = CSIService.manyReaders
+            access.isReadOnly = true
+            access.allowsManyTargets = true
+        case .multiNodeSingleWriter, .multiNodeMultiWriter:
             throw RPCStatus(
-                .invalidArgument, "a volume is used on one node at a time: this mode is not offered")
+                .invalidArgument,
+                "a volume that is written to is used on one node at a time: this mode is not offered")
         case .unknown, .UNRECOGNIZED: throw RPCStatus(.invalidArgument, "an access mode is missing")
         }
         guard mount.fsType.isEmpty || mount.fsType == "godwit" else {

@@ -21,6 +21,13 @@ extension CSIService {
         try CSIChecks.map(request.secrets, "secrets")
         let id = try CSIChecks.volume(request.volumeID)
         _ = try await backend.volume(id)
+        // Staging alone would acquire it for this node.
+        guard access.mode != Self.manyReaders || epoch != nil else {
+            throw RPCStatus(
+                .failedPrecondition,
+                "a volume that several nodes read has to be attached: the CSIDriver needs 'attachRequired: true'"
+            )
+        }
         try await operations.alone(request.volumeID) {
             _ = try await mount(id, at: path, access, isReadOnly: access.isReadOnly, acquiredUnder: epoch)
         }

@@ -13,6 +13,8 @@ package struct CSIService: Sendable {
     package static let topologyKey = "topology.godwit.dev/site"
     /// Of a site of several nodes.
     package static let nodeTopologyKey = "topology.godwit.dev/node"
+    /// The access mode of a volume that several nodes read at once, and nobody writes to.
+    package static let manyReaders = "MULTI_NODE_READER_ONLY"
 
     let backend: any CSIBackend
     let operations = PendingOperations()

@@ -22,7 +22,7 @@ extension VolumeSummaryText {
         role = record.head.role.name
         owner = record.head.knownReign?.owner.description
         epoch = record.head.knownReign?.epoch.number
-        if case .owning(_, let holder?) = record.head.role { self.holder = holder.description }
+        holder = record.head.user?.description
         claim = record.claim.map { $0.facts.namespace + "/" + $0.facts.name }
         claimState = record.claim?.report?.reason
         claimMessage = record.claim?.report?.message

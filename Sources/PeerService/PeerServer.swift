@@ -201,7 +201,10 @@ package struct PeerServer: Sendable {
         defer { calls.end(.read(isUrgent: true), by: site) }
         let reader = try await backend.reader(of: volume, reign: Epoch(request.epoch), for: site)
         let position = request.wantsPosition ? try reader.position() : nil
-        try await finish(call, with: ListCoding.encode(try reader.list(wanted), position: position))
+        let listing = try reader.list(wanted)
+        // What was read counts only if nobody could have changed it meanwhile.
+        _ = try await backend.reader(of: volume, reign: Epoch(request.epoch), for: site)
+        try await finish(call, with: ListCoding.encode(listing, position: position))
     }
 
     private func read(
@@ -225,6 +228,7 @@ package struct PeerServer: Sendable {
         let pieces = try await reader.read(
             extents, hashes: Dictionary(uniqueKeysWithValues: hashes),
             maximumByteCount: Int(request.maximumByteCount))
+        _ = try await backend.reader(of: volume, reign: Epoch(request.epoch), for: site)
         try await finish(call, with: ReadCoding.encode(pieces))
     }
 

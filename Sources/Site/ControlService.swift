@@ -71,7 +71,7 @@ package struct ControlService: Sendable {
     private func elsewhere(_ method: String, _ request: [UInt8]) async throws -> SiteID? {
         switch method {
         case "Info", "CreateVolume", "DeleteVolume", "ListVolumes", "Mount", "Unmount", "MountDivergence",
-            "Attach", "Detach":
+            "Attach", "Detach", "AttachReader", "DetachReader":
             return nil
         case "DeleteDivergence", "RestoreDivergence", "CompareDivergence":
             let message = try Godwit_Control_V1_DivergenceRequest(serializedBytes: request)
@@ -116,6 +116,16 @@ package struct ControlService: Sendable {
             try await send(agent, to: call)
         case "Detach" where isForMembers:
             try await agent(request).detachExclusively()
+            try await call.send(try Godwit_Control_V1_Empty().serializedBytes())
+        case "AttachReader" where isForMembers:
+            let message = try Godwit_Control_V1_ReaderRequest(serializedBytes: request)
+            let reader = Reader(member: try await site.member(at: message.node), node: message.node)
+            let agent = try await agent(request)
+            _ = try await agent.admitExclusively(reader)
+            try await send(agent, to: call)
+        case "DetachReader" where isForMembers:
+            let message = try Godwit_Control_V1_ReaderRequest(serializedBytes: request)
+            try await agent(request).dismissExclusively(message.node)
             try await call.send(try Godwit_Control_V1_Empty().serializedBytes())
         case "ListVolumes":
             let message = try Godwit_Control_V1_ListVolumesRequest(serializedBytes: request)

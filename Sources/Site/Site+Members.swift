@@ -210,6 +210,10 @@ extension Site {
     /// - Throws: `.attachedOtherwise` when it is attached there already, in another way.
     func attach(_ id: VolumeID, at node: String, as attachment: String) async throws -> Epoch {
         let member = try await member(at: node)
+        let present = try await record(id)
+        if present.head.readers.contains(where: { $0.node == node }) {
+            throw SiteError.attachedToRead(present.name, at: node)
+        }
         try await bring(id, to: member)
         guard member != context.site else { return try await agent(id).attachExclusively(attachment) }
         var request = Godwit_Control_V1_AttachRequest()
@@ -219,28 +223,80 @@ extension Site {
         return Epoch(volume.epoch)
     }
 
-    /// Lets go of a volume at a node, or wherever it is held. May be repeated.
-    func detach(_ id: VolumeID, at node: String?) async throws {
-        var holders = [context.site]
+    /// Lets a node read a volume until `detach`, beside others that do. It stays at the node that owns it; what another
+    /// site has comes to this one first.
+    ///
+    /// - Returns: the epoch under which it is read.
+    /// - Throws: `.attachedOtherwise` when the node holds it in another way; the words of the node that owns it when it is
+    ///   in use otherwise.
+    func admitReader(of id: VolumeID, at node: String) async throws -> Epoch {
+        let member = try await member(at: node)
+        var owner = member
         if let members = context.members {
-            let placements = try await members.placements(of: id)
-            let keeper = Placement.keeper(among: placements)
-            holders = placements.filter { placement in
-                // Who was overruled holds nothing any more, though it may not know.
-                guard case .owning(_, let holder?) = placement.record.head.role,
-                    keeper.map({ placement.knowsAsMuch(as: $0) }) ?? true
-                else { return false }
-                return node == nil || holder.node == node
-            }.map(\.member)
-        } else if let node, node != context.node {
-            return
-        }
-        for holder in holders {
-            if holder != context.site {
-                let _: Godwit_Control_V1_Empty = try await ask(holder, "Detach", Self.request(id))
-            } else if knows(id) {
-                try await agent(id).detachExclusively()
+            guard let keeper = try await members.keeper(of: id) else {
+                throw SiteError.unknownVolume(id.description)
             }
+            if keeper.isBinding { owner = keeper.member } else { try await bring(id, to: member) }
+        }
+        guard owner != context.site else {
+            return try await agent(id).admitExclusively(Reader(member: member, node: node))
+        }
+        let volume: Godwit_Control_V1_Volume = try await ask(
+            owner, "AttachReader", Self.request(id, readAt: node))
+        return Epoch(volume.epoch)
+    }
+
+    /// Lets go of a volume at a node, or wherever it is held or read. May be repeated.
+    func detach(_ id: VolumeID, at node: String?) async throws {
+        guard let members = context.members else {
+            guard node == nil || node == context.node, knows(id) else { return }
+            try await agent(id).dismissExclusively(node)
+            return try await agent(id).detachExclusively()
+        }
+        let placements = try await members.placements(of: id)
+        let keeper = Placement.keeper(among: placements)
+        try await detachReaders(of: id, at: node, placements, keeper)
+        let holders = placements.filter { placement in
+            // Who was overruled holds nothing any more, though it may not know.
+            guard case .owning(_, let holder?) = placement.record.head.role,
+                keeper.map({ placement.knowsAsMuch(as: $0) }) ?? true
+            else { return false }
+            return node == nil || holder.node == node
+        }.map(\.member)
+        for holder in holders { try await detach(id, at: holder) }
+    }
+
+    /// First whoever reads ends, and then it is said to whoever owns what is read: the next to come may write.
+    private func detachReaders(
+        of id: VolumeID, at node: String?, _ placements: [Placement], _ keeper: Placement?
+    ) async throws {
+        // One that there is no more reads nothing.
+        var member: SiteID?
+        if let node {
+            do {
+                member = try await self.member(at: node)
+            } catch SiteError.unknownNode {}
+        }
+        for placement in placements
+        where placement.record.reading != nil && (node == nil || placement.member == member) {
+            try await detach(id, at: placement.member)
+        }
+        guard let keeper else { return }
+        for reader in keeper.record.head.readers where node == nil || reader.node == node {
+            if keeper.member == context.site {
+                try await agent(id).dismissExclusively(reader.node)
+            } else {
+                let _: Godwit_Control_V1_Empty = try await ask(
+                    keeper.member, "DetachReader", Self.request(id, readAt: reader.node))
+            }
+        }
+    }
+
+    private func detach(_ id: VolumeID, at member: SiteID) async throws {
+        if member != context.site {
+            let _: Godwit_Control_V1_Empty = try await ask(member, "Detach", Self.request(id))
+        } else if knows(id) {
+            try await agent(id).detachExclusively()
         }
     }
 
@@ -248,6 +304,13 @@ extension Site {
         if let members = context.members { return try await members.member(at: node) }
         guard node == context.node else { throw SiteError.unknownNode(node) }
         return context.site
+    }
+
+    private static func request(_ id: VolumeID, readAt node: String) -> Godwit_Control_V1_ReaderRequest {
+        var request = Godwit_Control_V1_ReaderRequest()
+        request.volume = id.description
+        request.node = node
+        return request
     }
 
     static func request(_ id: VolumeID) -> Godwit_Control_V1_VolumeRequest {

@@ -289,9 +289,9 @@ extension VolumeAgent {
         guard mounts.isEmpty else {
             throw SiteError.precondition("volume '\(record.name)' is mounted: unmount it first")
         }
-        if case .owning(_, let holder?) = record.head.role, holder.attachment != nil {
+        if let user = record.head.user, user.attachment != nil {
             throw SiteError.precondition(
-                "volume '\(record.name)' is in use: it is attached to node \(holder.node). Detach it there first"
+                "volume '\(record.name)' is in use: it is attached to node \(user.node). Detach it there first"
             )
         }
         // What is here may be all that there is of a reign that the record does not know.

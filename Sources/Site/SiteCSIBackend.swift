@@ -136,7 +136,11 @@ package struct SiteCSIBackend: CSIBackend {
     package func publish(
         _ id: VolumeID, at node: String, mode: String
     ) async throws(CSIBackendError) -> Epoch {
-        try await translating { try await owner.attach(id, at: node, as: mode) }
+        try await translating {
+            mode == CSIService.manyReaders
+                ? try await owner.admitReader(of: id, at: node)
+                : try await owner.attach(id, at: node, as: mode)
+        }
     }
 
     package func unpublish(_ id: VolumeID, at node: String?) async throws(CSIBackendError) {
@@ -181,7 +185,7 @@ package struct SiteCSIBackend: CSIBackend {
         var epoch: Epoch?
         if case .owning(let own, let holder) = record.head.role {
             epoch = own
-            nodes = holder.map { [$0.node] } ?? []
+            nodes = holder.map { [$0.node] } ?? record.head.readers.map(\.node)
         }
         return CSIVolume(
             id: record.id, capacity: record.capacity, publishedNodes: nodes, epoch: epoch,

@@ -31,4 +31,9 @@ package enum SiteError: Error, Hashable, Sendable, CustomStringConvertible {
         case .system(let call, let path, let errno): "\(call) \(path): \(errno)"
         }
     }
+
+    static func attachedToRead(_ volume: String, at node: String) -> Self {
+        .attachedOtherwise(
+            "volume '\(volume)' is attached to node '\(node)' to be read by several nodes: detach it first")
+    }
 }

@@ -23,6 +23,8 @@ package struct VolumeRecord: Hashable, Sendable {
     package var divergentHeads: [Epoch: UInt64] = [:]
     /// Heads that nobody needs any more, by the reign that each was granted to.
     package var copies: [Epoch: KeptCopy] = [:]
+    /// What another node of this site owns, as it is read here.
+    package var reading: ReadHead?
     /// The highest number that a head's directory ever had: none is used twice, for the deletion of an old one
     /// may still be under way.
     package var lastHeadNumber: UInt64
@@ -59,6 +61,16 @@ package struct VolumeRecord: Hashable, Sendable {
         self.sharedWith = sharedWith
         self.followedFrom = followedFrom
     }
+}
+
+/// A head that another node of this site owns, as it is read here: of one epoch, under which nobody writes to it. Its names
+/// and bytes come when they are asked for, and behind. It is no replica: nothing is ever taken over with it.
+package struct ReadHead: Hashable, Sendable {
+    package let reign: Reign
+    /// The number of its directory.
+    package let number: UInt64
+
+    package init(of reign: Reign, number: UInt64) { (self.reign, self.number) = (reign, number) }
 }
 
 /// Why the registry refused.

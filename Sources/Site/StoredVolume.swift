@@ -13,6 +13,7 @@ package struct StoredVolume: Codable, Hashable, Sendable {
     var retainedHeads: [String: UInt64]
     var divergentHeads: [String: UInt64]?
     var copies: [String: KeptCopy]?
+    var reading: StoredReadHead?
     var lastHeadNumber: UInt64
     var sharedWith: [String]
     var followedFrom: String?
@@ -38,6 +39,7 @@ package struct StoredVolume: Codable, Hashable, Sendable {
             record.copies.isEmpty
             ? nil
             : Dictionary(uniqueKeysWithValues: record.copies.map { (String($0.key.number), $0.value) })
+        reading = record.reading.map(StoredReadHead.init)
         lastHeadNumber = record.lastHeadNumber
         sharedWith = record.sharedWith.map(\.description).sorted()
         followedFrom = record.followedFrom?.description
@@ -67,10 +69,28 @@ package struct StoredVolume: Codable, Hashable, Sendable {
         record.copies = try byEpoch(copies ?? [:])
         record.lastHeadNumber = max(
             record.lastHeadNumber, record.divergentHeads.values.max() ?? 0,
-            record.copies.values.map(\.number).max() ?? 0)
+            record.copies.values.map(\.number).max() ?? 0, reading?.number ?? 0)
+        record.reading = try reading?.head(of: id)
         record.hydration = hydration
         record.claim = claim
         record.isGuest = isGuest ?? false
         return record
+    }
+}
+
+struct StoredReadHead: Codable, Hashable {
+    var owner: String
+    var epoch: UInt64
+    var number: UInt64
+
+    init(_ head: ReadHead) {
+        (owner, epoch, number) = (head.reign.owner.description, head.reign.epoch.number, head.number)
+    }
+
+    func head(of id: VolumeID) throws -> ReadHead {
+        guard let owner = SiteID(owner) else {
+            throw RegistryError.malformed(id, "what is read of it here is no site's")
+        }
+        return ReadHead(of: Reign(owner, Epoch(epoch)), number: number)
     }
 }

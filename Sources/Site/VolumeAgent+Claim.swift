@@ -49,6 +49,9 @@ extension VolumeAgent {
                 "volume '\(record.name)' cannot be forgotten at site \(context.site): it is \(record.head.role.name)"
             )
         }
+        guard record.reading == nil || !isReadingPresent else {
+            throw SiteError.precondition("volume '\(record.name)' is read at node '\(context.node)'")
+        }
         try await apply(.leave)
         if record.isGuest, record.head.keptReigns.isEmpty, record.head.divergences.isEmpty {
             try await delete()

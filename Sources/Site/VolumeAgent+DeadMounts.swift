@@ -15,7 +15,8 @@ extension VolumeAgent {
 
     /// Whether a mount is of the present reign; of an earlier one it answers nothing but ESTALE.
     func isServed(_ mount: Mount) -> Bool {
-        if case .owning(mount.epoch, _) = record.head.role { true } else { false }
+        if mount.isBorrowed { return record.reading?.number == mount.headNumber && isReadingPresent }
+        return if case .owning(mount.epoch, _) = record.head.role { true } else { false }
     }
 
     /// The device of what this process has just mounted.

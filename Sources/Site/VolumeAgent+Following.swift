@@ -159,7 +159,7 @@ extension VolumeAgent {
     }
 
     /// More would only delay the first write.
-    private static let firstListingRequest = ListingRequest(
+    static let firstListingRequest = ListingRequest(
         places: [ListingPlace(directory: .root, after: 0)], inodes: [.root], byteCount: 128 << 10)
 
     /// Whether a replica of this owner's is here, however old.

@@ -43,6 +43,7 @@ extension VolumeAgent {
     /// Writes may begin under an epoch: the epoch's mark goes into the data, hydration starts.
     func serve(_ epoch: Epoch) async throws {
         (confirmedGrant, firstListing) = (nil, nil)
+        try await endReading()
         let head = try openHead(record.headNumber)
         let catalog = head.storage.catalog
         try checkRecord()
@@ -235,8 +236,14 @@ extension VolumeAgent {
 
     // MARK: keeping for heirs
 
-    /// The head that is kept for a reign of another site.
+    /// The head that is kept for a reign of another site; or the present one, for a node of this site that is to read it
+    /// under its epoch.
     func reader(for reign: Epoch, of site: SiteID) throws -> HeadReader {
+        if record.head.mayRead(site, under: reign) {
+            try checkServed()
+            let head = try openHead(record.headNumber)
+            return HeadReader(storage: head.storage, hydrator: head.hydrator)
+        }
         guard record.head.isKeepingBytes(for: Reign(site, reign)), let number = record.retainedHeads[reign]
         else {
             throw PeerError.refused(
@@ -267,7 +274,7 @@ extension VolumeAgent {
     /// start, when nobody makes or deletes one. Those above the last number that the record knows stay: it may be an
     /// older one, restored.
     func deleteNamelessHeads() {
-        let named = record.keptNumbers.union([record.headNumber]).union(record.copies.values.map(\.number))
+        let named = Set(record.storedHeadNumbers)
         for number in context.state.heads(of: id)
         where number <= record.lastHeadNumber && !named.contains(number) {
             do {

@@ -113,29 +113,40 @@ extension VolumeAgent {
         try await apply(.attach(Holder(node: context.node, pod: pod)))
         do {
             let head = try openHead(record.headNumber)
-            let recorder = isReadOnly ? nil : StartRecorder(duration: Self.startDuration)
-            let fileSystem = fileSystem(of: head, isReadOnly: isReadOnly, recorder: recorder)
-            // What is mounted read-only stays as it is, as Kubernetes has it.
-            if let group, !isReadOnly { try fileSystem.giveToGroup(group) }
-            var options = mountOptions(isReadOnly: isReadOnly)
-            // What is read ahead of a byte that is elsewhere goes over the link.
-            if try head.storage.catalog.perform({ $0.missingByteCount > 0 || $0.isArriving }) {
-                options.readaheadByteCount = 128 << 10
-            }
-            // Last: a pod may find the directory below from now on until it is mounted on.
-            try takeAwayDeadMount(at: path)
-            let fuse = try FuseMount(fileSystem: fileSystem, at: path, options: options)
-            note(
-                Mount(
-                    fuse: fuse, fileSystem: fileSystem, recorder: recorder, epoch: epoch,
-                    headNumber: head.number, isReadOnly: isReadOnly, device: try await device(of: fuse)),
-                at: path)
-            logger.info("mounted at \(path)")
-            TestStop.reach("after", "mount")
+            try await show(head, at: path, under: epoch, isReadOnly: isReadOnly, group: group)
         } catch {
             _ = try? await apply(.unmounted(node: context.node))
             throw error
         }
+    }
+
+    /// Mounts a head at a directory.
+    ///
+    /// - Parameter isBorrowed: whether another node owns it.
+    func show(
+        _ head: OpenHead, at path: String, under epoch: Epoch, isReadOnly: Bool, group: UInt32? = nil,
+        isBorrowed: Bool = false
+    ) async throws {
+        let recorder = isReadOnly ? nil : StartRecorder(duration: Self.startDuration)
+        let fileSystem = fileSystem(of: head, isReadOnly: isReadOnly, recorder: recorder)
+        // What is mounted read-only stays as it is, as Kubernetes has it.
+        if let group, !isReadOnly { try fileSystem.giveToGroup(group) }
+        var options = mountOptions(isReadOnly: isReadOnly)
+        // What is read ahead of a byte that is elsewhere goes over the link.
+        if try head.storage.catalog.perform({ $0.missingByteCount > 0 || $0.isArriving }) {
+            options.readaheadByteCount = 128 << 10
+        }
+        // Last: a pod may find the directory below from now on until it is mounted on.
+        try takeAwayDeadMount(at: path)
+        let fuse = try FuseMount(fileSystem: fileSystem, at: path, options: options)
+        note(
+            Mount(
+                fuse: fuse, fileSystem: fileSystem, recorder: recorder, epoch: epoch,
+                headNumber: head.number, isReadOnly: isReadOnly, isBorrowed: isBorrowed,
+                device: try await device(of: fuse)),
+            at: path)
+        logger.info("mounted at \(path)")
+        TestStop.reach("after", "mount")
     }
 
     func fileSystem(

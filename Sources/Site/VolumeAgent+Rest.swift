@@ -51,7 +51,8 @@ extension VolumeAgent {
             followers.values.allSatisfy({ $0 + Self.followerPatience < now })
         else { return false }
         // Without a source nothing is being fetched any more, nor is anybody still told that it has come.
-        guard case .owning(_, nil) = record.head.role, obstacle == nil, record.head.sources.isEmpty,
+        guard case .owning = record.head.role, record.head.user == nil, obstacle == nil,
+            record.head.sources.isEmpty,
             record.head.divergences.isEmpty, !record.keptNumbers.contains(head.number),
             ownCopies[head.number] == nil, mounts.isEmpty, endings.isEmpty, divergenceMounts.isEmpty,
             !isEngaged, head.storage.trouble == nil

@@ -190,9 +190,17 @@ extension VolumeAgent {
     private func resume(_ left: LeftMount, _ held: HeldMount) async throws {
         do {
             try checkServed()
-            guard case .owning(let epoch, _) = record.head.role, epoch.number == left.epoch,
-                record.headNumber == left.headNumber
-            else { throw SiteError.precondition("the volume has another owner or head by now") }
+            let epoch = Epoch(left.epoch)
+            let isBorrowed = record.reading.map { $0.number == left.headNumber } ?? false
+            if isBorrowed {
+                guard isReadingPresent, record.reading?.reign.epoch == epoch else {
+                    throw SiteError.precondition("what was read has another owner or epoch by now")
+                }
+            } else {
+                guard case .owning(epoch, _) = record.head.role, record.headNumber == left.headNumber else {
+                    throw SiteError.precondition("the volume has another owner or head by now")
+                }
+            }
             guard isMounted(left.device) else {
                 throw SiteError.precondition("it is mounted nowhere any more")
             }
@@ -203,6 +211,7 @@ extension VolumeAgent {
             }
             try head.storage.removeOrphans(except: left.opens.orphans)
             try await startHydrationIfNeeded()
+            if isBorrowed, let reading = record.reading { fetch(head, of: reading.reign) }
             let fileSystem = fileSystem(
                 of: head, isReadOnly: left.isReadOnly, recorder: nil, resuming: left.opens)
             let descriptor = held.takeDevice()
@@ -216,7 +225,8 @@ extension VolumeAgent {
             note(
                 Mount(
                     fuse: fuse, fileSystem: fileSystem, recorder: nil, epoch: epoch,
-                    headNumber: head.number, isReadOnly: left.isReadOnly, device: left.device), at: left.path)
+                    headNumber: head.number, isReadOnly: left.isReadOnly, isBorrowed: isBorrowed,
+                    device: left.device), at: left.path)
         } catch {
             // Nobody has anything open any more.
             try? heads[left.headNumber]?.storage.removeOrphans()

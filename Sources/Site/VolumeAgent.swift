@@ -90,6 +90,8 @@ actor VolumeAgent {
         let epoch: Epoch
         let headNumber: UInt64
         let isReadOnly: Bool
+        /// Of a head that another node owns (`ReadHead`), under the epoch of that one.
+        var isBorrowed = false
         /// As mountinfo has it.
         let device: String
     }
@@ -338,6 +340,7 @@ actor VolumeAgent {
         followOn()
         announceTakeover()
         keepStarts()
+        await endStaleReading()
         await restIfUnused()
     }
 
@@ -349,7 +352,7 @@ actor VolumeAgent {
     /// Runs an operation of a person or of Kubernetes.
     ///
     /// - Throws: `.busy` when another one is under way.
-    private func exclusively<Result: Sendable>(
+    func exclusively<Result: Sendable>(
         _ body: (isolated VolumeAgent) async throws -> Result
     ) async throws -> Result {
         guard !isClosed else { throw SiteError.unknownVolume(record.name) }
@@ -384,7 +387,12 @@ actor VolumeAgent {
         acquiredUnder epoch: Epoch? = nil
     ) async throws {
         try await exclusively { agent in
-            if let epoch { try await agent.checkStillOwned(under: epoch) }
+            if let epoch {
+                if isReadOnly, let reign = agent.readableReign(under: epoch) {
+                    return try await agent.mountToRead(reign, at: path)
+                }
+                try await agent.checkStillOwned(under: epoch)
+            }
             try await agent.mount(at: path, isReadOnly: isReadOnly, pod: pod, group: group)
         }
     }
@@ -404,6 +412,9 @@ actor VolumeAgent {
             let (node, name) = (agent.context.node, agent.record.name)
             var attachment = attachment
             var pod: String?
+            if agent.record.head.readers.contains(where: { $0.node == node }) {
+                throw SiteError.attachedToRead(name, at: node)
+            }
             if case .owning(_, let holder?) = agent.record.head.role, holder.node == node { pod = holder.pod }
             if case .owning(_, let holder?) = agent.record.head.role, let present = holder.attachment,
                 holder.node == node, !present.isEmpty
@@ -469,6 +480,7 @@ actor VolumeAgent {
             await agent.waitForEndings()
             // Of an overruled owner's mounts nothing is left but errors.
             await agent.forsakeEarlierReigns()
+            try await agent.endReading()
             guard case .owning(_, let holder) = agent.record.head.role, holder?.attachment != nil else {
                 if let path = agent.mounts.keys.first {
                     throw SiteError.precondition(
@@ -501,7 +513,7 @@ actor VolumeAgent {
     private func waitUntilUnused(_ limit: Duration) async throws {
         let deadline = ContinuousClock.now + limit
         var isHeld: Bool {
-            if case .owning(_, .some) = record.head.role { return true }
+            if record.head.user != nil { return true }
             return mounts.values.contains(where: isServed)
         }
         while isHeld, ContinuousClock.now < deadline { try await Task.sleep(for: .milliseconds(20)) }

@@ -129,7 +129,7 @@ package enum VolumeCheck {
 extension VolumeRecord {
     /// The numbers of all heads that are needed here.
     var headNumbers: [UInt64] {
-        keptNumbers.union([headNumber]).filter { $0 != 0 }.sorted()
+        keptNumbers.union([headNumber, reading?.number ?? 0]).filter { $0 != 0 }.sorted()
     }
 
     /// The same, and those that are only kept in case the volume returns.

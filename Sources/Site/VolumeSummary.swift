@@ -138,10 +138,15 @@ extension VolumeAgent {
     /// The same, of what is open anyway.
     func observed() -> VolumeSummary { withTrouble(ofOpenStorage()) }
 
+    /// The head that is told of: the present one, or what is read here of another node's.
+    private var shownHeadNumber: UInt64 {
+        isReadingPresent ? record.reading?.number ?? record.headNumber : record.headNumber
+    }
+
     /// How full the present head is.
     func usage() throws -> VolumeUsage {
         // To be asked about is no use.
-        let head = try heads[record.headNumber] ?? openHead(record.headNumber)
+        let head = try heads[shownHeadNumber] ?? openHead(shownHeadNumber)
         return try head.storage.usage()
     }
 
@@ -160,7 +165,7 @@ extension VolumeAgent {
                 "epoch \(epoch), under which this site owned the volume, was overruled by epoch \(by), and who owns "
                 + "that is not known here yet: nothing of the volume is served"
         }
-        guard let (path, mount) = mounts.first(where: { !record.head.mayWrite(under: $0.value.epoch) }) else {
+        guard let (path, mount) = mounts.first(where: { !$0.value.isBorrowed && !isServed($0.value) }) else {
             return nil
         }
         let owner = record.head.knownReign.map { "\($0)" } ?? "epoch \(record.head.knownEpoch)"
@@ -173,11 +178,11 @@ extension VolumeAgent {
     private func ofStorage() -> VolumeSummary {
         var summary = VolumeSummary(record: record)
         summary.mounts = Array(mounts.keys)
-        guard record.headNumber != 0 else { return summary }
+        guard shownHeadNumber != 0 else { return summary }
         if addResting(to: &summary) { return summary }
         do {
             // To be asked about is no use.
-            let head = try heads[record.headNumber] ?? openHead(record.headNumber)
+            let head = try heads[shownHeadNumber] ?? openHead(shownHeadNumber)
             summary.add(head, mounts.values.first?.recorder)
         } catch {
             summary.trouble = "\(error)"
@@ -189,7 +194,7 @@ extension VolumeAgent {
         var summary = VolumeSummary(record: record)
         summary.mounts = Array(mounts.keys)
         if addResting(to: &summary) { return summary }
-        if let head = heads[record.headNumber] { summary.add(head, mounts.values.first?.recorder) }
+        if let head = heads[shownHeadNumber] { summary.add(head, mounts.values.first?.recorder) }
         return summary
     }
 

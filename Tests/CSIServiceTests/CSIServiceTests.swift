@@ -218,6 +218,35 @@ import VolumeModel
         #expect(try await code("Controller/ControllerPublishVolume", request) == .invalidArgument)
     }
 
+    @Test func aVolumeForManyReadersIsMadePublishedAndConfirmed() async throws {
+        var creation = createRequest("shared")
+        creation.volumeCapabilities = [capability(), capability(.multiNodeReaderOnly)]
+        let made: Csi_V1_CreateVolumeResponse = try await call("Controller/CreateVolume", creation)
+        var validation = Csi_V1_ValidateVolumeCapabilitiesRequest()
+        validation.volumeID = made.volume.volumeID
+        validation.volumeCapabilities = [capability(.multiNodeReaderOnly)]
+        let confirmed: Csi_V1_ValidateVolumeCapabilitiesResponse = try await call(
+            "Controller/ValidateVolumeCapabilities", validation)
+        #expect(confirmed.confirmed.volumeCapabilities == validation.volumeCapabilities)
+        var request = Csi_V1_ControllerPublishVolumeRequest()
+        request.volumeID = made.volume.volumeID
+        request.volumeCapability = capability(.multiNodeReaderOnly)
+        for node in ["node-1", "node-2"] {
+            request.nodeID = node
+            #expect(try await code("Controller/ControllerPublishVolume", request) == .ok)
+        }
+        let modes = backend.state.withLock { Set($0.modes.values) }
+        #expect(modes == ["MULTI_NODE_READER_ONLY"])
+        // Without an attachment nobody would know who reads.
+        var staging = Csi_V1_NodeStageVolumeRequest()
+        staging.volumeID = made.volume.volumeID
+        staging.stagingTargetPath = "/tmp/godwit-never-staged"
+        staging.volumeCapability = capability(.multiNodeReaderOnly)
+        let before = backend.callCount
+        #expect(try await code("Node/NodeStageVolume", staging) == .failedPrecondition)
+        #expect(backend.callCount == before)
+    }
+
     @Test func aSecondOperationOnAVolumeIsAborted() async throws {
         var request = Csi_V1_ControllerPublishVolumeRequest()
         request.volumeID = try await create("data")

@@ -39,6 +39,7 @@ enum RegistryContract {
         full.retainedHeads = [Epoch(3): 4, .highest: 5]
         full.divergentHeads = [Epoch(9): 6]
         full.copies = [Epoch(2): KeptCopy(number: 1, byteCount: 4096, since: 1_700_000_000)]
+        full.reading = ReadHead(of: Reign(sydney, Epoch(11)), number: 7)
         full.lastHeadNumber = 7
         full.hydration = HydrationPolicy(isPaused: true, bytesPerSecond: 1 << 33)
         full.isGuest = true
@@ -59,6 +60,7 @@ enum RegistryContract {
         var changed = byID
         changed.value.retainedHeads = [:]
         changed.value.followedFrom = nil
+        changed.value.reading = nil
         changed.value.hydration = HydrationPolicy()
         changed.value.claim = nil
         changed.value.isGuest = false

@@ -129,6 +129,86 @@ extension SiteTests {
             }
         }
 
+        @Test func whatManyMayReadIsWrittenToByNobodyMeanwhile() async throws {
+            try await withSites { pair, cleanup in
+                let (london, sydney) = (pair.london, pair.sydney)
+                let mode = ["--access-mode", "multi-node-reader-only"]
+                let id = try await CSIModesTests.make("pvc-1", at: london, mode)
+                try await london.godwit(["migrate", "pvc-1", "--to", "sydney", "--prepare-only"])
+                let staging = pair.directory + "/staging"
+                let targets = (0..<2).map { pair.directory + "/target-\($0)" }
+                for path in [staging] + targets { try cleanup.add(mountAt: path) }
+                // Filled by a writer.
+                try await london.csi(["publish", id, "--node", "london-node"])
+                let early = try await CSIModesTests.outcome(
+                    london, ["publish", id, "--node", "london-node"] + mode)
+                #expect(early.code == Self.alreadyExists, "\(early)")
+                try await london.csi(["stage", id, "--staging-path", staging])
+                _ = try await shell("echo kept > f", in: staging)
+                try await london.csi(["unstage", id, "--staging-path", staging])
+                try await london.csi(["unpublish", id, "--node", "london-node"])
+
+                func publish() async throws -> String {
+                    let answer = try await london.csi(["publish", id, "--node", "london-node"] + mode)
+                    let object = try JSONSerialization.jsonObject(with: Data(answer.utf8)) as? [String: Any]
+                    return try #require((object?["publish_context"] as? [String: String])?["epoch"])
+                }
+                let epoch = try await publish()
+                #expect(try await publish() == epoch)
+                #expect(try await self.publishedNodes(id, at: london) == ["london-node"])
+                let context = ["--publish-context", "epoch=\(epoch)"] + mode
+                let unattached = try await CSIModesTests.outcome(
+                    london, ["stage", id, "--staging-path", staging] + mode)
+                #expect(unattached.code == Self.failedPrecondition, "\(unattached)")
+                try await london.csi(["stage", id, "--staging-path", staging] + context)
+                for target in targets {
+                    try await london.csi(
+                        ["node-publish", id, "--staging-path", staging, "--target-path", target] + context)
+                }
+                for path in [staging] + targets {
+                    #expect(try await shell("cat f", in: path).output == "kept\n")
+                    let written = try await shell("touch g", in: path)
+                    #expect(
+                        !written.exit.isSuccess && written.output.contains("Read-only"), "\(written.output)")
+                }
+                func refusals() async throws {
+                    let writer = try await CSIModesTests.outcome(
+                        london, ["publish", id, "--node", "london-node"])
+                    #expect(writer.code == Self.alreadyExists, "\(writer)")
+                    let elsewhere = try await CSIModesTests.outcome(
+                        sydney, ["publish", id, "--node", "sydney-node"])
+                    #expect(
+                        elsewhere.code == Self.failedPrecondition && elsewhere.text.contains("london-node"),
+                        "\(elsewhere)")
+                    let byHand = try await london.run([
+                        "volume", "mount", "pvc-1", pair.directory + "/by-hand",
+                    ])
+                    #expect(!byHand.exit.isSuccess, "\(byHand.output)")
+                    #expect(
+                        ["mounted at", "london-node"].contains { byHand.output.contains($0) },
+                        "\(byHand.output)")
+                    let deletion = try await CSIModesTests.outcome(london, ["delete-volume", id])
+                    #expect(deletion.code == Self.failedPrecondition, "\(deletion)")
+                }
+                try await refusals()
+                await london.kill()
+                try await london.start()
+                #expect(try await publish() == epoch)
+                try await refusals()
+                // The node's next pod finds it again.
+                try await london.csi(
+                    ["node-publish", id, "--staging-path", staging, "--target-path", targets[0]] + context)
+                #expect(try await shell("cat f", in: targets[0]).output == "kept\n")
+                for target in targets {
+                    try await london.csi(["node-unpublish", id, "--target-path", target])
+                }
+                try await london.csi(["unstage", id, "--staging-path", staging])
+                for _ in 0..<2 { try await london.csi(["unpublish", id, "--node", "london-node"]) }
+                #expect(try await self.publishedNodes(id, at: london) == [])
+                try await sydney.csi(["publish", id, "--node", "sydney-node"])
+            }
+        }
+
         @Test func aVolumeIsPublishedInOneAccessModeAtATime() async throws {
             try await withSites { pair, _ in
                 let london = pair.london
