@@ -49,7 +49,9 @@ package final class HeadStorage: Sendable {
         let bytes = try ByteStore(directory: directory + "/data", openFileLimit: openFileLimit)
         self.bytes = bytes
         dataLocks = DataLocks()
-        recovered = catalog.wasClosedCleanly ? nil : RecoveredFiles()
+        recovered =
+            catalog.wasClosedCleanly
+            ? nil : RecoveredFiles(firstNew: try catalog.perform { $0.nextDataFile })
         mayLackEarlierBytes = Atomic(!catalog.wasClosedCleanly)
         measureFreeSpace = freeSpace ?? { (try? bytes.diskSpace().free) ?? 0 }
         firstUncertain = try catalog.perform { DataFileNumber($0.durableData) }
@@ -253,6 +255,9 @@ package final class HeadStorage: Sendable {
         }
     }
 
+    /// Of how many data files is remembered that they were looked at.
+    var recoveredFileCount: Int { recovered?.count ?? 0 }
+
     private func open(_ record: InodeRecord) throws -> DataFile {
         guard let recovered else { return try bytes.open(record.data) }
         // Until it was looked at nobody may have the file.
@@ -287,7 +292,6 @@ package final class HeadStorage: Sendable {
         if record.attributes.size > 0 { try file.truncate(to: record.attributes.size) }
         damage.noteOverwritten(ByteRange(0, ByteRange.maximumOffset), of: file.number)
         record.data = try state.takeDataFile()
-        recovered?.note(record.data)
         return file
     }
 
@@ -580,9 +584,15 @@ private final class DataLocks: Sendable {
     }
 }
 
-/// After a crash a data file may be longer than the catalog says: each is cut before its first use.
+/// After a crash a data file may be longer than the catalog says: each is cut before its first use, but for those that
+/// are made from now on.
 private final class RecoveredFiles: Sendable {
+    private let firstNew: DataFileNumber
     private let known = Mutex<Set<DataFileNumber>>([])
+
+    init(firstNew: DataFileNumber) { self.firstNew = firstNew }
+
+    var count: Int { known.withLock { $0.count } }
 
     /// - Parameters:
     ///   - first: opens the file the first time, while nobody else can.
@@ -590,6 +600,7 @@ private final class RecoveredFiles: Sendable {
     func look(
         at number: DataFileNumber, first: () throws -> DataFile, later: () throws -> DataFile
     ) throws -> DataFile {
+        if number >= firstNew { return try later() }
         let opened = try known.withLock { known -> DataFile? in
             if known.contains(number) { return nil }
             let file = try first()
@@ -598,6 +609,4 @@ private final class RecoveredFiles: Sendable {
         }
         return try opened ?? later()
     }
-
-    func note(_ number: DataFileNumber) { known.withLock { _ = $0.insert(number) } }
 }

@@ -229,4 +229,29 @@ import VolumeModel
         #expect(try await last.read(file, 0..<5000) == [UInt8](repeating: 0, count: 5000))
         try await last.close()
     }
+
+    /// Each data file is looked at once after a crash; a head that goes on for months makes any number of others.
+    @Test func afterACrashOnlyFilesFromBeforeItAreRemembered() async throws {
+        let temporary = try TemporaryDirectory()
+        let directory = try temporary.make("head")
+        let volume = try TestVolume.make(in: directory)
+        let old = try (0..<10).map { try volume.create("old\($0)") }
+        for file in old { try volume.write(file, at: 0, [1, 2, 3]) }
+        try volume.storage.catalog.synchronize()
+        let after = temporary.path + "/after"
+        try TemporaryDirectory.copyHead(from: directory, to: after)
+        try await volume.close()
+        let again = try TestVolume(opening: after)
+        for number in 0..<200 {
+            let file = try again.create("new\(number)")
+            try again.write(file, at: 0, [4, 5, 6])
+            #expect(try await again.read(file, 0..<3) == [4, 5, 6])
+        }
+        for file in old { #expect(try await again.read(file, 0..<3) == [1, 2, 3]) }
+        #expect(again.storage.recoveredFileCount == old.count)
+        try await again.close()
+        let last = try TestVolume(opening: after)
+        #expect(last.storage.recoveredFileCount == 0)
+        try await last.close()
+    }
 }
