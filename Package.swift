@@ -264,8 +264,8 @@ let package = Package(
         .testTarget(
             name: "FuzzTests",
             dependencies: [
-                "Catalog", "EngineTestSupport", "Handoff", "Hydration", "PeerProtocol", "PeerService", "RPC",
-                "SQLite", "Site", "SiteIdentity", "VolumeFileSystem", "VolumeModel",
+                "Catalog", "EngineTestSupport", "FuseMount", "Handoff", "Hydration", "PeerProtocol",
+                "PeerService", "RPC", "SQLite", "Site", "SiteIdentity", "VolumeFileSystem", "VolumeModel",
                 .product(name: "Logging", package: "swift-log"),
             ], swiftSettings: strict),
         .testTarget(

@@ -19,11 +19,12 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "request.h"
+
 _Static_assert(sizeof(off_t) == 8, "files are larger than 32 bits can tell");
 
 // What this libfuse does not know of the kernel's protocol is handed on in a form that it knows.
 enum {
-    GW_FUSE_HEADER_SIZE = 40,
     // Of INIT's flags: set-ID bits are cleared by us, where a write says so. See gw_fuse_translate.
     GW_FUSE_HANDLE_KILLPRIV_V2 = 1 << 28,
     // Of a write's open flags, where no flag of open(2) is: the writer has no privilege to keep set-ID bits.
@@ -41,25 +42,29 @@ struct gw_fuse_init_out {
 // O_TMPFILE has an opcode of its own (51). Request and answer are those of FUSE_CREATE (35), and the name is "/",
 // which no file has: so it is handed on as that. A write (16) tells in write_flags (at 20 of fuse_write_in, bit 2),
 // which libfuse keeps to itself, what we look for in the file's flags (at 32), which it hands on.
-static inline void gw_fuse_translate(struct fuse_buf *buffer) {
-    uint32_t opcode, write_flags, flags;
-    char *request = (char *)buffer->mem, *body = request + GW_FUSE_HEADER_SIZE;
-    if (buffer->flags & FUSE_BUF_IS_FD || buffer->size < GW_FUSE_HEADER_SIZE) return;
-    memcpy(&opcode, request + 4, sizeof opcode);
-    if (opcode == 51) {
-        opcode = 35;
+static inline void gw_fuse_translate(char *request) {
+    char *body = request + GW_FUSE_HEADER_SIZE;
+    uint32_t opcode = gw_fuse_number(request + 4);
+    if (opcode == GW_FUSE_TMPFILE) {
+        opcode = GW_FUSE_CREATE;
         memcpy(request + 4, &opcode, sizeof opcode);
-    } else if (opcode == 16 && buffer->size >= GW_FUSE_HEADER_SIZE + 36) {
-        memcpy(&write_flags, body + 20, sizeof write_flags);
-        memcpy(&flags, body + 32, sizeof flags);
-        flags &= ~(uint32_t)GW_FUSE_WRITE_KILLS_SET_IDS;
-        if (write_flags & 4) flags |= GW_FUSE_WRITE_KILLS_SET_IDS;
+    } else if (opcode == GW_FUSE_WRITE) {
+        uint32_t flags = gw_fuse_number(body + 32) & ~(uint32_t)GW_FUSE_WRITE_KILLS_SET_IDS;
+        if (gw_fuse_number(body + 20) & 4) flags |= GW_FUSE_WRITE_KILLS_SET_IDS;
         memcpy(body + 32, &flags, sizeof flags);
     }
 }
 
-// What the kernel's longest request takes: a write of 1 MiB with its headers, as libfuse reserves it.
-enum { GW_FUSE_BUFFER_SIZE = (1 << 20) + 4096 };
+// Hands a request to libfuse, changed where it stands; or answers it, if it is none.
+static inline void gw_fuse_process(struct fuse_session *session, int descriptor, char *request, size_t size) {
+    struct fuse_buf buffer;
+    if (!gw_fuse_is_sound(request, size)) return gw_fuse_refuse(descriptor, request);
+    gw_fuse_translate(request);
+    memset(&buffer, 0, sizeof buffer);
+    buffer.mem = request;
+    buffer.size = size;
+    fuse_session_process_buf(session, &buffer);
+}
 
 // Threads that take requests of a session. Made and freed by the caller, and not moved while it runs.
 //
@@ -152,12 +157,8 @@ static inline void *gw_fuse_work(void *data) {
         ssize_t count = gw_fuse_next(worker);
         if (count == 0) continue;
         if (count > 0) {
-            struct fuse_buf request;
-            memset(&request, 0, sizeof request);
-            request.mem = worker->buffer;
-            request.size = worker->size = (size_t)count;
-            gw_fuse_translate(&request);
-            fuse_session_process_buf(loop->session, &request);
+            worker->size = (size_t)count;
+            gw_fuse_process(loop->session, loop->descriptor, worker->buffer, worker->size);
         }
         if (count < 0 || fuse_session_exited(loop->session)) {
             __atomic_store_n(&loop->is_over, 1, __ATOMIC_SEQ_CST);

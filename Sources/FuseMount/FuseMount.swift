@@ -11,7 +11,7 @@ package import VolumeModel
 /// was answered and its threads were joined, and only then is the server let go.
 package final class FuseMount: Sendable {
     package let path: String
-    private let server: FuseServer
+    let server: FuseServer
     private let state = Mutex(State())
 
     private struct State {
@@ -51,14 +51,35 @@ package final class FuseMount: Sendable {
         }
         self.path = path
         server = FuseServer(fileSystem: fileSystem, options: options, negotiatesAnew: true)
-        var session = try Self.makeSession(server, options, path)
+        let session = try Self.makeSession(server, options, path)
         guard fuse_session_mount(session.pointer, path) == 0 else {
             session.destroy()
             throw .cannotMount(path: path)
         }
-        let descriptor = fuse_session_fd(session.pointer)
+        try begin(session, fuse_session_fd(session.pointer), options)
+    }
+
+    /// Serves whoever sends requests as the kernel does, INIT first: for tests.
+    ///
+    /// - Parameters:
+    ///   - descriptor: gives one request a read; from now on this one's, also when it fails.
+    ///   - path: a directory of which nothing is used.
+    init(
+        serving descriptor: Int32, fileSystem: any MountableFileSystem, at path: String,
+        options: FuseMountOptions
+    ) throws(FuseMountError) {
+        self.path = path
+        server = FuseServer(fileSystem: fileSystem, options: options, negotiatesAnew: true)
+        try begin(try Self.makeSession(server, options, path), descriptor, options)
+    }
+
+    /// Agrees with the kernel and starts to serve it.
+    private func begin(
+        _ session: Session, _ descriptor: Int32, _ options: FuseMountOptions
+    ) throws(FuseMountError) {
+        var session = session
         guard FuseNegotiation.install(in: session.pointer, descriptor: descriptor),
-            let initialization = Self.negotiate(session, descriptor)
+            let initialization = Self.negotiate(session, descriptor), !server.negotiation.answer.isEmpty
         else {
             fuse_session_unmount(session.pointer)
             session.destroy()
@@ -66,7 +87,7 @@ package final class FuseMount: Sendable {
         }
         session.initialization = initialization
         // Beside the session, which answers at once: on a node with many mounts the kernel's table is long.
-        let readahead = options.readaheadByteCount
+        let (path, readahead) = (path, options.readaheadByteCount)
         Self.startThread { Readahead.widen(ofMountAt: path, to: readahead) }
         try start(session, descriptor, replaying: [], options)
     }
@@ -114,7 +135,7 @@ package final class FuseMount: Sendable {
     /// The kernel's first request is INIT, which is there when mount(2) returns, and it sends no other one before
     /// that is answered.
     ///
-    /// - Returns: the request; nil when the kernel sends none.
+    /// - Returns: the request; nil when the kernel sends none that we can answer.
     private static func negotiate(_ session: Session, _ descriptor: Int32) -> [UInt8]? {
         var count = 0
         let bytes = [UInt8](unsafeUninitializedCapacity: Int(GW_FUSE_BUFFER_SIZE)) { buffer, filled in
@@ -123,9 +144,9 @@ package final class FuseMount: Sendable {
             }
             filled = max(0, count)
         }
-        guard count > 0 else { return nil }
+        guard count > 0, FuseSession.isRequest(bytes) else { return nil }
         process(bytes, session)
-        return Array(bytes)
+        return bytes
     }
 
     private static func process(_ request: [UInt8], _ session: Session) {

@@ -6,6 +6,8 @@ package struct FuseMountOptions: Sendable {
     /// Threads that take requests from the kernel. Few are quicker on few cores; nothing that waits for the
     /// network runs on them, and what waits for a disk's sync on half of them at most.
     package var threadCount: UInt32 = 4
+    /// Most bytes of one read or write.
+    package var transferByteCount = 1 << 20
     /// How far the kernel reads ahead of who reads a file in order.
     package var readaheadByteCount = 256 << 10
     /// Whether other users than the one who mounts may look into it.

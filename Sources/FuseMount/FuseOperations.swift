@@ -38,9 +38,13 @@ enum FuseOperations {
         return Array(UnsafeRawBufferPointer(start: name, count: strlen(name)))
     }
 
+    /// Offsets and sizes have no sign in requests, and libfuse gives them one: the largest are not the smallest.
+    fileprivate static func unsigned(_ offset: off_t) -> UInt64 { UInt64(bitPattern: Int64(offset)) }
+
     private static func addSession(to table: inout fuse_lowlevel_ops) {
-        table.`init` = { _, connection in
-            guard let connection else { return }
+        table.`init` = { data, connection in
+            guard let data, let connection else { return }
+            let server = Unmanaged<FuseServer>.fromOpaque(data).takeUnretainedValue()
             let wanted = UInt32(
                 FUSE_CAP_ASYNC_READ | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS
                     | FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_ASYNC_DIO | FUSE_CAP_CACHE_SYMLINKS
@@ -52,7 +56,7 @@ enum FuseOperations {
             // Splicing costs more than a copy at every size measured. A writeback cache would read the rest
             // of a page before a small write: a write must never fetch. O_TRUNC comes as a setattr.
             connection.pointee.want = connection.pointee.capable & wanted
-            connection.pointee.max_write = 1 << 20
+            connection.pointee.max_write = UInt32(clamping: server.options.transferByteCount)
             connection.pointee.max_background = 64
             connection.pointee.time_gran = 1
         }
@@ -273,7 +277,7 @@ enum FuseOperations {
         table.read = { request, inode, size, offset, info in
             guard let (server, request) = FuseOperations.server(request) else { return }
             server.read(
-                request, InodeNumber(inode), size: size, offset: UInt64(clamping: offset),
+                request, InodeNumber(inode), size: size, offset: FuseOperations.unsigned(offset),
                 handle: FileHandle(info?.pointee.fh ?? inode), openFlags: info?.pointee.flags ?? 0)
         }
         table.write = { request, inode, buffer, size, offset, info in
@@ -292,7 +296,7 @@ enum FuseOperations {
                 // Never faults: nothing of the buffer need outlive this call.
                 let count = try server.fileSystem.write(
                     InodeNumber(inode), handle: FileHandle(info?.pointee.fh ?? inode),
-                    offset: UInt64(clamping: offset),
+                    offset: FuseOperations.unsigned(offset),
                     bytes: UnsafeRawBufferPointer(start: buffer, count: size))
                 if isDirect {
                     server.answerDirectWrite(request, InodeNumber(inode), offset: offset, count: count)
@@ -480,7 +484,7 @@ extension AttributeChanges {
         if has(FUSE_SET_ATTR_MODE) { permissions = status.st_mode & 0o7777 }
         if has(FUSE_SET_ATTR_UID) { uid = status.st_uid }
         if has(FUSE_SET_ATTR_GID) { gid = status.st_gid }
-        if has(FUSE_SET_ATTR_SIZE) { size = UInt64(clamping: status.st_size) }
+        if has(FUSE_SET_ATTR_SIZE) { size = FuseOperations.unsigned(status.st_size) }
         if has(FUSE_SET_ATTR_ATIME_NOW) {
             accessTime = .now
         } else if has(FUSE_SET_ATTR_ATIME) {

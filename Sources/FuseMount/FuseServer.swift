@@ -14,7 +14,7 @@ final class FuseServer: Sendable {
     let fileSystem: any MountableFileSystem
     let options: FuseMountOptions
     /// Buffers for reads, kept for the next one.
-    private let buffers = BufferPool()
+    private let buffers: BufferPool
     private let waiting = Mutex(Waiting())
     private let syncs = DispatchQueue(label: "godwit.fuse.sync", attributes: .concurrent)
     /// Syncs at the disk at a time: more only queue there.
@@ -76,6 +76,7 @@ final class FuseServer: Sendable {
     init(fileSystem: any MountableFileSystem, options: FuseMountOptions, negotiatesAnew: Bool) {
         self.fileSystem = fileSystem
         self.options = options
+        buffers = BufferPool(bufferByteCount: options.transferByteCount)
         isResumed = !negotiatesAnew
         negotiation = FuseNegotiation(isSent: negotiatesAnew)
     }
@@ -395,6 +396,9 @@ final class FuseServer: Sendable {
         isResumed || cached.withLock { $0.contains(inode) }
     }
 
+    /// Of how many inodes something is remembered until the kernel forgets them.
+    var rememberedInodeCount: Int { cached.withLock { $0.count } }
+
     func forget(_ inode: InodeNumber, count: UInt64) {
         cached.withLock { _ = $0.remove(inode) }
         fileSystem.forget(inode, count: count)
@@ -408,7 +412,9 @@ final class FuseServer: Sendable {
     ) {
         if openFlags & Int32(GW_O_DIRECT) == 0 { noteCaching(of: inode) }
         let keepsAccessTime = openFlags & Int32(GW_O_NOATIME) != 0
-        let buffer = buffers.take(atLeast: size)
+        // More is asked for only by who takes less as well (read(2) with O_DIRECT of the kernel itself).
+        let size = min(size, options.transferByteCount)
+        let buffer = buffers.take()
         let target = UnsafeMutableRawBufferPointer(rebasing: buffer.memory[0..<size])
         do {
             let count = try fileSystem.read(
@@ -457,6 +463,7 @@ final class FuseServer: Sendable {
     ) {
         let fileSystem = self.fileSystem
         let cacheSeconds = options.cacheSeconds
+        let size = min(size, options.transferByteCount)
         serve(request) { () throws(FileSystemError) -> [UInt8] in
             var listing = DirectoryBuffer(
                 request: request, size: size, isPlus: isPlus, cacheSeconds: cacheSeconds)
@@ -467,7 +474,7 @@ final class FuseServer: Sendable {
             }
             let limit = max(4, size / (isPlus ? 168 : 40))
             let entries = try fileSystem.readDirectory(
-                inode, offset: max(0, offset - 2), limit: limit)
+                inode, offset: max(2, offset) - 2, limit: limit)
             for entry in entries {
                 guard listing.add(entry, nextOffset: entry.nextOffset + 2) else { break }
                 if isPlus { fileSystem.retain(entry.attributes.inode, count: 1) }
@@ -538,9 +545,11 @@ private final class BufferPool: Sendable {
         let memory: UnsafeMutableRawBufferPointer
     }
 
-    private static let smallest = 1 << 20
     private static let keptCount = 16
+    private let bufferByteCount: Int
     private let free = Mutex<[Buffer]>([])
+
+    init(bufferByteCount: Int) { self.bufferByteCount = bufferByteCount }
 
     deinit {
         free.withLock { free in
@@ -548,14 +557,14 @@ private final class BufferPool: Sendable {
         }
     }
 
-    func take(atLeast size: Int) -> Buffer {
-        if size <= Self.smallest, let buffer = free.withLock({ $0.popLast() }) { return buffer }
-        return Buffer(memory: .allocate(byteCount: max(size, Self.smallest), alignment: 4096))
+    func take() -> Buffer {
+        free.withLock { $0.popLast() }
+            ?? Buffer(memory: .allocate(byteCount: bufferByteCount, alignment: 4096))
     }
 
     func give(_ buffer: Buffer) {
         let isKept = free.withLock { free in
-            guard free.count < Self.keptCount, buffer.memory.count == Self.smallest else { return false }
+            guard free.count < Self.keptCount else { return false }
             free.append(buffer)
             return true
         }

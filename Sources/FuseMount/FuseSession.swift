@@ -17,12 +17,19 @@ package struct FuseSession: Codable, Hashable, Sendable {
     /// Requests that were read and not answered, because of which nothing was changed.
     var waiting: [[UInt8]] = []
 
-    /// Whether every request is one, as long as it says.
+    /// Whether every request is one, and the first is INIT.
     var isWellFormed: Bool {
-        ([request] + waiting).allSatisfy { request in
-            request.count >= Int(GW_FUSE_HEADER_SIZE) && request.count <= Int(GW_FUSE_BUFFER_SIZE)
-                && request.withUnsafeBytes { $0.loadUnaligned(as: UInt32.self) } == UInt32(request.count)
-        }
+        ([request] + waiting).allSatisfy(Self.isRequest) && request[4..<8].elementsEqual(Self.initOpcode)
+    }
+
+    private static let initOpcode = withUnsafeBytes(of: GW_FUSE_INIT.rawValue) { Array($0) }
+
+    /// Whether bytes are a whole request, which libfuse can be given.
+    static func isRequest(_ bytes: [UInt8]) -> Bool {
+        bytes.count <= Int(GW_FUSE_BUFFER_SIZE)
+            && bytes.withUnsafeBytes { buffer in
+                gw_fuse_is_sound(buffer.baseAddress?.assumingMemoryBound(to: CChar.self), buffer.count) != 0
+            }
     }
 }
 
