@@ -99,7 +99,7 @@ private final class ServedVolume: Sendable {
 /// twice, by which answers are counted. For the same reason an answer to INTERRUPT may come once or not at all: libfuse
 /// sends EAGAIN where it does not know yet what was interrupted.
 @Suite struct FuseFuzzTests {
-    private static let rounds = 2500 * Mutator.factor
+    private static let rounds = 1500 * Mutator.factor
     private static let seed: UInt64 = {
         let given = ProcessInfo.processInfo.environment["GODWIT_FUZZ_SEED"].flatMap { UInt64($0) }
         let seed = given ?? UInt64.random(in: 0..<1 << 32)
