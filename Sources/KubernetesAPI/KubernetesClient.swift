@@ -1,7 +1,8 @@
 internal import AsyncHTTPClient
-internal import Foundation
+package import Foundation
 internal import NIOCore
 internal import NIOSSL
+internal import Synchronization
 
 /// The cluster's API, as far as we use it.
 ///
@@ -16,6 +17,8 @@ package final class KubernetesClient: Sendable {
         /// Silence in the middle of an answer. Longer than a session of a watch, which may be silent.
         package var readTimeout: Duration = .seconds(100)
         package var userAgent = "godwit"
+        /// This host's clock.
+        package var now: @Sendable () -> Date = { Date() }
         /// Told of each request before it is sent, and of one that changes something when it was answered; what it throws is
         /// the outcome. For tests, which count requests and end a program between any two of them.
         package var witness: (@Sendable (Sighting) throws(KubernetesError) -> Void)?
@@ -39,6 +42,11 @@ package final class KubernetesClient: Sendable {
     package let connection: ClusterConnection
     let options: Options
     private let http: HTTPClient
+    private let clock = Mutex<ClockDifference?>(nil)
+    /// How far this host's clock is ahead of the API server's, by its latest answer; nil: none has told.
+    package var clockDifference: ClockDifference? { clock.withLock { $0 } }
+    /// By this host's clock.
+    package var now: Date { options.now() }
 
     package init(_ connection: ClusterConnection, options: Options = Options()) throws(KubernetesError) {
         self.connection = connection
@@ -149,10 +157,16 @@ package final class KubernetesClient: Sendable {
             message.body = .bytes(body)
         }
         let response: HTTPClientResponse
+        let asked = options.now()
         do {
             response = try await http.execute(message, timeout: TimeAmount(options.headTimeout))
         } catch {
             throw Self.failure(error)
+        }
+        if let date = response.headers.first(name: "Date"),
+            let difference = ClockDifference(date: date, asked: asked, answered: options.now())
+        {
+            clock.withLock { $0 = difference }
         }
         guard (200..<300).contains(response.status.code) else {
             throw await Self.refusal(response, of: request)

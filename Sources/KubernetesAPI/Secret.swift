@@ -22,6 +22,8 @@ package struct Secret: KubernetesResource, CustomStringConvertible, CustomDebugS
         return String(validating: data, as: UTF8.self)
     }
 
+    package var names: [String] { (data ?? [:]).keys.sorted() }
+
     package func hasValue(_ key: String) -> Bool { data?[key] != nil }
 
     /// Changes one value, or takes it away, if the Secret is still the one that was read.
@@ -35,7 +37,7 @@ package struct Secret: KubernetesResource, CustomStringConvertible, CustomDebugS
     private static func encoded(_ text: String) -> String { Data(text.utf8).base64EncodedString() }
 
     package var description: String {
-        "Secret \(metadata.namespace ?? "")/\(metadata.name ?? "") with \((data ?? [:]).keys.sorted())"
+        "Secret \(metadata.namespace ?? "")/\(metadata.name ?? "") with \(names)"
     }
     package var debugDescription: String { description }
     package var customMirror: Mirror { Mirror(self, children: [:]) }
