@@ -68,6 +68,7 @@ extension ClusterRegistry {
             release: Release.current)
         do throws(KubernetesError) {
             guard let known = try await client.find(MemberResource.self, member.node) else {
+                told.withLock { $0 = nil }
                 do throws(KubernetesError) {
                     _ = try await client.create(MemberResource(node: member.node, spec: wanted))
                     return
@@ -82,6 +83,38 @@ extension ClusterRegistry {
             _ = try await client.patch(MemberResource.self, member.node, ["spec": wanted.patch])
         } catch {
             throw .store("member '\(member.node)': \(error.description)")
+        }
+    }
+
+    /// How often a report that tells nothing new is written, so that whoever reads it knows how old it is.
+    private static let reportInterval: Duration = .seconds(3600)
+
+    package func tell(_ report: MemberReport, of member: Member) async throws(RegistryError) {
+        var report = report
+        report.clockSeconds = client.clockDifference?.wholeSeconds
+        let isKnown = told.withLock { told in
+            guard let told, ContinuousClock.now - told.at < Self.reportInterval else { return false }
+            return report.tellsNothing(besides: told.report)
+        }
+        guard !isKnown else { return }
+        report.updated = Timestamps.seconds(client.now)
+        do throws(KubernetesError) {
+            _ = try await client.patch(
+                MemberResource.self, member.node, ["status": try Self.patch(report)], subresource: "status")
+        } catch {
+            throw .store("what member '\(member.node)' tells of itself: \(error.description)")
+        }
+        told.withLock { $0 = (report, .now) }
+    }
+
+    /// All of it, for a merge patch: what is not there is taken away.
+    private static func patch(_ report: MemberReport) throws(KubernetesError) -> JSONValue {
+        do {
+            guard case .object(let present) = try JSONValue(encoding: report) else { return .null }
+            let all = MemberReport.CodingKeys.allCases.map { ($0.rawValue, JSONValue.null) }
+            return .object(present.merging(all) { present, _ in present })
+        } catch {
+            throw .invalid("a report that cannot be written: \(error)")
         }
     }
 }

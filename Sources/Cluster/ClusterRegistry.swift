@@ -26,6 +26,8 @@ package final class ClusterRegistry: SharedSiteRegistry {
     let events: EventRecorder
     /// The volumes that people were shown to be out of service here.
     let unserved = Mutex<Set<String>>([])
+    /// What the member told of itself last, and when.
+    let told = Mutex<(report: MemberReport, at: ContinuousClock.Instant)?>(nil)
 
     /// - Parameter member: whose entries these are: a site, or one of its nodes.
     package init(_ client: KubernetesClient, member: SiteID, patience: Duration = .seconds(60)) {

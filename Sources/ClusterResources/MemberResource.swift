@@ -1,8 +1,10 @@
 package import KubernetesAPI
+package import VolumeModel
 
 /// A process of the site at one of the cluster's nodes, after which it is named: `kubectl get members.godwit.dev`.
 ///
-/// Each writes its own when it starts. It stays when the node is gone, for volumes may be waiting for it.
+/// Each writes its own when it starts, and in its status what it tells of itself. It stays when the node is gone, for
+/// volumes may be waiting for it.
 package struct MemberResource: KubernetesResource {
     package static let resource = ResourceKind(
         group: "godwit.dev", version: "v1alpha1", kind: "Member", plural: "members", isNamespaced: false)
@@ -34,6 +36,7 @@ package struct MemberResource: KubernetesResource {
 
     package var metadata: ObjectMeta
     package var spec: Spec
+    package var status: MemberReport?
 
     package init(node: String, spec: Spec) {
         metadata = ObjectMeta(name: node)

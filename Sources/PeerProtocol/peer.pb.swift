@@ -84,6 +84,9 @@ package nonisolated struct Godwit_Peer_V1_HelloReply: Sendable {
 
   package var release: String = String()
 
+  /// The clock there: milliseconds since 1970. 0: it was not told.
+  package var unixMilliseconds: Int64 = 0
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -1285,7 +1288,7 @@ nonisolated extension Godwit_Peer_V1_HelloRequest: SwiftProtobuf.Message, SwiftP
 
 nonisolated extension Godwit_Peer_V1_HelloReply: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".HelloReply"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}site\0\u{1}release\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}site\0\u{1}release\0\u{3}unix_milliseconds\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1295,6 +1298,7 @@ nonisolated extension Godwit_Peer_V1_HelloReply: SwiftProtobuf.Message, SwiftPro
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularStringField(value: &self.site) }()
       case 2: try { try decoder.decodeSingularStringField(value: &self.release) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self.unixMilliseconds) }()
       default: break
       }
     }
@@ -1307,12 +1311,16 @@ nonisolated extension Godwit_Peer_V1_HelloReply: SwiftProtobuf.Message, SwiftPro
     if !self.release.isEmpty {
       try visitor.visitSingularStringField(value: self.release, fieldNumber: 2)
     }
+    if self.unixMilliseconds != 0 {
+      try visitor.visitSingularInt64Field(value: self.unixMilliseconds, fieldNumber: 3)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   package static func ==(lhs: Godwit_Peer_V1_HelloReply, rhs: Godwit_Peer_V1_HelloReply) -> Bool {
     if lhs.site != rhs.site {return false}
     if lhs.release != rhs.release {return false}
+    if lhs.unixMilliseconds != rhs.unixMilliseconds {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -23,7 +23,11 @@ struct IdentityWatch: Sendable {
                 // What fails is told once. Somebody else may renew it, or mend that, meanwhile.
                 lastRenewalFailure = renewIfDue(after: lastRenewalFailure)
                 var stamp = try source.stamp()
-                guard stamp != known else { continue }
+                guard stamp != known else {
+                    lastFailure = nil
+                    context.keysTrouble.withLock { $0 = lastRenewalFailure }
+                    continue
+                }
                 var (fresh, change) = try source.load()
                 if change != .none {
                     if change == .otherAuthority {
@@ -50,6 +54,7 @@ struct IdentityWatch: Sendable {
                 // Once: what is in use stays in use.
                 if "\(error)" != lastFailure { context.logger.error("the site's keys: \(error)") }
                 lastFailure = "\(error)"
+                context.keysTrouble.withLock { $0 = "\(error)" }
             }
         }
     }

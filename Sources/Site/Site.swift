@@ -24,6 +24,7 @@ package actor Site {
     /// The room that the nodes of this site last told.
     var rooms: (asked: ContinuousClock.Instant, known: [SiteID: UInt64])?
     private var scrubbing: Task<Void, Never>?
+    private var reporting: Task<Void, Never>?
     /// Volumes that the registry does not name, and whose data are here all the same.
     var unregistered: Set<VolumeID> = []
     /// When they were last looked for.
@@ -54,6 +55,13 @@ package actor Site {
         await lookForHolder()
         let scrubber = Scrubber(policy: context.scrubbing) { [weak self] in await self?.allAgents() ?? [] }
         scrubbing = Task { await scrubber.run() }
+        if let members = context.members {
+            let reporter = MemberReporter(context: context, registry: members.registry) { [weak self] in
+                guard let self else { return nil }
+                return (await allAgents(), await unregistered)
+            }
+            reporting = Task { await reporter.run() }
+        }
         resuming = Task { [weak self] in
             while !Task.isCancelled {
                 try? await Task.sleep(for: Self.resumeInterval)
@@ -114,6 +122,7 @@ package actor Site {
     package func stop() async {
         resuming?.cancel()
         scrubbing?.cancel()
+        reporting?.cancel()
         await resuming?.value
         await scrubbing?.value
         // First what programs wait for, until the next process serves it.
@@ -123,7 +132,9 @@ package actor Site {
         }
         await Self.each(of: inUse + others) { await $0.close() }
         agents = [:]
+        // With the connections ends what it waits for.
         context.closeClients()
+        await reporting?.value
     }
 
     // MARK: volumes

@@ -30,6 +30,8 @@ package final class SiteContext: Sendable {
     private let current: Mutex<SiteIdentity>
     /// Whom the keys trusted when they were taken into use: what is on disk may be newer.
     private let trusted: Mutex<Set<SiteIdentity.Peer>>
+    /// Why what is on disk could not be taken into use, for people; nil: it is in use.
+    let keysTrouble = Mutex<String?>(nil)
     private let clients = Mutex<[SiteID: Connection]>([:])
     /// Where other nodes of this site reach this one, as host:port; nil: nowhere.
     let advertised: String?

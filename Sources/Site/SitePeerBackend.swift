@@ -1,4 +1,5 @@
 package import Catalog
+internal import Foundation
 internal import Handoff
 package import Hydration
 package import PeerProtocol
@@ -22,6 +23,7 @@ package struct SitePeerBackend: PeerBackend {
         var reply = Godwit_Peer_V1_HelloReply()
         reply.site = context.site.description
         reply.release = Release.current
+        reply.unixMilliseconds = Int64(Date().timeIntervalSince1970 * 1000)
         return reply
     }
 

@@ -165,4 +165,7 @@ package protocol SharedSiteRegistry: SiteRegistry {
     func abandon(_ placement: Placement) async throws(RegistryError)
     /// Makes this member known to the others, and its address. May be repeated.
     func announce(_ member: Member) async throws(RegistryError)
+    /// Shows people what this member, which is announced, tells of itself. Called often: what tells nothing new is written
+    /// seldom.
+    func tell(_ report: MemberReport, of member: Member) async throws(RegistryError)
 }

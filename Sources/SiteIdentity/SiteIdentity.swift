@@ -118,7 +118,7 @@ package final class SiteIdentity: Sendable {
     /// Whether less than a third of the leaf's life is left.
     package func isRenewalDue(now: Date = Date()) -> Bool { Self.isRenewalDue(expiry, now: now) }
 
-    static func isRenewalDue(_ expiry: Date, now: Date) -> Bool {
+    package static func isRenewalDue(_ expiry: Date, now: Date) -> Bool {
         expiry.timeIntervalSince(now) < SiteCertificates.leafLifetime / 3
     }
 
@@ -197,6 +197,15 @@ package final class SiteIdentity: Sendable {
     }
 
     // MARK: for people
+
+    /// When the authority ends, and the fingerprint that others see in its document.
+    package var authorityExpiry: Date { authority.expiry }
+    package func authorityFingerprint() throws(IdentityError) -> String {
+        try SiteCertificates.fingerprint(of: authority.certificate)
+    }
+
+    /// A new certificate counts from this much before the clock of whoever made it: so far behind another clock may be.
+    package static var clockTolerance: TimeInterval { SiteCertificates.clockTolerance }
 
     /// What a person gives to the other side: this site's authority, its name, and where to find it.
     package func trustDocument(address: String?) throws(IdentityError) -> String {

@@ -54,6 +54,62 @@ extension ClusterTests {
             }
         }
 
+        /// With the rights of Manifests, and a clock that is wrong.
+        @Test func whatAMemberTellsOfItselfIsWrittenWhenItTellsSomethingNew() async throws {
+            try await withCluster { cluster, client, _ in
+                _ = try await asTheSite(cluster)
+                var options = KubernetesClient.Options()
+                options.now = { Date() + 42 }
+                let late = try KubernetesClient(
+                    .kubeconfig(path: try await cluster.accountKubeconfig("godwit-site")), options: options)
+                let registry = ClusterRegistry(late, member: first)
+                let node = Member(id: first, node: "worker-1", address: nil)
+                func told() async throws -> MemberResource {
+                    try await client.get(MemberResource.self, "worker-1")
+                }
+
+                try await registry.announce(node)
+                var report = MemberReport()
+                report.keysTrouble = "none are there"
+                report.peers = [MemberReport.Peer(site: "sydney")]
+                report.troubles = [MemberReport.Trouble(.deadMount, ["data at /mnt"])]
+                try await registry.tell(report, of: node)
+                var written = try await told()
+                let clock = try #require(written.status?.clockSeconds)
+                #expect((41...43).contains(clock))
+                #expect(written.status?.updated != nil && written.status?.troubles == report.troubles)
+                // Again, it tells nothing new.
+                let version = written.metadata.resourceVersion
+                try await registry.tell(report, of: node)
+                try await registry.announce(node)
+                #expect(try await told().metadata.resourceVersion == version)
+                // What is not so any more is taken away.
+                (report.keysTrouble, report.troubles) = (nil, [])
+                try await registry.tell(report, of: node)
+                written = try await told()
+                #expect(written.status?.keysTrouble == nil && written.status?.troubles == [])
+                // A member that was taken away by mistake tells all of it again.
+                try await client.delete(MemberResource.self, "worker-1")
+                try await registry.announce(node)
+                try await registry.tell(report, of: node)
+                #expect(try await told().status?.peers?.map(\.site) == ["sydney"])
+                // The largest report there can be.
+                let long = String(repeating: "é", count: 1000)
+                report.peers = MemberReport.bounded(
+                    (0..<100).map { number in
+                        var peer = MemberReport.Peer(site: "site-\(number)")
+                        peer.trouble = MemberReport.bounded(long)
+                        return peer
+                    })
+                report.troubles = MemberReport.TroubleKind.allCases.map {
+                    .init($0, Array(repeating: long, count: 100))
+                }
+                try await registry.tell(report, of: node)
+                #expect(try await told().status?.peers?.count == 64)
+                await late.close()
+            }
+        }
+
         @Test func whatPeopleWriteBesideTheRecordIsNoConflictAndIsKept() async throws {
             try await withCluster { cluster, client, _ in
                 let registry = ClusterRegistry(client, member: member)

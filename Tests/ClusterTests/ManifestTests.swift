@@ -350,13 +350,14 @@ extension ClusterTests {
                 for (verb, what) in [
                     ("update", "volumes.godwit.dev"), ("list", "volumes.godwit.dev"),
                     ("create", "members.godwit.dev"), ("patch", "members.godwit.dev"),
+                    ("patch", "members.godwit.dev/status"),
                 ] {
                     #expect(try await may("godwit-site", verb, what), "\(verb) \(what)")
                 }
                 for (verb, what) in [
                     ("list", "secrets"), ("list", "persistentvolumeclaims"), ("get", "pods"),
                     ("delete", "migrations.godwit.dev"), ("update", "leases.coordination.k8s.io"),
-                    ("delete", "members.godwit.dev"),
+                    ("delete", "members.godwit.dev"), ("update", "members.godwit.dev/status"),
                 ] {
                     #expect(try await !may("godwit-site", verb, what), "\(verb) \(what)")
                 }

@@ -1,5 +1,7 @@
+import ClusterResources
 import Foundation
 import Testing
+import VolumeModel
 
 @testable import Cluster
 @testable import TestBed
@@ -20,6 +22,25 @@ extension ClusterTests {
             }
             #expect(Set(answers).count == 1, "\(answers)")
             return try #require(end.sites.firstIndex { "\($0.name)-node" == answers[0] }) + 1
+        }
+
+        /// With the rights that Manifests grant; and the other site answers each of them.
+        private static func eachMemberHasToldOfItself(_ end: TwoClusters.End) async throws {
+            let other = end.name == "london" ? "sydney" : "london"
+            func reports() async throws -> [MemberReport] {
+                try await end.client.list(MemberResource.self).items.compactMap(\.status)
+            }
+            try await eventually("answers of \(other) to each member of \(end.name)") {
+                let peers = try await reports().compactMap { $0.peers?.first }
+                return peers.count == 2 && peers.allSatisfy { $0.trouble == nil && $0.release != nil }
+            }
+            for report in try await reports() {
+                #expect(report.clockSeconds == 0 && report.troubles == [], "\(report)")
+                #expect(report.authority?.count == 64 && report.certificateExpires != nil, "\(report)")
+                let peer = try #require(report.peers?.first)
+                #expect(peer.site == other && peer.expires != nil && peer.clockSeconds == 0, "\(peer)")
+                #expect(peer.release == Release.current, "\(peer)")
+            }
         }
 
         @Test func aClaimMovesBetweenSitesOfSeveralNodesAndItsPodStartsAtAnyOfThem() async throws {
@@ -64,6 +85,7 @@ extension ClusterTests {
                 }
                 try await both.wait(for: .done, at: sydney)
                 #expect(try await Self.node(london, volume) == 1)
+                for end in [london, sydney] { try await Self.eachMemberHasToldOfItself(end) }
                 let told = try await london.cluster.kubectl(["get", "members.godwit.dev,volumes.godwit.dev"])
                 #expect(told.output.contains("london-2-node"), "\(told.output)")
 

@@ -18,6 +18,7 @@ package final class MemoryCluster: Sendable {
         var volumes: [String: Volume] = [:]
         var members: [SiteID: Member] = [:]
         var troubles: [VolumeID: [SiteID: String]] = [:]
+        var reports: [SiteID: MemberReport] = [:]
         /// What the store answers to every call; nil: it works.
         var failure: String?
     }
@@ -36,6 +37,9 @@ package final class MemoryCluster: Sendable {
 
     /// A node is taken away, as a person does who deletes its `Member`.
     package func forget(_ member: SiteID) { state.withLock { $0.members[member] = nil } }
+
+    /// What a member told of itself last.
+    package func report(of member: SiteID) -> MemberReport? { state.withLock { $0.reports[member] } }
 
     /// What members show to be in the way of a volume.
     package func troubles(of id: VolumeID) -> [SiteID: String] { state.withLock { $0.troubles[id] ?? [:] } }
@@ -148,5 +152,9 @@ private struct MemoryRegistry: SharedSiteRegistry {
 
     func announce(_ member: Member) async throws(RegistryError) {
         try cluster.use { state in state.members[member.id] = member }
+    }
+
+    func tell(_ report: MemberReport, of member: Member) async throws(RegistryError) {
+        try cluster.use { state in state.reports[member.id] = report }
     }
 }
