@@ -8,8 +8,13 @@ package struct CustomResourceDefinition: KubernetesResource {
         plural: "customresourcedefinitions", isNamespaced: false)
 
     package struct Version: Codable, Hashable, Sendable {
+        package struct Subresources: Codable, Hashable, Sendable {
+            package struct Status: Codable, Hashable, Sendable {}
+            package var status: Status?
+        }
         package var name: String
         package var served: Bool
+        package var subresources: Subresources?
     }
     package struct Spec: Codable, Hashable, Sendable { package var versions: [Version] }
     package struct Status: Codable, Hashable, Sendable {
@@ -153,12 +158,4 @@ package struct Service: KubernetesResource {
     package var metadata: ObjectMeta
     package var spec: Spec
     package var status: Status?
-}
-
-/// That there is one: what is in it is read by nobody here.
-package struct SecretPresence: KubernetesResource {
-    package static let resource = ResourceKind(
-        group: "", version: "v1", kind: "Secret", plural: "secrets", isNamespaced: true)
-
-    package var metadata: ObjectMeta
 }

@@ -98,6 +98,28 @@ package enum KeptTrust {
         try TrustDocument(document).site
     }
 
+    /// Whom a document that is kept under a name makes known.
+    ///
+    /// - Throws: when it is damaged, or of another site than the name says.
+    package static func peer(_ document: String, keptAs name: String) throws(IdentityError)
+        -> SiteIdentity.Peer
+    {
+        let peer = try TrustDocument(document).peer()
+        guard self.name(of: peer.site) == name else {
+            throw .malformed("it is the document of site \(peer.site)")
+        }
+        return peer
+    }
+
+    /// Whom others trust who trust the certificate in such a text. The key beside it is not looked at.
+    package static func authority(in pem: String, from place: String) throws(IdentityError)
+        -> SiteIdentity.Peer
+    {
+        try TrustDocument(
+            SiteAuthority.trustDocument(ofCertificateIn: pem, from: place, address: nil).text
+        ).peer()
+    }
+
     /// What is kept of a document that a person gives.
     ///
     /// - Parameters:

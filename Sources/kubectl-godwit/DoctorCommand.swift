@@ -8,16 +8,23 @@ struct Doctor: AsyncParsableCommand {
         commandName: "doctor",
         abstract: "What is wrong with Godwit in this cluster, and what to do about it.",
         discussion: """
-            Looks, with your rights, at what the API server tells; changes nothing. What it may not look at is named \
-            ('?'), and so is what cannot be seen from here.
+            Looks at what is installed and runs, at certificates, clocks, releases, mounts and leftovers, with your \
+            rights, at what the API server tells and members tell there of themselves; changes nothing. What it may not \
+            look at is named ('?').
+
+            Not to be seen from there: what is stored of volumes (godwit volume check, in a pod of the site), why something \
+            failed (logs), and other clusters (ask there).
 
             Exit codes: 0 nothing is broken, 1 something is.
-            Example: kubectl godwit doctor
+            Examples:
+              kubectl godwit doctor
+              kubectl godwit doctor --all
             """)
 
     @OptionGroup var cluster: ClusterOptions
     @Option(help: "The namespace that Godwit is installed in.") var installed = ClusterNames.namespace
-    @Option(name: .shortAndLong, help: "json, for programs.") var output: OutputFormat?
+    @Flag(help: "Tell also what is as it should be.") var all = false
+    @Option(name: .shortAndLong, help: "json, for programs: all of it.") var output: OutputFormat?
 
     func run() async throws {
         var isBroken = false
@@ -28,24 +35,13 @@ struct Doctor: AsyncParsableCommand {
                 Terminal.print(try Terminal.json(findings))
                 return
             }
-            for finding in findings {
+            for finding in findings where all || finding.outcome != .good {
                 Terminal.print(Terminal.clean("\(finding.outcome.mark)  \(finding.text)"))
                 if let advice = finding.advice { Terminal.print(Terminal.clean("      \(advice)")) }
             }
-            Terminal.print("not to be seen from here:")
-            for line in Self.unseen(installed) { Terminal.print("      " + line) }
+            Terminal.print(Finding.summary(findings))
         }
         if isBroken { throw ExitCode(1) }
-    }
-
-    private static func unseen(_ namespace: String) -> [String] {
-        let inside = "kubectl exec -n \(namespace) ds/\(ClusterNames.site) -- godwit"
-        return [
-            "certificates, and whether peers reach each other: \(inside) pki show",
-            "mounts, and what is stored of the volumes: \(inside) volume list, \(inside) volume check",
-            "why something failed: kubectl logs -n \(namespace) ds/\(ClusterNames.site)",
-            "the clocks of nodes and of other sites, and the other clusters: ask there",
-        ]
     }
 }
 
@@ -75,5 +71,18 @@ struct Finding: Encodable, Equatable {
         self.outcome = outcome
         self.text = text
         self.advice = advice
+    }
+
+    /// `1 member`, `2 members`.
+    static func counted(_ count: Int, _ noun: String) -> String { "\(count) \(noun)\(count == 1 ? "" : "s")" }
+
+    /// `12 checks passed`, and what else there is.
+    static func summary(_ findings: [Finding]) -> String {
+        func count(_ outcome: Outcome) -> Int { findings.filter { $0.outcome == outcome }.count }
+        var parts: [String] = []
+        if count(.broken) > 0 { parts.append("\(count(.broken)) broken") }
+        if count(.warning) > 0 { parts.append("\(count(.warning)) to be looked after") }
+        if count(.unknown) > 0 { parts.append("\(count(.unknown)) not to be seen with your rights") }
+        return (parts + [counted(count(.good), "check") + " passed"]).joined(separator: ", ")
     }
 }

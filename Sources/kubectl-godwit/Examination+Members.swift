@@ -1,21 +1,9 @@
 internal import ClusterResources
 internal import KubernetesAPI
+internal import VolumeModel
 
 /// The nodes of the site, and the one address for all of them.
 extension Examination {
-    /// Without its keys no member starts.
-    func keys() async throws(KubernetesError) -> [Finding] {
-        let name = "secret \(namespace)/\(ClusterNames.site)"
-        guard try await client.find(SecretPresence.self, ClusterNames.site, in: namespace) != nil else {
-            return [
-                Finding(
-                    .broken, "\(name), the site's keys, is not there: no member starts",
-                    "kubectl godwit init --help")
-            ]
-        }
-        return [Finding(.good, "\(name), the site's keys, is there")]
-    }
-
     func members() async throws(KubernetesError) -> [Finding] {
         func pods(_ component: String) async throws(KubernetesError) -> [Pod] {
             try await client.list(
@@ -59,7 +47,7 @@ extension Examination {
     }
 
     /// nil: the user may not.
-    private func readable<Value>(
+    func readable<Value>(
         _ body: () async throws(KubernetesError) -> Value
     ) async throws(KubernetesError) -> Value? {
         do {
@@ -79,6 +67,8 @@ struct MembersSight {
     /// nil: the user may not look at them.
     var volumes: [VolumeView]?
     var nodes: [Node]?
+    /// Of this program.
+    var release = Release.current
 
     func findings() -> [Finding] {
         let ordered = members.sorted { $0.spec.id < $1.spec.id }
@@ -163,6 +153,11 @@ struct MembersSight {
                     .warning, "members run several releases: \(releases.joined(separator: ", "))",
                     "a pod of the site is replaced only when it is deleted: kubectl delete pod -n \(namespace) <pod>"
                 ))
+        } else if let release = releases.first, release != self.release {
+            findings.append(
+                Finding(
+                    .warning,
+                    "members run release \(release), and this program is of release \(self.release)"))
         }
         let sites = Set(ordered.map(\.spec.site)).sorted()
         if sites.count > 1 {

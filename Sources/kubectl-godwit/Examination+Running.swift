@@ -34,12 +34,13 @@ extension Examination {
         return findings + Self.versions(pods)
     }
 
+    private static let ourContainers = ["site", "migrations", "gateway"]
+
     /// Members, gateway and controller are to be of one release, and so is this program.
     static func versions(_ pods: [Pod]) -> [Finding] {
         var images: Set<String> = []
         for pod in pods {
-            for container in pod.spec.containers
-            where ["site", "migrations", "gateway"].contains(container.name) {
+            for container in pod.spec.containers where ourContainers.contains(container.name) {
                 if let image = container.image { images.insert(image) }
             }
         }
@@ -53,6 +54,7 @@ extension Examination {
                 )
             ]
         }
+        if let mixed = builds(pods) { return [mixed] }
         let name = image.split(separator: "@")[0].split(separator: "/").last ?? ""
         let tag = name.split(separator: ":").dropFirst().first.map(String.init) ?? ""
         let version = tag.hasPrefix("v") ? String(tag.dropFirst()) : tag
@@ -65,6 +67,22 @@ extension Examination {
                 : Finding(
                     .warning, "release \(version) runs, and this program is of release \(Release.current)")
         ]
+    }
+
+    /// One name may have meant several images while it was pulled.
+    private static func builds(_ pods: [Pod]) -> Finding? {
+        var digests: Set<Substring> = []
+        for status in pods.flatMap({ $0.status?.containerStatuses ?? [] })
+        where ourContainers.contains(status.name) {
+            let parts = (status.imageID ?? "").split(separator: "sha256:", omittingEmptySubsequences: false)
+            if parts.count == 2 { digests.insert(parts[1]) }
+        }
+        guard digests.count > 1 else { return nil }
+        return Finding(
+            .warning,
+            "pods run \(digests.count) builds under one name of an image: \(digests.map { $0.prefix(12) }.sorted().joined(separator: ", "))",
+            "name images by release or digest: Manifests/base/kustomization.yaml; a pod of the site is replaced only when "
+                + "it is deleted")
     }
 
     /// Kubelet notes the drivers that it has registered in an object of the node's name.

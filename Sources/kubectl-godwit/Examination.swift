@@ -15,15 +15,19 @@ struct Examination {
         self.namespace = namespace
     }
 
+    /// By the API server's clock, for this machine's may be wrong.
+    var now: Date { client.clockDifference?.serverTime(at: client.now) ?? client.now }
+
     func findings() async throws(KubernetesError) -> [Finding] {
         var findings = [Finding(.good, "the API server answers: \(try await client.serverVersion())")]
         let parts: [(String, () async throws(KubernetesError) -> [Finding])] = [
             ("custom resources", definitions), ("the CSIDriver", driver), ("storage classes", classes),
             ("the controller", controller), ("the controller's lease", lease), ("the site", site),
-            ("the site's keys", keys), ("members", members), ("the gateway", gateway),
+            ("certificates", trust), ("members", members), ("clocks", clocks), ("mounts", mounts),
+            ("the gateway", gateway),
             ("the gateway's address", address), ("pods", pods), ("registration with kubelet", registration),
             ("migrations", migrations),
-            ("claims from other clusters", arrivals),
+            ("claims from other clusters", arrivals), ("leftovers", leftovers),
         ]
         for (name, look) in parts {
             do {
@@ -51,12 +55,21 @@ struct Examination {
                 findings.append(Finding(.broken, "custom resource \(name) is not there", Self.install))
                 continue
             }
-            let isServed = definition.spec.versions.contains { $0.name == kind.version && $0.served }
+            let version = definition.spec.versions.first { $0.name == kind.version && $0.served }
+            // Members of a release before this one told nothing of themselves.
+            guard kind != MemberResource.resource || version == nil || version?.subresources?.status != nil
+            else {
+                findings.append(
+                    Finding(
+                        .broken, "custom resource \(name) has no status: members cannot tell of themselves",
+                        "it is of an earlier release: \(Self.install)"))
+                continue
+            }
             let isEstablished =
                 definition.status?.conditions?.contains { $0.type == "Established" && $0.status == "True" }
                 ?? false
             findings.append(
-                isServed && isEstablished
+                version != nil && isEstablished
                     ? Finding(.good, "custom resource \(name) is served as \(kind.version)")
                     : Finding(
                         .broken, "custom resource \(name) is not served as \(kind.version)",
@@ -142,14 +155,15 @@ struct Examination {
                     "kubectl logs -n \(namespace) deploy/\(ClusterNames.controller) -c migrations")
             ]
         }
-        let age = Date().timeIntervalSince(renewed)
+        let age = now.timeIntervalSince(renewed)
         let limit = 3 * Double(max(1, lease.spec.leaseDurationSeconds ?? 15))
         guard abs(age) <= limit else {
+            let moment = "\(Int(clamping: Int64(abs(age).rounded()))) seconds \(age < 0 ? "ahead" : "ago")"
             return [
                 Finding(
-                    .broken,
-                    "the controller's lease was renewed \(Int(clamping: Int64(age.rounded()))) seconds ago by this machine's clock",
-                    "no controller works, or this machine's clock and its node's differ")
+                    .broken, "the controller's lease was renewed \(moment) by the API server's clock",
+                    "no controller works, or the clock of its node, \(holder), is wrong: that alone does no harm"
+                )
             ]
         }
         return [Finding(.good, "controller \(holder) leads")]

@@ -1,7 +1,9 @@
 import ClusterResources
 import Foundation
 import KubernetesAPI
+import SiteIdentity
 import Testing
+import VolumeModel
 
 @testable import TestBed
 
@@ -75,7 +77,7 @@ extension ClusterTests.ControllerTests {
             #expect(!mars.exit.isSuccess, "\(mars.output)")
             #expect(
                 mars.output.contains("mars") && mars.output.contains("godwit pki trust"), "\(mars.output)")
-            let doctor = try await plugin(kubeconfig, ["doctor"])
+            let doctor = try await plugin(kubeconfig, ["doctor", "--all"])
             #expect(!doctor.exit.isSuccess)
             #expect(doctor.output.contains("migration default/data to mars failed"), "\(doctor.output)")
             #expect(doctor.output.contains("leads\n"), "\(doctor.output)")
@@ -88,7 +90,7 @@ extension ClusterTests {
         @Test func theDoctorNamesWhatIsMissingAndIsContentWhenNothingIs() async throws {
             try await withCluster { cluster, client, _ in
                 _ = try await cluster.kubectl(["delete", "crd", "migrations.godwit.dev"])
-                let bare = try await plugin(cluster.kubeconfig, ["doctor"])
+                let bare = try await plugin(cluster.kubeconfig, ["doctor", "--all"])
                 #expect(!bare.exit.isSuccess)
                 for words in [
                     "custom resource migrations.godwit.dev is not there",
@@ -98,7 +100,7 @@ extension ClusterTests {
                     "deployment godwit/godwit-gateway is not there",
                     "service godwit/godwit-gateway is not there",
                     "ok    custom resource volumes.godwit.dev is served", "kubectl apply -k",
-                    "not to be seen from here", "certificates",
+                    " broken, ", " checks passed\n",
                 ] {
                     #expect(bare.output.contains(words), "\(words): \(bare.output)")
                 }
@@ -110,6 +112,10 @@ extension ClusterTests {
                 try await eventually("a doctor who is content") {
                     try await plugin(cluster.kubeconfig, ["doctor"]).exit.isSuccess
                 }
+                // Of what is as it should be only the number is told.
+                let calm = try await plugin(cluster.kubeconfig, ["doctor"]).output.split(separator: "\n")
+                #expect(calm.count == 3 && !calm.contains { $0.hasPrefix("ok") }, "\(calm)")
+                #expect(calm.last?.hasPrefix("1 to be looked after, ") == true, "\(calm)")
                 // kubectl finds it by its name, and passes on what follows.
                 var program = Program("kubectl", ["godwit", "doctor", "-o", "json"])
                 let directory = URL(fileURLWithPath: kubectlGodwitBinary).deletingLastPathComponent().path
@@ -124,8 +130,12 @@ extension ClusterTests {
                 let texts = (findings ?? []).compactMap { $0["text"] as? String }
                 for words in [
                     "kubelet of node node-1 has registered the driver",
-                    "member node-1.london at 10.0.0.1:7443 runs 1.0.0",
-                    "secret godwit/godwit-site, the site's keys, is there",
+                    "member node-1.london at 10.0.0.1:7443 runs \(Release.current)",
+                    "secret godwit/godwit-site, the keys of site london, is there, until",
+                    "certificates of 1 member: until", "site sydney is trusted",
+                    "clocks of 1 member are within 1 s of the API server's",
+                    "mounts and disks of 1 member: nothing is dead, lost or left over",
+                    "no volume, claim or migration is left without its counterpart",
                     "mounts outlive a planned restart at every node", "godwit-gateway has no address yet",
                 ] {
                     #expect(texts.contains { $0.contains(words) }, "\(words): \(texts)")
@@ -141,6 +151,20 @@ extension ClusterTests {
                 #expect(
                     fixed.output.contains("storage classes cannot be given more room: fixed\n"),
                     "\(fixed.output)")
+
+                try await Self.makeIll(cluster, client)
+                let sick = try await plugin(cluster.kubeconfig, ["doctor"])
+                #expect(!sick.exit.isSuccess)
+                for words in [
+                    "warn  trust in site sydney: expires in 1",
+                    "warn  the clock of member node-1.london is 42 s ahead of the API server's\n",
+                    "FAIL  member node-1.london: a mount is served by nobody, and each use fails: pvc-1 at /mnt\n",
+                    "warn  member node-1.london: data of 1 volume that the registry does not name: /x\n",
+                    "FAIL  volume pvc-9 is owned by node-9.london, and there is no such member any more\n",
+                ] {
+                    #expect(sick.output.contains(words), "\(words): \(sick.output)")
+                }
+                #expect(!sick.output.contains("PRIVATE") && !sick.output.contains("BEGIN"), "\(sick.output)")
 
                 // A container that cannot start, and a kubelet that has forgotten the driver.
                 _ = try await client.patch(
@@ -250,6 +274,55 @@ extension ClusterTests {
             ]
         }
 
+        /// A report of a member with which nothing is wrong, but for this.
+        private static func tell(
+            _ client: KubernetesClient, clock: Int64 = 0, troubles: [MemberReport.Trouble] = []
+        ) async throws {
+            var report = MemberReport()
+            report.updated = Timestamps.seconds(Date())
+            report.clockSeconds = clock
+            report.certificateExpires = Timestamps.seconds(Date() + 80 * 86_400)
+            report.peers = [MemberReport.Peer(site: "sydney")]
+            report.troubles = troubles
+            _ = try await client.patch(
+                MemberResource.self, "node-1", ["status": try JSONValue(encoding: report)],
+                subresource: "status")
+        }
+
+        /// The document of a site whose authority ends in so many days.
+        private static func document(of site: String, endingIn days: Double) throws -> String {
+            let made = Date() + (days - 20 * 365) * 86_400
+            return try SiteAuthority(of: try #require(SiteID(site)), now: made).trustDocument(address: nil)
+        }
+
+        /// An authority that expires, a clock that is wrong, a dead mount, and leftovers of both kinds.
+        private static func makeIll(_ cluster: TestCluster, _ client: KubernetesClient) async throws {
+            let peers = try await client.get(Secret.self, ClusterNames.peers, in: "godwit")
+            _ = try await client.patch(
+                Secret.self, ClusterNames.peers, in: "godwit",
+                peers.patch("sydney.trust", try document(of: "sydney", endingIn: 15)))
+            try await tell(
+                client, clock: 42,
+                troubles: [.init(.deadMount, ["pvc-1 at /mnt"]), .init(.unregisteredData, ["/x"])])
+            let volume = """
+                apiVersion: godwit.dev/v1alpha1
+                kind: Volume
+                metadata: {name: pvc-9}
+                spec:
+                  id: 00000000-0000-4000-8000-000000000009
+                  summary: {owner: node-9.london}
+                  members:
+                    node-9.london:
+                      revision: 1
+                      writer: x
+                      record: {name: pvc-9, capacity: 0, inodeLimit: 0, parameters: {}, headNumber: 1,
+                        head: {version: 1, site: node-9.london, role: owning}, retainedHeads: {},
+                        lastHeadNumber: 1, sharedWith: [], hydration: {isPaused: false}}
+                """
+            let made = try await cluster.kubectl(["apply", "--validate=false", "-f", "-"], input: volume)
+            try #require(made.exit.isSuccess, "\(made.output)")
+        }
+
         /// What a scheduler, kubelet and the controller manager would write of an installation that runs.
         private static func pretendToRun(_ cluster: TestCluster, _ client: KubernetesClient) async throws {
             for name in [ClusterNames.controller, ClusterNames.gateway] {
@@ -288,17 +361,13 @@ extension ClusterTests {
                   containers: [{name: holder, image: "ghcr.io/godwit/godwit:latest"}]
                 ---
                 apiVersion: v1
-                kind: Secret
-                metadata: {name: godwit-site, namespace: godwit}
-                ---
-                apiVersion: v1
                 kind: Node
                 metadata: {name: node-1}
                 ---
                 apiVersion: godwit.dev/v1alpha1
                 kind: Member
                 metadata: {name: node-1}
-                spec: {site: london, id: node-1.london, address: "10.0.0.1:7443", release: "1.0.0"}
+                spec: {site: london, id: node-1.london, address: "10.0.0.1:7443", release: \(Release.current)}
                 ---
                 apiVersion: storage.k8s.io/v1
                 kind: CSINode
@@ -316,6 +385,15 @@ extension ClusterTests {
             _ = try await client.patch(
                 Node.self, "node-1", ["status": ["conditions": [["type": "Ready", "status": "True"]]]],
                 subresource: "status")
+            let authority = try SiteAuthority(of: try #require(SiteID("london")))
+            for (name, key, value) in [
+                (ClusterNames.site, ClusterNames.authority, authority.pem),
+                (ClusterNames.peers, "sydney.trust", try document(of: "sydney", endingIn: 3650)),
+            ] {
+                _ = try await client.create(
+                    Secret(metadata: ObjectMeta(name: name, namespace: "godwit"), values: [key: value]))
+            }
+            try await tell(client)
             var lease = Lease(
                 metadata: ObjectMeta(name: ClusterNames.controller, namespace: "godwit"), spec: .init())
             lease.spec.holderIdentity = "node-1-abc"

@@ -128,7 +128,7 @@ extension ClusterTests {
                     "jsonpath={.spec.template.spec.containers[*].name}",
                 ])
                 #expect(containers.output == "provisioner resizer migrations")
-                let without = try await plugin(cluster.kubeconfig, ["doctor"]).output
+                let without = try await plugin(cluster.kubeconfig, ["doctor", "--all"]).output
                 let mode = "ok    CSIDriver csi.godwit.dev is there; without attaching"
                 #expect(without.contains(mode), "\(without)")
 
@@ -136,7 +136,7 @@ extension ClusterTests {
                 _ = try await cluster.kubectl(["delete", "csidriver", "csi.godwit.dev"])
                 let base = try await cluster.kubectl(["apply", "-k", Self.manifests + "/base"])
                 try #require(base.exit.isSuccess, "\(base.output.suffix(600))")
-                let with = try await plugin(cluster.kubeconfig, ["doctor"]).output
+                let with = try await plugin(cluster.kubeconfig, ["doctor", "--all"]).output
                 #expect(with.contains("is there; a volume is acquired when it is attached"), "\(with)")
             }
         }

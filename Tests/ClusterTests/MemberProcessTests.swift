@@ -1,3 +1,4 @@
+import ClusterResources
 import Foundation
 import KubernetesAPI
 import SiteIdentity
@@ -28,6 +29,7 @@ extension ClusterTests {
                     try await site.start(limit: .seconds(60))
                     sites.append(site)
                 }
+                try await whatIsDeadAndLeftOverIsTold(cluster, client, sites[1], cleanup)
                 let port = try freePort()
                 var program = Program(
                     godwitBinary,
@@ -55,6 +57,49 @@ extension ClusterTests {
                 }
                 #expect(try await certificate(of: "n3-node.london", at: port).isEmpty)
                 #expect(await gateway.end(grace: .seconds(20)) == .exited(0))
+            }
+        }
+
+        /// A mount whose process was killed, and data that the registry does not name.
+        private func whatIsDeadAndLeftOverIsTold(
+            _ cluster: TestCluster, _ client: KubernetesClient, _ site: SiteProcess, _ cleanup: Cleanup
+        ) async throws {
+            let (path, left) = (
+                "\(cluster.directory)/mnt",
+                "\(site.stateDirectory)/volumes/00000000-0000-4000-8000-000000000001"
+            )
+            for directory in [path, left + "/heads/1"] {
+                try FileManager.default.createDirectory(
+                    atPath: directory, withIntermediateDirectories: true,
+                    attributes: [.posixPermissions: 0o700])
+            }
+            try await site.godwit(["volume", "create", "data", "--capacity", "1Gi"])
+            try await site.godwit(["volume", "mount", "data", path])
+            let ticket = try cleanup.add(mountAt: path)
+            defer { withExtendedLifetime(ticket) {} }
+            await site.kill()
+            try await site.start(limit: .seconds(60))
+            let name = "\(site.name)-node"
+            func report() async throws -> MemberReport? {
+                try await client.get(MemberResource.self, name).status
+            }
+            try await eventually("a dead mount in the member's status") {
+                try await report()?.troubles?.contains { $0.kind == "DeadMount" } ?? false
+            }
+            let told = try #require(try await report())
+            #expect(told.authority?.count == 64 && told.clockSeconds == 0, "\(told)")
+            let doctor = try await plugin(cluster.kubeconfig, ["doctor"])
+            let member = "member \(name).london: "
+            for words in [
+                "FAIL  \(member)a mount is served by nobody, and each use fails: data at \(path)\n",
+                "warn  \(member)data of 1 volume that the registry does not name: \(left)\n",
+            ] {
+                #expect(doctor.output.contains(words), "\(words): \(doctor.output)")
+            }
+            try await site.godwit(["volume", "unmount", "data"])
+            try FileManager.default.removeItem(atPath: left)
+            try await eventually("the end of the dead mount in the member's status") {
+                try await report()?.troubles?.contains { $0.kind == "DeadMount" } == false
             }
         }
 

@@ -43,10 +43,12 @@ import Testing
 
     /// Two members with which nothing is wrong.
     private static func sight() throws -> MembersSight {
-        MembersSight(
+        var sight = MembersSight(
             namespace: "godwit", members: [member("b"), member("a")], site: [try pod("a"), try pod("b")],
             holders: [try pod("a"), try pod("b")], volumes: [try volume("data", owner: "b.london")],
             nodes: [try node("a"), try node("b"), try node("other")])
+        sight.release = "1.0.0"
+        return sight
     }
 
     @Test func nothingIsWrongWithMembersThatAreAsTheyShouldBe() throws {
@@ -124,6 +126,12 @@ import Testing
         sight.nodes?.removeFirst()
         sight.site.removeFirst()
         #expect(!sight.findings().contains { $0.text.contains("several releases") })
+        sight.release = "1.2.0"
+        #expect(
+            sight.findings().contains {
+                $0.outcome == .warning
+                    && $0.text == "members run release 1.0.0, and this program is of release 1.2.0"
+            })
         sight = try Self.sight()
         sight.members.append(Self.member("other", site: "sydney"))
         #expect(
