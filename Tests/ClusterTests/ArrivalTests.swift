@@ -257,10 +257,7 @@ extension ClusterTests {
                 try await both.wait(forClaim: "ClassMissing")
                 await sydney.cluster.killServer()
                 try await sydney.cluster.startServer()
-                let applied = try await sydney.cluster.kubectl([
-                    "apply", "-k", ClusterTests.root + "/Manifests/base",
-                ])
-                try #require(applied.exit.isSuccess, "\(applied.output.suffix(600))")
+                try await installManifests(sydney.cluster)
                 try await sydney.client.delete(ResourceQuota.self, "none", in: "shop")
 
                 try await both.wait(forClaim: "Made")

@@ -106,6 +106,8 @@ extension ClusterTests {
                     credential: .token("admin-token"))
                 var options = KubernetesClient.Options()
                 options.attempts = 1
+                // It connects again and again until then.
+                options.headTimeout = .seconds(2)
                 let deceived = try KubernetesClient(wrong, options: options)
                 try await expect("unreachable", { if case .unreachable = $0 { true } else { false } }) {
                     () async throws(KubernetesError) in _ = try await deceived.list(Namespace.self)

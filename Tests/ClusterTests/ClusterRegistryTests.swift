@@ -20,15 +20,13 @@ extension ClusterTests {
             second = try #require(SiteID("worker-2.london"))
         }
 
-        /// Gives the rights that Manifests grant to the site's service account, and no others.
+        /// With the rights that Manifests grant to the site's service account, and no others.
         private func asTheSite(_ cluster: TestCluster) async throws -> KubernetesClient {
-            let applied = try await cluster.kubectl(["apply", "-k", ClusterTests.root + "/Manifests/base"])
-            try #require(applied.exit.isSuccess, "\(applied.output)")
-            return try KubernetesClient(.kubeconfig(path: try await cluster.accountKubeconfig("godwit-site")))
+            try KubernetesClient(.kubeconfig(path: try await cluster.accountKubeconfig("godwit-site")))
         }
 
         @Test func theClustersRegistryKeepsTheContract() async throws {
-            try await withCluster { cluster, _, _ in
+            try await withCluster(.manifests) { cluster, _, _ in
                 let client = try await asTheSite(cluster)
                 try await RegistryContract.check(ClusterRegistry(client, member: first)) {
                     ClusterRegistry(client, member: first)
@@ -38,7 +36,7 @@ extension ClusterTests {
         }
 
         @Test func theClustersRegistryKeepsTheContractOfSeveralMembers() async throws {
-            try await withCluster { cluster, _, _ in
+            try await withCluster(.manifests) { cluster, _, _ in
                 let client = try await asTheSite(cluster)
                 try await SharedRegistryContract.check { ClusterRegistry(client, member: $0) }
                 let table = try await cluster.kubectl(["get", "members.godwit.dev"])
@@ -190,7 +188,7 @@ extension ClusterTests {
         }
 
         @Test func whatIsInTheWayIsShownForEachMemberAndTakenBackByIt() async throws {
-            try await withCluster { cluster, _, _ in
+            try await withCluster(.manifests) { cluster, _, _ in
                 let client = try await asTheSite(cluster)
                 func served() async throws -> Condition? {
                     try await client.get(VolumeResource.self, "data").status?.conditions?

@@ -55,12 +55,12 @@ final class Killer: Sendable {
 extension ClusterTests {
     /// README: "Killed at any moment and started again, it decides the same": two clusters, and both their controllers ended
     /// after the first change that they make, the second, and so on.
-    @Suite(.sharedClusters("london", "sydney")) struct ControllerKillTests {
+    @Suite struct ControllerKillTests {
         /// How many moments of each story are tried, evenly spread over all of them.
         static let moments = Int(ProcessInfo.processInfo.environment["GODWIT_CONTROLLER_KILLS"] ?? "") ?? 6
 
         struct World: Sendable {
-            let clusters = SharedClusters.current
+            let clusters: [String: SharedClusters.Member]
             let sites = FakeSites()
 
             var clients: [String: KubernetesClient] { clusters.mapValues(\.client) }
@@ -196,7 +196,7 @@ extension ClusterTests {
             async throws
             -> Int
         {
-            for member in world.clusters.values { try await member.wipe() }
+            for site in world.clusters.keys { _ = try await SharedClusters.take(site, .manifests) }
             world.sites.change { $0 = .init() }
             try await MigrationControllerTests.bind(world.london)
             let killer = Killer(after: limit)
@@ -221,7 +221,10 @@ extension ClusterTests {
         private func play(
             _ story: @escaping @Sendable (World) async throws -> Void
         ) async throws {
-            let world = World()
+            let world = World(clusters: [
+                "london": try await SharedClusters.take("london", .manifests),
+                "sydney": try await SharedClusters.take("sydney", .manifests),
+            ])
             let count = try await play(world, killedAfter: nil, story)
             let (state, events) = (try await world.state(), try await world.events())
             try #require(count > 5)

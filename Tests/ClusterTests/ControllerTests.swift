@@ -68,11 +68,7 @@ extension ClusterTests {
         }
 
         func withScene(_ body: @escaping @Sendable (Scene) async throws -> Void) async throws {
-            try await withCluster { cluster, client, cleanup in
-                let applied = try await cluster.kubectl([
-                    "apply", "-k", ClusterTests.root + "/Manifests/base",
-                ])
-                try #require(applied.exit.isSuccess, "\(applied.output)")
+            try await withCluster(.manifests) { cluster, client, cleanup in
                 let sites = try await SitePair.start(binary: godwitBinary, cleanup)
                 try await sites.london.godwit(["volume", "create", "pvc-1", "--capacity", "1Gi"])
                 let volume = try #require(try await sites.london.inspect("pvc-1")["id"] as? String)

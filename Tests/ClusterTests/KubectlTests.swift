@@ -104,10 +104,7 @@ extension ClusterTests {
                 ] {
                     #expect(bare.output.contains(words), "\(words): \(bare.output)")
                 }
-                let applied = try await cluster.kubectl([
-                    "apply", "-k", ClusterTests.root + "/Manifests/base",
-                ])
-                try #require(applied.exit.isSuccess, "\(applied.output)")
+                try await installManifests(cluster)
                 try await Self.pretendToRun(cluster, client)
                 try await eventually("a doctor who is content") {
                     try await plugin(cluster.kubeconfig, ["doctor"]).exit.isSuccess
@@ -183,11 +180,7 @@ extension ClusterTests {
         }
 
         @Test func aUserOfOneNamespaceSeesWhatIsTheirs() async throws {
-            try await withCluster { cluster, client, _ in
-                let applied = try await cluster.kubectl([
-                    "apply", "-k", ClusterTests.root + "/Manifests/base",
-                ])
-                try #require(applied.exit.isSuccess, "\(applied.output)")
+            try await withCluster(.manifests) { cluster, client, _ in
                 for command in [
                     ["create", "serviceaccount", "dev"],
                     [

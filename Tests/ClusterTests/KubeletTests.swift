@@ -48,10 +48,7 @@ private struct WholeClusters: Sendable {
     }
 
     private static func start(_ name: String, _ image: String, _ cleanup: Cleanup) async throws -> End {
-        let cluster = try await TestCluster.start(name, cleanup)
-        try await installResources(cluster)
-        let applied = try await cluster.kubectl(["apply", "-k", ClusterTests.root + "/Manifests/base"])
-        try #require(applied.exit.isSuccess, "\(applied.output.suffix(600))")
+        let cluster = try await SharedClusters.take(name, .manifests).cluster
         try await cluster.startControllers(cleanup)
         let node = try await KubeletNode.start(cluster, image: image, cleanup)
         let directory = try cleanup.makeTemporaryDirectory()

@@ -134,8 +134,7 @@ extension ClusterTests {
 
                 // The other mode, as it is told to be changed.
                 _ = try await cluster.kubectl(["delete", "csidriver", "csi.godwit.dev"])
-                let base = try await cluster.kubectl(["apply", "-k", Self.manifests + "/base"])
-                try #require(base.exit.isSuccess, "\(base.output.suffix(600))")
+                try await installManifests(cluster)
                 let with = try await plugin(cluster.kubeconfig, ["doctor", "--all"]).output
                 #expect(with.contains("is there; a volume is acquired when it is attached"), "\(with)")
             }

@@ -60,9 +60,7 @@ extension ClusterTests {
 
         /// Of the site's Secrets one must be there, and the other need not; nobody but root reads them.
         @Test func theMembersFindTheSitesKeysAndSayWhereTheyAre() async throws {
-            try await withCluster { cluster, _, _ in
-                let applied = try await cluster.kubectl(["apply", "-k", Self.base])
-                try #require(applied.exit.isSuccess, "\(applied.output)")
+            try await withCluster(.manifests) { cluster, _, _ in
                 func field(_ what: String, _ path: String) async throws -> String {
                     try await cluster.kubectl(["get", what, "-n", "godwit", "-o", "jsonpath={\(path)}"])
                         .output
@@ -130,9 +128,7 @@ extension ClusterTests {
 
         /// Kubernetes itself refuses it where the class does not say that it may.
         @Test func aClaimOfTheClassMayAskForMoreAndNotForLess() async throws {
-            try await withCluster { cluster, client, _ in
-                let applied = try await cluster.kubectl(["apply", "-k", Self.base])
-                try #require(applied.exit.isSuccess, "\(applied.output)")
+            try await withCluster(.manifests) { cluster, client, _ in
                 _ = try await client.create(
                     PersistentVolumeClaim(
                         metadata: ObjectMeta(name: "data", namespace: "default"),
@@ -184,9 +180,7 @@ extension ClusterTests {
         /// The API server of these tests does not know the resource, which the rights do not mind; nor does `can-i`, which asks
         /// for known ones alone.
         @Test func theResizerMayReadVolumeAttributesClassesAndNoMore() async throws {
-            try await withCluster { cluster, _, _ in
-                let applied = try await cluster.kubectl(["apply", "-k", Self.base])
-                #expect(applied.exit.isSuccess, "\(applied.output)")
+            try await withCluster(.manifests) { cluster, _, _ in
                 func may(_ verb: String) async throws -> Bool {
                     let review = """
                         {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec":
@@ -214,9 +208,7 @@ extension ClusterTests {
 
         /// One of a pair works while the other waits; a node may have both, where there is no other.
         @Test func theControllerHasAnotherOneThatWaits() async throws {
-            try await withCluster { cluster, _, _ in
-                let applied = try await cluster.kubectl(["apply", "-k", Self.base])
-                try #require(applied.exit.isSuccess, "\(applied.output)")
+            try await withCluster(.manifests) { cluster, _, _ in
                 func field(_ path: String) async throws -> String {
                     try await cluster.kubectl([
                         "get", "deploy/godwit-controller", "-n", "godwit", "-o", "jsonpath={.spec\(path)}",
@@ -254,9 +246,7 @@ extension ClusterTests {
 
         /// The API server of the tests asks for what GKE asks for.
         @Test func podsOfThePriorityClassesAreAdmitted() async throws {
-            try await withCluster { cluster, client, _ in
-                let applied = try await cluster.kubectl(["apply", "-k", Self.base])
-                try #require(applied.exit.isSuccess, "\(applied.output)")
+            try await withCluster(.manifests) { cluster, client, _ in
                 // The controller manager's part.
                 _ = try await client.patch(
                     ResourceQuota.self, "godwit-critical", in: "godwit",
@@ -286,9 +276,7 @@ extension ClusterTests {
 
         /// Without that the scheduler may choose a node that holds no volumes, where a claim waits for ever.
         @Test func theSchedulerIsToldWhichNodesHaveRoom() async throws {
-            try await withCluster { cluster, client, _ in
-                let applied = try await cluster.kubectl(["apply", "-k", Self.base])
-                try #require(applied.exit.isSuccess, "\(applied.output)")
+            try await withCluster(.manifests) { cluster, client, _ in
                 #expect(try await client.get(CSIDriver.self, "csi.godwit.dev").spec.storageCapacity == true)
                 func field(_ path: String) async throws -> String {
                     let provisioner = #".spec.template.spec.containers[?(@.name=="provisioner")]"#
@@ -338,9 +326,7 @@ extension ClusterTests {
         }
 
         @Test func aServiceAccountHasTheRightsThatItNeedsAndNoOthers() async throws {
-            try await withCluster { cluster, _, _ in
-                let applied = try await cluster.kubectl(["apply", "-k", Self.base])
-                #expect(applied.exit.isSuccess, "\(applied.output)")
+            try await withCluster(.manifests) { (cluster, _, _) async throws in
                 func may(_ account: String, _ verb: String, _ what: String) async throws -> Bool {
                     try await cluster.kubectl([
                         "auth", "can-i", verb, what, "-n", "default", "--as",

@@ -10,7 +10,7 @@ import Testing
 extension ClusterTests {
     /// The controller in this process beside an API server and a site that does as the test says: what it writes when,
     /// and that it goes on from wherever it was ended.
-    @Suite(.sharedClusters("london")) struct MigrationControllerTests {
+    @Suite struct MigrationControllerTests {
         static let key = (namespace: "default", name: "data")
 
         /// One cluster with a claim, and a site.
@@ -97,8 +97,7 @@ extension ClusterTests {
         }
 
         static func emptyCluster() async throws -> (TestCluster, KubernetesClient) {
-            let london = try #require(SharedClusters.current["london"])
-            try await london.wipe()
+            let london = try await SharedClusters.take("london", .manifests)
             return (london.cluster, london.client)
         }
 

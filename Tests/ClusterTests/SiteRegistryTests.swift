@@ -7,11 +7,7 @@ extension ClusterTests {
     @Suite(.enabled(if: geteuid() == 0, "sites need root")) struct SiteRegistryTests {
         /// As its service account, with exactly the rights that Manifests grant.
         @Test func aSiteKeepsItsVolumesInTheClusterAndFindsThemAfterKill9() async throws {
-            try await withCluster { cluster, _, cleanup in
-                let applied = try await cluster.kubectl([
-                    "apply", "-k", ClusterTests.root + "/Manifests/base",
-                ])
-                try #require(applied.exit.isSuccess, "\(applied.output.suffix(600))")
+            try await withCluster(.manifests) { cluster, _, cleanup in
                 let token = try await cluster.serviceAccountToken("godwit-site", in: "godwit")
                 let path = cluster.directory + "/site.kubeconfig"
                 try cluster.kubeconfigText(user: "token: \(token)")

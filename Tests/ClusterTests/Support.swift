@@ -8,7 +8,8 @@ import Testing
 
 /// Tests against real API servers, one after the other.
 @Suite(
-    .serialized, .enabled(if: TestCluster.program != nil, "Tests/install-kubernetes builds the API server"))
+    .serialized, .sharedClusters,
+    .enabled(if: TestCluster.program != nil, "Tests/install-kubernetes builds the API server"))
 enum ClusterTests {}
 
 extension ClusterTests {
@@ -16,13 +17,13 @@ extension ClusterTests {
         .deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent().path
 }
 
-/// Runs a test with a cluster that has our resources, and takes everything back.
+/// Runs a test with a cluster, and takes everything back.
 func withCluster(
+    _ equipment: SharedClusters.Equipment = .resources,
     _ body: @escaping @Sendable (TestCluster, KubernetesClient, Cleanup) async throws -> Void
 ) async throws {
     try await Cleanup.scope(catchingSignals: false) { cleanup in
-        let cluster = try await TestCluster.start("london", cleanup)
-        try await installResources(cluster)
+        let cluster = try await SharedClusters.take("london", equipment).cluster
         let client = try KubernetesClient(.kubeconfig(path: cluster.kubeconfig))
         do {
             try await body(cluster, client, cleanup)
@@ -34,78 +35,94 @@ func withCluster(
     }
 }
 
-/// Clusters that all tests of a suite use, one test after the other, because starting one takes longer than most of them.
-struct SharedClusters: SuiteTrait, TestScoping {
-    struct Member: Sendable {
-        let cluster: TestCluster
-        let client: KubernetesClient
-
-        /// Takes all away that tests make. Nothing else ends what is being deleted.
-        func wipe() async throws {
-            for migration in try await client.list(MigrationResource.self).items {
-                try await remove(MigrationResource.self, migration.metadata)
-            }
-            for claim in try await client.list(PersistentVolumeClaim.self).items {
-                try await remove(PersistentVolumeClaim.self, claim.metadata)
-            }
-            for volume in try await client.list(PersistentVolume.self).items {
-                try await remove(PersistentVolume.self, volume.metadata)
-            }
-            for event in try await client.list(Event.self, in: "default").items {
-                try await remove(Event.self, event.metadata)
-            }
-        }
-
-        private func remove<Item: KubernetesResource>(
-            _ type: Item.Type, _ metadata: ObjectMeta
-        ) async throws {
-            try await client.delete(type, metadata.name ?? "", in: metadata.namespace)
-            _ = try? await client.patch(
-                type, metadata.name ?? "", in: metadata.namespace, ["metadata": ["finalizers": .null]])
-        }
+/// Clusters that all these tests use, one test after the other, because starting one takes longer than most of them.
+actor SharedClusters {
+    /// What a cluster has when a test takes it.
+    enum Equipment {
+        /// Our kinds of resources.
+        case resources
+        /// All of `Manifests/base`.
+        case manifests
     }
 
-    @TaskLocal static var current: [String: Member] = [:]
+    struct Member: Sendable {
+        let cluster: TestCluster
+        /// An administrator's, for tests that do not kill the API server.
+        let client: KubernetesClient
+        fileprivate let resources: TestCluster.Contents
+        fileprivate var manifests: TestCluster.Contents?
+    }
 
-    let names: [String]
+    @TaskLocal fileprivate static var current: SharedClusters?
 
+    private let cleanup: Cleanup
+    private var members: [String: Member] = [:]
+
+    fileprivate init(_ cleanup: Cleanup) { self.cleanup = cleanup }
+
+    /// A cluster as if it were new. It is the test's until another takes it.
+    static func take(_ name: String, _ equipment: Equipment) async throws -> Member {
+        let clusters = try #require(current, "this is no test of ClusterTests")
+        return try await clusters.take(name, equipment)
+    }
+
+    private func take(_ name: String, _ equipment: Equipment) async throws -> Member {
+        var member = if let known = members[name] { known } else { try await start(name) }
+        switch (equipment, member.manifests) {
+        case (.resources, _):
+            try await member.cluster.restore(member.resources)
+        case (.manifests, let manifests?):
+            try await member.cluster.restore(manifests)
+        case (.manifests, nil):
+            try await member.cluster.restore(member.resources)
+            try await installManifests(member.cluster)
+            member.manifests = try await member.cluster.contents()
+        }
+        members[name] = member
+        return member
+    }
+
+    private func start(_ name: String) async throws -> Member {
+        let cluster = try await TestCluster.start(name, cleanup)
+        try await installResources(cluster)
+        try await eventually("what the API server itself makes in \(name)") {
+            for question in [["get", "--raw", "/readyz"], ["get", "namespace", "kube-node-lease"]] {
+                guard try await cluster.kubectl(question).exit.isSuccess else { return false }
+            }
+            return true
+        }
+        let client = try KubernetesClient(.kubeconfig(path: cluster.kubeconfig))
+        try cleanup.add("client of \(name)") { await client.close() }
+        return Member(cluster: cluster, client: client, resources: try await cluster.contents())
+    }
+}
+
+/// Keeps `SharedClusters` while a suite runs.
+struct SharedClustersTrait: SuiteTrait, TestScoping {
     func provideScope(
         for test: Test, testCase: Test.Case?, performing body: @Sendable () async throws -> Void
     ) async throws {
         let cleanup = Cleanup()
+        let result: Result<Void, any Error>
         do {
-            let members = try await start(cleanup)
-            try await Self.$current.withValue(members) { try await body() }
+            result = .success(
+                try await SharedClusters.$current.withValue(SharedClusters(cleanup)) { try await body() })
         } catch {
-            await undo(cleanup)
-            throw error
+            result = .failure(error)
         }
-        await undo(cleanup)
-    }
-
-    private func undo(_ cleanup: Cleanup) async {
         for failure in await cleanup.undoAll() { writeError("not cleaned up: \(failure)") }
-    }
-
-    private func start(_ cleanup: Cleanup) async throws -> [String: Member] {
-        var members: [String: Member] = [:]
-        for name in names {
-            let cluster = try await TestCluster.start(name, cleanup)
-            try await installResources(cluster)
-            let client = try KubernetesClient(.kubeconfig(path: cluster.kubeconfig))
-            try cleanup.add("client of \(name)") { await client.close() }
-            _ = try await client.create(
-                StorageClass(metadata: ObjectMeta(name: "godwit"), provisioner: MigrationController.driver))
-            _ = try await client.patch(StorageClass.self, "godwit", ["allowVolumeExpansion": true])
-            members[name] = Member(cluster: cluster, client: client)
-        }
-        return members
+        try result.get()
     }
 }
 
-extension Trait where Self == SharedClusters {
-    /// Clusters of these names, with our resources and a storage class, for the whole suite: `SharedClusters.current`.
-    static func sharedClusters(_ names: String...) -> SharedClusters { SharedClusters(names: names) }
+extension Trait where Self == SharedClustersTrait {
+    static var sharedClusters: SharedClustersTrait { SharedClustersTrait() }
+}
+
+/// Installs Manifests as a person would.
+func installManifests(_ cluster: TestCluster) async throws {
+    let applied = try await cluster.kubectl(["apply", "-k", ClusterTests.root + "/Manifests/base"])
+    try #require(applied.exit.isSuccess, "\(applied.output.suffix(600))")
 }
 
 /// Installs the kinds of resources that Manifests define, and waits until they are served.

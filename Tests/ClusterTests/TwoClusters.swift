@@ -64,10 +64,7 @@ struct TwoClusters: Sendable {
     }
 
     private static func start(_ name: String, nodes: Int, _ cleanup: Cleanup) async throws -> End {
-        let cluster = try await TestCluster.start(name, cleanup)
-        try await installResources(cluster)
-        let applied = try await cluster.kubectl(["apply", "-k", ClusterTests.root + "/Manifests/base"])
-        try #require(applied.exit.isSuccess, "\(applied.output.suffix(600))")
+        let cluster = try await SharedClusters.take(name, .manifests).cluster
         let directory = try cleanup.makeTemporaryDirectory()
         let kubeconfig = try await cluster.accountKubeconfig("godwit-site")
         var sites: [SiteProcess] = []

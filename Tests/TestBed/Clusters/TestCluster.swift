@@ -9,7 +9,7 @@ package actor TestCluster {
     package nonisolated let name: String
     package nonisolated let directory: String
     package nonisolated let port: UInt16
-    private nonisolated let etcdPort: UInt16
+    nonisolated let etcdPort: UInt16
     private var etcd: ChildProcess?
     private var server: ChildProcess?
 
@@ -134,6 +134,13 @@ package actor TestCluster {
             try await Task.sleep(for: .milliseconds(200))
         }
         try writeKubeconfigs()
+    }
+
+    /// - Returns: whether it was started.
+    func startServerIfKilled() async throws -> Bool {
+        guard server == nil else { return false }
+        try await startServer()
+        return true
     }
 
     private func isReady() async throws -> Bool {
