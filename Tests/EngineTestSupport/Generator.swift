@@ -17,10 +17,14 @@ package struct Generator: RandomNumberGenerator, Sendable {
 
     /// Bytes that hardly ever are the same at two places, so that one from elsewhere shows.
     package mutating func bytes(_ count: Int) -> [UInt8] {
-        var bytes: [UInt8] = []
-        bytes.reserveCapacity(count + 8)
-        while bytes.count < count { withUnsafeBytes(of: next()) { bytes.append(contentsOf: $0) } }
-        return Array(bytes.prefix(count))
+        var bytes = [UInt8](repeating: 0, count: (count + 7) & ~7)
+        bytes.withUnsafeMutableBytes { buffer in
+            for offset in stride(from: 0, to: buffer.count, by: 8) {
+                buffer.storeBytes(of: next(), toByteOffset: offset, as: UInt64.self)
+            }
+        }
+        bytes.removeLast(bytes.count - count)
+        return bytes
     }
 
     package mutating func element<Element>(of elements: [Element]) -> Element? {

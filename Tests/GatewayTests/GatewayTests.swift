@@ -145,7 +145,7 @@ struct GatewayTests {
         }
         var count = 0
         while let echo = try await call.receive() {
-            #expect(echo.first == UInt8(count) && echo.dropFirst().elementsEqual(message))
+            #expect(echo.first == UInt8(count) && areSame(Array(echo.dropFirst()), message))
             count += 1
         }
         try await sending.value

@@ -249,9 +249,20 @@ func clientHello(_ name: String?) -> [UInt8] {
 
 func serverName(_ name: String) -> String { SiteIdentity.serverName(of: SiteID(name)!) }
 
+/// Whether both hold the same bytes, at once also for many.
+func areSame(_ left: [UInt8], _ right: [UInt8]) -> Bool {
+    left.count == right.count
+        && left.withUnsafeBytes { left in
+            right.withUnsafeBytes { right in
+                left.isEmpty || memcmp(left.baseAddress!, right.baseAddress!, left.count) == 0
+            }
+        }
+}
+
 func randomBytes(_ count: Int) -> [UInt8] {
-    var generator = SystemRandomNumberGenerator()
-    return (0..<count / 8 + 1).flatMap { _ in
-        withUnsafeBytes(of: generator.next() as UInt64) { Array($0) }
-    }.prefix(count).map { $0 }
+    var bytes = [UInt8](repeating: 0, count: count)
+    bytes.withUnsafeMutableBytes { buffer in
+        if let start = buffer.baseAddress { arc4random_buf(start, buffer.count) }
+    }
+    return bytes
 }

@@ -38,7 +38,7 @@ package struct SitePair: Sendable {
             link: link, london: site("london", link.a, port: 7443),
             sydney: site("sydney", link.b, port: 7443),
             tokyo: withTokyo ? site("tokyo", link.a, port: 7444) : nil, directory: directory)
-        for site in pair.sites { try await site.initialise() }
+        try await atOnce(pair.sites) { try await $0.initialise() }
         for (index, one) in pair.sites.enumerated() {
             for other in pair.sites[..<index] { try await SiteProcess.introduce(one, other) }
         }
@@ -46,9 +46,18 @@ package struct SitePair: Sendable {
             try FileManager.default.createDirectory(
                 atPath: pair.mountPoint(of: site), withIntermediateDirectories: true)
             try cleanup.add("site \(site.name)", limit: .seconds(40)) { await site.stop() }
-            try await site.start()
         }
+        try await atOnce(pair.sites) { try await $0.start() }
         return pair
+    }
+
+    private static func atOnce(
+        _ sites: [SiteProcess], _ body: @escaping @Sendable (SiteProcess) async throws -> Void
+    ) async throws {
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            for site in sites { group.addTask { try await body(site) } }
+            try await group.waitForAll()
+        }
     }
 
     package var sites: [SiteProcess] { [london, sydney] + (tokyo.map { [$0] } ?? []) }
