@@ -19,7 +19,7 @@ import Testing
     @Test(.enabled(if: ProcessInfo.processInfo.environment["GODWIT_MODEL_SIZE"] != nil))
     func theModelHoldsInTheSizeThatIsAskedFor() async throws {
         let size = ProcessInfo.processInfo.environment["GODWIT_MODEL_SIZE"] ?? ""
-        try await Self.check(size.split(separator: " ").map(String.init))
+        try await Self.check(size.split(separator: " ").map(String.init), optimisation: "-O2")
     }
 
     /// A model that finds nothing proves nothing: each of these is found, by the invariant that it breaks.
@@ -55,8 +55,8 @@ import Testing
         for name in names { #expect(words.contains("`\(name)`"), "\(name)") }
     }
 
-    private static func check(_ size: [String]) async throws {
-        let report = try await search(size)
+    private static func check(_ size: [String], optimisation: String = "-O0") async throws {
+        let report = try await search(size, optimisation: optimisation)
         #expect(report.contains("errors: 0"), "\(report)")
         for trouble in ["max search depth too small", "Search not completed", "out of memory", "truncated"] {
             #expect(!report.contains(trouble), "\(report)")
@@ -65,17 +65,21 @@ import Testing
         #expect(states > 10_000, "\(report)")
     }
 
-    private static func search(_ definitions: [String]) async throws -> String {
+    /// - Parameter optimisation: by default none: it would take longer than these searches.
+    private static func search(
+        _ definitions: [String], optimisation: String = "-O0"
+    ) async throws -> String {
         let directory = FileManager.default.temporaryDirectory.appending(path: "godwit-\(UUID().uuidString)")
         try FileManager.default.createDirectory(at: directory, withIntermediateDirectories: false)
         defer { try? FileManager.default.removeItem(at: directory) }
         let model = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "Handoff.pml")
         let script = """
-            cd "$0" && spin "${@:2}" -a "$1" && \
-            gcc -O1 -w -DSAFETY -DCOLLAPSE -DVECTORSZ=2048 -o pan pan.c && ./pan -n -m100000
+            cd "$0" && spin "${@:3}" -a "$1" && \
+            gcc "$2" -w -DSAFETY -DCOLLAPSE -DVECTORSZ=2048 -o pan pan.c && ./pan -n -m100000
             """
         // pan ends with 0 also when it found something.
         return try await ChildProcess.check(
-            Program("bash", ["-c", script, directory.path, model.path] + definitions), limit: limit)
+            Program("bash", ["-c", script, directory.path, model.path, optimisation] + definitions),
+            limit: limit)
     }
 }
