@@ -190,13 +190,13 @@ extension SiteTests {
             try await withSites(options: ["--keep-copies", policy]) { directory, cleanup in
                 let state = directory + "/london-state"
                 let made = try await shell(
-                    "mkdir -m 700 \(state); mount -t tmpfs -o size=512m,mode=700 tmpfs \(state)", in: "/")
+                    "mkdir -m 700 \(state); mount -t tmpfs -o size=256m,mode=700 tmpfs \(state)", in: "/")
                 try #require(made.exit.isSuccess, "\(made.output)")
                 try cleanup.add(mountAt: state)
             } _: { pair, cleanup in
                 try await pair.london.godwit(["volume", "create", "data", "--capacity", "1Gi"])
                 let first = try await pair.mount("data", at: pair.london, cleanup)
-                try writeRandomFile(first + "/a", byteCount: 150 << 20)
+                try writeRandomFile(first + "/a", byteCount: 75 << 20)
                 let digest = try await shell("sha256sum < a", in: first).output
                 try await pair.unmount("data", at: pair.london)
                 try await pair.london.godwit(["migrate", "data", "--to", "sydney"])
@@ -204,8 +204,8 @@ extension SiteTests {
                 try await pair.london.godwit(["volume", "create", "other", "--capacity", "1Gi"])
                 let other = try await pair.mount("other", at: pair.london, cleanup)
                 let written = try await shell(
-                    "head -c 380M /dev/zero | tr '\\0' x > f; stat -c %s f", in: other)
-                #expect(written.output == "\(380 << 20)\n")
+                    "head -c 150M /dev/zero | tr '\\0' x > f; stat -c %s f", in: other)
+                #expect(written.output == "\(150 << 20)\n")
                 let deadline = ContinuousClock.now + .seconds(60)
                 while try await !keptCopies(at: pair.london).isEmpty, .now < deadline {
                     try await Task.sleep(for: .milliseconds(200))
