@@ -41,7 +41,7 @@ extension SiteTests {
         }
 
         private func scrape(_ network: NetworkNamespace, log: String) async throws -> Scrape {
-            let deadline = ContinuousClock.now + .seconds(10)
+            let deadline = ContinuousClock.now + .seconds(60)
             while true {
                 let text = try String(contentsOfFile: log, encoding: .utf8)
                 let line = text.components(separatedBy: "probes are answered at port ").last ?? ""

@@ -195,12 +195,10 @@ extension SiteTests {
                 try await pair.unmount("data", at: pair.london)
                 try await pair.london.godwit(["migrate", "data", "--to", "sydney", "--detach"])
                 let sydney = try await pair.mount("data", at: pair.sydney, cleanup)
-                var reason = ""
-                for _ in 0..<100 where !reason.contains("full") {
-                    try await Task.sleep(for: .milliseconds(100))
-                    reason = try await pair.sydney.inspect("data")["waitingReason"] as? String ?? ""
+                try await SiteTests.wait("the full disk to be told of") {
+                    let reason = try await pair.sydney.inspect("data")["waitingReason"] as? String
+                    return reason?.contains("full") ?? false
                 }
-                #expect(reason.contains("full"), "\(reason)")
                 let refused = try await shell("head -c 1000000 /dev/urandom > new", in: sydney)
                 #expect(refused.output.contains("No space left"), "\(refused.output)")
                 // What is here can be read all the same.

@@ -28,7 +28,7 @@ func withLink(
 }
 
 /// Asks until it is so, or the time is over.
-func becomesTrue(within limit: Duration = .seconds(10), _ claim: () async throws -> Bool) async throws -> Bool
+func becomesTrue(within limit: Duration = .seconds(60), _ claim: () async throws -> Bool) async throws -> Bool
 {
     let deadline = ContinuousClock.now + limit
     while ContinuousClock.now < deadline {

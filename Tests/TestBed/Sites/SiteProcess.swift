@@ -111,7 +111,7 @@ package actor SiteProcess {
     }
 
     /// Starts the site and waits until it answers.
-    package func start(limit: Duration = .seconds(20)) async throws {
+    package func start(limit: Duration = .seconds(60)) async throws {
         let command =
             launcher + [
                 binary, "site", "--state-dir", stateDirectory, "--peer-listen", address, "--node",

@@ -90,7 +90,7 @@ package struct FullCopy: Sendable {
         daemon.output = .file("\(directory)/log")
         let child = try await ChildProcess.start(daemon)
         try cleanup.add(child)
-        let deadline = ContinuousClock.now + .seconds(10)
+        let deadline = ContinuousClock.now + .seconds(60)
         while !(try await end.namespace.perform { try isListening(port) }) {
             guard child.exit == nil, ContinuousClock.now < deadline else {
                 let log = (try? readSmallFile("\(directory)/log")) ?? []
