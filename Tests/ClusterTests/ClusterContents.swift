@@ -19,8 +19,8 @@ extension TestCluster {
     /// Makes the cluster hold what it held then, whatever was made, changed or deleted since, and starts its API server if
     /// that was killed. May be repeated. Takes a fraction of a second, where a new cluster takes ten.
     ///
-    /// Whoever worked with the cluster has to have ended. The API server hears of it as of any change in etcd: what it is
-    /// asked within the next milliseconds it may answer out of what was.
+    /// Whoever worked with the cluster has to have ended. The API server hears of it as of any change in etcd: what it
+    /// keeps in memory of namespaces and rights follows within milliseconds, which are waited for.
     func restore(_ contents: Contents) async throws {
         let isStarted = try await startServerIfKilled()
         let present = try await objects()
@@ -38,6 +38,7 @@ extension TestCluster {
             try FileManager.default.removeItem(atPath: "\(directory)/\(file)")
         }
         for kind in kinds { try await waitUntilServed(kind) }
+        try await Task.sleep(for: .milliseconds(100))
     }
 
     /// What a custom resource definition at this place in etcd defines.
