@@ -43,10 +43,15 @@ package final class ByteStore: Sendable {
     }
 
     /// Makes a new, empty data file. What an earlier life may have left under its number is gone.
-    package func create(_ number: DataFileNumber) throws(ByteStoreError) -> DataFile {
+    ///
+    /// - Parameter isNext: whether the catalog numbers files one after the other, and this is the next: the ones after it
+    ///   may be made ahead then.
+    package func create(
+        _ number: DataFileNumber, isNext: Bool = false
+    ) throws(ByteStoreError) -> DataFile {
         let name = Self.name(of: number)
         let descriptor =
-            if let spare = spares.take(number) {
+            if isNext, let spare = spares.take(number) {
                 spare
             } else {
                 try root.open(name, flags: O_RDWR | O_CREAT | O_TRUNC)

@@ -9,8 +9,9 @@ internal import VolumeModel
 /// were deleted just now; and whoever writes the first bytes of a small file waits for it. Data files are numbered one
 /// after the other: while somebody makes many, another thread makes the next ones.
 ///
-/// Invariant: a spare is empty, and its number is higher than any that was asked for. What a crash leaves of them nothing
-/// names; the next life makes its files over them.
+/// Invariant: a spare is empty, and its number is one that no file of the catalog has: higher than any that was asked for,
+/// which are asked for by who numbers new files, and by nobody else. What a crash leaves of
+/// them nothing names; the next life makes its files over them.
 final class SpareFiles: Sendable {
     /// As many lie ready at most.
     static let limit: UInt64 = 32
@@ -33,6 +34,8 @@ final class SpareFiles: Sendable {
         var lastRequest = ContinuousClock.now
         var runLength = 0
         var isMaking = false
+        /// Whether somebody will look whether they can be closed.
+        var isRestAwaited = false
         var hasEnded = false
     }
 
@@ -65,7 +68,11 @@ final class SpareFiles: Sendable {
     /// Makes spares until there are enough, or nobody asks any more.
     private func make() {
         while makeOne() {}
-        letGoLater()
+        let isFirst = state.withLock { state in
+            defer { state.isRestAwaited = true }
+            return !state.isRestAwaited
+        }
+        if isFirst { letGoLater() }
     }
 
     private func letGoLater() {
@@ -122,6 +129,7 @@ final class SpareFiles: Sendable {
     private func letGo() -> Bool {
         state.withLock { state in
             if ContinuousClock.now - state.lastRequest >= Self.rest { state.closeAll() }
+            state.isRestAwaited = !state.descriptors.isEmpty
             return state.descriptors.isEmpty
         }
     }

@@ -288,7 +288,7 @@ package final class HeadStorage: Sendable {
     /// cannot both make one. It is as long as its inode from the start.
     package func makeDataFile(for record: inout InodeRecord, in state: inout CatalogState) throws -> DataFile
     {
-        let file = try bytes.create(state.nextDataFile)
+        let file = try bytes.create(state.nextDataFile, isNext: true)
         if record.attributes.size > 0 { try file.truncate(to: record.attributes.size) }
         damage.noteOverwritten(ByteRange(0, ByteRange.maximumOffset), of: file.number)
         record.data = try state.takeDataFile()

@@ -20,6 +20,8 @@ final class PeerCalls: Sendable {
 
     private let limits: PeerLimits
     private let open = Mutex<[SiteID: Open]>([:])
+    /// Answers that are left to gRPC and not sent yet.
+    private let unsent = Mutex<[SiteID: Int]>([:])
 
     init(limits: PeerLimits) { self.limits = limits }
 
@@ -74,6 +76,25 @@ final class PeerCalls: Sendable {
                 all[site]?.reads -= 1
                 if !isUrgent { all[site]?.backgroundReads -= 1 }
             }
+        }
+    }
+
+    /// Before an answer is left to gRPC, which sends it when the peer takes it.
+    ///
+    /// - Returns: whether the peer has so few of them that this may be.
+    func beginUnsent(by site: SiteID) -> Bool {
+        unsent.withLock { unsent in
+            guard unsent[site, default: 0] < PeerLimits.unsentAnswerCount else { return false }
+            unsent[site, default: 0] += 1
+            return true
+        }
+    }
+
+    /// It is sent, or lost.
+    func endUnsent(by site: SiteID) {
+        unsent.withLock { unsent in
+            unsent[site, default: 1] -= 1
+            if unsent[site] == 0 { unsent[site] = nil }
         }
     }
 

@@ -55,9 +55,11 @@ package struct PeerLimits: Sendable {
 
     // MARK: what it is sent, and what is taken from it as an answer
 
-    /// Answers up to this are left to gRPC, as many as a connection has streams; longer ones are counted until they are
-    /// sent. A fault's is one of them.
+    /// Answers up to this are left to gRPC: a fault's is one of them.
     static let shortAnswerByteCount = 32 << 10
+    /// Of those so many to one site, until they are sent. A peer that does not take them is answered as with long ones,
+    /// which count as calls for as long.
+    static let unsentAnswerCount = 256
     /// Data in one answer to Read, whatever was asked.
     package static let readAnswerByteCount = 1 << 20
     /// The same as received, with room for what an older release may add.

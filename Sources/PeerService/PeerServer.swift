@@ -106,32 +106,33 @@ package struct PeerServer: Sendable {
         switch method {
         case "Hello":
             _ = try Godwit_Peer_V1_HelloRequest(serializedBytes: request)
-            try await finish(call, with: backend.hello())
+            try await finish(call, of: site, with: backend.hello())
         case "Offer":
             let message = try Godwit_Peer_V1_OfferRequest(serializedBytes: request)
             try Self.check(message)
-            try await finish(call, with: try await backend.offer(message, by: site))
+            try await finish(call, of: site, with: try await backend.offer(message, by: site))
         case "Follow": try await follow(call, try .init(serializedBytes: request), site)
         case "List": try await list(call, try .init(serializedBytes: request), site)
         case "Read": try await read(call, try .init(serializedBytes: request), site)
         case "Changes": try await changes(call, try .init(serializedBytes: request), site)
         case "Exchange":
             try await finish(
-                call, with: try await backend.exchange(try .init(serializedBytes: request), from: site))
+                call, of: site, with: try await backend.exchange(try .init(serializedBytes: request), from: site))
         case "TakeOver":
             try await finish(
-                call, with: try await backend.takeOver(try .init(serializedBytes: request), by: site))
+                call, of: site, with: try await backend.takeOver(try .init(serializedBytes: request), by: site))
         case "Status":
             let message = try Godwit_Peer_V1_StatusRequest(serializedBytes: request)
             let volume = try Self.volume(message.volume)
-            try await finish(call, with: try await backend.status(of: volume, for: site))
+            try await finish(call, of: site, with: try await backend.status(of: volume, for: site))
         case "Locate":
             let message = try Godwit_Peer_V1_LocateRequest(serializedBytes: request)
-            try await finish(call, with: try await backend.locate(try Self.volume(message.volume), for: site))
+            try await finish(
+                call, of: site, with: try await backend.locate(try Self.volume(message.volume), for: site))
         case "Restore": try await restore(call, try .init(serializedBytes: request), site)
         case "Withdraw":
             try await finish(
-                call, with: try await backend.withdraw(try .init(serializedBytes: request), by: site))
+                call, of: site, with: try await backend.withdraw(try .init(serializedBytes: request), by: site))
         default: throw RPCStatus(.unimplemented, "no such method: \(call.method)")
         }
     }
@@ -146,13 +147,13 @@ package struct PeerServer: Sendable {
     /// one holds its place among those under way until it is sent.
     // Not inlined, for the same reason.
     @inline(never)
-    private func finish(_ call: RPCServerCall, with message: some Message) async throws {
+    private func finish(_ call: RPCServerCall, of site: SiteID, with message: some Message) async throws {
         let bytes: [UInt8] = try message.serializedBytes()
-        if bytes.count <= PeerLimits.shortAnswerByteCount {
-            try call.sendLast(bytes)
-        } else {
-            try await call.send(bytes, within: limits.sendTimeout)
+        guard bytes.count <= PeerLimits.shortAnswerByteCount, calls.beginUnsent(by: site) else {
+            return try await call.send(bytes, within: limits.sendTimeout)
         }
+        call.whenOver { calls.endUnsent(by: site) }
+        try call.sendLast(bytes)
     }
 
     /// What is stored of an offer for as long as the volume is known here.
@@ -204,7 +205,7 @@ package struct PeerServer: Sendable {
         let listing = try reader.list(wanted)
         // What was read counts only if nobody could have changed it meanwhile.
         _ = try await backend.reader(of: volume, reign: Epoch(request.epoch), for: site)
-        try await finish(call, with: ListCoding.encode(listing, position: position))
+        try await finish(call, of: site, with: ListCoding.encode(listing, position: position))
     }
 
     private func read(
@@ -229,7 +230,7 @@ package struct PeerServer: Sendable {
             extents, hashes: Dictionary(uniqueKeysWithValues: hashes),
             maximumByteCount: Int(request.maximumByteCount))
         _ = try await backend.reader(of: volume, reign: Epoch(request.epoch), for: site)
-        try await finish(call, with: ReadCoding.encode(pieces))
+        try await finish(call, of: site, with: ReadCoding.encode(pieces))
     }
 
     private func changes(
@@ -240,7 +241,7 @@ package struct PeerServer: Sendable {
         defer { calls.end(.read(isUrgent: false), by: site) }
         let reader = try await backend.reader(of: volume, reign: Epoch(request.epoch), for: site)
         let changes = try reader.changes(since: Epoch(request.since), after: InodeNumber(request.after))
-        try await finish(call, with: ChangesCoding.encode(changes))
+        try await finish(call, of: site, with: ChangesCoding.encode(changes))
     }
 
     private func restore(
@@ -262,7 +263,7 @@ package struct PeerServer: Sendable {
             throw PeerError.gone(block.extent.inode)
         }
         let piece = Piece(inode: block.extent.inode, range: block.extent.range, content: .bytes(content))
-        try await finish(call, with: ReadCoding.encode(HeadReader.split(piece)))
+        try await finish(call, of: site, with: ReadCoding.encode(HeadReader.split(piece)))
     }
 
     private static func volume(_ text: String) throws(RPCStatus) -> VolumeID {

@@ -23,6 +23,8 @@ package final class RPCServerCall: Sendable {
         var task: Task<Void, Never>?
         var trailing = RPCMetadata()
         var last: [UInt8]?
+        var isOver = false
+        var overActions: [@Sendable () -> Void] = []
     }
     private let state = Mutex(State())
 
@@ -42,7 +44,7 @@ package final class RPCServerCall: Sendable {
                 Unmanaged<RPCServerCall>.fromOpaque(context).takeUnretainedValue().wasCancelled()
             },
             { context in
-                if let context { Unmanaged<RPCServerCall>.fromOpaque(context).release() }
+                if let context { Unmanaged<RPCServerCall>.fromOpaque(context).takeRetainedValue().isOver() }
             })
     }
 
@@ -97,6 +99,24 @@ package final class RPCServerCall: Sendable {
     package func sendLast(_ message: [UInt8]) throws(RPCStatus) {
         try checkSize(message, maximumMessageByteCount)
         state.withLock { $0.last = message }
+    }
+
+    /// Does something when gRPC is done with the call: its last message has been sent, or never will be.
+    package func whenOver(_ action: @escaping @Sendable () -> Void) {
+        let isOver = state.withLock { state in
+            if !state.isOver { state.overActions.append(action) }
+            return state.isOver
+        }
+        if isOver { action() }
+    }
+
+    private func isOver() {
+        let actions = state.withLock { state in
+            state.isOver = true
+            defer { state.overActions = [] }
+            return state.overActions
+        }
+        for action in actions { action() }
     }
 
     /// Sends metadata ahead of the first message.

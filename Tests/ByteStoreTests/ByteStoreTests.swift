@@ -222,7 +222,7 @@ import VolumeModel
     /// Makes so many files in a row, each with bytes of its own, that others are made ahead.
     private func fill(_ store: ByteStore, _ range: ClosedRange<UInt64>) throws {
         for number in range {
-            let file = try store.create(DataFileNumber(number))
+            let file = try store.create(DataFileNumber(number), isNext: true)
             #expect(try file.extent().size == 0)
             try write(file, Array("\(number)".utf8))
         }
@@ -274,6 +274,18 @@ import VolumeModel
         try fill(next, 101...200)
         next.endSpares()
         try check(next, 1...200)
+    }
+
+    /// Files of the catalog that are made again, after a power loss or in a copy, are among others: nothing is made ahead of
+    /// them, and nothing deleted.
+    @Test func aheadOfFilesThatAreMadeAgainNoneIsMade() async throws {
+        let temporary = try TemporaryDirectory()
+        let store = try ByteStore(directory: temporary.path + "/data")
+        for number in 500...600 as ClosedRange<UInt64> { _ = try store.create(DataFileNumber(number)) }
+        try await Task.sleep(for: .milliseconds(50))
+        #expect(try numbers(in: store) == Array(500...600))
+        store.endSpares()
+        #expect(try numbers(in: store) == Array(500...600))
     }
 
     /// One thread makes files, as under the catalog's lock; the end comes at any moment.
