@@ -148,6 +148,25 @@ struct CallTests {
         await service.end()
     }
 
+    @Test func aCallsEndIsToldOnceHoweverItEnds() async throws {
+        let log = Log()
+        let service = try Service { (call) async throws(RPCStatus) in
+            log.add("begun")
+            call.whenOver { log.add("over") }
+            let request = try await call.receive() ?? []
+            try call.sendLast(request)
+        }
+        let channel = try service.channel()
+        _ = try await channel.unary("/a/b", [1], timeout: .seconds(20))
+        #expect(await log.contains("over"))
+        let call = try channel.open("/a/b", timeout: nil)
+        #expect(await log.contains("begun", times: 2))
+        call.cancel()
+        #expect(await log.contains("over", times: 2))
+        await service.end()
+        #expect(log.count("over") == 2)
+    }
+
     @Test func handlerSeesItsDeadlineAndItsPeer() async throws {
         let service = try Service { (call) async throws(RPCStatus) in
             // The wire rounds a time-out up to a unit of its own.
