@@ -54,8 +54,7 @@ extension ClusterTests {
 
         /// With the rights of Manifests, and a clock that is wrong.
         @Test func whatAMemberTellsOfItselfIsWrittenWhenItTellsSomethingNew() async throws {
-            try await withCluster { cluster, client, _ in
-                _ = try await asTheSite(cluster)
+            try await withCluster(.manifests) { cluster, client, _ in
                 var options = KubernetesClient.Options()
                 options.now = { Date() + 42 }
                 let late = try KubernetesClient(
