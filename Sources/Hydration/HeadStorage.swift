@@ -154,7 +154,10 @@ package final class HeadStorage: Sendable {
             // Who cuts the file to nothing meanwhile needs none of it.
             return try synchronizeData(block.inode) == nil ? restored : 0
         } catch {
-            damage.forgetOverwritten(of: block.data)
+            withDataLock(of: block.inode) {
+                // Only then do syncs of the application fail as well: what they have promised is on the disk, or will be.
+                if bytes.kept(block.data)?.hasFailed == true { damage.forgetOverwritten(of: block.data) }
+            }
             throw error
         }
     }

@@ -5,6 +5,7 @@ import EngineTestSupport
 import Foundation
 import Glibc
 import Hydration
+import SQLite
 import Testing
 import VolumeFileSystem
 import VolumeModel
@@ -192,6 +193,37 @@ import VolumeModel
         #expect(try volume.storage.restore(block, from: copy) == 0)
         #expect(try await volume.read(head.file, 0..<Self.size) == expected)
         try await volume.close()
+        #expect(try head.findings() == [])
+    }
+
+    /// A restore that could not be noted is no reason to doubt what the application has written elsewhere in the file.
+    @Test func aRestoreThatFailsLeavesWhatWasWrittenSinceAsItIs() async throws {
+        let head = try await Head()
+        let first = ByteRange(0, 1 << 20)
+        try head.flip(first)
+        let blocks = try HeadDamage.restorable(head.directory)
+        let (written, restored) = (try #require(blocks.first), try #require(blocks.last))
+        let copy = try head.copy()
+        #expect(written.lost.extent.range == first && restored.lost.extent.range == Self.block)
+        let volume = try head.open()
+        let new = [UInt8](repeating: 7, count: 1 << 20)
+        try volume.write(head.file, at: 0, new)
+        let database = try Connection(
+            path: head.directory + "/" + HashDatabase.fileName, mode: .readWrite)
+        try database.execute(
+            "CREATE TRIGGER full BEFORE DELETE ON damage BEGIN SELECT RAISE(ABORT, 'full'); END")
+        let second = Array(Self.content()[1 << 20..<2 << 20])
+        #expect(throws: (any Error).self) { try volume.storage.restore(restored, from: second) }
+        #expect(try await volume.read(head.file, 0..<1 << 20) == new)
+        try database.execute("DROP TRIGGER full")
+        try volume.synchronize(head.file)
+        #expect(try volume.storage.restore(written, from: copy) == 0)
+        let expected = new + Self.content()[(1 << 20)...]
+        #expect(try await volume.read(head.file, 0..<Self.size) == expected)
+        volume.storage.catalog.abandon()
+        let again = try head.open()
+        #expect(try await again.read(head.file, 0..<Self.size) == expected)
+        try await again.close()
         #expect(try head.findings() == [])
     }
 
