@@ -7,7 +7,7 @@ package import VolumeModel
 package struct LostBlock: Hashable, Sendable {
     package static let byteLimit = BlockHash.blockByteCount
     package static let hashByteCount = BlockHash.byteCount
-    private static let alignment: UInt64 = 4096
+    private static let pageByteCount = 4096
 
     package let extent: Extent
     /// The first 16 bytes of its SHA-256; zeros for a block of zeros.
@@ -16,7 +16,7 @@ package struct LostBlock: Hashable, Sendable {
     /// - Returns: nil: no block is so.
     package init?(_ extent: Extent, hash: [UInt8]) {
         guard hash.count == Self.hashByteCount, !extent.range.isEmpty,
-            extent.range.byteCount <= Self.byteLimit, extent.range.start % Self.alignment == 0
+            extent.range.byteCount <= Self.byteLimit, extent.range.start % Self.byteLimit == 0
         else { return nil }
         self.extent = extent
         self.hash = hash
@@ -34,21 +34,26 @@ package struct LostBlock: Hashable, Sendable {
     /// Looks for it in a head, in use or not: older, newer or damaged itself. Reads from beside whoever uses it, holds no
     /// lock and changes nothing.
     ///
+    /// - Parameter isForPeer: nothing shorter than a block is given then, unless the file ends with it: nobody guesses
+    ///   bytes one after the other.
     /// - Returns: nil when it is not there.
     /// - Throws: when the head cannot be read.
-    package func find(in directory: String) throws -> [UInt8]? {
+    package func find(in directory: String, isForPeer: Bool = false) throws -> [UInt8]? {
         guard let data = try CatalogView(of: directory).dataFile(of: extent.inode) else { return nil }
         let file: StillFile
         do {
             file = try StillFile(data, in: directory + "/data")
+            if isForPeer, extent.range.byteCount < Self.byteLimit, try file.state().size > extent.range.end {
+                return nil
+            }
         } catch {
             guard error.errno == .noSuchEntry else { throw error }
             return nil
         }
         let count = Int(extent.range.byteCount)
-        let room = (count + Int(Self.alignment) - 1) / Int(Self.alignment) * Int(Self.alignment)
+        let room = (count + Self.pageByteCount - 1) / Self.pageByteCount * Self.pageByteCount
         let buffer = UnsafeMutableRawBufferPointer.allocate(
-            byteCount: room, alignment: Int(Self.alignment))
+            byteCount: room, alignment: Self.pageByteCount)
         defer { buffer.deallocate() }
         let read: Int
         do {

@@ -211,7 +211,7 @@ package nonisolated struct Godwit_Peer_V1_RestoreRequest: Sendable {
 
   package var inode: UInt64 = 0
 
-  /// A MiB at most, from a multiple of 4096. What is beyond the file's end counts as zeros.
+  /// A MiB, from a multiple of it, or less up to the end of the file. What is beyond the file's end counts as zeros.
   package var start: UInt64 = 0
 
   package var end: UInt64 = 0

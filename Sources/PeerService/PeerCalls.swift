@@ -8,6 +8,7 @@ final class PeerCalls: Sendable {
     enum Kind: Hashable, Sendable {
         case follow
         case read(isUrgent: Bool)
+        case restore
     }
 
     private struct Open {
@@ -16,12 +17,15 @@ final class PeerCalls: Sendable {
         var follows = 0
         var reads = 0
         var backgroundReads = 0
+        var restores = 0
     }
 
     private let limits: PeerLimits
     private let open = Mutex<[SiteID: Open]>([:])
     /// Answers that are left to gRPC and not sent yet.
     private let unsent = Mutex<[SiteID: Int]>([:])
+    /// What was asked for in vain in the minute that began then.
+    private let misses = Mutex<[SiteID: (since: ContinuousClock.Instant, count: Int)]>([:])
 
     init(limits: PeerLimits) { self.limits = limits }
 
@@ -63,6 +67,25 @@ final class PeerCalls: Sendable {
                     open.backgroundReads += 1
                 }
                 open.reads += 1
+            case .restore:
+                try Self.check(open.restores, limits.restoreCount, site, "searches for blocks")
+                let missed = misses.withLock { $0[site] }
+                if let missed, ContinuousClock.now - missed.since < .seconds(60) {
+                    try Self.check(missed.count, limits.missCount, site, "searches in vain")
+                }
+                open.restores += 1
+            }
+        }
+    }
+
+    /// A block was asked for that is not here.
+    func noteMiss(by site: SiteID) {
+        let now = ContinuousClock.now
+        misses.withLock { misses in
+            if let missed = misses[site], now - missed.since < .seconds(60) {
+                misses[site] = (missed.since, missed.count + 1)
+            } else {
+                misses[site] = (now, 1)
             }
         }
     }
@@ -75,6 +98,7 @@ final class PeerCalls: Sendable {
             case .read(let isUrgent):
                 all[site]?.reads -= 1
                 if !isUrgent { all[site]?.backgroundReads -= 1 }
+            case .restore: all[site]?.restores -= 1
             }
         }
     }

@@ -22,6 +22,12 @@ package struct PeerLimits: Sendable {
     package var readCount = 1024
     /// Those among them that nobody waits for: so there is room for a fault in any case.
     package var backgroundReadCount = 512
+    /// Searches for damaged blocks, of which an honest site has one under way: each reads a block of every state of the
+    /// volume that is here.
+    package var restoreCount = 4
+    /// Blocks that a peer may ask for in vain within a minute: enough for who looks for what it had, too few for who
+    /// guesses what is here.
+    package var missCount = 600
 
     // MARK: how long it may take
 

@@ -255,11 +255,13 @@ package struct PeerServer: Sendable {
         else {
             throw RPCStatus(
                 .invalidArgument,
-                "a block has \(LostBlock.byteLimit) bytes at most, and a hash of \(LostBlock.hashByteCount)")
+                "a block has \(LostBlock.byteLimit) bytes at most, begins at a multiple of them, and has a hash of "
+                    + "\(LostBlock.hashByteCount)")
         }
-        try calls.begin(.read(isUrgent: false), by: site)
-        defer { calls.end(.read(isUrgent: false), by: site) }
+        try calls.begin(.restore, by: site)
+        defer { calls.end(.restore, by: site) }
         guard let content = try await backend.content(of: block, of: volume, for: site) else {
+            calls.noteMiss(by: site)
             throw PeerError.gone(block.extent.inode)
         }
         let piece = Piece(inode: block.extent.inode, range: block.extent.range, content: .bytes(content))

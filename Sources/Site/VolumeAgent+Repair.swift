@@ -123,7 +123,7 @@ extension VolumeAgent {
         let directories = storedHeads.map { context.state.head($0, of: id) }
         return try await onBlockingThread {
             for directory in directories {
-                if let content = (try? block.find(in: directory)) ?? nil { return content }
+                if let content = (try? block.find(in: directory, isForPeer: true)) ?? nil { return content }
             }
             return nil
         }

@@ -130,11 +130,12 @@ import VolumeModel
         var mutator = Mutator(seed: 32)
         let peer = try #require(SiteID("tokyo"))
         let content = mutator.generator.bytes(5000) + [UInt8](repeating: 0, count: 8192) + [1, 2, 3]
-        let extent = Extent(inode: InodeNumber(7), range: ByteRange(4096, 4096 + UInt64(content.count)))
+        let extent = Extent(inode: InodeNumber(7), range: ByteRange(1 << 20, 1 << 20 + UInt64(content.count)))
         let block = try #require(LostBlock(extent, hash: ReadCoding.hash(content[...])))
         let whole = Piece(inode: extent.inode, range: extent.range, content: .bytes(content))
         let half = Piece(
-            inode: extent.inode, range: ByteRange(4096, 6096), content: .bytes(Array(content[..<2000])))
+            inode: extent.inode, range: ByteRange(1 << 20, 1 << 20 + 2000),
+            content: .bytes(Array(content[..<2000])))
         let other = Piece(
             inode: extent.inode, range: extent.range, content: .bytes(mutator.generator.bytes(content.count)))
         let inputs = try [HeadReader.split(whole), [half], [other]].map {

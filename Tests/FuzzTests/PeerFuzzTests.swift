@@ -270,6 +270,10 @@ import VolumeModel
         wrong[3] ^= 1
         let other = try #require(LostBlock(extent, hash: wrong))
         #expect(try await tokyo.restore(other, of: town.owned) == nil)
+        // Nor does it help to know how a file begins.
+        let start = Extent(inode: extent.inode, range: ByteRange(0, 4096))
+        let prefix = try #require(LostBlock(start, hash: ReadCoding.hash(content[..<4096])))
+        #expect(try await tokyo.restore(prefix, of: town.owned) == nil)
         let agent = try await town.fixture.site.agent(town.owned)
         try await agent.change { record in
             record.sharedWith = record.sharedWith.filter { $0.description != "tokyo" }
@@ -280,7 +284,7 @@ import VolumeModel
         let channel = try town.fixture.channel()
         let changes: [(inout Godwit_Peer_V1_RestoreRequest) -> Void] = [
             { $0.hash = .init($0.hash.dropLast()) }, { $0.end = (1 << 20) + 1 }, { $0.end = 0 },
-            { $0.start = 1 }, { $0.end = .max }, { $0.volume = "x" },
+            { $0.start = 1 }, { $0.start = 4096 }, { $0.end = .max }, { $0.volume = "x" },
         ]
         for change in changes {
             var request = request

@@ -52,6 +52,7 @@ import VolumeModel
         func content(
             of block: LostBlock, of volume: VolumeID, for peer: SiteID
         ) async throws -> [UInt8]? {
+            guard block.extent.inode != .root else { return nil }
             try await Task.sleep(for: .seconds(3600))
             return nil
         }
@@ -138,18 +139,46 @@ import VolumeModel
         #expect(
             refused.code == .resourceExhausted && refused.message.contains("2 reads in the background"),
             "\(refused)")
-        var block = Godwit_Peer_V1_RestoreRequest()
-        block.volume = Self.volume.description
-        block.end = 4096
-        block.hash = .init([UInt8](repeating: 1, count: 16))
-        let unread = try await channel.exchange("Restore", [try block.serializedBytes()]).status
-        #expect(
-            unread.code == .resourceExhausted && unread.message.contains("2 reads in the background"),
-            "\(unread)")
         let urgent = try await open(3, "Read", read(isUrgent: true), on: channel, fixture)
         try await check(
             "Read", read(isUrgent: true), limit: "5 reads", urgent + background, on: channel, fixture)
         channel.close()
+        await fixture.end()
+    }
+
+    private func restore(_ inode: InodeNumber) throws -> [UInt8] {
+        var block = Godwit_Peer_V1_RestoreRequest()
+        block.volume = Self.volume.description
+        block.inode = inode.number
+        block.end = 4096
+        block.hash = .init([UInt8](repeating: 1, count: 16))
+        return try block.serializedBytes()
+    }
+
+    @Test func searchesForBlocksBeyondTheLimitAreRefused() async throws {
+        var limits = PeerLimits()
+        limits.restoreCount = 2
+        limits.missCount = 3
+        let fixture = try await fixture(limits)
+        let channel = try fixture.channel()
+        let searches = try await open(2, "Restore", restore(InodeNumber(7)), on: channel, fixture)
+        try await check(
+            "Restore", restore(InodeNumber(7)), limit: "2 searches for blocks", searches, on: channel, fixture)
+        // Each a guess that was wrong.
+        for _ in 0..<3 {
+            let miss = try await channel.exchange("Restore", [try restore(.root)]).status
+            #expect(miss.code == .notFound, "\(miss)")
+        }
+        for inode in [InodeNumber.root, InodeNumber(7)] {
+            let refused = try await channel.exchange("Restore", [try restore(inode)]).status
+            #expect(
+                refused.code == .resourceExhausted && refused.message.contains("3 searches in vain"),
+                "\(refused)")
+        }
+        let other = try fixture.channel(of: "sydney")
+        #expect(try await other.exchange("Restore", [try restore(.root)]).status.code == .notFound)
+        channel.close()
+        other.close()
         await fixture.end()
     }
 

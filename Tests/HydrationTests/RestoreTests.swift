@@ -116,12 +116,34 @@ import VolumeModel
         try grown.write(head.file, at: 0, [UInt8](repeating: 5, count: 100))
         try grown.write(head.file, at: Self.size, [UInt8](repeating: 6, count: 100))
         #expect(try lost.find(in: head.other) == Array(Self.content()[(2 << 20)...]))
+        #expect(try lost.find(in: head.other, isForPeer: true) == nil)
         try grown.truncate(head.file, to: (2 << 20) + 100)
         #expect(try lost.find(in: head.other) == nil)
         try grown.truncate(head.file, to: 0)
         #expect(try lost.find(in: head.other) == nil)
         try await grown.close()
         #expect(HeadDamage.content(of: lost, in: [head.temporary.path + "/none", head.other]) == nil)
+    }
+
+    /// Who knows the first bytes of a block learns no more of it.
+    @Test func aPeerGetsWholeBlocksOrAllOfAFilesEnd() async throws {
+        let head = try await Head()
+        func block(_ range: ByteRange) -> LostBlock? {
+            let bytes = Self.content()[Int(range.start)..<Int(range.end)]
+            let hash = Array(bytes).withUnsafeBytes { BlockHash.of($0) }
+            return LostBlock(Extent(inode: head.file, range: range), hash: hash)
+        }
+        let (whole, end) = (Self.block, ByteRange(2 << 20, UInt64(Self.size)))
+        for range in [whole, end] {
+            #expect(try block(range)?.find(in: head.other, isForPeer: true)?.count == Int(range.byteCount))
+            for count in [1, 4096, range.byteCount - 1] {
+                let part = try #require(block(ByteRange(range.start, range.start + count)))
+                #expect(try part.find(in: head.other, isForPeer: true) == nil, "\(part)")
+            }
+            for offset in [UInt64(1), 4096, 512 << 10] {
+                #expect(block(ByteRange(range.start + offset, range.end)) == nil)
+            }
+        }
     }
 
     @Test func otherBytesChangeNothing() async throws {
