@@ -216,6 +216,22 @@ package final class DataFile: Sendable {
             seconds: Int64(status.st_mtim.tv_sec), nanoseconds: UInt32(clamping: status.st_mtim.tv_nsec))
     }
 
+    /// As what looks at the file from beside whoever uses it sees it.
+    package func state() throws(ByteStoreError) -> FileState {
+        var status = stat()
+        guard fstat(descriptor, &status) == 0 else { throw failure("fstat") }
+        return FileState(status)
+    }
+
+    /// Sets when the data file was last written to: what was put back in it is not written.
+    package func setModificationTime(_ time: FileTime) throws(ByteStoreError) {
+        let times = [
+            timespec(tv_sec: 0, tv_nsec: Int(GW_UTIME_OMIT)),
+            timespec(tv_sec: Int(time.seconds), tv_nsec: Int(time.nanoseconds)),
+        ]
+        guard futimens(descriptor, times) == 0 else { throw failure("futimens") }
+    }
+
     /// Copies the bytes below `size` into an empty file, without the holes.
     package func copy(to other: DataFile, size: UInt64) throws(ByteStoreError) {
         let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 20, alignment: 4096)

@@ -167,9 +167,12 @@ package final class HeadStorage: Sendable {
         guard let record, record.data == block.data else { return 0 }
         let file = try dataFile(of: record)
         let shown = ByteRange(0, record.attributes.size)
+        let left = try damage.left(of: block).compactMap { $0.intersection(shown) }
+        guard !left.isEmpty else { return 0 }
+        let before = try file.state()
         var restored: UInt64 = 0
         // What is here is what nobody has written to since: who writes holds the lock, and tells.
-        for range in try damage.left(of: block).compactMap({ $0.intersection(shown) }) {
+        for range in left {
             let start = Int(range.start - block.range.start)
             try content.withUnsafeBytes { buffer in
                 try file.write(
@@ -179,6 +182,8 @@ package final class HeadStorage: Sendable {
             try noteWritten(range, to: file)
             restored += range.byteCount
         }
+        // After a crash a newer time tells of writes that the catalog does not know.
+        try file.setModificationTime(before.modification)
         return restored
     }
 

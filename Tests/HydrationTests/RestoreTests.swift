@@ -64,6 +64,9 @@ import VolumeModel
                     expected: Array(expected).withUnsafeBytes { BlockHash.of($0) }))
         }
 
+        /// The data file's, as its file system tells it.
+        func state() throws -> FileState { try StillFile(data, in: directory + "/data").state() }
+
         func open() throws -> TestVolume { try TestVolume(opening: directory) }
         func findings() throws -> [String] { try HeadCheck.run(directory, isInUse: false).map(\.text) }
 
@@ -192,6 +195,17 @@ import VolumeModel
         #expect(try HeadDamage.restore(closed: head.directory, from: [head.other]) == [])
         let volume = try head.open()
         #expect(try await volume.read(head.file, 0..<Self.size) == Self.content())
+        try await volume.close()
+    }
+
+    /// Readers of a head that a crash has ended take a newer time for writes that they have not seen.
+    @Test func whatIsPutBackIsNotWritten() async throws {
+        let head = try await Head()
+        let before = try head.state()
+        let volume = try head.open()
+        #expect(try volume.storage.restore(try head.restorable(), from: try head.copy()) == 1 << 20)
+        let after = try head.state()
+        #expect(after.modification == before.modification && after.change > before.change)
         try await volume.close()
     }
 

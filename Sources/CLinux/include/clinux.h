@@ -69,6 +69,7 @@ enum {
     GW_FALLOC_FL_ZERO_RANGE = 0x10,
     GW_SEEK_DATA = 3,
     GW_SEEK_HOLE = 4,
+    GW_UTIME_OMIT = (1 << 30) - 2,
 };
 
 #endif
