@@ -1,3 +1,4 @@
+package import ByteStore
 internal import Glibc
 package import SQLite
 package import VolumeModel
@@ -208,6 +209,34 @@ package final class HashDatabase {
         lookPart.bind(2, part.index)
         lookPart.bind(3, looked)
         try lookPart.run()
+    }
+
+    /// Makes what is known of a file in one state known of it in another: only one block was put right in between. The
+    /// part that has it is forgotten, unless it is known what all of the block is now.
+    ///
+    /// - Parameters:
+    ///   - block: of the file, with what was expected of it.
+    ///   - isWhole: whether that is what is there now.
+    package func keepHashes(
+        from old: FileState, to new: FileState, beside block: DamagedBlock, isWhole: Bool
+    ) throws(SQLiteError) {
+        // Only the change time may have moved: then any later write, however soon, makes a state of its own.
+        guard old.size == new.size, old.modification == new.modification else { return }
+        let index = Int(block.range.start % PartID.byteCount / BlockHash.blockByteCount)
+        try together { () throws(SQLiteError) in
+            for number in 0..<PartID.count(old.size) {
+                let part = PartID(block.data, number)
+                guard let known = try record(of: part),
+                    known.record.isOf(old, blockCount: part.blockCount(ofSize: old.size))
+                else { continue }
+                var record = PartRecord(hashes: known.record.hashes, of: new)
+                if number == block.range.start / PartID.byteCount {
+                    guard isWhole, part.range(ofBlock: index, size: old.size) == block.range else { continue }
+                    record.setHash(block.expected, ofBlock: index)
+                }
+                try put(record, of: part, looked: known.looked)
+            }
+        }
     }
 
     func together(_ body: () throws(SQLiteError) -> Void) throws(SQLiteError) {

@@ -48,6 +48,10 @@ package struct PartRecord: Hashable, Sendable {
         Array(hashes[block * BlockHash.byteCount..<(block + 1) * BlockHash.byteCount])
     }
 
+    mutating func setHash(_ hash: [UInt8], ofBlock block: Int) {
+        hashes.replaceSubrange(block * BlockHash.byteCount..<(block + 1) * BlockHash.byteCount, with: hash)
+    }
+
     package func isOf(_ file: FileState, blockCount: Int) -> Bool {
         state == file.bytes && hashes.count == blockCount * BlockHash.byteCount
     }

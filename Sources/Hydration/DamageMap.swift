@@ -184,6 +184,15 @@ final class DamageMap: Sendable {
         }
     }
 
+    /// A block was put right. Where that cannot be noted, the file is hashed anew, as after any write.
+    ///
+    /// - Parameter isWhole: whether it is all of what it was, with nothing newer in it.
+    func keepHashes(from old: FileState, to new: FileState, beside block: DamagedBlock, isWhole: Bool) {
+        database.withLock { _ in
+            try? withDatabase { try $0?.keepHashes(from: old, to: new, beside: block, isWhole: isWhole) }
+        }
+    }
+
     // MARK: what is written
 
     func noteOverwritten(_ range: ByteRange, of data: DataFileNumber) {

@@ -184,6 +184,9 @@ package final class HeadStorage: Sendable {
         }
         // After a crash a newer time tells of writes that the catalog does not know.
         try file.setModificationTime(before.modification)
+        // What is known of the rest of the file holds still. Whatever is written from here on has a newer time.
+        damage.keepHashes(
+            from: before, to: try file.state(), beside: block, isWhole: restored == block.range.byteCount)
         return restored
     }
 

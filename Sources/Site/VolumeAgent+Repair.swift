@@ -69,7 +69,7 @@ extension VolumeAgent {
         for block in blocks {
             try Task.checkCancellation()
             guard !isClosed, obstacle == nil, record.headNumbers.contains(number) else { return restored }
-            // What is known of the rest of a file holds until it is written to.
+            // A scrub in the midst of a file begins it anew when it changes.
             guard !isBeingRead(block.data, ofHead: number) else {
                 search.isComplete = false
                 continue
@@ -77,7 +77,12 @@ extension VolumeAgent {
             let found = try await search.find(block.lost, context)
             // Who is asked in vain is asked no faster.
             try await pace(block.lost.extent.range.byteCount)
-            guard let found, !isClosed else { continue }
+            guard let found else { continue }
+            // That took a while.
+            guard !isBeingRead(block.data, ofHead: number) else {
+                search.isComplete = false
+                continue
+            }
             let storage = try openHead(number).storage
             let byteCount = try await onBlockingThread { try storage.restore(block, from: found.content) }
             if byteCount > 0 {

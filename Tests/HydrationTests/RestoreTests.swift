@@ -209,6 +209,37 @@ import VolumeModel
         try await volume.close()
     }
 
+    /// What the disk does to the rest of the file is noticed afterwards as before, and nothing else is taken for that.
+    @Test(arguments: [true, false], [false, true])
+    func aRepairLeavesTheRestOfTheFileVerifiable(isHashedDamaged: Bool, isWritten: Bool) async throws {
+        let head = try await Head()
+        let volume = try head.open()
+        if isWritten { try volume.write(head.file, at: 1_200_000, [7]) }
+        try volume.synchronize(head.file)
+        // As after a scrub of what is there now, before the disk has changed the first block too.
+        let state = try head.state()
+        var content = Self.content()
+        if isHashedDamaged { content[(1 << 20) + 5000] ^= 0x10 }
+        if isWritten { content[1_200_000] = 7 }
+        let hashes = stride(from: 0, to: Self.size, by: 1 << 20).map { start in
+            Array(content[start..<min(Self.size, start + 1 << 20)]).withUnsafeBytes { BlockHash.of($0) }
+        }
+        var first = hashes[0]
+        first[3] ^= 1
+        let record = PartRecord(hashes: first + hashes[1] + hashes[2], of: state)
+        try HashDatabase(in: head.directory).write([(PartID(head.data, 0), record, 0)])
+        let restored = try volume.storage.restore(try head.restorable(), from: try head.copy())
+        #expect(restored == (1 << 20) - (isWritten ? 1 : 0))
+        try await volume.close()
+        let progress = try HeadScrub.run(closed: head.directory, terms: ScrubTerms())
+        // Of a block that is newer in part it is not known what all of it is.
+        #expect(progress.newDamageCount == (isWritten ? 0 : 1), "\(progress)")
+        #expect(progress.verifiedByteCount == (isWritten ? 0 : UInt64(Self.size - (1 << 20))), "\(progress)")
+        #expect(
+            try HashDatabase.damage(in: head.directory).blocks.map(\.range)
+                == (isWritten ? [] : [ByteRange(0, 1 << 20)]))
+    }
+
     // MARK: what is newer
 
     @Test func whatWasWrittenSinceStays() async throws {
