@@ -78,7 +78,8 @@ extension VolumeAgent {
             // Who is asked in vain is asked no faster.
             try await pace(block.lost.extent.range.byteCount)
             guard let found else { continue }
-            // That took a while.
+            // That took a while: the head may be gone, or not be needed here any more.
+            guard !isClosed, obstacle == nil, record.headNumbers.contains(number) else { return restored }
             guard !isBeingRead(block.data, ofHead: number) else {
                 search.isComplete = false
                 continue
