@@ -78,6 +78,9 @@ package final class HeadStorage: Sendable {
             else { continue }
             damage.noteOverwritten(
                 ByteRange(record.attributes.size, ByteRange.maximumOffset), of: data)
+            // At once, for a second crash would find it again in a file that has grown. What the disk refuses now is
+            // noted after the next sync.
+            if let file = try? open(record) { try? noteCut(of: file, to: record.attributes.size) }
         }
     }
 

@@ -355,6 +355,26 @@ import VolumeModel
         #expect(try head.findings() == [])
     }
 
+    /// One crash after a cut was durable and before it was noted, and another one after the file has grown.
+    @Test func twoCrashesBringNothingBackThatWasCutAway() async throws {
+        let head = try await Head()
+        let cut = (1 << 20) + 4096
+        let volume = try head.open()
+        try volume.truncate(head.file, to: cut)
+        try await volume.close()
+        try head.note(Self.block)
+        let again = try head.open()
+        try again.truncate(head.file, to: Self.size)
+        try again.storage.catalog.synchronize()
+        again.storage.catalog.abandon()
+        let last = try head.open()
+        #expect(try await last.read(head.file, cut..<Self.size).allSatisfy { $0 == 0 })
+        let restored = try last.storage.restore(try head.restorable(), from: try head.copy())
+        #expect(restored == 4096)
+        #expect(try await last.read(head.file, cut..<Self.size).allSatisfy { $0 == 0 })
+        try await last.close()
+    }
+
     // MARK: crashes and doubts
 
     /// Killed after the bytes were written and before that was noted, whether a scrub comes first or a copy.
