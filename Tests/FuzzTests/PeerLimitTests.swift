@@ -163,7 +163,8 @@ import VolumeModel
         let channel = try fixture.channel()
         let searches = try await open(2, "Restore", restore(InodeNumber(7)), on: channel, fixture)
         try await check(
-            "Restore", restore(InodeNumber(7)), limit: "2 searches for blocks", searches, on: channel, fixture)
+            "Restore", restore(InodeNumber(7)), limit: "2 searches for blocks", searches, on: channel, fixture
+        )
         // Each a guess that was wrong.
         for _ in 0..<3 {
             let miss = try await channel.exchange("Restore", [try restore(.root)]).status
