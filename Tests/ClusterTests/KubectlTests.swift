@@ -239,7 +239,7 @@ extension ClusterTests {
                         + "env: [{name: WHO, value: \(who)}], installHint: get it somewhere}"
                     try cluster.kubeconfigText(user: exec).write(
                         toFile: kubeconfig, atomically: true, encoding: .utf8)
-                    return try await plugin(kubeconfig, ["doctor"])
+                    return try await plugin(kubeconfig, ["doctor", "--all"])
                 }
                 let good = try await doctor("./sign-in")
                 #expect(good.output.contains("ok    the API server answers"), "\(good.output)")
