@@ -33,7 +33,7 @@ struct LeftoverSight {
 
     // MARK: volumes
 
-    /// Owned by members that were given up.
+    /// Owned by members that were given up, or that somebody deleted by mistake while their nodes were off.
     private func ownerless() -> [Finding] {
         let known = Set(members.map(\.spec.id))
         return volumes.compactMap { view in
@@ -43,8 +43,9 @@ struct LeftoverSight {
             let name = view.metadata.name ?? ""
             return Finding(
                 .broken, "volume \(name) is owned by \(owner), and there is no such member any more",
-                "if another node or site has something of it: kubectl godwit takeover --volume \(name); else it is lost: "
-                    + "delete its claim")
+                "start node \(owner.node ?? "") if it is only off: it makes itself known again, with all it has. Only if its "
+                    + "disk is gone: kubectl godwit takeover --volume \(name), where another node or site has something of "
+                    + "it; else it is lost: delete its claim")
         }
     }
 
