@@ -37,9 +37,27 @@ package struct MemberResource: KubernetesResource {
     package var metadata: ObjectMeta
     package var spec: Spec
     package var status: MemberReport?
+    /// Whether the status cannot be read, being spoilt or of a release that writes others: it is nil then. Whoever looks
+    /// for members finds them all the same.
+    package private(set) var isStatusUnreadable = false
+
+    private enum CodingKeys: String, CodingKey {
+        case metadata, spec, status
+    }
 
     package init(node: String, spec: Spec) {
         metadata = ObjectMeta(name: node)
         self.spec = spec
+    }
+
+    package init(from decoder: any Decoder) throws {
+        let container = try decoder.container(keyedBy: CodingKeys.self)
+        metadata = try container.decode(ObjectMeta.self, forKey: .metadata)
+        spec = try container.decode(Spec.self, forKey: .spec)
+        do {
+            status = try container.decodeIfPresent(MemberReport.self, forKey: .status)
+        } catch {
+            isStatusUnreadable = true
+        }
     }
 }

@@ -31,6 +31,12 @@ struct ReportSight {
 
     private func silence(of member: MemberResource) -> Finding? {
         let id = member.spec.id
+        guard !member.isStatusUnreadable else {
+            return Finding(
+                .warning, "member \(id): what it tells of its certificate, clock and mounts is unreadable",
+                "it is of another release, or somebody has changed it: use kubectl-godwit of release "
+                    + "\(member.spec.release), which runs there; the member writes it anew within the hour")
+        }
         guard let updated = member.status?.updated.flatMap(Examination.date) else {
             return Finding(
                 .warning, "member \(id) has told nothing of its certificate, clock and mounts",

@@ -293,6 +293,26 @@ private func bad(_ findings: [Finding]) -> [String] {
             bad(findings) == ["warning member a.london has told nothing of its certificate, clock and mounts"]
         )
     }
+
+    @Test func aStatusThatCannotBeReadHidesNoMember() throws {
+        for status in [#""well""#, #"{"troubles": [{"kind": 1}]}"#, #"{"clockSeconds": "none"}"#] {
+            let json = """
+                {"metadata": {"name": "a"}, "status": \(status),
+                "spec": {"site": "london", "id": "a.london", "release": "9.0.0"}}
+                """
+            let member = try JSONDecoder().decode(MemberResource.self, from: Data(json.utf8))
+            #expect(member.spec.id == "a.london" && member.status == nil)
+            #expect(
+                bad(ReportSight(namespace: "godwit", now: now, members: [member]).findings()) == [
+                    "warning member a.london: what it tells of its certificate, clock and mounts is unreadable"
+                ])
+        }
+        // What is there, and more that this release does not know.
+        let later = #"{"metadata": {"name": "a"}, "status": {"clockSeconds": 7, "new": []}, "#
+            + #""spec": {"site": "london", "id": "a.london", "release": "9.0.0"}}"#
+        let member = try JSONDecoder().decode(MemberResource.self, from: Data(later.utf8))
+        #expect(member.status?.clockSeconds == 7 && !member.isStatusUnreadable)
+    }
 }
 
 @Suite struct LeftoverSightTests {
