@@ -55,7 +55,7 @@ extension Examination {
     }
 
     func clocks() async throws(KubernetesError) -> [Finding] {
-        ClockSight(members: try await client.list(MemberResource.self).items).findings()
+        ClockSight(now: now, members: try await client.list(MemberResource.self).items).findings()
     }
 
     func mounts() async throws(KubernetesError) -> [Finding] {

@@ -51,8 +51,8 @@ struct LeftoverSight {
 
     /// Owned by sites that are not trusted: nothing of them comes.
     private func strangers() -> [Finding] {
-        // Members trust the same sites; whoever has not told yet says nothing about that.
-        let told = members.compactMap { $0.status?.peers }
+        // Members trust the same sites; whoever has not told of late says nothing about that.
+        let told = members.compactMap { $0.report(at: now)?.peers }
         guard !told.isEmpty else { return [] }
         let trusted = Set(told.flatMap { $0.map(\.site) }).union(ownSites)
         var bySite: [String: [String]] = [:]

@@ -8,17 +8,14 @@ struct ReportSight {
     var now: Date
     var members: [MemberResource]
 
-    /// A member writes at least once an hour.
-    private static let patience: TimeInterval = 3 * 3600
-
     func findings() -> [Finding] {
         var findings: [Finding] = []
         let ordered = members.sorted { $0.spec.id < $1.spec.id }
         for member in ordered {
             if let silence = silence(of: member) { findings.append(silence) }
-            for trouble in member.status?.troubles ?? [] { findings.append(finding(trouble, of: member)) }
+            for trouble in member.report(at: now)?.troubles ?? [] { findings.append(finding(trouble, of: member)) }
         }
-        let telling = ordered.filter { $0.status?.troubles != nil }.count
+        let telling = ordered.filter { $0.report(at: now)?.troubles != nil }.count
         if findings.isEmpty, telling > 0 {
             findings.append(
                 Finding(
@@ -37,19 +34,18 @@ struct ReportSight {
                 "it is of another release, or somebody has changed it: use kubectl-godwit of release "
                     + "\(member.spec.release), which runs there; the member writes it anew within the hour")
         }
-        guard let updated = member.status?.updated.flatMap(Examination.date) else {
+        guard let silence = member.silence(at: now) else {
             return Finding(
                 .warning, "member \(id) has told nothing of its certificate, clock and mounts",
                 "it does a few seconds after its start, from release \(Release.current) on: kubectl logs -n \(namespace) "
                     + "--tail 50 -l app.kubernetes.io/component=site; with rights and kinds as they should be: "
                     + Examination.install)
         }
-        let age = now.timeIntervalSince(updated)
-        guard age > Self.patience else { return nil }
+        guard silence > MemberResource.reportPatience else { return nil }
         return Finding(
             .warning,
-            "member \(id) has told nothing of itself for \(TakeOver.duration(Int64(clamping: Int(age)))): what is told here "
-                + "of its certificate, clock and mounts may be old",
+            "member \(id) has told nothing of itself for \(TakeOver.duration(Int64(exactly: silence.rounded()) ?? .max)): its "
+                + "certificate, clock and mounts are not judged",
             "does it run? kubectl get pods -n \(namespace) -o wide")
     }
 

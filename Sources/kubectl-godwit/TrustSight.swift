@@ -81,7 +81,9 @@ struct TrustSight {
                     ))
             }
             for member in members {
-                guard let used = member.status?.authority, used != authority.fingerprint else { continue }
+                guard let used = member.report(at: now)?.authority, used != authority.fingerprint else {
+                    continue
+                }
                 findings.append(
                     Finding(
                         .warning, "member \(member.spec.id) uses other keys than those in secret \(secret)",
@@ -95,11 +97,12 @@ struct TrustSight {
         var findings: [Finding] = []
         var sound: [Date] = []
         for member in members.sorted(by: { $0.spec.id < $1.spec.id }) {
-            if let trouble = member.status?.keysTrouble {
+            guard let report = member.report(at: now) else { continue }
+            if let trouble = report.keysTrouble {
                 findings.append(
                     Finding(.broken, "member \(member.spec.id) cannot take up its keys: \(trouble)", logs))
             }
-            guard let expiry = member.status?.certificateExpires.flatMap(Examination.date) else { continue }
+            guard let expiry = report.certificateExpires.flatMap(Examination.date) else { continue }
             let late = SiteIdentity.isRenewalDue(expiry, now: now - Self.renewalPatience)
             if expiry <= now {
                 findings.append(
@@ -154,7 +157,7 @@ struct TrustSight {
             }
         }
         for member in members {
-            for told in member.status?.peers ?? [] {
+            for told in member.report(at: now)?.peers ?? [] {
                 var peer = peers[told.site] ?? Peer()
                 let ends = [peer.expiry, told.expires.flatMap(Examination.date)].compactMap { $0 }
                 peer.expiry = ends.min()
@@ -200,7 +203,9 @@ struct TrustSight {
     private func notTakenUp() -> [Finding] {
         let kept = (documents ?? []).compactMap { $0.peer?.site.description }
         return members.sorted { $0.spec.id < $1.spec.id }.compactMap { member in
-            guard let told = member.status?.peers, told.count < MemberReport.peerLimit else { return nil }
+            guard let told = member.report(at: now)?.peers, told.count < MemberReport.peerLimit else {
+                return nil
+            }
             let missing = Set(kept).subtracting(told.map(\.site)).sorted()
             guard !missing.isEmpty else { return nil }
             return Finding(

@@ -234,12 +234,12 @@ private func bad(_ findings: [Finding]) -> [String] {
                 $0.peers = seconds.map { seconds in [peer("sydney") { $0.clockSeconds = seconds }] }
             }
         }
-        return bad(ClockSight(members: members).findings())
+        return bad(ClockSight(now: now, members: members).findings())
     }
 
     @Test func clocksThatAgreeAreWell() {
         #expect(Self.told([0, 1, -2, nil], peer: 3) == [])
-        let findings = ClockSight(members: [member("a"), member("b")]).findings()
+        let findings = ClockSight(now: now, members: [member("a"), member("b")]).findings()
         #expect(findings.map(\.text) == ["clocks of 2 members are within 1 s of the API server's"])
     }
 
@@ -255,6 +255,66 @@ private func bad(_ findings: [Finding]) -> [String] {
         #expect(Self.told([-4, 3]) == ["warning the clock of member n1.london is 7 s ahead of n0.london's"])
         #expect(
             Self.told([0], peer: -9) == ["warning the clock of member n0.london is 9 s behind site sydney's"])
+    }
+}
+
+@Suite struct SilentMemberTests {
+    /// Ill in all it tells of, and of a node that is off since.
+    private static func ill(_ node: String, toldBefore age: TimeInterval) -> MemberResource {
+        member(node) {
+            $0.updated = (now - age).ISO8601Format()
+            $0.clockSeconds = 4000
+            $0.certificateExpires = (now - day).ISO8601Format()
+            $0.authority = "0123"
+            $0.keysTrouble = "these are the keys of site paris"
+            $0.peers = [peer("tokyo") { $0.trouble = "it does not answer" }]
+            $0.troubles = [.init(.deadMount, ["pvc-1 at /mnt"])]
+        }
+    }
+
+    private static func told(_ members: [MemberResource]) throws -> [String] {
+        var trust = TrustSight(namespace: "godwit", now: now, members: members)
+        let pem = try SiteAuthority(of: try #require(SiteID("london")), now: now).pem
+        trust.keys = .present(try KeptTrust.authority(in: pem, from: "here"))
+        return bad(
+            trust.findings() + ClockSight(now: now, members: members).findings()
+                + ReportSight(namespace: "godwit", now: now, members: members).findings())
+    }
+
+    @Test func whatAMemberToldLongAgoIsNotJudged() throws {
+        #expect(try Self.told([Self.ill("a", toldBefore: 0)]).count > 4)
+        #expect(
+            try Self.told([Self.ill("a", toldBefore: 90 * day), member("b")]) == [
+                "warning member a.london has told nothing of itself for 2161 h 6 min: its certificate, clock and mounts "
+                    + "are not judged"
+            ])
+    }
+
+    @Test func howLongAMemberIsSilentDoesNotDependOnItsClock() {
+        func silence(_ clock: Int64, toldBefore age: TimeInterval) -> Double? {
+            member("a") {
+                // By its own clock.
+                $0.updated = (now - age + Double(clock)).ISO8601Format()
+                $0.clockSeconds = clock
+            }.silence(at: now)
+        }
+        for clock in [0, 36_000, -36_000] as [Int64] {
+            #expect(silence(clock, toldBefore: 60) == 60, "\(clock)")
+            #expect(silence(clock, toldBefore: 14_400) == 14_400, "\(clock)")
+        }
+    }
+
+    @Test func noClockIsSoWrongThatTheDoctorFails() throws {
+        for clock in [Int64.min, .max] {
+            let members = [
+                member("a") {
+                    $0.clockSeconds = clock
+                    $0.peers = [peer("sydney") { $0.clockSeconds = clock }]
+                },
+                member("b") { $0.peers = [peer("sydney") { $0.clockSeconds = .min }] },
+            ]
+            #expect(try !Self.told(members).isEmpty, "\(clock)")
+        }
     }
 }
 
