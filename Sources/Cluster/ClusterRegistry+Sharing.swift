@@ -86,17 +86,14 @@ extension ClusterRegistry {
         }
     }
 
-    /// How often a report that tells nothing new is written, so that whoever reads it knows how old it is.
-    private static let reportInterval: Duration = .seconds(3600)
-
     package func tell(_ report: MemberReport, of member: Member) async throws(RegistryError) {
         var report = report
-        report.clockSeconds = client.clockDifference?.wholeSeconds
-        let isKnown = told.withLock { told in
-            guard let told, ContinuousClock.now - told.at < Self.reportInterval else { return false }
-            return report.tellsNothing(besides: told.report)
+        let last = told.withLock { $0 }
+        report.clockSeconds = client.clockDifference.map {
+            MemberReport.clockSeconds(
+                $0.seconds, tolerance: $0.tolerance, told: last?.report.clockSeconds)
         }
-        guard !isKnown else { return }
+        if let last, !report.isDue(ContinuousClock.now - last.at, after: last.report) { return }
         report.updated = Timestamps.seconds(client.now)
         do throws(KubernetesError) {
             _ = try await client.patch(

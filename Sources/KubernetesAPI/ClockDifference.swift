@@ -42,11 +42,6 @@ package struct ClockDifference: Hashable, Sendable {
         return timegm(&fields)
     }
 
-    /// 0 where there may be none.
-    package var wholeSeconds: Int64 {
-        abs(seconds) <= tolerance ? 0 : Int64(exactly: seconds.rounded()) ?? (seconds < 0 ? .min : .max)
-    }
-
     /// The server's time at a moment that this host's clock tells.
     package func serverTime(at moment: Date) -> Date { moment - seconds }
 }

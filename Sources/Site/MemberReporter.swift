@@ -20,7 +20,7 @@ struct MemberReporter {
         var suspects: Set<MountFinding> = []
         while !Task.isCancelled {
             let peers = trustedPeers()
-            if answers.areDue(of: peers) { answers = await ask(peers) }
+            if answers.areDue(of: peers) { answers = await ask(peers, after: answers) }
             guard let (agents, unregistered) = await volumes() else { return }
             let found = await mountFindings(agents)
             // What is being mounted or taken away just now looks ill for a moment.
@@ -88,7 +88,7 @@ struct MemberReporter {
     }
 
     /// Asks those of whom an address is known, a few at a time.
-    private func ask(_ peers: [MemberReport.Peer]) async -> PeerAnswers {
+    private func ask(_ peers: [MemberReport.Peer], after earlier: PeerAnswers) async -> PeerAnswers {
         let addressed = Set(((try? context.identity.peers()) ?? []).filter { $0.address != nil }.map(\.site))
         var answers = PeerAnswers(of: peers)
         await withTaskGroup(of: (SiteID, MemberReport.Peer).self) { group in
@@ -96,24 +96,27 @@ struct MemberReporter {
                 if index >= 8, let (site, answer) = await group.next() {
                     answers.byName[site.description] = answer
                 }
-                group.addTask { (site, await answer(of: site)) }
+                let told = earlier.byName[site.description]?.clockSeconds
+                group.addTask { (site, await answer(of: site, clock: told)) }
             }
             for await (site, answer) in group { answers.byName[site.description] = answer }
         }
         return answers
     }
 
-    private func answer(of site: SiteID) async -> MemberReport.Peer {
+    /// - Parameter told: what its clock was told to be.
+    private func answer(of site: SiteID, clock told: Int64?) async -> MemberReport.Peer {
         var answer = MemberReport.Peer(site: site.description)
         do {
             try Task.checkCancellation()
             let asked = Date()
             let reply = try await context.client(of: site).hello()
-            answer.release = MemberReport.bounded(String(reply.release.prefix(64)))
-            let middle = (asked.timeIntervalSince1970 + Date().timeIntervalSince1970) / 2
+            answer.release = MemberReport.bounded(reply.release, to: MemberReport.releaseLimit)
             if reply.unixMilliseconds > 0 {
-                answer.clockSeconds = Int64(
-                    exactly: (middle - Double(reply.unixMilliseconds) / 1000).rounded())
+                let tolerance = max(0, Date().timeIntervalSince(asked) / 2)
+                let served = Double(reply.unixMilliseconds) / 1000
+                answer.clockSeconds = MemberReport.clockSeconds(
+                    asked.timeIntervalSince1970 + tolerance - served, tolerance: tolerance, told: told)
             }
         } catch {
             answer.trouble = MemberReport.bounded("it does not answer: \(error)")

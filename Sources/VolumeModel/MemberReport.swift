@@ -72,12 +72,16 @@ package struct MemberReport: Hashable, Sendable, Codable {
 
     package static let peerLimit = 64
     package static let nameLimit = 5
+    package static let releaseLimit = 64
     private static let textLimit = 300
 
     /// A text that is short enough to be told.
-    package static func bounded(_ text: String) -> String {
-        text.unicodeScalars.count <= textLimit
-            ? text : String(String.UnicodeScalarView(text.unicodeScalars.prefix(textLimit - 1))) + "…"
+    package static func bounded(_ text: String) -> String { bounded(text, to: textLimit) }
+
+    /// - Parameter limit: in Unicode scalars, as the API server counts.
+    package static func bounded(_ text: String, to limit: Int) -> String {
+        text.unicodeScalars.count <= limit
+            ? text : String(String.UnicodeScalarView(text.unicodeScalars.prefix(limit - 1))) + "…"
     }
 
     /// Of more peers than can be told, those with which something is the matter, and whose authority ends first.
@@ -92,24 +96,42 @@ package struct MemberReport: Hashable, Sendable, Codable {
 
     // MARK: what is worth telling
 
-    /// Less is what two readings of the same clocks may differ by.
-    private static let clockStep: Int64 = 2
+    /// How often a report that tells nothing new is written, so that whoever reads it knows how old it is.
+    private static let interval: Duration = .seconds(3600)
+    /// How often one that tells the same in other words. Of a peer that is down, gRPC says now this and now that.
+    private static let wordsInterval: Duration = .seconds(600)
 
-    /// Whether somebody who knows the other one learns nothing from this one.
-    package func tellsNothing(besides other: MemberReport) -> Bool {
-        func isClose(_ one: Int64?, _ two: Int64?) -> Bool {
-            guard let one, let two else { return one == two }
-            return abs(one - two) < Self.clockStep
-        }
-        guard isClose(clockSeconds, other.clockSeconds), peers?.count == other.peers?.count,
-            zip(peers ?? [], other.peers ?? []).allSatisfy({ isClose($0.clockSeconds, $1.clockSeconds) })
-        else { return false }
+    /// Whether this one is to be written, so long after another one was.
+    package func isDue(_ age: Duration, after other: MemberReport) -> Bool {
+        guard age < Self.interval else { return true }
         var (one, two) = (self, other)
-        (one.updated, two.updated, one.clockSeconds, two.clockSeconds) = (nil, nil, nil, nil)
-        for index in (one.peers ?? []).indices {
-            one.peers?[index].clockSeconds = nil
-            two.peers?[index].clockSeconds = nil
+        (one.updated, two.updated) = (nil, nil)
+        if one == two { return false }
+        return age >= Self.wordsInterval || one.withoutWords != two.withoutWords
+    }
+
+    /// Of what is told in the words of others only whether there is something.
+    private var withoutWords: MemberReport {
+        var report = self
+        report.keysTrouble = keysTrouble.map { _ in "" }
+        report.peers = peers?.map { peer in
+            var peer = peer
+            peer.trouble = peer.trouble.map { _ in "" }
+            return peer
         }
-        return one == two
+        return report
+    }
+
+    /// What is told of a clock: what was told before where that may be so still, for no two readings of the same clocks are
+    /// alike; 0 where it may be right.
+    ///
+    /// - Parameters:
+    ///   - seconds: how far it is ahead, as it was read.
+    ///   - tolerance: how wrong the reading may be.
+    package static func clockSeconds(_ seconds: Double, tolerance: Double, told: Int64?) -> Int64 {
+        // That one was rounded, and its reading was wrong by something, too.
+        if let told, (seconds - Double(told)).magnitude < tolerance + 1.5 { return told }
+        if seconds.magnitude <= tolerance { return 0 }
+        return Int64(exactly: seconds.rounded()) ?? (seconds < 0 ? .min : .max)
     }
 }

@@ -46,6 +46,10 @@ private func bad(_ findings: [Finding]) -> [String] {
     private static let date = "Sun, 06 Nov 1994 08:49:37 GMT"
     private static let moment = Date(timeIntervalSince1970: 784_111_777)
 
+    private static func told(_ difference: ClockDifference) -> Int64 {
+        MemberReport.clockSeconds(difference.seconds, tolerance: difference.tolerance, told: nil)
+    }
+
     @Test func aClockThatIsRightOrWrongIsToldFromTheServersDate() throws {
         for (offset, seconds) in [(0.2, 0), (0.9, 0), (42.5, 42), (-42.5, -43), (4000, 4000)]
             as [(Double, Int64)]
@@ -53,13 +57,13 @@ private func bad(_ findings: [Finding]) -> [String] {
             let asked = Self.moment + offset
             let found = try #require(
                 ClockDifference(date: Self.date, asked: asked, answered: asked + 0.01))
-            #expect(found.wholeSeconds == seconds, "\(offset)")
+            #expect(Self.told(found) == seconds, "\(offset)")
             #expect(abs(found.serverTime(at: asked).timeIntervalSince(Self.moment)) <= 0.6)
         }
         // An answer that took long tells less.
         let slow = try #require(
             ClockDifference(date: Self.date, asked: Self.moment + 2, answered: Self.moment + 8))
-        #expect(slow.wholeSeconds == 5 && slow.tolerance > 3)
+        #expect(Self.told(slow) == 5 && slow.tolerance > 3)
     }
 
     @Test func whatIsNoDateTellsNothing() {
@@ -85,19 +89,70 @@ private func bad(_ findings: [Finding]) -> [String] {
         #expect(Set(["site-98", "site-99"]).isSubset(of: told.map(\.site)))
     }
 
-    @Test func whatTellsNothingNewIsKnown() throws {
+    /// As the API server counts, which sees several where people see one.
+    @Test func whatOtherSitesSayIsCutByUnicodeScalars() {
+        let release = "1" + String(repeating: "\u{301}", count: 1000)
+        #expect(release.count == 1)
+        let told = MemberReport.bounded(release, to: MemberReport.releaseLimit)
+        #expect(told.unicodeScalars.count == 64 && told.hasSuffix("…"))
+        #expect(MemberReport.bounded("1.0.0", to: MemberReport.releaseLimit) == "1.0.0")
+    }
+
+    @Test func whatTellsNothingNewIsNotWrittenForAnHour() throws {
         let known = try #require(member("a") { $0.peers = [peer("sydney")] }.status)
         for (isNew, change) in [
-            (false, { _ in }), (false, { $0.updated = nil }), (false, { $0.clockSeconds = 1 }),
-            (true, { $0.clockSeconds = 2 }), (true, { $0.clockSeconds = nil }),
-            (false, { $0.peers?[0].clockSeconds = -1 }), (true, { $0.peers?[0].clockSeconds = -2 }),
+            (false, { _ in }), (false, { $0.updated = nil }), (true, { $0.clockSeconds = 2 }),
+            (true, { $0.clockSeconds = nil }), (true, { $0.peers?[0].clockSeconds = -2 }),
             (true, { $0.peers = [] }), (true, { $0.peers?[0].trouble = "it is away" }),
-            (true, { $0.certificateExpires = nil }),
+            (true, { $0.certificateExpires = nil }), (true, { $0.troubles = nil }),
             (true, { $0.troubles = [.init(.lostMount, ["/mnt"])] }),
         ] as [(Bool, (inout MemberReport) -> Void)] {
             var other = known
             change(&other)
-            #expect(other.tellsNothing(besides: known) == !isNew, "\(other)")
+            #expect(other.isDue(.seconds(0), after: known) == isNew, "\(other)")
+            #expect(other.isDue(.seconds(3599), after: known) == isNew, "\(other)")
+            #expect(other.isDue(.seconds(3600), after: known), "\(other)")
+        }
+    }
+
+    /// Of a peer that is down, each attempt may fail in another way.
+    @Test func otherWordsForTheSameTroubleAreWrittenEveryTenMinutes() throws {
+        func report(_ peers: String?, _ keys: String?) throws -> MemberReport {
+            let told = member("a") {
+                $0.keysTrouble = keys
+                $0.peers = [peer("sydney") { $0.trouble = peers }]
+            }
+            return try #require(told.status)
+        }
+        let known = try report("connection refused", "it is not there")
+        for other in [
+            try report("deadline exceeded", "it is not there"),
+            try report("connection refused", "it is cut off"),
+        ] {
+            #expect(!other.isDue(.seconds(599), after: known) && other.isDue(.seconds(600), after: known))
+        }
+        for other in [
+            try report(nil, "it is not there"), try report("connection refused", nil), try report(nil, nil),
+        ] {
+            #expect(other.isDue(.seconds(0), after: known) && known.isDue(.seconds(0), after: other))
+        }
+    }
+
+    @Test func readingsOfTheSameClocksTellTheSame() {
+        func told(_ seconds: Double, _ tolerance: Double, after told: Int64? = nil) -> Int64 {
+            MemberReport.clockSeconds(seconds, tolerance: tolerance, told: told)
+        }
+        #expect(told(42.4, 0.1) == 42 && told(-42.6, 0.1) == -43)
+        // Answers that took long, of a clock that is 42 s ahead.
+        for (seconds, tolerance) in [(39.6, 2.5), (44.4, 2.5), (41.0, 1.0), (43.3, 0.01)] {
+            #expect(told(seconds, tolerance, after: 42) == 42, "\(seconds)")
+        }
+        #expect(told(39.6, 0.1, after: 42) == 40)
+        // One that may be right is told to be.
+        #expect(told(2.4, 2.5) == 0 && told(2.4, 0.1) == 2)
+        for extreme in [Int64.min, .max] {
+            #expect(told(Double(extreme), 0) == extreme)
+            #expect(told(0, 0.5, after: extreme) == 0)
         }
     }
 }
