@@ -148,7 +148,7 @@ struct Place: ~Copyable {
         return Descriptor(number, path)
     }
 
-    /// Of what has the name now.
+    /// Of what has the name now, as the mount table has it.
     func device() throws(HostMountError) -> String { try open().device }
 
     /// What has the name, or a directory that is made. One that holds nothing and that nothing is mounted on gets the mode

@@ -25,10 +25,3 @@ package enum DeadMount {
         try Place(path).unmount(lazily: true)
     }
 }
-
-extension MountTable {
-    /// The device of what a path leads to, as this table has it. Waits for no file system.
-    package static func device(at path: String) throws(HostMountError) -> String {
-        try Place(path).device()
-    }
-}

@@ -17,14 +17,23 @@ struct MemberReporter {
     func run() async {
         let member = Member(id: context.site, node: context.node, address: context.advertised)
         var answers = PeerAnswers()
-        var suspects: Set<MountFinding> = []
+        /// nil: the mounts could not be looked at.
+        var suspects: Set<MountFinding>? = []
         while !Task.isCancelled {
             let peers = trustedPeers()
             if answers.areDue(of: peers) { answers = await ask(peers, after: answers) }
             guard let (agents, unregistered) = await volumes() else { return }
-            let found = await mountFindings(agents)
+            var found: Set<MountFinding>?
+            do {
+                found = try await mountFindings(agents)
+            } catch {
+                // Once.
+                if suspects != nil {
+                    context.logger.warning("this member cannot look at its mounts: \(error)")
+                }
+            }
             // What is being mounted or taken away just now looks ill for a moment.
-            let report = self.report(of: found.intersection(suspects), unregistered, peers, answers)
+            let report = self.report(of: found?.intersection(suspects ?? []), unregistered, peers, answers)
             suspects = found
             do {
                 try await registry.tell(report, of: member)
@@ -36,7 +45,7 @@ struct MemberReporter {
     }
 
     private func report(
-        of mounts: Set<MountFinding>, _ unregistered: Set<VolumeID>, _ peers: [MemberReport.Peer],
+        of mounts: Set<MountFinding>?, _ unregistered: Set<VolumeID>, _ peers: [MemberReport.Peer],
         _ answers: PeerAnswers
     ) -> MemberReport {
         let identity = context.identity
@@ -46,29 +55,21 @@ struct MemberReporter {
         report.authority = try? identity.authorityFingerprint()
         report.keysTrouble = context.keysTrouble.withLock { $0 }.map(MemberReport.bounded)
         report.peers = MemberReport.bounded(peers.map { answers.added(to: $0) })
-        var troubles = MemberReport.TroubleKind.allCases.compactMap { kind in
-            let all = mounts.filter { $0.kind == kind }.map(\.text)
-            return all.isEmpty ? nil : MemberReport.Trouble(kind, all)
-        }
-        if !unregistered.isEmpty {
-            troubles.append(MemberReport.Trouble(.unregisteredData, unregistered.map(context.state.volume)))
-        }
-        report.troubles = troubles
+        report.troubles = MountFinding.troubles(mounts, unregistered: unregistered.map(context.state.volume))
         return report
     }
 
     // MARK: mounts
 
-    private func mountFindings(_ agents: [VolumeAgent]) async -> Set<MountFinding> {
+    private func mountFindings(_ agents: [VolumeAgent]) async throws -> Set<MountFinding> {
         var inUse: [VolumeMounts] = []
         for agent in agents { inUse.append(await agent.mountsInUse()) }
         let (known, publications, own) = (inUse, context.state.publications, "godwit:\(context.site)/")
-        let found = try? await onBlockingThread {
+        return try await onBlockingThread {
             MountFinding.all(
                 in: try MountTable.entries(), of: own, known,
                 published: CSIService.targets(publishedIn: publications))
         }
-        return found ?? []
     }
 
     // MARK: other sites

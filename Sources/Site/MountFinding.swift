@@ -45,6 +45,20 @@ struct MountFinding: Hashable {
         return found
     }
 
+    /// What is told of them.
+    ///
+    /// - Parameters:
+    ///   - found: nil: nobody knows.
+    ///   - unregistered: where data are that the registry does not name.
+    /// - Returns: nil when that is not all there may be.
+    static func troubles(_ found: Set<MountFinding>?, unregistered: [String]) -> [MemberReport.Trouble]? {
+        guard let found else { return nil }
+        return MemberReport.TroubleKind.allCases.compactMap { kind in
+            let all = kind == .unregisteredData ? unregistered : found.filter { $0.kind == kind }.map(\.text)
+            return all.isEmpty ? nil : MemberReport.Trouble(kind, all)
+        }
+    }
+
     /// Where kubelet has volumes of CSI drivers published. Elsewhere people, and kubelet for parts of a volume
     /// (`subPath`), mount what they like.
     private static func isPodsPlace(_ path: String) -> Bool {
@@ -73,11 +87,7 @@ extension VolumeAgent {
             known.paths.insert(mount.fuse.path)
             if !isServed(mount) { known.overruled.append(mount.fuse.path) }
         }
-        for path in divergenceMounts.keys {
-            if let device = try? MountTable.device(at: HostPaths.resolved(path)) {
-                known.devices.insert(device)
-            }
-        }
+        known.devices.formUnion(divergenceMounts.values.map(\.device))
         return known
     }
 }

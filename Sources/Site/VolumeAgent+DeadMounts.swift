@@ -78,11 +78,8 @@ extension VolumeAgent {
 
     private func isDead(_ mount: MountEntry) throws -> Bool {
         guard mount.type == "fuse.godwit", mount.source == mountSource else { return false }
-        // One whose directory is gone is mounted nowhere.
-        let divergences = divergenceMounts.keys.compactMap {
-            try? MountTable.device(at: HostPaths.resolved($0))
-        }
-        return !mounts.values.contains { $0.device == mount.device } && !divergences.contains(mount.device)
+        return !mounts.values.contains { $0.device == mount.device }
+            && !divergenceMounts.values.contains { $0.device == mount.device }
     }
 
     /// After a restart: what was not gone on with has no server any more, and is never to have one.

@@ -202,7 +202,7 @@ extension VolumeAgent {
     /// Unmounts; repeated it is a success.
     func unmount(_ path: String) async throws {
         if let divergence = divergenceMounts[path] {
-            try await divergence.unmount()
+            try await divergence.fuse.unmount()
             divergenceMounts[path] = nil
             return
         }

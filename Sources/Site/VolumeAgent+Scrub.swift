@@ -37,7 +37,8 @@ extension VolumeAgent {
 
     /// Programs here, too, are to ask anew.
     func forgetCached(_ extents: [Extent], ofHead number: UInt64) {
-        let fuses = mounts.values.filter { $0.headNumber == number }.map(\.fuse) + divergenceMounts.values
+        let fuses =
+            mounts.values.filter { $0.headNumber == number }.map(\.fuse) + divergenceMounts.values.map(\.fuse)
         for fuse in fuses {
             for extent in extents { fuse.invalidate(extent.inode, extent.range) }
         }

@@ -184,7 +184,7 @@ extension VolumeAgent {
         options.fsName = mountSource
         options.isReadOnly = true
         let fuse = try FuseMount(fileSystem: fileSystem, at: path, options: options)
-        divergenceMounts[path] = fuse
+        divergenceMounts[path] = DivergenceMount(fuse: fuse, device: try await device(of: fuse))
         Task { [weak self] in
             await fuse.waitUntilUnmounted()
             await self?.noteDivergenceUnmounted(path, fuse)
@@ -200,7 +200,7 @@ extension VolumeAgent {
     }
 
     private func noteDivergenceUnmounted(_ path: String, _ fuse: FuseMount) {
-        if divergenceMounts[path] === fuse { divergenceMounts[path] = nil }
+        if divergenceMounts[path]?.fuse === fuse { divergenceMounts[path] = nil }
     }
 
     /// Copies what an overruled owner had written into an empty head.

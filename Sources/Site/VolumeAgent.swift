@@ -64,7 +64,7 @@ actor VolumeAgent {
     /// When a takeover by force was last told to everybody.
     var lastTakeoverAnnouncement: ContinuousClock.Instant?
     /// Mounts of divergences, read-only: they hold nothing.
-    var divergenceMounts: [String: FuseMount] = [:]
+    var divergenceMounts: [String: DivergenceMount] = [:]
     /// Why nothing of the volume is served: its record is older than the data, or its head is not here.
     var obstacle: String?
     /// The storages of open heads, for who cannot wait for this actor.
@@ -92,6 +92,12 @@ actor VolumeAgent {
         let isReadOnly: Bool
         /// Of a head that another node owns (`ReadHead`), under the epoch of that one.
         var isBorrowed = false
+        /// As mountinfo has it.
+        let device: String
+    }
+
+    struct DivergenceMount {
+        let fuse: FuseMount
         /// As mountinfo has it.
         let device: String
     }

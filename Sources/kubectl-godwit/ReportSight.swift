@@ -13,7 +13,16 @@ struct ReportSight {
         let ordered = members.sorted { $0.spec.id < $1.spec.id }
         for member in ordered {
             if let silence = silence(of: member) { findings.append(silence) }
-            for trouble in member.report(at: now)?.troubles ?? [] { findings.append(finding(trouble, of: member)) }
+            guard let report = member.report(at: now) else { continue }
+            guard let troubles = report.troubles else {
+                findings.append(
+                    Finding(
+                        .warning,
+                        "member \(member.spec.id) cannot look at its mounts: what is dead there is not named",
+                        logs))
+                continue
+            }
+            findings += troubles.map { finding($0, of: member) }
         }
         let telling = ordered.filter { $0.report(at: now)?.troubles != nil }.count
         if findings.isEmpty, telling > 0 {
@@ -37,9 +46,8 @@ struct ReportSight {
         guard let silence = member.silence(at: now) else {
             return Finding(
                 .warning, "member \(id) has told nothing of its certificate, clock and mounts",
-                "it does a few seconds after its start, from release \(Release.current) on: kubectl logs -n \(namespace) "
-                    + "--tail 50 -l app.kubernetes.io/component=site; with rights and kinds as they should be: "
-                    + Examination.install)
+                "it does a few seconds after its start, from release \(Release.current) on: \(logs); with rights and kinds as "
+                    + "they should be: " + Examination.install)
         }
         guard silence > MemberResource.reportPatience else { return nil }
         return Finding(
@@ -85,6 +93,10 @@ struct ReportSight {
             return Finding(
                 .warning, "member \(id): \(trouble.kind), \(Finding.counted(count, "time")): \(list)")
         }
+    }
+
+    private var logs: String {
+        "kubectl logs -n \(namespace) --tail 50 -l app.kubernetes.io/component=site"
     }
 
     private static func mounts(_ count: Int) -> String { count == 1 ? "a mount is" : "\(count) mounts are" }

@@ -27,7 +27,7 @@ import Testing
             let target = directory + "/target"
             try FileManager.default.createDirectory(atPath: source, withIntermediateDirectories: true)
             try Data("x".utf8).write(to: URL(fileURLWithPath: source + "/f"))
-            let device = try MountTable.device(at: source)
+            let device = try Place(source).device()
             try BindMount.make(
                 from: source, at: target, flags: [.readOnly, .noExecution, .noAccessTimes], device: device)
             #expect(try MountTable.entry(at: target)?.isReadOnly == true)
@@ -88,7 +88,7 @@ import Testing
             try FileManager.default.createSymbolicLink(
                 atPath: directory + "/" + (target.split(separator: "/").first ?? ""),
                 withDestinationPath: elsewhere)
-            let device = try MountTable.device(at: directory)
+            let device = try Place(directory).device()
             for call in [
                 {
                     try BindMount.make(

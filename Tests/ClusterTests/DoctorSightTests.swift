@@ -409,6 +409,13 @@ private func bad(_ findings: [Finding]) -> [String] {
         )
     }
 
+    @Test func aMemberThatCannotLookAtItsMountsIsNotWell() {
+        #expect(
+            Self.told { $0.troubles = nil } == [
+                "warning member a.london cannot look at its mounts: what is dead there is not named"
+            ])
+    }
+
     @Test func aStatusThatCannotBeReadHidesNoMember() throws {
         for status in [#""well""#, #"{"troubles": [{"kind": 1}]}"#, #"{"clockSeconds": "none"}"#] {
             let json = """
@@ -423,7 +430,8 @@ private func bad(_ findings: [Finding]) -> [String] {
                 ])
         }
         // What is there, and more that this release does not know.
-        let later = #"{"metadata": {"name": "a"}, "status": {"clockSeconds": 7, "new": []}, "#
+        let later =
+            #"{"metadata": {"name": "a"}, "status": {"clockSeconds": 7, "new": []}, "#
             + #""spec": {"site": "london", "id": "a.london", "release": "9.0.0"}}"#
         let member = try JSONDecoder().decode(MemberResource.self, from: Data(later.utf8))
         #expect(member.status?.clockSeconds == 7 && !member.isStatusUnreadable)

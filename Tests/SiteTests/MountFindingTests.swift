@@ -72,4 +72,12 @@ import VolumeModel
         let table = [Self.entry(Self.staging, "0:50"), Self.entry(Self.place, "0:50")]
         #expect(Self.find(table, [old]) == ["OverruledMount pvc-1 at \(Self.staging)"])
     }
+
+    @Test func aTableThatCannotBeReadIsNotOneWithoutTrouble() throws {
+        let told = try #require(
+            MountFinding.troubles([MountFinding(kind: .lostMount, text: "/mnt")], unregistered: ["/x", "/y"]))
+        #expect(told == [.init(.lostMount, ["/mnt"]), .init(.unregisteredData, ["/x", "/y"])])
+        #expect(MountFinding.troubles([], unregistered: []) == [])
+        #expect(MountFinding.troubles(nil, unregistered: ["/x"]) == nil)
+    }
 }
