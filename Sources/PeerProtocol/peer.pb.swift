@@ -321,6 +321,10 @@ package nonisolated struct Godwit_Peer_V1_WithdrawRequest: Sendable {
 
   package var volume: String = String()
 
+  /// Of a volume that was offered to be read: the epoch of its owner by now. Whoever knows a later one has been let in
+  /// anew since. 0: it was offered to be taken over.
+  package var epoch: UInt64 = 0
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -1762,7 +1766,7 @@ nonisolated extension Godwit_Peer_V1_ClaimReport: SwiftProtobuf.Message, SwiftPr
 
 nonisolated extension Godwit_Peer_V1_WithdrawRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".WithdrawRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1771,6 +1775,7 @@ nonisolated extension Godwit_Peer_V1_WithdrawRequest: SwiftProtobuf.Message, Swi
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularStringField(value: &self.volume) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.epoch) }()
       default: break
       }
     }
@@ -1780,11 +1785,15 @@ nonisolated extension Godwit_Peer_V1_WithdrawRequest: SwiftProtobuf.Message, Swi
     if !self.volume.isEmpty {
       try visitor.visitSingularStringField(value: self.volume, fieldNumber: 1)
     }
+    if self.epoch != 0 {
+      try visitor.visitSingularUInt64Field(value: self.epoch, fieldNumber: 2)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   package static func ==(lhs: Godwit_Peer_V1_WithdrawRequest, rhs: Godwit_Peer_V1_WithdrawRequest) -> Bool {
     if lhs.volume != rhs.volume {return false}
+    if lhs.epoch != rhs.epoch {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

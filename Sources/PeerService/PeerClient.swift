@@ -107,12 +107,15 @@ package final class PeerClient: Sendable {
 
     /// Takes an offer back. May be repeated.
     ///
+    /// - Parameter epoch: the owner's by now, of a volume that was offered to be read: a peer that knows a later one
+    ///   keeps it.
     /// - Returns: whether the peer knows nothing of the volume any more.
     package func withdraw(
-        _ volume: VolumeID, timeout: Duration = .seconds(30)
+        _ volume: VolumeID, readUntil epoch: Epoch? = nil, timeout: Duration = .seconds(30)
     ) async throws(PeerError) -> Bool {
         var request = Godwit_Peer_V1_WithdrawRequest()
         request.volume = volume.description
+        request.epoch = epoch?.number ?? 0
         let reply: Godwit_Peer_V1_WithdrawReply = try await call("Withdraw", request, timeout: timeout)
         return reply.forgotten
     }

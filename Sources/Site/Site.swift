@@ -244,9 +244,9 @@ package actor Site {
     /// A peer takes its offer back.
     ///
     /// - Returns: whether nothing of the volume is known here any more.
-    func withdraw(_ id: VolumeID, by owner: SiteID) async throws -> Bool {
+    func withdraw(_ id: VolumeID, by owner: SiteID, readUntil epoch: Epoch?) async throws -> Bool {
         guard let agent = agents[id] else { return true }
-        guard try await agent.leaveExclusively(asToldBy: owner) else { return false }
+        guard try await agent.leaveExclusively(asToldBy: owner, readUntil: epoch) else { return false }
         agents[id] = nil
         return true
     }
@@ -297,6 +297,7 @@ extension VolumeAgent {
 
     /// Deletes the volume here: record first, so that nothing ever serves half-deleted bytes.
     func delete() async throws {
+        let role = record.head.role
         guard mounts.isEmpty else {
             throw SiteError.precondition("volume '\(record.name)' is mounted: unmount it first")
         }
@@ -318,7 +319,7 @@ extension VolumeAgent {
                     + "else: 'godwit volume divergence delete' first")
         }
         try await takeBackAllOffers()
-        guard mounts.isEmpty, try await neededReigns().isEmpty else {
+        guard mounts.isEmpty, try await neededReigns().isEmpty, record.head.role == role else {
             throw SiteError.busy("volume '\(record.name)' is in use again")
         }
         try await context.registry.remove(stored)

@@ -159,7 +159,9 @@ package struct SitePeerBackend: PeerBackend {
                 reply.forgotten = false
                 return reply
             }
-            reply.forgotten = try await site.withdraw(id, by: peer)
+            let isOfReader = request.epoch != 0 && peer.site == context.site.site
+            reply.forgotten = try await site.withdraw(
+                id, by: peer, readUntil: isOfReader ? Epoch(request.epoch) : nil)
         }
         return reply
     }

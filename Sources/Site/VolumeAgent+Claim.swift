@@ -36,8 +36,10 @@ extension VolumeAgent {
 
     /// The owner takes its offer back: this site follows it no longer, and forgets what it knows only by that offer.
     ///
+    /// - Parameter epoch: the owner's by now, of a volume that was offered to be read. Who knows a later one stays: what
+    ///   was said before comes late.
     /// - Returns: whether nothing of the volume is left here.
-    func leave(asToldBy owner: SiteID) async throws -> Bool {
+    func leave(asToldBy owner: SiteID, readUntil epoch: Epoch?) async throws -> Bool {
         switch record.head.role {
         // Whichever node of its site says so.
         case .following(let reign) where reign.owner.site == owner.site: break
@@ -49,10 +51,18 @@ extension VolumeAgent {
                 "volume '\(record.name)' cannot be forgotten at site \(context.site): it is \(record.head.role.name)"
             )
         }
-        guard record.reading == nil || !isReadingPresent else {
+        if let epoch {
+            if let known = record.head.knownReign, known.epoch > epoch { return false }
+            try await apply(.ownerAnnounced(Reign(owner, epoch)))
+        }
+        if !isReadingPresent { try await endReading() }
+        guard record.reading == nil else {
             throw SiteError.precondition("volume '\(record.name)' is read at node '\(context.node)'")
         }
         try await apply(.leave)
+        guard case .retired = record.head.role else {
+            throw SiteError.busy("volume '\(record.name)' was offered again meanwhile")
+        }
         if record.isGuest, record.head.keptReigns.isEmpty, record.head.divergences.isEmpty {
             try await delete()
             return true

@@ -74,7 +74,7 @@ extension VolumeAgent {
     ///
     /// - Parameter node: nil: whoever reads.
     func dismissExclusively(_ node: String?) async throws {
-        let gone = try await exclusively { agent in
+        try await exclusively { agent in
             let gone = agent.record.head.readers.filter { node == nil || $0.node == node }
             if gone.contains(where: { $0.member == agent.context.site }) {
                 await agent.waitForEndings()
@@ -85,12 +85,17 @@ extension VolumeAgent {
                 }
             }
             for reader in gone { try await agent.apply(.detach(node: reader.node)) }
-            return gone
+            // Before anybody is let in anew.
+            for reader in gone where reader.member != agent.context.site {
+                await agent.tellDismissed(reader.member)
+            }
         }
-        // It is not to follow the volume for ever.
-        for reader in gone where reader.member != context.site {
-            _ = try? await context.client(of: reader.member).withdraw(id, timeout: .seconds(5))
-        }
+    }
+
+    /// Tells a node of the present epoch, and that it is not to follow the volume for ever. Nothing depends on it.
+    private func tellDismissed(_ member: SiteID) async {
+        guard case .owning(let epoch, _) = record.head.role else { return }
+        _ = try? await context.client(of: member).withdraw(id, readUntil: epoch, timeout: .seconds(5))
     }
 
     // MARK: at the node that reads

@@ -375,8 +375,8 @@ actor VolumeAgent {
     func deleteExclusively() async throws { try await exclusively { try await $0.delete() } }
 
     /// - Returns: whether nothing of the volume is left here.
-    func leaveExclusively(asToldBy owner: SiteID) async throws -> Bool {
-        try await exclusively { try await $0.leave(asToldBy: owner) }
+    func leaveExclusively(asToldBy owner: SiteID, readUntil epoch: Epoch?) async throws -> Bool {
+        try await exclusively { try await $0.leave(asToldBy: owner, readUntil: epoch) }
     }
 
     /// - Throws: `.precondition` with what the machine says when it is not the owner that is overruled.

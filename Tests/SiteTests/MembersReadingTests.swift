@@ -1,6 +1,7 @@
 import CSIService
 import ControlProtocol
 import Foundation
+import PeerService
 import SiteTestSupport
 import Testing
 import VolumeModel
@@ -199,6 +200,21 @@ extension SiteTests {
                     #expect(nodes.count <= 1, "round \(round): \(nodes)")
                     try await first.csi.unpublish(id, at: nil)
                 }
+            }
+        }
+
+        @Test func aDismissalThatComesLateChangesNothing() async throws {
+            try await Self.withTown { town, first, second, _ in
+                let id = try await Self.make(by: first)
+                let earlier = try await Self.publish(id, at: second, by: first)
+                try await first.csi.unpublish(id, at: "worker-2")
+                let epoch = try await Self.publish(id, at: second, by: first)
+                let client = try first.site.context.client(of: try #require(SiteID("worker-2.london")))
+                #expect(try await !client.withdraw(id, readUntil: earlier))
+                try await Self.stage(id, at: second, epoch)
+                #expect(try await Self.run("ls -A", at: second) == "")
+                try await second.csi.unstage(id, at: Self.mount(of: second))
+                try await first.csi.unpublish(id, at: "worker-2")
             }
         }
 
