@@ -26,7 +26,7 @@ package enum Event: Hashable, Sendable {
     case unmounted(node: String)
     /// A node is to read the head, which nobody holds. From the first of them on the epoch is a new one.
     case admit(Reader)
-    /// The node is to hold it, or read it, no longer, however it came to.
+    /// The node is to hold it, or read it, no longer, however it came to. With the last that reads ends the epoch.
     case detach(node: String)
     /// The same, though the node may still have it mounted: the epoch rises, so that nothing counts any more that was
     /// attached under the old one, and its mounts get errors. Of a node that does not hold it, it changes nothing.

@@ -32,7 +32,7 @@ extension HeadRecord {
         case .attach(let holder): return try attach(holder)
         case .admit(let reader): return try admit(reader)
         case .unmounted(let node): return unmounted(node)
-        case .detach(let node): return detach(node)
+        case .detach(let node): return try detach(node)
         case .evict(let node): return try evict(node)
         case .tailRead(let heir, let sequence): return try tailRead(heir: heir, finalSequence: sequence)
         case .caughtUp(let wanted, let sequence): return try caughtUp(wanted: wanted, sequence: sequence)
@@ -172,11 +172,7 @@ extension HeadRecord {
         let isFirst = readers.isEmpty
         readers.append(reader)
         readers.sort { $0.member < $1.member }
-        guard isFirst else { return [.serve(epoch)] }
-        let raised = try unspentEpoch()
-        spent = raised
-        role = .owning(raised, holder: nil)
-        return [.stopServing(epoch), .serve(raised)]
+        return isFirst ? try beginAnew(after: epoch) : [.serve(epoch)]
     }
 
     private mutating func unmounted(_ node: String) -> [Action] {
@@ -186,16 +182,21 @@ extension HeadRecord {
         return []
     }
 
-    private mutating func detach(_ node: String) -> [Action] {
-        if case .owning(let epoch, let present?) = role, present.node == node {
-            role = .owning(epoch, holder: nil)
-        }
+    private mutating func detach(_ node: String) throws(HandoffError) -> [Action] {
+        guard case .owning(let epoch, let present) = role else { return [] }
+        if present?.node == node { role = .owning(epoch, holder: nil) }
+        guard readers.contains(where: { $0.node == node }) else { return [] }
         readers.removeAll { $0.node == node }
-        return []
+        return readers.isEmpty ? try beginAnew(after: epoch) : []
     }
 
     private mutating func evict(_ node: String) throws(HandoffError) -> [Action] {
         guard case .owning(let epoch, let present?) = role, present.node == node else { return [] }
+        return try beginAnew(after: epoch)
+    }
+
+    /// The owner goes on under a new epoch, held by nobody: nothing counts any more that was allowed under the old one.
+    private mutating func beginAnew(after epoch: Epoch) throws(HandoffError) -> [Action] {
         let raised = try unspentEpoch()
         spent = raised
         role = .owning(raised, holder: nil)

@@ -266,29 +266,45 @@ extension Site {
         for holder in holders { try await detach(id, at: holder) }
     }
 
-    /// First whoever reads ends, and then it is said to whoever owns what is read: the next to come may write.
+    /// First whoever reads ends, and may not begin again, and then it is said to whoever owns what is read: the next to
+    /// come may write. Who is just mounting it says that it is busy.
     private func detachReaders(
         of id: VolumeID, at node: String?, _ placements: [Placement], _ keeper: Placement?
     ) async throws {
-        // One that there is no more reads nothing.
-        var member: SiteID?
+        let named = (keeper?.record.head.readers ?? []).filter { node == nil || $0.node == node }
+        var reading = Set(placements.filter { $0.record.reading != nil }.map(\.member))
         if let node {
-            do {
-                member = try await self.member(at: node)
-            } catch SiteError.unknownNode {}
+            let member = try await presentMember(at: node)
+            reading = reading.filter { $0 == member }
         }
-        for placement in placements
-        where placement.record.reading != nil && (node == nil || placement.member == member) {
-            try await detach(id, at: placement.member)
+        // Also who has not written it down yet.
+        for reader in named {
+            if let member = try await presentMember(at: reader.node) { reading.insert(member) }
+        }
+        for member in reading.sorted() where member != keeper?.member {
+            do {
+                try await detach(id, at: member)
+            } catch let status as RPCStatus where status.code == .notFound {
+                // It does not know the volume.
+            }
         }
         guard let keeper else { return }
-        for reader in keeper.record.head.readers where node == nil || reader.node == node {
+        for reader in named {
             if keeper.member == context.site {
                 try await agent(id).dismissExclusively(reader.node)
             } else {
                 let _: Godwit_Control_V1_Empty = try await ask(
                     keeper.member, "DetachReader", Self.request(id, readAt: reader.node))
             }
+        }
+    }
+
+    /// - Returns: nil: there is none any more, and it reads nothing.
+    private func presentMember(at node: String) async throws -> SiteID? {
+        do {
+            return try await member(at: node)
+        } catch SiteError.unknownNode {
+            return nil
         }
     }
 

@@ -8,8 +8,8 @@ internal import VolumeModel
 
 /// A volume that several nodes of a site read at once, and nobody writes to.
 ///
-/// The owner's record names who may read, and with the first of them a new epoch begins: under it the head does not
-/// change. Whoever reads at another node has a head of its own (`ReadHead`), which arrives from the owner's as one does
+/// The owner's record names who may read. With the first of them a new epoch begins, and with the last it ends: under it
+/// the head does not change. Whoever reads at another node has a head of its own (`ReadHead`), which arrives from the owner's as one does
 /// that was handed over, names and bytes alike, but without ownership. It belongs to that epoch alone and is deleted at
 /// its end, so that bytes of two states never meet in it. The replica, if there is one, has no part in this.
 extension VolumeAgent {
@@ -103,6 +103,8 @@ extension VolumeAgent {
     /// The reign under which the volume may be read here, as far as is known here; nil: not under this epoch.
     func readableReign(under epoch: Epoch) -> Reign? {
         if record.head.mayRead(context.site, under: epoch) { return Reign(context.site, epoch) }
+        // Who was let go of has to be let in anew (`renounceReading`).
+        if case .retired = record.head.role { return nil }
         guard !record.head.hasOwnHead, let reign = record.head.knownReign, reign.epoch == epoch,
             reign.owner.site == context.site.site
         else { return nil }
@@ -224,17 +226,51 @@ extension VolumeAgent {
         try await deleteHead(reading.number)
     }
 
-    /// What is read here is of a reign that is over: somebody may write to the volume by now.
-    func endStaleReading() async {
-        guard record.reading != nil, !isReadingPresent else { return }
-        do {
-            try await exclusively { agent in
-                if !agent.isReadingPresent { try await agent.endReading() }
+    /// Another node's head is read here no more, nor again under the reign that is known, however late it is asked for:
+    /// not before its owner offers it anew.
+    func renounceReading() async throws {
+        guard case .following(let reign) = record.head.role, reign.owner.site == context.site.site else {
+            return
+        }
+        try await apply(.leave)
+    }
+
+    /// What is read here is of a reign that is over, or its owner has let go of this node: somebody may write to the volume
+    /// by now.
+    func endStaleReading() {
+        guard record.reading != nil, readingCheck == nil else { return }
+        // An owner that is away is waited for by nobody else.
+        readingCheck = Task {
+            if await isReadingOver() {
+                do {
+                    try await exclusively { agent in
+                        // Somebody may have been let in meanwhile.
+                        if await agent.isReadingOver() { try await agent.endReading() }
+                    }
+                } catch {
+                    logger.debug("what was read here ends later: \(error)")
+                }
             }
-        } catch {
-            logger.debug("what was read here ends later: \(error)")
+            readingCheck = nil
         }
     }
+
+    /// Whether what is read here is so no longer, as far as is known, or as its owner says. One that does not answer has
+    /// let nobody go.
+    private func isReadingOver() async -> Bool {
+        guard isReadingPresent, let reign = record.reading?.reign else { return record.reading != nil }
+        do {
+            _ = try await context.client(of: reign.owner).list(
+                Self.leastListingRequest, of: id, reign: reign.epoch, urgency: .urgent, timeout: .seconds(5))
+            return false
+        } catch PeerError.call(_, _, let status) {
+            return status.code == .failedPrecondition
+        } catch {
+            return false
+        }
+    }
+
+    private static let leastListingRequest = ListingRequest(places: [], inodes: [.root], byteCount: 1)
 
     private func deleteHead(_ number: UInt64) async throws {
         if let open = heads.removeValue(forKey: number) { try await open.close() }

@@ -41,6 +41,8 @@ extension VolumeAgent {
         isClosed = true
         announcement?.cancel()
         await announcement?.value
+        readingCheck?.cancel()
+        await readingCheck?.value
         let left = await leaveMounts()
         for (path, mount) in mounts {
             do {

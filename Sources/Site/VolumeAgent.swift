@@ -52,6 +52,8 @@ actor VolumeAgent {
     /// Serializes the taking of an owner's changes.
     var isFollowing = false
     var waitingFollowers: [CheckedContinuation<Void, Never>] = []
+    /// Finding out whether what is read here is still to be read.
+    var readingCheck: Task<Void, Never>?
     /// Set when a first replica that is on its way is wanted no longer: the volume is taken over without.
     let replicaInterruption = Interruption()
     /// The grant for which the owner has said where this replica is.
@@ -346,7 +348,7 @@ actor VolumeAgent {
         followOn()
         announceTakeover()
         keepStarts()
-        await endStaleReading()
+        endStaleReading()
         await restIfUnused()
     }
 
@@ -487,6 +489,7 @@ actor VolumeAgent {
             // Of an overruled owner's mounts nothing is left but errors.
             await agent.forsakeEarlierReigns()
             try await agent.endReading()
+            try await agent.renounceReading()
             guard case .owning(_, let holder) = agent.record.head.role, holder?.attachment != nil else {
                 if let path = agent.mounts.keys.first {
                     throw SiteError.precondition(

@@ -85,6 +85,8 @@ struct HandoffSimulation {
     /// Bytes that were lost with an overruled owner's copy.
     var lost: UInt64 = 0
     var writeCount: UInt8 = 0
+    /// Under these nobody ever writes.
+    private var readEpochs: Set<Epoch> = []
     var promises: [Epoch: SiteID] = [:]
     var reignCount = 0
     var forceCount = 0
@@ -251,6 +253,9 @@ struct HandoffSimulation {
         }
         if case .prepare(let reign) = event, reign.owner == sites[index].id { return }
         try apply(event, at: index)
+        if let now = sites[index].memory, !now.readers.isEmpty, case .owning(let epoch, _) = now.role {
+            readEpochs.insert(epoch)
+        }
     }
 
     // MARK: writes
@@ -269,6 +274,9 @@ struct HandoffSimulation {
             let write = sites[index].begun.remove(at: random.below(sites[index].begun.count))
             // The disk may be full.
             if random.chance(weather.refusal) { return }
+            guard !readEpochs.contains(write.epoch) else {
+                throw Violation("write \(write.number) under epoch \(write.epoch), which was read")
+            }
             let position = sites[index].present.log.count
             sites[index].present.log.append(write.number)
             sites[index].present.resident |= 1 << UInt64(write.number)

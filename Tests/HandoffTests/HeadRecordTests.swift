@@ -142,15 +142,17 @@ import VolumeModel
         for _ in 0..<2 { #expect(try record.apply(.detach(node: "n1")) == []) }
         #expect(!record.mayRead(one.member, under: Epoch(2)) && record.mayRead(two.member, under: Epoch(2)))
         #expect(throws: HandoffError.self) { try record.apply(.attach(Holder(node: "n1", pod: nil))) }
-        _ = try record.apply(.detach(node: "n2"))
-        #expect(record.user == nil && record.mayWrite(under: Epoch(2)))
+        // With the last the epoch ends: under one that was read nobody ever writes.
+        #expect(try record.apply(.detach(node: "n2")) == [.stopServing(Epoch(2)), .serve(Epoch(3))])
+        #expect(try record.apply(.detach(node: "n2")) == [])
+        #expect(record.user == nil && record.mayWrite(under: Epoch(3)) && !record.mayWrite(under: Epoch(2)))
         _ = try record.apply(.attach(Holder(node: "n1", pod: nil, attachment: "W")))
         let holder = try #require(record.user)
         #expect(throws: HandoffError.inUse(holder)) { try record.apply(.admit(two)) }
         _ = try record.apply(.detach(node: "n1"))
         // Written to in between, it is another state and another epoch.
-        #expect(try record.apply(.admit(two)) == [.stopServing(Epoch(2)), .serve(Epoch(3))])
-        #expect(!record.mayRead(two.member, under: Epoch(2)))
+        #expect(try record.apply(.admit(two)) == [.stopServing(Epoch(3)), .serve(Epoch(4))])
+        for epoch: UInt64 in 1...3 { #expect(!record.mayRead(two.member, under: Epoch(epoch))) }
     }
 
     @Test func ofAReignThatIsOverNobodyReads() throws {

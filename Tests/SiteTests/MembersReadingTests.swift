@@ -1,6 +1,7 @@
 import CSIService
 import ControlProtocol
 import Foundation
+import Handoff
 import PeerService
 import SiteTestSupport
 import Testing
@@ -203,6 +204,87 @@ extension SiteTests {
             }
         }
 
+        /// Whoever was let go of reads no more, though kubelet asks for it late, and the other goes on.
+        @Test func anAttachmentToReadCountsNoMoreOnceItIsLetGo() async throws {
+            try await Self.withTown { town, first, second, _ in
+                let id = try await Self.make(by: first)
+                // Both have had it, and know it for good.
+                for node in [second, first] { try await Self.write(id, at: node, by: first, "echo 0 > file") }
+                for (gone, other) in [(first, second), (second, first)] {
+                    var epoch: Epoch?
+                    for node in [first, second] { epoch = try await Self.publish(id, at: node, by: first) }
+                    let read = try #require(epoch)
+                    try await gone.csi.unpublish(id, at: gone.csi.node)
+                    func isRefused() async throws -> Bool {
+                        try await Self.refusal { try await Self.stage(id, at: gone, read) } != nil
+                    }
+                    #expect(try await isRefused())
+                    try await Self.stage(id, at: other, read)
+                    // Let in again beside the other, it reads the same.
+                    #expect(try await Self.publish(id, at: gone, by: first) == read)
+                    try await Self.stage(id, at: gone, read)
+                    #expect(try await Self.run("cat file", at: gone) == "0\n")
+                    for node in [gone, other] {
+                        try await node.csi.unstage(id, at: Self.mount(of: node))
+                        try await first.csi.unpublish(id, at: node.csi.node)
+                    }
+                    #expect(try await isRefused())
+                    #expect(try await first.csi.volume(id).publishedNodes.isEmpty)
+                    // Nor is what is written next of an epoch that was read.
+                    #expect(
+                        try await Self.publish(id, at: first, by: first, "SINGLE_NODE_WRITER") > read)
+                    #expect(try await isRefused())
+                    try await first.csi.unpublish(id, at: "worker-1")
+                }
+            }
+        }
+
+        @Test func aNodeThatIsJustMountingToReadIsNotLetGoUnasked() async throws {
+            try await Self.withTown { town, first, second, _ in
+                let id = try await Self.make(by: first)
+                let epoch = try await Self.publish(id, at: second, by: first)
+                let agent = try await second.site.agent(id)
+                let (begun, begins) = AsyncStream.makeStream(of: Void.self)
+                let (end, ends) = AsyncStream.makeStream(of: Void.self)
+                // As far as the registry shows: nothing is read yet.
+                let mounting = Task { try await agent.beBusy(begins, until: end) }
+                for await _ in begun {}
+                let told = try await Self.refusal { try await first.csi.unpublish(id, at: "worker-2") }
+                #expect(told != nil)
+                #expect(try await first.csi.volume(id).publishedNodes == ["worker-2"])
+                ends.finish()
+                try await mounting.value
+                try await first.csi.unpublish(id, at: "worker-2")
+                #expect(try await first.csi.volume(id).publishedNodes.isEmpty)
+                #expect(try await Self.refusal { try await Self.stage(id, at: second, epoch) } != nil)
+            }
+        }
+
+        /// Though its node was not asked, as by an owner that has lost its answer.
+        @Test func aReaderThatIsDismissedHearsThatItsEpochIsOver() async throws {
+            try await Self.withTown { town, first, second, _ in
+                let id = try await Self.make(by: first)
+                try await Self.write(id, at: first, by: first, "echo old > file")
+                let epoch = try await Self.publish(id, at: second, by: first)
+                try await Self.stage(id, at: second, epoch)
+                try await first.site.agent(id).dismissExclusively("worker-2")
+                #expect(try await !shell("cat file", in: Self.mount(of: second)).exit.isSuccess)
+                try await second.csi.unstage(id, at: Self.mount(of: second))
+                #expect(await !second.site.knows(id))
+
+                // Nor is it told: it asks.
+                let next = try await Self.publish(id, at: second, by: first)
+                try await Self.stage(id, at: second, next)
+                #expect(try await Self.run("cat file", at: second) == "old\n")
+                try await first.site.agent(id).apply(.detach(node: "worker-2"))
+                try await SiteTests.wait("the mount's end") {
+                    await second.csi.servedDevices(of: id).isEmpty
+                }
+                try await second.csi.unstage(id, at: Self.mount(of: second))
+                #expect(try await Self.refusal { try await Self.stage(id, at: second, next) } != nil)
+            }
+        }
+
         @Test func aDismissalThatComesLateChangesNothing() async throws {
             try await Self.withTown { town, first, second, _ in
                 let id = try await Self.make(by: first)
@@ -297,6 +379,18 @@ extension SiteTests {
                 #expect(try await Self.refusal { try await Self.stage(id, at: second, epoch) } != nil)
                 try await second.csi.unstage(id, at: Self.mount(of: second))
             }
+        }
+    }
+}
+
+extension VolumeAgent {
+    /// As while it is being mounted.
+    fileprivate func beBusy(
+        _ begins: AsyncStream<Void>.Continuation, until end: AsyncStream<Void>
+    ) async throws {
+        try await exclusively { _ in
+            begins.finish()
+            for await _ in end {}
         }
     }
 }
