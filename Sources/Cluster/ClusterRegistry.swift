@@ -19,10 +19,17 @@ package final class ClusterRegistry: SharedSiteRegistry {
     /// How long the outcome of one change is asked for.
     let patience: Duration
     /// The writes of which nobody knows whether they were made.
-    private let uncertain = Mutex<[VolumeID: String]>([:])
+    private let uncertain = Mutex<[VolumeID: Lost]>([:])
     /// Objects by the identifier that was last seen in them, so that one is read, and not all are looked through.
     private let names = Mutex<[VolumeID: String]>([:])
     private static let nameLimit = 10_000
+
+    private struct Lost {
+        let writer: String
+        /// The revision that it was to follow.
+        let base: UInt64
+    }
+
     let events: EventRecorder
     /// The volumes that people were shown to be out of service here.
     let unserved = Mutex<Set<String>>([])
@@ -70,7 +77,7 @@ package final class ClusterRegistry: SharedSiteRegistry {
             throw .nameTaken(record.name)
         }
         let entry = try Self.entry(record, revision: 1, writer: UUID().uuidString)
-        try await untilKnown(record.id, entry.writer, inserting: record.name) {
+        try await untilKnown(record.id, Lost(writer: entry.writer, base: 0), inserting: record.name) {
             () async throws(KubernetesError) in
             guard let known = try await client.find(VolumeResource.self, name) else {
                 var resource = VolumeResource(of: record)
@@ -112,18 +119,30 @@ package final class ClusterRegistry: SharedSiteRegistry {
         guard !overflow else { throw .store("the record of \(id) was changed too often") }
         let lost = uncertain.withLock { $0[id] }
         var wanted = try Self.entry(record.value, revision: next, writer: UUID().uuidString)
-        try await untilKnown(id, wanted.writer) { () async throws(KubernetesError) in
+        var kept: VolumeResource.Entry?
+        try await untilKnown(id, Lost(writer: wanted.writer, base: record.revision)) {
+            () async throws(KubernetesError) in
             guard let known = try await client.find(VolumeResource.self, name),
                 known.spec.id == id.description, let present = try Self.entry(known, of: member)
             else { throw .notFound("volume \(id) is not in the registry") }
-            if present.writer == wanted.writer { return }
-            // A lost write of our own may have taken the next number.
-            let isLost = lost != nil && present.writer == lost && present.revision == next
+            if present.writer == wanted.writer {
+                kept = present
+                return
+            }
+            // Lost writes of our own may have taken the next numbers.
+            let isLost = present.writer == lost?.writer && record.revision == lost?.base
             guard present.revision == record.revision || isLost else {
                 throw .alreadyExists("the record is of revision \(present.revision)")
             }
-            wanted.revision = isLost ? next &+ 1 : next
-            try await replace(known, with: wanted)
+            wanted.revision = isLost ? present.revision &+ 1 : next
+            kept = try Self.entry(try await replace(known, with: wanted), of: member)
+        }
+        guard kept?.record == wanted.record else {
+            // It was made, but for what was dropped: the next one replaces it.
+            uncertain.withLock { $0[id] = Lost(writer: wanted.writer, base: record.revision) }
+            throw .store(
+                "the cluster did not keep all of the record of volume '\(record.value.name)': its definition of "
+                    + "volumes.godwit.dev is another release's, so apply the manifests of this release")
         }
         return Versioned(record.value, revision: wanted.revision)
     }
@@ -132,7 +151,7 @@ package final class ClusterRegistry: SharedSiteRegistry {
         let id = record.value.id
         let name = VolumeResource.objectName(record.value.name)
         var seen: String?
-        try await untilKnown(id, "") { () async throws(KubernetesError) in
+        try await untilKnown(id, nil) { () async throws(KubernetesError) in
             guard let known = try await client.find(VolumeResource.self, name),
                 known.spec.id == id.description, let present = try Self.entry(known, of: member),
                 seen == nil || present.writer == seen
@@ -164,14 +183,17 @@ package final class ClusterRegistry: SharedSiteRegistry {
     }
 
     /// Replaces the entry of this member in a resource that was just read, and nothing else of it.
+    ///
+    /// - Returns: what the server has kept.
+    @discardableResult
     private func replace(
         _ known: VolumeResource, with entry: VolumeResource.Entry?
-    ) async throws(KubernetesError) {
+    ) async throws(KubernetesError) -> VolumeResource {
         var resource = known
         try Self.set(entry, of: member, in: &resource)
         resource.metadata.labels = (known.metadata.labels ?? [:])
             .merging([VolumeResource.label: known.spec.id]) { $1 }
-        _ = try await client.update(resource)
+        return try await client.update(resource)
     }
 
     private static let startOfServer: Duration = .seconds(2)
@@ -180,7 +202,7 @@ package final class ClusterRegistry: SharedSiteRegistry {
     ///
     /// - Parameter change: throws `.alreadyExists` when the record is another's, `.conflict` to be called again.
     private func untilKnown(
-        _ id: VolumeID, _ writer: String, inserting name: String? = nil,
+        _ id: VolumeID, _ write: Lost?, inserting name: String? = nil,
         _ change: () async throws(KubernetesError) -> Void
     ) async throws(RegistryError) {
         let deadline = ContinuousClock.now + patience
@@ -209,7 +231,7 @@ package final class ClusterRegistry: SharedSiteRegistry {
                 case .conflict, .server, .unreachable, .malformed, .cancelled, .tooManyRequests:
                     isUncertain = isUncertain || error.isAmbiguous
                     guard ContinuousClock.now < deadline, !Task.isCancelled else {
-                        if isUncertain, !writer.isEmpty { uncertain.withLock { $0[id] = writer } }
+                        if isUncertain, let write { uncertain.withLock { $0[id] = write } }
                         throw .store(error.description)
                     }
                     if case .conflict = error { wait = contention.next() } else { wait = backoff.next() }

@@ -1,5 +1,6 @@
 import ClusterResources
 import Foundation
+import Handoff
 import KubernetesAPI
 import Site
 import Testing
@@ -148,6 +149,66 @@ extension ClusterTests {
                 let before = try await client.get(VolumeResource.self, "data").spec.members["london"]
                 _ = try await other.update(theirs)
                 #expect(try await client.get(VolumeResource.self, "data").spec.members["london"] == before)
+            }
+        }
+
+        /// A server whose definition of volumes is an older release's drops what it does not know, and says nothing.
+        @Test func whatTheServerDoesNotKeepIsToldAndTheNextChangeIsMade() async throws {
+            let object = Shared<JSONValue?>(nil)
+            try await ScriptedServer.run { request, number in
+                object.withLock { object in
+                    func text(_ value: JSONValue) -> String {
+                        String(decoding: (try? JSONEncoder().encode(value)) ?? Data(), as: UTF8.self)
+                    }
+                    guard request.method == "POST" || request.method == "PUT" else {
+                        if request.path.hasSuffix("/volumes") {
+                            return .init(body: #"{"metadata": {"resourceVersion": "1"}, "items": []}"#)
+                        }
+                        guard let object else { return .refusal(404, "NotFound") }
+                        return .init(body: text(object))
+                    }
+                    guard let sent = try? JSONDecoder().decode(JSONValue.self, from: request.body) else {
+                        return .refusal(400)
+                    }
+                    // Of each writing another version.
+                    object = Self.with(version: "\(number)", Self.without("reading", sent))
+                    return .init(body: text(object ?? .null))
+                }
+            } _: { server, client in
+                let registry = ClusterRegistry(client, member: member)
+                var stored = try await registry.insert(try RegistryContract.record("data"))
+                let before = stored
+                stored.value.reading = ReadHead(of: Reign(first, Epoch(2)), number: 7)
+                for _ in 0..<2 {
+                    do throws(RegistryError) {
+                        _ = try await registry.update(stored)
+                        Issue.record("it is not kept, and nobody says so")
+                    } catch {
+                        #expect("\(error)".contains("manifests of this release"), "\(error)")
+                    }
+                }
+                stored.value.reading = nil
+                stored.value.headNumber = 3
+                let next = try await registry.update(stored)
+                #expect(next.value.headNumber == 3 && next.revision > before.revision)
+                _ = try await registry.update(next)
+            }
+        }
+
+        private static func with(version: String, _ value: JSONValue) -> JSONValue {
+            guard case .object(var members) = value, case .object(var metadata)? = members["metadata"]
+            else { return value }
+            metadata["resourceVersion"] = .string(version)
+            members["metadata"] = .object(metadata)
+            return .object(members)
+        }
+
+        private static func without(_ name: String, _ value: JSONValue) -> JSONValue {
+            switch value {
+            case .object(let members):
+                .object(members.filter { $0.key != name }.mapValues { without(name, $0) })
+            case .array(let items): .array(items.map { without(name, $0) })
+            case .null, .bool, .integer, .number, .string: value
             }
         }
 
