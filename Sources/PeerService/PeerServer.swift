@@ -117,10 +117,12 @@ package struct PeerServer: Sendable {
         case "Changes": try await changes(call, try .init(serializedBytes: request), site)
         case "Exchange":
             try await finish(
-                call, of: site, with: try await backend.exchange(try .init(serializedBytes: request), from: site))
+                call, of: site,
+                with: try await backend.exchange(try .init(serializedBytes: request), from: site))
         case "TakeOver":
             try await finish(
-                call, of: site, with: try await backend.takeOver(try .init(serializedBytes: request), by: site))
+                call, of: site,
+                with: try await backend.takeOver(try .init(serializedBytes: request), by: site))
         case "Status":
             let message = try Godwit_Peer_V1_StatusRequest(serializedBytes: request)
             let volume = try Self.volume(message.volume)
@@ -132,7 +134,8 @@ package struct PeerServer: Sendable {
         case "Restore": try await restore(call, try .init(serializedBytes: request), site)
         case "Withdraw":
             try await finish(
-                call, of: site, with: try await backend.withdraw(try .init(serializedBytes: request), by: site))
+                call, of: site,
+                with: try await backend.withdraw(try .init(serializedBytes: request), by: site))
         default: throw RPCStatus(.unimplemented, "no such method: \(call.method)")
         }
     }
