@@ -24,10 +24,31 @@ package final class ClusterRegistry: SharedSiteRegistry {
     private let names = Mutex<[VolumeID: String]>([:])
     private static let nameLimit = 10_000
 
+    /// Writes of which it is not known whether they were made.
     private struct Lost {
-        let writer: String
-        /// The revision that it was to follow.
+        static let limit = 256
+
+        /// The revision that they were to follow.
         let base: UInt64
+        private(set) var writers: Set<String>
+
+        init(writer: String, base: UInt64) {
+            self.base = base
+            writers = [writer]
+        }
+
+        /// Whether what is present is one of them, as far as who knows this revision is concerned.
+        func covers(_ present: VolumeResource.Entry, after revision: UInt64) -> Bool {
+            base == revision && writers.contains(present.writer)
+        }
+
+        mutating func add(_ other: Lost) {
+            if base != other.base || writers.count >= Self.limit {
+                self = other
+            } else {
+                writers.formUnion(other.writers)
+            }
+        }
     }
 
     let events: EventRecorder
@@ -130,7 +151,7 @@ package final class ClusterRegistry: SharedSiteRegistry {
                 return
             }
             // Lost writes of our own may have taken the next numbers.
-            let isLost = present.writer == lost?.writer && record.revision == lost?.base
+            let isLost = lost?.covers(present, after: record.revision) ?? false
             guard present.revision == record.revision || isLost else {
                 throw .alreadyExists("the record is of revision \(present.revision)")
             }
@@ -150,6 +171,7 @@ package final class ClusterRegistry: SharedSiteRegistry {
     package func remove(_ record: Versioned<VolumeRecord>) async throws(RegistryError) {
         let id = record.value.id
         let name = VolumeResource.objectName(record.value.name)
+        let lost = uncertain.withLock { $0[id] }
         var seen: String?
         try await untilKnown(id, nil) { () async throws(KubernetesError) in
             guard let known = try await client.find(VolumeResource.self, name),
@@ -160,9 +182,9 @@ package final class ClusterRegistry: SharedSiteRegistry {
                 if seen != nil { return }
                 throw .alreadyExists("the record is gone")
             }
-            guard present.revision == record.revision else {
-                throw .alreadyExists("the record is of revision \(present.revision)")
-            }
+            guard
+                present.revision == record.revision || lost?.covers(present, after: record.revision) ?? false
+            else { throw .alreadyExists("the record is of revision \(present.revision)") }
             seen = present.writer
             if known.spec.members.count > 1 {
                 do throws(KubernetesError) {
@@ -231,7 +253,7 @@ package final class ClusterRegistry: SharedSiteRegistry {
                 case .conflict, .server, .unreachable, .malformed, .cancelled, .tooManyRequests:
                     isUncertain = isUncertain || error.isAmbiguous
                     guard ContinuousClock.now < deadline, !Task.isCancelled else {
-                        if isUncertain, let write { uncertain.withLock { $0[id] = write } }
+                        if isUncertain, let write { noteLost(write, of: id) }
                         throw .store(error.description)
                     }
                     if case .conflict = error { wait = contention.next() } else { wait = backoff.next() }
@@ -240,6 +262,13 @@ package final class ClusterRegistry: SharedSiteRegistry {
                 }
             }
             try? await Task.sleep(for: wait)
+        }
+    }
+
+    private func noteLost(_ write: Lost, of id: VolumeID) {
+        uncertain.withLock { uncertain in
+            // An earlier one may have been made, and this one not.
+            if uncertain[id]?.add(write) == nil { uncertain[id] = write }
         }
     }
 

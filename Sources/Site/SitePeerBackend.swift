@@ -81,7 +81,7 @@ package struct SitePeerBackend: PeerBackend {
         of block: LostBlock, of volume: VolumeID, for peer: SiteID
     ) async throws -> [UInt8]? {
         try await checkRight(of: peer, to: volume)
-        return try await shared(volume, with: peer).content(of: block)
+        return try await shared(volume, with: peer).content(of: block, for: peer)
     }
 
     package func exchange(

@@ -1,5 +1,7 @@
 internal import Catalog
 internal import Hydration
+internal import PeerService
+internal import RPC
 internal import Synchronization
 internal import VolumeModel
 
@@ -125,11 +127,16 @@ extension VolumeAgent {
     // MARK: for others
 
     /// A block that a peer's disk has damaged, from any state of the volume that is here.
-    func content(of block: LostBlock) async throws -> [UInt8]? {
+    ///
+    /// - Parameter site: who asks. A node of this site may read all of it anyway.
+    func content(of block: LostBlock, for site: SiteID) async throws -> [UInt8]? {
+        let isForPeer = site.site != context.site.site
         let directories = storedHeads.map { context.state.head($0, of: id) }
         return try await onBlockingThread {
             for directory in directories {
-                if let content = (try? block.find(in: directory, isForPeer: true)) ?? nil { return content }
+                if let content = (try? block.find(in: directory, isForPeer: isForPeer)) ?? nil {
+                    return content
+                }
             }
             return nil
         }
@@ -159,11 +166,11 @@ private struct BlockSearch {
         let content = try await onBlockingThread { HeadDamage.content(of: block, in: directories) }
         if let content { return (content, block.knownContent == nil ? "another state here" : "its hash") }
         for peer in peers {
-            try Task.checkCancellation()
             do {
-                let found = try await context.client(of: peer).restore(block, of: volume)
+                let found = try await Self.ask(peer, for: block, of: volume, context)
                 if let found { return (found, "site \(peer)") }
             } catch {
+                try Task.checkCancellation()
                 context.logger.debug("site \(peer) was asked for a damaged block: \(error)")
                 // Not for each block anew.
                 peers.removeAll { $0 == peer }
@@ -171,5 +178,22 @@ private struct BlockSearch {
             }
         }
         return nil
+    }
+
+    /// Waits where a peer bears no more questions for now: it bears some each minute (`PeerLimits`).
+    private static func ask(
+        _ peer: SiteID, for block: LostBlock, of volume: VolumeID, _ context: SiteContext
+    ) async throws -> [UInt8]? {
+        let end = ContinuousClock.now + .seconds(70)
+        while true {
+            try Task.checkCancellation()
+            do {
+                return try await context.client(of: peer).restore(block, of: volume)
+            } catch PeerError.call(_, _, let status)
+                where status.code == .resourceExhausted && ContinuousClock.now < end
+            {
+                try await Task.sleep(for: .seconds(5))
+            }
+        }
     }
 }

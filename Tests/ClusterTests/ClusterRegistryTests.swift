@@ -195,6 +195,52 @@ extension ClusterTests {
             }
         }
 
+        /// The first change is made and nobody hears of it; the second is never sent. The third is made over the first.
+        @Test func aChangeIsMadeOverALostOneHoweverManyWereTriedMeanwhile() async throws {
+            struct Server {
+                var object: JSONValue?
+                var losesWrites = false
+                var isAway = false
+            }
+            let server = Shared(Server())
+            try await ScriptedServer.run { request, number in
+                server.withLock { server in
+                    func text(_ value: JSONValue?) -> String {
+                        String(decoding: (try? JSONEncoder().encode(value)) ?? Data(), as: UTF8.self)
+                    }
+                    guard !server.isAway else { return .refusal(500) }
+                    guard request.method == "POST" || request.method == "PUT" else {
+                        if request.path.hasSuffix("/volumes") {
+                            return .init(body: #"{"metadata": {"resourceVersion": "1"}, "items": []}"#)
+                        }
+                        return server.object.map { .init(body: text($0)) } ?? .refusal(404, "NotFound")
+                    }
+                    guard let sent = try? JSONDecoder().decode(JSONValue.self, from: request.body) else {
+                        return .refusal(400)
+                    }
+                    server.object = Self.with(version: "\(number)", sent)
+                    server.isAway = server.losesWrites
+                    return server.isAway ? .refusal(500) : .init(body: text(server.object))
+                }
+            } _: { _, client in
+                let registry = ClusterRegistry(client, member: member, patience: .milliseconds(300))
+                var stored = try await registry.insert(try RegistryContract.record("data"))
+                server.withLock { $0.losesWrites = true }
+                for number in [3, 4] as [UInt64] {
+                    stored.value.headNumber = number
+                    await #expect(throws: RegistryError.self) { _ = try await registry.update(stored) }
+                }
+                server.withLock { ($0.losesWrites, $0.isAway) = (false, false) }
+                stored.value.headNumber = 5
+                let next = try await registry.update(stored)
+                #expect(next.value.headNumber == 5 && next.revision == stored.revision + 2)
+                // Nobody's lost write any more.
+                await #expect(throws: RegistryError.conflict(stored.value.id)) {
+                    _ = try await registry.update(stored)
+                }
+            }
+        }
+
         private static func with(version: String, _ value: JSONValue) -> JSONValue {
             guard case .object(var members) = value, case .object(var metadata)? = members["metadata"]
             else { return value }
