@@ -21,7 +21,7 @@ package final class HeadStorage: Sendable {
     /// nil: the last end was in order, no data file needs a look.
     private let recovered: RecoveredFiles?
     /// Data files from this number on may be missing after a power loss.
-    private let firstUncertain: DataFileNumber
+    let firstUncertain: DataFileNumber
     private let measureFreeSpace: @Sendable () -> UInt64
     private let hasFailedSync = Atomic(false)
     /// After a disorderly end nobody knows which files the process before has written to.
@@ -29,8 +29,8 @@ package final class HeadStorage: Sendable {
     private let roomMaker = Mutex<RoomMaker?>(nil)
     /// Why the last `settle` did not do everything.
     private let failedSettle = Mutex<String?>(nil)
-    private let damage: DamageMap
-    private let damageListener = Mutex<(@Sendable () -> Void)?>(nil)
+    let damage: DamageMap
+    let damageListener = Mutex<(@Sendable () -> Void)?>(nil)
     private let space = Mutex((checked: ContinuousClock.now - .seconds(60), free: UInt64(0)))
 
     /// Opens a head: `directory/catalog.db` and `directory/data`.
@@ -61,141 +61,10 @@ package final class HeadStorage: Sendable {
         try forgetDamageBeyondEnds()
     }
 
-    /// Before anything is changed: after a power loss what was hashed says nothing of what is there now.
-    private func beginUseOfHashes() throws {
-        let directory = catalog.directory
-        let found = try HashDatabase.beginUse(
-            of: directory, life: MountLife.current(of: directory), isClean: catalog.wasClosedCleanly,
-            firstUncertain: firstUncertain)
-        damage.begin(with: found)
-    }
-
-    /// A crash may bring damage back where a file was cut since. Should the file grow there again, that is zeros.
-    private func forgetDamageBeyondEnds() throws {
-        for (data, inode, end) in damage.ends {
-            guard let record = try catalog.perform({ try $0.peekInode(inode) }), record.data == data,
-                record.attributes.size < end
-            else { continue }
-            damage.noteOverwritten(
-                ByteRange(record.attributes.size, ByteRange.maximumOffset), of: data)
-            // At once, for a second crash would find it again in a file that has grown. What the disk refuses now is
-            // noted after the next sync.
-            if let file = try? open(record) { try? noteCut(of: file, to: record.attributes.size) }
-        }
-    }
-
     /// How full the volume is, by sums that are kept: nothing is counted.
     package func usage() throws -> VolumeUsage {
         let (counters, limits) = try catalog.perform { ($0.counters, $0.limits) }
         return VolumeUsage(counters, limits: limits) { (try? bytes.diskSpace().total) ?? 0 }
-    }
-
-    /// A scrub has found something, or somebody has decided about it.
-    ///
-    /// - Parameter data: in one file; nil: wherever.
-    /// - Returns: where something is, or was, damaged: nobody is to go on with what was read of it before.
-    @discardableResult
-    package func learnDamage(of data: DataFileNumber? = nil) throws -> [Extent] {
-        try damage.learn(of: data)
-    }
-
-    /// The first bytes at or after `offset` that are known not to be what was written; nil: none are.
-    package func firstDamage(of data: DataFileNumber, from offset: UInt64) -> ByteRange? {
-        damage.first(of: data, from: offset)
-    }
-
-    /// To be called before bytes are read.
-    ///
-    /// - Throws: `DamagedBytes` when some of them are known not to be what was written.
-    package func checkSound(_ range: ByteRange, of record: InodeRecord) throws {
-        guard let first = damage.first(of: record.data, from: range.start), first.start < range.end else {
-            return
-        }
-        throw DamagedBytes(inode: record.attributes.inode, range: first)
-    }
-
-    /// To be called, under the inode's data lock, after bytes were changed: whatever they were, they are good now.
-    package func noteWritten(_ range: ByteRange, to file: DataFile) throws {
-        guard damage.knows(file.number) else { return }
-        // Zeros in a file whose end was lost, which would go on missing.
-        if range.end < ByteRange.maximumOffset { try file.grow(to: range.end) }
-        damage.noteOverwritten(range, of: file.number)
-    }
-
-    /// To be called, under the inode's data lock, after the data file was cut as its durable row says. What was damaged
-    /// there is gone for good before the file can grow again: no crash brings it back, and nobody restores it.
-    package func noteCut(of file: DataFile, to size: UInt64) throws {
-        guard damage.knows(file.number) else { return }
-        damage.noteOverwritten(ByteRange(size, ByteRange.maximumOffset), of: file.number)
-        let overwritten = damage.overwritten(of: file.number)
-        do {
-            try file.synchronize()
-        } catch {
-            noteSyncFailure()
-            throw error
-        }
-        try damage.noteDurable(overwritten)
-    }
-
-    /// Puts back what is damaged of a block, and makes that durable. What was written there since is newer, and stays.
-    ///
-    /// May be repeated: what a crash leaves half done is damaged still, or was found to be what it was.
-    ///
-    /// - Parameter content: the bytes of all of it, wherever they come from.
-    /// - Returns: how many bytes were put right. 0, and nothing is changed: these are not the bytes that were there, or
-    ///   nothing of the block is damaged any more.
-    /// - Throws: when the disk takes them not: they are refused as before.
-    package func restore(_ block: RestorableBlock, from content: [UInt8]) throws -> UInt64 {
-        guard block.lost.isContent(content) else { return 0 }
-        let block = block.noted
-        guard hasRoom() else {
-            throw ByteStoreError(call: "write", path: bytes.directory, errno: .noSpace)
-        }
-        do {
-            let restored = try withDataLock(of: block.inode) { try write(content, of: block) }
-            guard restored > 0 else { return 0 }
-            // Who cuts the file to nothing meanwhile needs none of it.
-            return try synchronizeData(block.inode) == nil ? restored : 0
-        } catch {
-            withDataLock(of: block.inode) {
-                // Only then do syncs of the application fail as well: what they have promised is on the disk, or will be.
-                if bytes.kept(block.data)?.hasFailed == true { damage.forgetOverwritten(of: block.data) }
-            }
-            throw error
-        }
-    }
-
-    private func write(_ content: [UInt8], of block: DamagedBlock) throws -> UInt64 {
-        let record = try catalog.perform { try $0.peekInode(block.inode) }
-        guard let record, record.data == block.data else { return 0 }
-        let file = try dataFile(of: record)
-        let shown = ByteRange(0, record.attributes.size)
-        let left = try damage.left(of: block).compactMap { $0.intersection(shown) }
-        guard !left.isEmpty else { return 0 }
-        let before = try file.state()
-        var restored: UInt64 = 0
-        // What is here is what nobody has written to since: who writes holds the lock, and tells.
-        for range in left {
-            let start = Int(range.start - block.range.start)
-            try content.withUnsafeBytes { buffer in
-                try file.write(
-                    UnsafeRawBufferPointer(rebasing: buffer[start..<start + Int(range.byteCount)]),
-                    at: range.start)
-            }
-            try noteWritten(range, to: file)
-            restored += range.byteCount
-        }
-        // After a crash a newer time tells of writes that the catalog does not know.
-        try file.setModificationTime(before.modification)
-        // What is known of the rest of the file holds still. Whatever is written from here on has a newer time.
-        damage.keepHashes(
-            from: before, to: try file.state(), beside: block, isWhole: restored == block.range.byteCount)
-        return restored
-    }
-
-    /// Has somebody told whenever this finds damage by itself.
-    package func whenDamageIsFound(_ tell: @escaping @Sendable () -> Void) {
-        damageListener.withLock { $0 = tell }
     }
 
     /// After a power loss: files that were never synced may be gone or too short, and what they lack is zeros from now
@@ -238,41 +107,10 @@ package final class HeadStorage: Sendable {
         return file
     }
 
-    /// A data file is shorter than its inode. Unless that has been changed just now, its end was lost.
-    ///
-    /// - Parameter file: nil: all of it is gone.
-    private func noteLoss(of record: InodeRecord, in file: DataFile?) throws {
-        let inode = record.attributes.inode
-        while true {
-            let changes = damage.changeCount(of: record.data)
-            guard let now = try catalog.perform({ try $0.sizedInode(inode) }), now.record.data == record.data
-            else {
-                return
-            }
-            let (size, present) = (now.record.attributes.size, try file?.extent().size ?? 0)
-            guard present < size else { return }
-            // Nobody has cut and extended it between the two looks: each change has a time of its own.
-            guard try catalog.perform({ try $0.inode(inode) }) == now.record else { continue }
-            if let file, !now.isSizeCertain {
-                // As older releases have left it.
-                try file.extend(to: size)
-                return
-            }
-            let lost = ByteRange(present, size)
-            guard !damage.covers(lost, of: record.data) else { return }
-            let block = DamagedBlock(
-                data: record.data, range: lost, inode: inode, expected: DamagedBlock.lost)
-            // Else another thread has found it as well, and may have written there by now.
-            guard try damage.add(block, ifChangedAsOftenAs: changes) else { continue }
-            damageListener.withLock { $0 }?()
-            return
-        }
-    }
-
     /// Of how many data files is remembered that they were looked at.
     var recoveredFileCount: Int { recovered?.count ?? 0 }
 
-    private func open(_ record: InodeRecord) throws -> DataFile {
+    func open(_ record: InodeRecord) throws -> DataFile {
         guard let recovered else { return try bytes.open(record.data) }
         // Until it was looked at nobody may have the file.
         return try recovered.look(at: record.data, first: { try openAfterCrash(record) }) {
@@ -393,7 +231,7 @@ package final class HeadStorage: Sendable {
     }
 
     /// - Returns: nil when done; else the inode whose data file was not found.
-    private func synchronizeData(_ inode: InodeNumber) throws -> InodeRecord? {
+    func synchronizeData(_ inode: InodeNumber) throws -> InodeRecord? {
         let (record, unrecorded) = try catalog.perform { state in
             (try state.inode(inode), state.unrecordedResidency(of: inode))
         }
@@ -405,14 +243,7 @@ package final class HeadStorage: Sendable {
             } catch let error as ByteStoreError where error.errno == .noSuchEntry {
                 return record
             }
-            let overwritten = damage.overwritten(of: record.data)
-            do {
-                try file.synchronize()
-            } catch {
-                noteSyncFailure()
-                throw error
-            }
-            try damage.noteDurable(overwritten)
+            try synchronize(file)
             let extent = try file.extent()
             try catalog.perform { state in
                 guard var record = try state.inode(inode), record.data == file.number else { return }
@@ -426,6 +257,18 @@ package final class HeadStorage: Sendable {
             try catalog.perform { try $0.record(unrecorded) }
         }
         return nil
+    }
+
+    /// Makes a data file durable, and then that what was written over damage in it is good.
+    func synchronize(_ file: DataFile) throws {
+        let overwritten = damage.overwritten(of: file.number)
+        do {
+            try file.synchronize()
+        } catch {
+            noteSyncFailure()
+            throw error
+        }
+        try damage.noteDurable(overwritten)
     }
 
     /// After a failed sync, when everybody who had the file open was told: whoever opens it anew may sync

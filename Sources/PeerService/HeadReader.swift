@@ -15,6 +15,9 @@ package struct HeadReader: Sendable {
     private let storage: HeadStorage
     private let hydrator: Hydrator?
     private let unchangedSince: SequenceNumber?
+    /// Whether the head is kept for who reads; else it is its owner's, and what was read counts only if the right to read
+    /// it still holds afterwards.
+    let isKept: Bool
     /// Whether bytes are only named, for who can take them from the data file; what to do where it cannot.
     private var namesBytes: (@Sendable (InodeNumber) -> Void)?
 
@@ -25,7 +28,10 @@ package struct HeadReader: Sendable {
     }
 
     /// - Parameter unchangedSince: what the reader has seen of a head that goes on; nil: the head does not change.
-    package init(storage: HeadStorage, hydrator: Hydrator?, unchangedSince: SequenceNumber? = nil) {
+    package init(
+        storage: HeadStorage, hydrator: Hydrator?, unchangedSince: SequenceNumber? = nil, isKept: Bool = true
+    ) {
+        self.isKept = isKept
         self.storage = storage
         self.hydrator = hydrator
         self.unchangedSince = unchangedSince

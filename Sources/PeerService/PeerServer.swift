@@ -206,8 +206,7 @@ package struct PeerServer: Sendable {
         let reader = try await backend.reader(of: volume, reign: Epoch(request.epoch), for: site)
         let position = request.wantsPosition ? try reader.position() : nil
         let listing = try reader.list(wanted)
-        // What was read counts only if nobody could have changed it meanwhile.
-        _ = try await backend.reader(of: volume, reign: Epoch(request.epoch), for: site)
+        if !reader.isKept { _ = try await backend.reader(of: volume, reign: Epoch(request.epoch), for: site) }
         try await finish(call, of: site, with: ListCoding.encode(listing, position: position))
     }
 
@@ -232,7 +231,7 @@ package struct PeerServer: Sendable {
         let pieces = try await reader.read(
             extents, hashes: Dictionary(uniqueKeysWithValues: hashes),
             maximumByteCount: Int(request.maximumByteCount))
-        _ = try await backend.reader(of: volume, reign: Epoch(request.epoch), for: site)
+        if !reader.isKept { _ = try await backend.reader(of: volume, reign: Epoch(request.epoch), for: site) }
         try await finish(call, of: site, with: ReadCoding.encode(pieces))
     }
 

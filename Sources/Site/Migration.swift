@@ -58,8 +58,9 @@ struct Migration: Sendable {
             } catch {
                 // Whatever the reason, the next attempt begins with an offer.
                 await agent.forgetFollower(heir)
-                // A node that does not get it is not to follow it for ever.
-                if isMember { _ = try? await client.withdraw(agent.id) }
+                // A node that does not get it is not to follow it for ever; unless it was let in to read.
+                let isReader = await agent.record.head.readers.contains { $0.member == heir }
+                if isMember, !isReader { _ = try? await client.withdraw(agent.id) }
                 throw error
             }
             // How long it was still used here is no part of it, and is not told.

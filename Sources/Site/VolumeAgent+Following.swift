@@ -268,8 +268,7 @@ extension VolumeAgent {
             throw SiteError.precondition("volume '\(record.name)' does not follow another site now")
         }
         guard old != 0, !record.keptNumbers.contains(old) else { return }
-        if let open = heads.removeValue(forKey: old) { try await open.close() }
-        try context.state.deleteHead(old, of: id)
+        try await deleteHead(old)
     }
 
     private func takeChanges(of owner: SiteID, into catalog: Catalog) async throws -> SequenceNumber {

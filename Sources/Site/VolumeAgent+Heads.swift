@@ -242,7 +242,7 @@ extension VolumeAgent {
         if record.head.mayRead(site, under: reign) {
             try checkServed()
             let head = try openHead(record.headNumber)
-            return HeadReader(storage: head.storage, hydrator: head.hydrator)
+            return HeadReader(storage: head.storage, hydrator: head.hydrator, isKept: false)
         }
         guard record.head.isKeepingBytes(for: Reign(site, reign)), let number = record.retainedHeads[reign]
         else {
@@ -284,6 +284,12 @@ extension VolumeAgent {
                 logger.warning("a copy that a crash has left stays: \(error)")
             }
         }
+    }
+
+    /// Ends the use of a head that no record names any more, and deletes it. May be repeated.
+    func deleteHead(_ number: UInt64) async throws {
+        if let open = heads.removeValue(forKey: number) { try await open.close() }
+        try context.state.deleteHead(number, of: id)
     }
 
     /// Deletes heads that nobody needs: not the present one, and none that is kept for an heir or aside.
@@ -328,8 +334,7 @@ extension VolumeAgent {
                 continue
             }
             ownCopies.removeValue(forKey: number)?.giveUp()
-            if let open = heads.removeValue(forKey: number) { try await open.close() }
-            try context.state.deleteHead(number, of: id)
+            try await deleteHead(number)
             logger.info("the old copy (head \(number)) is deleted")
         }
         if copies.keys.contains(where: { record.copies[$0] != nil }) {

@@ -9,9 +9,10 @@ internal import VolumeModel
 /// A volume that several nodes of a site read at once, and nobody writes to.
 ///
 /// The owner's record names who may read. With the first of them a new epoch begins, and with the last it ends: under it
-/// the head does not change. Whoever reads at another node has a head of its own (`ReadHead`), which arrives from the owner's as one does
-/// that was handed over, names and bytes alike, but without ownership. It belongs to that epoch alone and is deleted at
-/// its end, so that bytes of two states never meet in it. The replica, if there is one, has no part in this.
+/// the head does not change. Whoever reads at another node has a head of its own (`ReadHead`), which arrives from the
+/// owner's as one does that was handed over, names and bytes alike, but without ownership. It belongs to that epoch alone
+/// and is deleted at its end, so that bytes of two states never meet in it. The replica, if there is one, has no part in
+/// this.
 extension VolumeAgent {
     // MARK: at the owner
 
@@ -266,9 +267,4 @@ extension VolumeAgent {
     }
 
     private static let leastListingRequest = ListingRequest(places: [], inodes: [.root], byteCount: 1)
-
-    private func deleteHead(_ number: UInt64) async throws {
-        if let open = heads.removeValue(forKey: number) { try await open.close() }
-        try context.state.deleteHead(number, of: id)
-    }
 }

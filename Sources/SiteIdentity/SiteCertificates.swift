@@ -141,7 +141,6 @@ enum SiteCertificates {
     /// That the leaf is of the site, or the node, whose site pinned this authority, for connections, now.
     ///
     /// - Returns: when both certificates are valid.
-    @discardableResult
     static func check(
         leaf: Certificate, of site: SiteID, authority: Certificate, now: Date
     ) throws(IdentityError) -> ClosedRange<Date> {
