@@ -14,7 +14,15 @@ import VolumeModel
 @Suite(.serialized, .timeLimit(.minutes(5))) struct PeerLimitTests {
     /// Answers as the site would, but lets whoever asks for changes or bytes wait.
     private struct SlowBackend: PeerBackend {
+        /// Calls that have come so far as to wait.
+        static let begun = Atomic(0)
+
         let site: SitePeerBackend
+
+        private func wait() async throws {
+            Self.begun.wrappingAdd(1, ordering: .relaxed)
+            try await Task.sleep(for: .seconds(3600))
+        }
 
         func authenticate(certificatePEM: String) throws -> SiteID {
             try site.authenticate(certificatePEM: certificatePEM)
@@ -24,11 +32,11 @@ import VolumeModel
             _ request: Godwit_Peer_V1_OfferRequest, by owner: SiteID
         ) async throws -> Godwit_Peer_V1_OfferReply { Godwit_Peer_V1_OfferReply() }
         func catalog(of volume: VolumeID, reign: Epoch, for peer: SiteID) async throws -> Catalog {
-            try await Task.sleep(for: .seconds(3600))
+            try await wait()
             throw PeerError.unknownVolume(volume)
         }
         func reader(of volume: VolumeID, reign: Epoch, for peer: SiteID) async throws -> HeadReader {
-            try await Task.sleep(for: .seconds(3600))
+            try await wait()
             throw PeerError.unknownVolume(volume)
         }
         func exchange(
@@ -37,7 +45,7 @@ import VolumeModel
         func takeOver(
             _ request: Godwit_Peer_V1_TakeOverRequest, by peer: SiteID
         ) async throws -> Godwit_Peer_V1_TakeOverReply {
-            try await Task.sleep(for: .seconds(3600))
+            try await wait()
             return Godwit_Peer_V1_TakeOverReply()
         }
         func status(of volume: VolumeID, for peer: SiteID) async throws -> Godwit_Peer_V1_VolumeStatus {
@@ -53,7 +61,7 @@ import VolumeModel
             of block: LostBlock, of volume: VolumeID, for peer: SiteID
         ) async throws -> [UInt8]? {
             guard block.extent.inode != .root else { return nil }
-            try await Task.sleep(for: .seconds(3600))
+            try await wait()
             return nil
         }
         func serveMember(_ member: SiteID) -> RPCServer.Handler? { nil }
@@ -83,6 +91,7 @@ import VolumeModel
         _ count: Int, _ method: String, _ request: [UInt8], on channel: RPCChannel, _ fixture: PeerFixture
     ) async throws -> [RPCClientCall] {
         let before = fixture.service.openCallCount
+        let begun = SlowBackend.begun.load(ordering: .relaxed)
         var calls: [RPCClientCall] = []
         for _ in 0..<count {
             let call = try channel.open(RPCChannel.peerService + method, timeout: nil, waitForReady: true)
@@ -90,6 +99,8 @@ import VolumeModel
             calls.append(call)
         }
         #expect(await eventually { fixture.service.openCallCount == before + count })
+        // A call is counted before its request has come: another one must not overtake it.
+        #expect(await eventually { SlowBackend.begun.load(ordering: .relaxed) >= begun + count })
         return calls
     }
 
