@@ -132,12 +132,13 @@ struct Place: ~Copyable {
 
     /// - Throws: ENOENT when there is no such directory; ELOOP when a symbolic link is on the way to it.
     init(_ path: String) throws(HostMountError) {
-        let cut = path.lastIndex(of: "/") ?? path.startIndex
+        // A slash is one to the kernel, whatever mark is behind it.
+        let cut = path.utf8.lastIndex(of: UInt8(ascii: "/")) ?? path.startIndex
         let parentPath = cut == path.startIndex ? "/" : String(path[..<cut])
         let number = gw_open_without_links(AT_FDCWD, parentPath, Int32(GW_O_PATH) | O_DIRECTORY | O_CLOEXEC)
         guard number >= 0 else { throw HostMountError(call: "openat2", path: parentPath, number: errno) }
         parent = Descriptor(number, parentPath)
-        name = path.isEmpty ? "" : String(path[path.index(after: cut)...])
+        name = path.isEmpty ? "" : String(path[path.utf8.index(after: cut)...])
         self.path = path
     }
 

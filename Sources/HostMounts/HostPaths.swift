@@ -19,10 +19,12 @@ package struct HostPaths: Sendable {
     /// any other path: to its last directory, or the path itself where that is missing.
     package func real(_ path: String) -> String {
         if let root, let real = Self.resolve(root) {
-            if path.hasPrefix(root + "/") { return real + path.dropFirst(root.count) }
-            if path.hasPrefix(real + "/") { return path }
+            if path.utf8.starts(with: (root + "/").utf8) {
+                return real + Substring(path.utf8.dropFirst(root.utf8.count))
+            }
+            if path.utf8.starts(with: (real + "/").utf8) { return path }
         }
-        let cut = path.lastIndex(of: "/") ?? path.startIndex
+        let cut = path.utf8.lastIndex(of: UInt8(ascii: "/")) ?? path.startIndex
         guard cut > path.startIndex, let directory = Self.resolve(String(path[..<cut])) else { return path }
         return (directory == "/" ? "" : directory) + path[cut...]
     }

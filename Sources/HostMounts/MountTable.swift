@@ -23,27 +23,33 @@ package enum MountTable {
         try entries().last { $0.path == path }
     }
 
+    /// Byte by byte: to a String a space or a line's end with a mark behind it, or a return before it, is another character.
     static func parse(_ text: String) -> [MountEntry] {
-        text.split(separator: "\n").compactMap { line in
-            let halves = line.split(separator: " - ", maxSplits: 1)
-            guard halves.count == 2 else { return nil }
-            let left = halves[0].split(separator: " ")
-            let right = halves[1].split(separator: " ")
-            guard left.count >= 6, right.count >= 2 else { return nil }
-            let options = left[5].split(separator: ",")
+        text.utf8.split(separator: UInt8(ascii: "\n")).compactMap { line in
+            let fields = line.split(separator: UInt8(ascii: " "))
+            // Behind the options stand fields of any number, and then a hyphen.
+            guard fields.count >= 6,
+                let hyphen = fields[6...].firstIndex(where: { $0.elementsEqual("-".utf8) }),
+                hyphen + 2 < fields.count
+            else { return nil }
+            let options = fields[5].split(separator: UInt8(ascii: ","))
             return MountEntry(
-                path: unescape(left[4]), type: String(right[0]), source: unescape(right[1]),
-                isReadOnly: options.contains("ro"), device: String(left[2]))
+                path: unescape(fields[4]), type: String(Substring(fields[hyphen + 1])),
+                source: unescape(fields[hyphen + 2]),
+                isReadOnly: options.contains { $0.elementsEqual("ro".utf8) },
+                device: String(Substring(fields[2])))
         }
     }
 
     /// Space, tab, newline and backslash stand as `\` and three octal digits.
-    private static func unescape(_ text: Substring) -> String {
+    private static func unescape(_ text: Substring.UTF8View) -> String {
         var bytes: [UInt8] = []
-        var rest = Array(text.utf8)[...]
+        var rest = Array(text)[...]
         while let byte = rest.popFirst() {
-            if byte == UInt8(ascii: "\\"), rest.count >= 3,
-                let value = UInt8(String(decoding: rest.prefix(3), as: UTF8.self), radix: 8)
+            let digits = rest.prefix(3)
+            if byte == UInt8(ascii: "\\"), digits.count == 3,
+                digits.allSatisfy({ (UInt8(ascii: "0")...UInt8(ascii: "7")).contains($0) }),
+                let value = UInt8(String(decoding: digits, as: UTF8.self), radix: 8)
             {
                 bytes.append(value)
                 rest = rest.dropFirst(3)

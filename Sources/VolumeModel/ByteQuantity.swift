@@ -7,11 +7,11 @@ package enum ByteQuantity {
 
     /// - Returns: at least one byte and at most what Kubernetes counts to; nil for anything else, fractions too.
     package static func parse(_ text: String) -> UInt64? {
-        let unit = units.first { text.hasSuffix($0.suffix) }
-        let digits = text.dropLast(unit?.suffix.count ?? 0)
-        guard digits.utf8.allSatisfy({ (0x30...0x39).contains($0) }), let number = UInt64(digits) else {
-            return nil
-        }
+        let digits = text.utf8.prefix { (0x30...0x39).contains($0) }
+        // Byte by byte: to a String the sign for kelvin is a K as well.
+        let suffix = text.utf8.dropFirst(digits.count)
+        let unit = units.first { suffix.elementsEqual($0.suffix.utf8) }
+        guard suffix.isEmpty || unit != nil, let number = UInt64(Substring(digits)) else { return nil }
         let (product, overflow) = number.multipliedReportingOverflow(by: unit?.factor ?? 1)
         return overflow || product == 0 || product > UInt64(Int64.max) ? nil : product
     }

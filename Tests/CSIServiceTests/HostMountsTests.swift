@@ -20,6 +20,24 @@ import Testing
             ])
     }
 
+    /// To a String some of these are other characters, or none of their own; to the kernel they are slashes and line ends.
+    @Test func pathsAndTablesAreReadByteByByte() throws {
+        let next = "\n2 1 8:1 / /a ro - ext4 /dev/vda rw\n"
+        for end in ["\r", " \u{301}", "\u{200d}"] {
+            let table = MountTable.parse("1 1 0:5 / /x rw shared:1 - tmpfs a\(end)" + next)
+            #expect(table.map(\.path) == ["/x", "/a"], "\(end.debugDescription)")
+        }
+        #expect(MountTable.parse("1 1 0:5 / /\\+12\\040 rw - tmpfs a rw").map(\.path) == ["/\\+12 "])
+        try withDirectory { directory in
+            let path = directory + "/\u{301}b"
+            try BindMount.makeDirectory(path)
+            #expect(try FileManager.default.contentsOfDirectory(atPath: directory) == ["\u{301}b"])
+            // The directory is what is resolved, not the one above.
+            symlink(directory, directory + "/link")
+            #expect(HostPaths(root: nil).real(directory + "/link/\u{301}b").utf8.elementsEqual(path.utf8))
+        }
+    }
+
     @Test(.enabled(if: geteuid() == 0, "mounting needs root"))
     func aBindMountIsMadeAndTakenAway() throws {
         try withDirectory { directory in
