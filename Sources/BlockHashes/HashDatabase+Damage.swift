@@ -1,7 +1,7 @@
 package import SQLite
 package import VolumeModel
 
-/// What was found damaged, until it is put right.
+/// What was found damaged, until it is put right. Each change is in the copy before it counts.
 extension HashDatabase {
     /// - Parameters:
     ///   - data: of one file; nil: of all.
@@ -52,7 +52,7 @@ extension HashDatabase {
     @discardableResult
     package func add(_ block: DamagedBlock) throws(SQLiteError) -> Bool {
         var isNew = false
-        try together { () throws(SQLiteError) in isNew = try put(block) }
+        try changeDamage { () throws(SQLiteError) in isNew = try put(block) }
         return isNew
     }
 
@@ -70,6 +70,7 @@ extension HashDatabase {
             {
                 isNew = try put(
                     DamagedBlock(data: data, range: range, inode: inode, expected: DamagedBlock.lost))
+                try keepCopy()
             }
             try connection.execute("COMMIT")
         } catch {
@@ -86,35 +87,27 @@ extension HashDatabase {
             $0.range == block.range && (block.expected.isEmpty || block.confirmed.expected == $0.expected)
         }
         if isSame == true, known.overwritten.isEmpty { return false }
-        try insert(block)
+        try connection.insert(block)
         try removeOverwritten(of: block.data, in: block.range, known)
         return true
     }
 
-    private func insert(_ block: DamagedBlock) throws(SQLiteError) {
-        let insert = try connection.prepare("INSERT OR REPLACE INTO damage VALUES (?1, ?2, ?3, ?4, ?5)")
-        insert.bind(1, block.data.number)
-        insert.bind(2, block.range.start)
-        insert.bind(3, block.range.end)
-        insert.bind(4, block.inode.number)
-        insert.bind(5, block.expected)
-        try insert.run()
-    }
-
     /// Nobody has written there since the file was last looked at: what was noted in doubt is for sure.
     package func confirm(_ block: DamagedBlock) throws(SQLiteError) {
-        let update = try connection.prepare(
-            "UPDATE damage SET expected = ?3 WHERE data = ?1 AND start = ?2 AND expected = ?4")
-        update.bind(1, block.data.number)
-        update.bind(2, block.range.start)
-        update.bind(3, block.confirmed.expected)
-        update.bind(4, block.unconfirmed.expected)
-        try update.run()
+        try changeDamage { () throws(SQLiteError) in
+            let update = try connection.prepare(
+                "UPDATE damage SET expected = ?3 WHERE data = ?1 AND start = ?2 AND expected = ?4")
+            update.bind(1, block.data.number)
+            update.bind(2, block.range.start)
+            update.bind(3, block.confirmed.expected)
+            update.bind(4, block.unconfirmed.expected)
+            try update.run()
+        }
     }
 
     /// The block is what it was.
     package func remove(_ block: DamagedBlock) throws(SQLiteError) {
-        try together { () throws(SQLiteError) in
+        try changeDamage { () throws(SQLiteError) in
             let known = try damage(of: block.data, in: block.range)
             try delete(block)
             try removeOverwritten(of: block.data, in: block.range, known)
@@ -141,28 +134,18 @@ extension HashDatabase {
             delete.bind(2, range.start)
             try delete.run()
         }
-        try insertOverwritten(left, of: data)
-    }
-
-    private func insertOverwritten(_ ranges: RangeSet, of data: DataFileNumber) throws(SQLiteError) {
-        let insert = try connection.prepare("INSERT OR REPLACE INTO overwritten VALUES (?1, ?2, ?3)")
-        for range in ranges.ranges {
-            insert.bind(1, data.number)
-            insert.bind(2, range.start)
-            insert.bind(3, range.end)
-            try insert.run()
-        }
+        try connection.insertOverwritten(left, of: data)
     }
 
     /// Takes up what somebody else knows, where this was lost and made anew. What is known here stays.
     package func take(_ known: KnownDamage) throws(SQLiteError) {
-        try together { () throws(SQLiteError) in
+        try changeDamage { () throws(SQLiteError) in
             for block in known.blocks {
                 let present = try damage(of: block.data, in: block.range).blocks
                 guard !present.contains(where: { $0.range.start == block.range.start }) else { continue }
-                try insert(block)
+                try connection.insert(block)
                 for range in known.overwritten[block.data]?.intersection(block.range) ?? [] {
-                    try insertOverwritten(RangeSet([range]), of: block.data)
+                    try connection.insertOverwritten(RangeSet([range]), of: block.data)
                 }
             }
         }
@@ -170,7 +153,7 @@ extension HashDatabase {
 
     /// Notes that bytes were written since they were found damaged, and are on the disk. May be repeated.
     package func noteOverwritten(_ written: [DataFileNumber: RangeSet]) throws(SQLiteError) {
-        try together { () throws(SQLiteError) in
+        try changeDamage { () throws(SQLiteError) in
             let clear = try connection.prepare("DELETE FROM overwritten WHERE data = ?1")
             for (data, ranges) in written {
                 let known = try damage(of: data)
@@ -185,14 +168,14 @@ extension HashDatabase {
                 }
                 clear.bind(1, data.number)
                 try clear.run()
-                try insertOverwritten(kept, of: data)
+                try connection.insertOverwritten(kept, of: data)
             }
         }
     }
 
     /// A person has decided that what is there is to be taken as it is.
     package func acceptAll() throws(SQLiteError) {
-        try together { () throws(SQLiteError) in
+        try changeDamage { () throws(SQLiteError) in
             try connection.execute(
                 "DELETE FROM part WHERE data IN (SELECT data FROM damage); DELETE FROM damage; "
                     + "DELETE FROM overwritten")

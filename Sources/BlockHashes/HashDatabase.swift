@@ -5,7 +5,9 @@ package import VolumeModel
 
 /// What the blocks of a head's data files were when they were last looked at: `hashes.db` beside the catalog.
 ///
-/// Nothing is lost with it but the knowledge of what should be there. Invariants:
+/// Nothing is lost with it but the knowledge of what should be there: what is known to be damaged stands in `damage` beside
+/// it as well (`DamageCopy`), from which whoever makes it anew takes that up. It is made anew only where it is missing or
+/// rubbish; a disk that fails, or is full, and a newer release's are told to who asks, and nothing is deleted. Invariants:
 /// - A hash is that of a file in a certain state (`FileState`), and tells of damage only while the file is in it.
 /// - After an end of the machine, or of the mount, that came while the head was in use, bytes may be newer than the
 ///   file's times. So all hashes are forgotten before such a head is used again, or looked through.
@@ -15,7 +17,7 @@ package import VolumeModel
 /// Used by one thread at a time; others have connections of their own.
 package final class HashDatabase {
     package static let fileName = "hashes.db"
-    private static let version: Int64 = 1
+    private static let schemaVersion: Int64 = 1
     private static let schema = """
         CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
         CREATE TABLE IF NOT EXISTS part(
@@ -30,29 +32,35 @@ package final class HashDatabase {
         """
 
     let connection: Connection
+    private let directory: String
     private let getPart, putPart, lookPart, getMeta, putMeta: Statement
 
+    /// Whether anything is known of a head.
     package static func exists(in directory: String) -> Bool {
-        access(directory + "/" + fileName, F_OK) == 0
+        DamageCopy.isThere(path(in: directory)) || DamageCopy.exists(in: directory)
     }
 
-    /// Opens it, making it when it is missing, anew when it is no database of this release.
+    private static func path(in directory: String) -> String { directory + "/" + fileName }
+
+    /// Opens it, making it when it is missing, anew when it is rubbish.
+    ///
+    /// - Throws: a refusal when it is of a newer release, or when nobody can tell any more what is damaged.
     package convenience init(in directory: String) throws(SQLiteError) {
-        let path = directory + "/" + Self.fileName
         do {
-            try self.init(path: path)
+            try self.init(directory: directory)
             try verify()
         } catch {
             guard error.isCorruption else { throw error }
             try Self.discard(in: directory)
-            try self.init(path: path)
+            try self.init(directory: directory)
         }
     }
 
     /// Deletes it: everything is hashed anew.
-    package static func discard(in directory: String) throws(SQLiteError) {
-        let path = directory + "/" + fileName
-        for suffix in ["-wal", "-shm", ""] where unlink(path + suffix) != 0 && errno != ENOENT {
+    private static func discard(in directory: String) throws(SQLiteError) {
+        let path = path(in: directory)
+        // It first: without its log it would be an older one, and a log without it is nothing.
+        for suffix in ["", "-wal", "-shm"] where unlink(path + suffix) != 0 && errno != ENOENT {
             throw SQLiteError(code: 10, message: "cannot delete \(path)\(suffix): errno \(errno)")
         }
     }
@@ -65,22 +73,21 @@ package final class HashDatabase {
         }
     }
 
-    private init(path: String) throws(SQLiteError) {
+    private init(directory: String) throws(SQLiteError) {
+        let path = Self.path(in: directory)
+        self.directory = directory
         connection = try Connection(path: path, mode: .create)
         connection.setBusyTimeout(milliseconds: 10_000)
+        // Of a newer release's not even the log is moved, as who closes it last does.
+        connection.leaveLogOnClose(access(path + "-wal", F_OK) == 0)
+        let version = try Self.version(of: connection)
+        connection.leaveLogOnClose(false)
         // Neither a power loss nor a crash leaves a row that is half an old one: the log is synced before it is moved.
         try connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
-        try connection.execute(Self.schema)
-        let version = try connection.prepare("SELECT value FROM meta WHERE key = 'version'").first {
-            $0.integer(0)
-        }
-        if let version, version != Self.version {
-            throw SQLiteError(code: 26, message: "\(path) is of version \(version)")
-        }
         if version == nil {
-            let name = UInt64.random(in: .min ... .max)
-            try connection.execute(
-                "INSERT OR IGNORE INTO meta VALUES ('version', \(Self.version)), ('name', '\(name)')")
+            try Self.make(in: directory, connection)
+        } else {
+            try connection.execute(Self.schema)
         }
         getPart = try connection.prepare("SELECT record, looked FROM part WHERE data = ?1 AND part = ?2")
         putPart = try connection.prepare("INSERT OR REPLACE INTO part VALUES (?1, ?2, ?3, ?4)")
@@ -89,40 +96,128 @@ package final class HashDatabase {
         putMeta = try connection.prepare("INSERT OR REPLACE INTO meta VALUES (?1, ?2)")
     }
 
+    /// - Returns: nil when nothing was ever made of it.
+    private static func version(of connection: Connection) throws(SQLiteError) -> Int64? {
+        let table = try connection.prepare("SELECT 1 FROM sqlite_master WHERE name = 'meta'")
+        guard try table.first({ _ in true }) ?? false else { return nil }
+        let found = try connection.prepare("SELECT value FROM meta WHERE key = 'version'").first {
+            $0.integer(0)
+        }
+        guard let found, found != schemaVersion else { return found }
+        guard found > schemaVersion else {
+            throw SQLiteError(code: 26, message: "\(connection.path) is of version \(found)")
+        }
+        throw SQLiteError(
+            refusing:
+                "\(connection.path) is of a newer release (version \(found), this one knows \(schemaVersion)): "
+                + "use the release that wrote it")
+    }
+
+    /// All at once, with what is known to be damaged: a crash leaves either nothing or all of it.
+    private static func make(in directory: String, _ connection: Connection) throws(SQLiteError) {
+        try connection.together { () throws(SQLiteError) in
+            try connection.execute(schema)
+            // Somebody else may have been quicker.
+            guard try version(of: connection) == nil else { return }
+            let name = UInt64.random(in: .min ... .max)
+            try connection.execute(
+                "INSERT INTO meta VALUES ('version', \(schemaVersion)), ('name', '\(name)')")
+            guard let (known, life) = try copy(in: directory) else { return }
+            let putLife = try connection.prepare("INSERT OR REPLACE INTO meta VALUES ('life', ?1)")
+            putLife.bind(1, life)
+            if !life.isEmpty { try putLife.run() }
+            for block in known.blocks { try connection.insert(block) }
+            for (data, ranges) in known.overwritten { try connection.insertOverwritten(ranges, of: data) }
+        }
+    }
+
+    /// What is known without the database.
+    private static func copy(
+        in directory: String
+    ) throws(SQLiteError) -> (known: KnownDamage, life: String)? {
+        do {
+            return try DamageCopy.read(in: directory)
+        } catch {
+            guard error.isCorruption else { throw error }
+            throw SQLiteError(
+                refusing:
+                    "what is damaged of \(directory) is not known any more: \(path(in: directory)) is lost, and "
+                    + "\(DamageCopy.path(in: directory)), which says so too, is damaged: put one of them back, or "
+                    + "take all bytes as they are: 'godwit volume check --accept-damage'")
+        }
+    }
+
+    /// Forgets records of damage that nobody can read.
+    package static func dropUnreadableDamage(in directory: String) throws(SQLiteError) {
+        do {
+            _ = try DamageCopy.read(in: directory)
+        } catch {
+            guard error.isCorruption else { throw error }
+            try DamageCopy.delete(in: directory)
+        }
+        do {
+            try HashDatabase(directory: directory).verify()
+        } catch {
+            guard error.isReadFailure else { return }
+            try discard(in: directory)
+        }
+    }
+
     // MARK: what can be relied on
 
-    /// The head is about to be written to, which nothing in here may prevent: what cannot be used is deleted.
+    /// The head is about to be written to. Rubbish does not prevent that, nor what cannot be read where the copy says what
+    /// it knew: it is deleted.
     ///
     /// - Returns: the damage that is known.
-    /// - Throws: when it cannot even be deleted.
+    /// - Throws: when that is not known: the disk fails, or is full, or the file is of a newer release. Nothing is lost by
+    ///   it; the head is not to be used before this succeeds.
     package static func beginUse(
         of directory: String, life: String?, isClean: Bool, firstUncertain: DataFileNumber
     ) throws(SQLiteError) -> KnownDamage {
         guard exists(in: directory) else { return KnownDamage() }
-        do {
-            let hashes = try HashDatabase(path: directory + "/" + fileName)
+        func begin() throws(SQLiteError) -> KnownDamage {
+            let hashes = try HashDatabase(directory: directory)
             try hashes.begin(life: life, isClean: isClean, isUse: true, firstUncertain: firstUncertain)
-            return try hashes.damage()
+            let known = try hashes.damage()
+            // An older release has kept no copy.
+            if known != KnownDamage() || DamageCopy.exists(in: directory) {
+                try hashes.changeDamage { () throws(SQLiteError) in }
+            }
+            return known
+        }
+        do {
+            return try begin()
         } catch {
+            if error.isReadFailure, try copy(in: directory) == nil {
+                throw SQLiteError(
+                    refusing:
+                        "\(path(in: directory)) cannot be read (\(error)), and what it knows of damage stands nowhere "
+                        + "else: if the disk does not recover, 'godwit volume check --accept-damage' takes all bytes as "
+                        + "they are")
+            }
+            guard error.isCorruption || error.isReadFailure else { throw error }
             try discard(in: directory)
-            return KnownDamage()
+            return try begin()
         }
     }
 
-    /// What is known of a head, without making anything. What is no database of this release knows nothing.
+    /// What is known of a head, without making anything.
     package static func damage(in directory: String) throws(SQLiteError) -> KnownDamage {
+        guard DamageCopy.isThere(path(in: directory)) else {
+            return try copy(in: directory)?.known ?? KnownDamage()
+        }
         do {
-            return try HashDatabase(existingIn: directory)?.damage() ?? KnownDamage()
+            return try HashDatabase(directory: directory).damage()
         } catch {
             guard error.isCorruption else { throw error }
-            return KnownDamage()
+            return try copy(in: directory)?.known ?? KnownDamage()
         }
     }
 
-    /// Opens it as it is; nil: there is none.
+    /// Opens it as it is; nil: nothing is known of the head.
     package convenience init?(existingIn directory: String) throws(SQLiteError) {
         guard Self.exists(in: directory) else { return nil }
-        try self.init(path: directory + "/" + Self.fileName)
+        try self.init(directory: directory)
     }
 
     /// Whether something failed because the database is damaged, or none.
@@ -146,28 +241,27 @@ package final class HashDatabase {
     package func begin(
         life: String?, isClean: Bool, isUse: Bool, firstUncertain: DataFileNumber
     ) throws(SQLiteError) {
-        getMeta.bind(1, "life")
-        let stored = try getMeta.first { $0.text(0) }
+        let stored = try self.life()
         if let life, stored == life { return }
-        if !isClean {
-            try connection.execute("BEGIN IMMEDIATE; DELETE FROM part;")
-            for table in ["damage", "overwritten"] {
-                let forget = try connection.prepare("DELETE FROM \(table) WHERE data >= ?1")
-                forget.bind(1, firstUncertain.number)
-                try forget.run()
+        if isClean, !isUse, stored != nil { return }
+        try changeDamage { () throws(SQLiteError) in
+            if !isClean {
+                try connection.execute("DELETE FROM part")
+                for table in ["damage", "overwritten"] {
+                    let forget = try connection.prepare("DELETE FROM \(table) WHERE data >= ?1")
+                    forget.bind(1, firstUncertain.number)
+                    try forget.run()
+                }
             }
-        } else if !isUse, stored != nil {
-            return
-        }
-        putMeta.bind(1, "life")
-        putMeta.bind(2, life ?? "")
-        do {
+            putMeta.bind(1, "life")
+            putMeta.bind(2, life ?? "")
             try putMeta.run()
-            if connection.isInTransaction { try connection.execute("COMMIT") }
-        } catch {
-            if connection.isInTransaction { try? connection.execute("ROLLBACK") }
-            throw error
         }
+    }
+
+    func life() throws(SQLiteError) -> String? {
+        getMeta.bind(1, "life")
+        return try getMeta.first { $0.text(0) }
     }
 
     // MARK: hashes
@@ -240,14 +334,20 @@ package final class HashDatabase {
     }
 
     func together(_ body: () throws(SQLiteError) -> Void) throws(SQLiteError) {
-        try connection.execute("BEGIN IMMEDIATE")
-        do {
+        try connection.together(body)
+    }
+
+    /// Changes what is known of damage, here and in the copy.
+    func changeDamage(_ body: () throws(SQLiteError) -> Void) throws(SQLiteError) {
+        try together { () throws(SQLiteError) in
             try body()
-            try connection.execute("COMMIT")
-        } catch {
-            if connection.isInTransaction { try? connection.execute("ROLLBACK") }
-            throw error
+            try keepCopy()
         }
+    }
+
+    /// Makes the copy say what this does. Before a commit: what was put right must not be in a copy that is used later.
+    func keepCopy() throws(SQLiteError) {
+        try DamageCopy.keep(damage(), life: life() ?? "", in: directory)
     }
 
     /// Forgets files that are gone.
@@ -263,7 +363,7 @@ package final class HashDatabase {
         let parts = try connection.prepare("DELETE FROM part WHERE data = ?1")
         let damage = try connection.prepare("DELETE FROM damage WHERE data = ?1")
         let overwritten = try connection.prepare("DELETE FROM overwritten WHERE data = ?1")
-        try together { () throws(SQLiteError) in
+        try changeDamage { () throws(SQLiteError) in
             for number in gone {
                 for statement in [parts, damage, overwritten] {
                     statement.bind(1, number)
@@ -275,14 +375,51 @@ package final class HashDatabase {
 
     /// Forgets what a file held beyond its present size.
     package func cut(_ data: DataFileNumber, to size: UInt64) throws(SQLiteError) {
-        for (sql, limit) in [
-            ("DELETE FROM part WHERE data = ?1 AND part >= ?2", PartID.count(size)),
-            ("DELETE FROM damage WHERE data = ?1 AND start >= ?2 AND expected != x'00'", size),
-        ] {
-            let statement = try connection.prepare(sql)
-            statement.bind(1, data.number)
-            statement.bind(2, limit)
-            try statement.run()
+        let parts = try connection.prepare("DELETE FROM part WHERE data = ?1 AND part >= ?2")
+        parts.bind(1, data.number)
+        parts.bind(2, PartID.count(size))
+        try parts.run()
+        let isBeyond = try damage(of: data).blocks.contains { $0.range.start >= size && !$0.isLost }
+        guard isBeyond else { return }
+        try changeDamage { () throws(SQLiteError) in
+            let blocks = try connection.prepare(
+                "DELETE FROM damage WHERE data = ?1 AND start >= ?2 AND expected != x'00'")
+            blocks.bind(1, data.number)
+            blocks.bind(2, size)
+            try blocks.run()
+        }
+    }
+}
+
+extension Connection {
+    func together(_ body: () throws(SQLiteError) -> Void) throws(SQLiteError) {
+        try execute("BEGIN IMMEDIATE")
+        do {
+            try body()
+            try execute("COMMIT")
+        } catch {
+            if isInTransaction { try? execute("ROLLBACK") }
+            throw error
+        }
+    }
+
+    func insert(_ block: DamagedBlock) throws(SQLiteError) {
+        let insert = try prepare("INSERT OR REPLACE INTO damage VALUES (?1, ?2, ?3, ?4, ?5)")
+        insert.bind(1, block.data.number)
+        insert.bind(2, block.range.start)
+        insert.bind(3, block.range.end)
+        insert.bind(4, block.inode.number)
+        insert.bind(5, block.expected)
+        try insert.run()
+    }
+
+    func insertOverwritten(_ ranges: RangeSet, of data: DataFileNumber) throws(SQLiteError) {
+        let insert = try prepare("INSERT OR REPLACE INTO overwritten VALUES (?1, ?2, ?3)")
+        for range in ranges.ranges {
+            insert.bind(1, data.number)
+            insert.bind(2, range.start)
+            insert.bind(3, range.end)
+            try insert.run()
         }
     }
 }

@@ -54,18 +54,19 @@ package final class ByteStore: Sendable {
             if isNext, let spare = spares.take(number) {
                 spare
             } else {
-                try root.open(name, flags: O_RDWR | O_CREAT | O_TRUNC)
+                try root.make(name, replaces: true)
             }
         return keep(DataFile(number: number, descriptor: descriptor, name: name, in: root, isNew: true))
     }
 
     /// A data file that exists.
     ///
-    /// - Throws: ENOENT when it is gone: its bytes are lost here, which the caller must not take for zeros.
+    /// - Throws: ENOENT when it is gone: its bytes are lost here, which the caller must not take for zeros. EIO when something
+    ///   else is in its place, or the file has another name besides.
     package func open(_ number: DataFileNumber) throws(ByteStoreError) -> DataFile {
         if let file = kept(number) { return file }
         let name = Self.name(of: number)
-        let descriptor = try root.open(name, flags: O_RDWR)
+        let descriptor = try root.open(name)
         return keep(DataFile(number: number, descriptor: descriptor, name: name, in: root, isNew: false))
     }
 
@@ -145,6 +146,9 @@ package final class ByteStore: Sendable {
     /// Bytes free on the disk for us, and its size.
     package func diskSpace() throws(ByteStoreError) -> (free: UInt64, total: UInt64) { try root.space() }
 
+    /// Whether the disk can hold another data file.
+    package func diskHasInodes() throws(ByteStoreError) -> Bool { try root.hasInodes() }
+
     /// Deletes what a crash has left of files that were made ahead. Called before any is made.
     ///
     /// - Parameter next: the number that the next data file gets.
@@ -171,7 +175,7 @@ package final class ByteStore: Sendable {
         _ visit: (DataFileNumber, DataFileExtent) -> Void, other: (String) -> Void
     ) throws(ByteStoreError) {
         try root.forEach { name, extent in
-            guard let number = UInt64(name.dropFirst(3), radix: 16),
+            guard let extent, let number = UInt64(name.dropFirst(3), radix: 16),
                 Self.name(of: DataFileNumber(number)) == name
             else { return other(name) }
             visit(DataFileNumber(number), extent)

@@ -25,17 +25,56 @@ final class DataDirectory: Sendable {
 
     deinit { close(descriptor) }
 
-    /// - Parameter name: `xx/number`; with O_CREAT its directory is made as well.
-    func open(_ name: String, flags: Int32) throws(ByteStoreError) -> Int32 {
-        let all = flags | O_CLOEXEC | O_NOFOLLOW
-        let parent = String(name.prefix(2))
-        guard let directory = try openParent(parent, makes: flags & O_CREAT != 0) else {
+    /// Opens a file that is there.
+    ///
+    /// - Parameter name: `xx/number`.
+    /// - Throws: ENOENT; EIO when something else is there, or the file has another name: whoever has that would get what is
+    ///   written, or we what he writes.
+    func open(_ name: String) throws(ByteStoreError) -> Int32 {
+        guard let directory = try openParent(String(name.prefix(2)), makes: false) else {
             throw ByteStoreError(call: "openat", path: path + "/" + name, errno: .noSuchEntry)
         }
         defer { close(directory) }
-        let opened = openat(directory, String(name.dropFirst(3)), all, 0o600)
+        // Without waiting for anybody, nor taking a terminal.
+        let flags = O_RDWR | O_NONBLOCK | O_NOCTTY | O_CLOEXEC | O_NOFOLLOW
+        let opened = openat(directory, String(name.dropFirst(3)), flags)
+        guard opened >= 0 else { throw Self.failure("openat", path + "/" + name) }
+        var status = stat()
+        guard fstat(opened, &status) == 0, Self.isOurs(status) else {
+            close(opened)
+            throw .isNoDataFile(path + "/" + name)
+        }
+        return opened
+    }
+
+    /// Makes a new, empty file, and its directory if need be.
+    ///
+    /// - Parameter replaces: whether what is there already is emptied or, if it is not ours to write to, deleted.
+    /// - Throws: EEXIST when something is there, and is to stay.
+    func make(_ name: String, replaces: Bool) throws(ByteStoreError) -> Int32 {
+        guard let directory = try openParent(String(name.prefix(2)), makes: true) else {
+            throw ByteStoreError(call: "openat", path: path + "/" + name, errno: .noSuchEntry)
+        }
+        defer { close(directory) }
+        let file = String(name.dropFirst(3))
+        let flags = O_RDWR | O_CLOEXEC | O_NOFOLLOW
+        // What this makes needs no look.
+        let made = openat(directory, file, flags | O_CREAT | O_EXCL, 0o600)
+        if made >= 0 { return made }
+        guard replaces, errno == EEXIST else { throw Self.failure("openat", path + "/" + name) }
+        var status = stat()
+        if fstatat(directory, file, &status, AT_SYMLINK_NOFOLLOW) == 0, !Self.isOurs(status),
+            unlinkat(directory, file, 0) != 0
+        {
+            throw Self.failure("unlinkat", path + "/" + name)
+        }
+        let opened = openat(directory, file, flags | O_CREAT | O_TRUNC, 0o600)
         guard opened >= 0 else { throw Self.failure("openat", path + "/" + name) }
         return opened
+    }
+
+    private static func isOurs(_ status: stat) -> Bool {
+        status.st_mode & S_IFMT == S_IFREG && status.st_nlink <= 1
     }
 
     /// - Returns: nil if there is none.
@@ -74,15 +113,16 @@ final class DataDirectory: Sendable {
         try delete(name)
     }
 
-    /// Calls with the name of everything in it, of the form that `open` takes.
-    func forEach(_ visit: (_ name: String, DataFileExtent) -> Void) throws(ByteStoreError) {
+    /// Calls with the name of everything in it, of the form that `open` takes; no extent: it is no regular file.
+    func forEach(_ visit: (_ name: String, DataFileExtent?) -> Void) throws(ByteStoreError) {
         for parent in try Self.names(in: ".", at: descriptor, path: path) where parent.utf8.count == 2 {
             for name in try Self.names(in: parent, at: descriptor, path: path + "/" + parent) {
                 var status = stat()
                 guard fstatat(descriptor, parent + "/" + name, &status, AT_SYMLINK_NOFOLLOW) == 0 else {
                     continue
                 }
-                visit(parent + "/" + name, DataFileExtent(status))
+                let isFile = status.st_mode & S_IFMT == S_IFREG
+                visit(parent + "/" + name, isFile ? DataFileExtent(status) : nil)
             }
         }
     }
@@ -128,10 +168,21 @@ final class DataDirectory: Sendable {
     }
 
     func space() throws(ByteStoreError) -> (free: UInt64, total: UInt64) {
-        var status = statvfs()
-        guard fstatvfs(descriptor, &status) == 0 else { throw Self.failure("fstatvfs", path) }
+        let status = try diskStatus()
         let unit = UInt64(status.f_frsize)
         return (UInt64(status.f_bavail) &* unit, UInt64(status.f_blocks) &* unit)
+    }
+
+    /// Whether the disk can hold another file. Where it is as many as there is room for, it can.
+    func hasInodes() throws(ByteStoreError) -> Bool {
+        let status = try diskStatus()
+        return status.f_files == 0 || status.f_favail > 0
+    }
+
+    private func diskStatus() throws(ByteStoreError) -> statvfs {
+        var status = statvfs()
+        guard fstatvfs(descriptor, &status) == 0 else { throw Self.failure("fstatvfs", path) }
+        return status
     }
 
     private static func synchronizeDirectory(

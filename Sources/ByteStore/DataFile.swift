@@ -323,8 +323,11 @@ package struct DataFileExtent: Hashable, Sendable {
     package let size: UInt64
     /// Blocks of 512 bytes.
     package let blockCount: UInt64
+    /// Whether it has another name somewhere, and is not opened therefore.
+    package let isShared: Bool
 
     init(_ status: stat) {
+        isShared = status.st_nlink > 1
         size = UInt64(clamping: status.st_size)
         blockCount = UInt64(clamping: status.st_blocks)
     }

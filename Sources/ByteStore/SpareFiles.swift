@@ -96,11 +96,10 @@ final class SpareFiles: Sendable {
             }
             guard let next else { return false }
             // One that is there already is of an earlier life: whoever asks for it empties it.
-            let flags = O_RDWR | O_CREAT | O_EXCL
             var failure: ByteStoreError?
             var descriptor: Int32?
             do throws(ByteStoreError) {
-                descriptor = try root.open(ByteStore.name(of: DataFileNumber(next)), flags: flags)
+                descriptor = try root.make(ByteStore.name(of: DataFileNumber(next)), replaces: false)
             } catch {
                 failure = error
             }

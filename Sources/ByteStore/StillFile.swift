@@ -56,25 +56,30 @@ package final class StillFile {
     /// - Throws: ENOENT when it is gone.
     package init(_ number: DataFileNumber, in directory: String) throws(ByteStoreError) {
         path = directory + "/" + ByteStore.name(of: number)
-        descriptor = gw_open_direct(path)
+        var opened = gw_open_direct(path)
         // Not every file system can (tmpfs, older ones), nor may everybody leave the access time alone.
-        if descriptor < 0, errno == EINVAL || errno == EPERM {
+        if opened < 0, errno == EINVAL || errno == EPERM {
             isDirect = false
-            descriptor = Self.openPlainly(path)
+            opened = Self.openPlainly(path)
         }
+        // Its end closes it, also when this throws.
+        descriptor = opened
         guard descriptor >= 0 else { throw failure("open") }
+        guard try status().st_mode & S_IFMT == S_IFREG else { throw .isNoDataFile(path) }
     }
 
     deinit { close(descriptor) }
 
     private static func openPlainly(_ path: String) -> Int32 {
-        Glibc.open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW)
+        Glibc.open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW)
     }
 
-    package func state() throws(ByteStoreError) -> FileState {
+    package func state() throws(ByteStoreError) -> FileState { FileState(try status()) }
+
+    private func status() throws(ByteStoreError) -> stat {
         var status = stat()
         guard fstat(descriptor, &status) == 0 else { throw failure("fstat") }
-        return FileState(status)
+        return status
     }
 
     /// The first byte at or after `offset` that the disk holds; nil: only holes follow.

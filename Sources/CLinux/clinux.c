@@ -30,7 +30,7 @@ int gw_sync_file_range(int descriptor, int64_t offset, int64_t byte_count, unsig
 }
 
 int gw_open_direct(const char *path) {
-    return open(path, O_RDONLY | O_DIRECT | O_NOATIME | O_CLOEXEC | O_NOFOLLOW);
+    return open(path, O_RDONLY | O_DIRECT | O_NOATIME | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW);
 }
 
 int gw_unique_mount_id(const char *path, uint64_t *id) {

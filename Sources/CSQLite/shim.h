@@ -15,8 +15,8 @@ static inline int gw_sqlite_bind_text(sqlite3_stmt *statement, int index, const 
 }
 
 // Swift cannot call functions with a variable number of arguments.
-static inline int gw_sqlite_no_checkpoint_on_close(sqlite3 *database) {
-    return sqlite3_db_config(database, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, (int *)0);
+static inline int gw_sqlite_no_checkpoint_on_close(sqlite3 *database, int is_set) {
+    return sqlite3_db_config(database, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, is_set, (int *)0);
 }
 
 #endif

@@ -35,12 +35,25 @@ package enum HeadCheck {
                 findings.append(HeadFinding(.leftover, "\(store)/\($0) is none of the volume's files"))
             }
         }
+        for number in files.keys.sorted() where files[number]?.isShared == true {
+            findings.append(
+                HeadFinding(
+                    .damage,
+                    "\(store)/\(ByteStore.name(of: number)) has another name somewhere (a hard link), and is not used: "
+                        + "remove that, or put a copy in its place"))
+        }
         let catalog = try CatalogCheck(of: directory)
         findings += catalog.findings
         guard !catalog.findings.contains(where: { $0.kind == .damage && $0.text.hasPrefix(directory) }) else {
             return findings
         }
-        let known = try damage(of: directory, files)
+        var known = KnownDamage()
+        do {
+            known = try HashDatabase.damage(in: directory)
+        } catch {
+            findings.append(HeadDamage.unknown(error))
+        }
+        known = try damage(of: directory, files, known: known)
         let damaged = known.ranges
         for (number, data) in catalog.data.sorted(by: { $0.key < $1.key }) where damaged[number] == nil {
             if let finding = finding(number, data, files[number]?.blockCount, isInUse: isInUse, catalog) {
@@ -60,9 +73,9 @@ package enum HeadCheck {
 
     /// What is known, and what of files is missing now.
     private static func damage(
-        of directory: String, _ files: [DataFileNumber: DataFileExtent]
+        of directory: String, _ files: [DataFileNumber: DataFileExtent], known: KnownDamage
     ) throws -> KnownDamage {
-        var known = try HashDatabase.damage(in: directory)
+        var known = known
         let ranges = known.ranges
         let losses = try HeadLoss(directory, files: files.mapValues(\.size))
         for suspect in losses.suspects {

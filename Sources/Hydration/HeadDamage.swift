@@ -22,7 +22,18 @@ package enum HeadDamage {
     ///
     /// - Throws: when there is no catalog that can be read.
     package static func findings(_ directory: String) throws -> [HeadFinding] {
-        try findings(directory, try HashDatabase.damage(in: directory))
+        let known: KnownDamage
+        do {
+            known = try HashDatabase.damage(in: directory)
+        } catch {
+            return [unknown(error)]
+        }
+        return try findings(directory, known)
+    }
+
+    /// The head is not opened then.
+    static func unknown(_ error: any Error) -> HeadFinding {
+        HeadFinding(.damage, "what is damaged of it is not known, so that it is not used: \(error)")
     }
 
     static func findings(_ directory: String, _ known: KnownDamage) throws -> [HeadFinding] {
@@ -60,6 +71,7 @@ package enum HeadDamage {
     /// was lost at their ends is zeros.
     package static func accept(_ directory: String) throws {
         guard HashDatabase.exists(in: directory) else { return }
+        try HashDatabase.dropUnreadableDamage(in: directory)
         let hashes = try HashDatabase(in: directory)
         let known = try hashes.damage()
         let view = try CatalogView(of: directory)

@@ -355,7 +355,12 @@ package final class HeadStorage: Sendable {
         if let failure = failedSettle.withLock({ $0 }) {
             return "not everything could be made durable: \(failure)"
         }
-        return hasRoomNow ? nil : "the disk is full but for a reserve: writes are refused until there is room"
+        guard hasRoomNow else {
+            return "the disk is full but for a reserve: writes are refused until there is room"
+        }
+        guard (try? bytes.diskHasInodes()) == false else { return nil }
+        return
+            "the disk has no inodes left: files cannot be written to for the first time until others are gone"
     }
 
     /// Ends the use of this head in order. Whatever still uses it gets errors.

@@ -20,7 +20,10 @@ package final class Connection: @unchecked Sendable {
     private let log = LogLength()
 
     /// Opens the file and checks that it is a database.
+    ///
+    /// - Throws: a refusal when one of its files is none that we may touch.
     package init(path: String, mode: Mode) throws(SQLiteError) {
+        try Self.checkFiles(of: path)
         let flags: Int32 =
             switch mode {
             case .readOnly: SQLITE_OPEN_READONLY
@@ -41,11 +44,33 @@ package final class Connection: @unchecked Sendable {
 
     deinit { sqlite3_close_v2(handle) }
 
+    /// Looks at what SQLite would open, without opening it: a FIFO would hold it up for ever, a device would be written to,
+    /// and each of two names would have a log of its own.
+    ///
+    /// - Throws: a refusal, when one of the files is there and no regular file with a single name.
+    package static func checkFiles(of path: String) throws(SQLiteError) {
+        for file in ["", "-wal", "-shm", "-journal"].map({ path + $0 }) {
+            var status = stat()
+            guard lstat(file, &status) == 0 else { continue }
+            guard status.st_mode & S_IFMT == S_IFREG else {
+                throw SQLiteError(
+                    refusing: "\(file) is no regular file: put the right one in its place, or remove it")
+            }
+            guard status.st_nlink == 1 else {
+                throw SQLiteError(
+                    refusing:
+                        "\(file) has another name somewhere (a hard link): remove that, or put a copy in its place"
+                )
+            }
+        }
+    }
+
     /// `PRAGMA user_version` as it stands in a database's file, which is not opened as one: nothing is changed nor made.
     ///
     /// - Returns: nil where there is no such database. What only the write-ahead log has is not seen.
     package static func version(inHeaderOf path: String) -> Int64? {
-        guard let file = fopen(path, "re") else { return nil }
+        // Whoever opens it is told why not.
+        guard (try? checkFiles(of: path)) != nil, let file = fopen(path, "re") else { return nil }
         defer { fclose(file) }
         var header = [UInt8](repeating: 0, count: 100)
         guard fread(&header, 1, header.count, file) == header.count,
@@ -95,7 +120,9 @@ package final class Connection: @unchecked Sendable {
     }
 
     /// Leaves the log and the database as they are when this connection is the last to close.
-    package func leaveLogOnClose() { _ = gw_sqlite_no_checkpoint_on_close(handle) }
+    package func leaveLogOnClose(_ leaves: Bool = true) {
+        _ = gw_sqlite_no_checkpoint_on_close(handle, leaves ? 1 : 0)
+    }
 
     /// From now on `logFrameCount` tells how long the write-ahead log is.
     package func watchLog() {

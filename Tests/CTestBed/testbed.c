@@ -91,6 +91,16 @@ int64_t tb_get_attribute(const char *path, const char *name, void *value, size_t
     return count < 0 ? -errno : count;
 }
 
+int tb_remove_attribute(const char *path, const char *name) {
+    return removexattr(path, name) == 0 ? 0 : -errno;
+}
+
+int64_t tb_copy_range(int from, int64_t from_offset, int to, int64_t to_offset, size_t count) {
+    off64_t start = from_offset, place = to_offset;
+    ssize_t copied = copy_file_range(from, &start, to, &place, count, 0);
+    return copied < 0 ? -errno : copied;
+}
+
 int tb_open_memory_file(const char *name, bool append) {
     int file = memfd_create(name, MFD_CLOEXEC);
     if (file < 0) return -errno;

@@ -12,6 +12,7 @@ int gw_clone_range(int target, int source, uint64_t offset, uint64_t byte_count)
 int gw_sync_file_range(int descriptor, int64_t offset, int64_t byte_count, unsigned int flags);
 
 // open(2) for reading what the disk holds, not what memory holds of it, with no trace in the access time.
+// Never waits, whatever is there.
 int gw_open_direct(const char *_Nonnull path);
 
 // statx(2): the number of the mount that a file is reached through, which no other mount has until the next boot. Fails

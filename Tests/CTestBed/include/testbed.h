@@ -50,6 +50,12 @@ int tb_exchange(const char *one, const char *other);
 int tb_set_attribute(const char *path, const char *name, const void *value, size_t count);
 int64_t tb_get_attribute(const char *path, const char *name, void *value, size_t room);
 
+/// removexattr(2): 0 or a negative errno.
+int tb_remove_attribute(const char *path, const char *name);
+
+/// copy_file_range(2): how many bytes were copied, or a negative errno.
+int64_t tb_copy_range(int from, int64_t from_offset, int to, int64_t to_offset, size_t count);
+
 /// A program to start. All pointers are borrowed for the time of the call.
 struct tb_program {
     const char *path;

@@ -49,10 +49,15 @@ package enum LoopFileSystem {
 
     /// Makes a new ext4 in a file.
     ///
-    /// - Parameter inodeByteCount: with 128 it tells times to the second.
-    package static func makeExt4(image: String, inodeByteCount: Int = 256) async throws {
+    /// - Parameters:
+    ///   - inodeByteCount: with 128 it tells times to the second.
+    ///   - inodeCount: how many files and directories it has room for, about; nil: more than anybody needs.
+    package static func makeExt4(
+        image: String, inodeByteCount: Int = 256, inodeCount: Int? = nil
+    ) async throws {
+        let inodes = inodeCount.map { "-N \($0)" } ?? ""
         let script = """
-            truncate -s 200M "$1"; mkfs.ext4 -q -F -b 4096 -I \(inodeByteCount) "$1" 2>&1
+            truncate -s 200M "$1"; mkfs.ext4 -q -F -b 4096 -I \(inodeByteCount) \(inodes) "$1" 2>&1
             """
         try await ChildProcess.check(
             Program("/bin/bash", ["-ec", script, "bash", image]), limit: .seconds(60))
