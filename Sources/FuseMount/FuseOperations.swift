@@ -325,12 +325,10 @@ enum FuseOperations {
             guard let (server, request) = FuseOperations.server(request) else { return }
             let fileSystem = server.fileSystem
             let handle = FileHandle(info?.pointee.fh ?? inode)
-            // Of the privilege to keep set-ID bits this request says nothing; it is root's.
-            let clearsSetIDs = request.caller.uid != 0
             server.serve(request) { () throws(FileSystemError) in
                 guard let mode = AllocationMode(flags: mode) else { throw .errno(.notSupported) }
                 guard offset >= 0, length > 0 else { throw .errno(.invalidArgument) }
-                if clearsSetIDs { try server.clearSetIDs(of: InodeNumber(inode), for: request) }
+                try server.clearSetIDsUnlessPrivileged(of: InodeNumber(inode), for: request)
                 try fileSystem.allocate(
                     InodeNumber(inode), handle: handle, mode: mode, offset: UInt64(offset),
                     byteCount: UInt64(length))

@@ -315,6 +315,17 @@ final class FuseServer: Sendable {
         _ = fuse_lowlevel_notify_inval_inode(session, inode.number, -1, 0)
     }
 
+    /// The same of an allocation, whose request does not tell whether it is due.
+    func clearSetIDsUnlessPrivileged(
+        of inode: InodeNumber, for request: FuseRequest
+    ) throws(FileSystemError) {
+        // Nearly always there is nothing to clear, and nobody to be looked for.
+        guard try fileSystem.attributes(of: inode).permissions & 0o6000 != 0,
+            !CallerPrivilege.keepsSetIDs(request.caller)
+        else { return }
+        try clearSetIDs(of: inode, for: request)
+    }
+
     /// To be called before a write with O_DIRECT is done; after it comes `answerDirectWrite` or `endDirectWrite`.
     ///
     /// - Returns: false when the next server is to do it: nothing is to be done here any more.

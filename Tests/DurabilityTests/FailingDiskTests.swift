@@ -1,3 +1,4 @@
+import BlockHashes
 import Foundation
 import Glibc
 import Testing
@@ -139,7 +140,7 @@ struct FailingDiskTests {
     }
 
     @Test func onAFullDiskFilesCanBeReadAndRemovedAndWritingGoesOnWhenThereIsRoom() async throws {
-        try await withFailingDisk(onSmallDisk: true) { volume in
+        try await withFailingDisk(on: .tmpfs) { volume in
             try volume.write("kept", "kept", syncs: true)
             try volume.write("large", String(repeating: "x", count: 20 << 20), syncs: true)
             // Somebody else takes all that is left of the disk.
@@ -171,10 +172,63 @@ struct FailingDiskTests {
             #expect(try await volume.check() == "nothing is wrong\n")
         }
     }
+
+    /// Also not of one whose copy is still missing, for an older release has written it.
+    @Test(arguments: [
+        "open 5 hashes.db", "pread 5 hashes.db", "pwrite 28 hashes.db", "fdatasync 5 hashes.db",
+        "pwrite 28 /damage", "rename 5 /damage",
+    ])
+    func noFailureOfItsRecordMakesDamageGood(fault: String) async throws {
+        try await withFailingDisk { volume in
+            try volume.write("other", "other", syncs: true)
+            try volume.write("file", "damaged", syncs: true)
+            var status = stat()
+            #expect(stat(volume.path("file"), &status) == 0)
+            let inode = InodeNumber(UInt64(status.st_ino))
+            let name = try volume.dataFile(holding: "damaged", other: "other")
+            let data = DataFileNumber(try #require(UInt64(name, radix: 16)))
+            let id = try #require(try await volume.site.inspect("data")["id"] as? String)
+            let heads = volume.site.stateDirectory + "/volumes/\(id)/heads"
+            let head = heads + "/" + (try FileManager.default.contentsOfDirectory(atPath: heads)[0])
+            try await volume.site.godwit(["volume", "unmount", "data"])
+            await volume.site.stop()
+            try HashDatabase(in: head).add(
+                DamagedBlock(data: data, range: ByteRange(0, 7), inode: inode, expected: [1]))
+            #expect(unlink(head + "/damage") == 0)
+            try volume.fail([fault])
+            try await volume.site.start()
+            let mount = ["volume", "mount", "data", volume.mountPoint]
+            if try await volume.site.run(mount).exit.isSuccess {
+                #expect(throws: Errno.inputOutput) { try volume.read("file") }
+                #expect(try volume.read("other") == "other")
+                try await volume.site.godwit(["volume", "unmount", "data"])
+            }
+            try volume.fail([])
+            try await volume.site.godwit(mount)
+            #expect(throws: Errno.inputOutput) { try volume.read("file") }
+            #expect(try volume.read("other") == "other")
+            try await volume.site.godwit(["volume", "unmount", "data"])
+            await volume.site.stop()
+            // By now there is a copy.
+            for suffix in ["", "-wal", "-shm"] { unlink(head + "/hashes.db" + suffix) }
+            try await volume.site.start()
+            try await volume.site.godwit(mount)
+            #expect(throws: Errno.inputOutput) { try volume.read("file") }
+        }
+    }
 }
 
 /// A volume on a disk that fails as it is told.
-private struct FailingVolume: Sendable {
+struct FailingVolume: Sendable {
+    /// What the state directory is on.
+    enum Disk: Hashable, Sendable {
+        /// What temporary files are on.
+        case shared
+        case tmpfs
+        /// An ext4 of its own, of 200 MiB, which the kernel makes read-only when something is wrong with it.
+        case ext4(inodeCount: Int?)
+    }
+
     let directory: String
     let mountPoint: String
     let site: SiteProcess
@@ -234,9 +288,14 @@ private struct FailingVolume: Sendable {
     func trouble() async throws -> String { try await site.inspect("data")["trouble"] as? String ?? "" }
     func check() async throws -> String { try await site.run(["volume", "check", "data"]).output }
 
+    /// What CSI says of it; NodeGetVolumeStats, which kubelet asks, says whether it is well as ControllerGetVolume does.
     func condition() async throws -> String {
         let id = try await site.inspect("data")["id"] as? String ?? ""
-        return try await site.csi(["get-volume", id])
+        let volume = try await site.csi(["get-volume", id])
+        let stats = try await site.csi(["node-stats", id, "--volume-path", mountPoint])
+        let mark = "\"abnormal\":true"
+        #expect(volume.contains(mark) == stats.contains(mark), "\(volume), and for kubelet \(stats)")
+        return volume
     }
 
     func wait(_ what: String, until holds: () async throws -> Bool) async throws {
@@ -260,8 +319,8 @@ private struct FailingVolume: Sendable {
     }
 }
 
-private func withFailingDisk(
-    onSmallDisk: Bool = false, _ body: @escaping @Sendable (FailingVolume) async throws -> Void
+func withFailingDisk(
+    on disk: FailingVolume.Disk = .shared, _ body: @escaping @Sendable (FailingVolume) async throws -> Void
 ) async throws {
     try await Cleanup.scope(catchingSignals: false) { cleanup in
         let directory = try cleanup.makeTemporaryDirectory()
@@ -270,11 +329,17 @@ private func withFailingDisk(
         for path in [mountPoint, directory + "/disk"] {
             try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
         }
-        if onSmallDisk {
+        switch disk {
+        case .shared: break
+        case .tmpfs:
             try await ChildProcess.check(
                 Program("mount", ["-t", "tmpfs", "-o", "size=160m", "tmpfs", directory + "/disk"]),
                 limit: .seconds(20))
             try cleanup.add(mountAt: directory + "/disk")
+        case .ext4(let inodeCount):
+            try await LoopFileSystem.makeExt4(image: directory + "/image", inodeCount: inodeCount)
+            try await LoopFileSystem.mount(
+                directory + "/image", at: directory + "/disk", options: "errors=remount-ro", cleanup)
         }
         let state = directory + "/disk/state"
         let site = SiteProcess(

@@ -49,12 +49,23 @@ struct Promises: Sendable {
     var places: [String: [Known<Int>]] = [:]
     /// The least value of a file's extended attribute.
     var attributes: [String: [Known<UInt32>]] = [:]
+    /// What a `TreeWriter` was promised.
+    var tree: [String: [TreePromise]] = [:]
 
     static let attributeName = "user.generation"
     static func place(_ name: String, _ number: Int) -> String { "\(name)\(number)/moving" }
 
     var first: UInt64? {
         (contents.values.flatMap { $0.map(\.moment) } + names.values.flatMap { $0.map(\.moment) }).min()
+    }
+
+    /// All names that anything is promised of.
+    var allNames: Set<String> {
+        var all = Set(contents.keys).union(replaced.keys).union(names.keys).union(links.keys)
+        all.formUnion(attributes.keys)
+        for pair in pairs.keys { all.formUnion([pair + "a", pair + "b"]) }
+        for place in places.keys { all.formUnion([0, 1].map { Self.place(place, $0) }) }
+        return all
     }
 
     func broken(at moment: UInt64, in volume: TestVolume) async -> [String] {
@@ -91,6 +102,7 @@ struct Promises: Sendable {
                 faults.append("\(name) had attribute \(least) and has \(String(describing: found))")
             }
         }
+        faults += await TreePromise.broken(tree, at: moment, in: volume)
         return await faults + brokenMoves(at: moment, in: volume)
     }
 
@@ -216,6 +228,8 @@ enum Block {
     /// Holds a file that is written in place against what was synced.
     static func faults(of name: String, _ promise: Promises.Synced, in volume: TestVolume) async -> [String] {
         guard let contents = await contents(of: name, volume) else {
+            // What was never synced may be short of bytes, which are zeros then, and no error.
+            if look(name, volume.fileSystem) != nil { return ["\(name) cannot be read"] }
             return promise.blocks.isEmpty ? [] : ["\(name) was synced and is not there"]
         }
         let blocks = blocks(contents)

@@ -29,12 +29,8 @@ struct RegistryPowerLossTests {
         /// By the names of the sites, at the beginning.
         let disks: [String: SimulatedDisk]
 
-        func disk(of site: SiteProcess, forgetting forgotten: SimulatedDisk.Forgotten? = nil) throws
-            -> SimulatedDisk
-        {
-            var disk = try #require(disks[site.name])
-            disk.forgotten = forgotten
-            return disk
+        func disk(of site: SiteProcess, planting bug: PlantedBug? = nil) throws -> SimulatedDisk {
+            SimulatedDisk(try #require(disks[site.name]), planting: bug)
         }
     }
 
@@ -120,7 +116,7 @@ struct RegistryPowerLossTests {
     private static func failEverywhere(
         _ one: SiteProcess, _ other: SiteProcess, _ recorded: Recorded, forgetsSyncs: Bool = false
     ) async throws -> (Int, String?) {
-        var failed = try recorded.disk(of: one, forgetting: forgetsSyncs ? .registry : nil)
+        var failed = try recorded.disk(of: one, planting: forgetsSyncs ? .registryNotSynced : nil)
         var running = try recorded.disk(of: other)
         var generator = Generator(seed: seed)
         let memory = "/dev/shm/godwit-registry-\(getpid())"

@@ -273,9 +273,9 @@ struct ScriptedLife: Sendable {
 }
 
 /// O_TMPFILE and O_DIRECT, which Glibc's module lacks.
-private let oTemporaryFile: Int32 = 0o20_000_000 | O_DIRECTORY
+let oTemporaryFile: Int32 = 0o20_000_000 | O_DIRECTORY
 #if arch(arm64)
-    private let oDirect: Int32 = 0o200_000
+    let oDirect: Int32 = 0o200_000
 #else
-    private let oDirect: Int32 = 0o40_000
+    let oDirect: Int32 = 0o40_000
 #endif

@@ -15,17 +15,12 @@ struct SimulatedDisk {
         case bySyncOfTheirDirectory
     }
 
-    /// Syncs that a program with a bug would not make.
-    enum Forgotten {
-        case dataFiles, catalog, directories, registry
-    }
-
-    private enum Kind: UInt32 {
+    enum Kind: UInt32 {
         case write = 1
         case truncate, allocate, sync, syncAll, create, unlink, rename, makeDirectory
     }
 
-    private struct Note {
+    struct Note {
         let kind: Kind
         let position: UInt64
         let time: UInt64
@@ -62,7 +57,8 @@ struct SimulatedDisk {
     private static let sectorByteCount = 512
     private let log: [UInt8]
     private let names: Names
-    var forgotten: Forgotten?
+    private(set) var bug: PlantedBug?
+    private var planted = PlantedSyncs()
     private var notes: [Note] = []
     private var applied = 0
     private var files: [File] = []
@@ -75,9 +71,10 @@ struct SimulatedDisk {
     /// The changes of a directory's names before this have.
     private var forcedNames: [String: UInt64] = [:]
 
-    init(log path: String, names: Names = .journalled, forgetting forgotten: Forgotten? = nil) throws {
+    /// - Parameter bug: one that the site looks as if it had.
+    init(log path: String, names: Names = .journalled, planting bug: PlantedBug? = nil) throws {
         log = Array(try Data(contentsOf: URL(fileURLWithPath: path)))
-        (self.names, self.forgotten) = (names, forgotten)
+        (self.names, self.bug) = (names, bug)
         var position = 0
         func number(_ at: Int, _ count: Int) -> UInt64 {
             (0..<count).reduce(0) { $0 | UInt64(log[at + $1]) << UInt64(8 * $1) }
@@ -96,6 +93,14 @@ struct SimulatedDisk {
                     data: text + textCount..<end))
             position = end
         }
+        if bug == .cutBeforeCommit { notes = PlantedBug.movingCutsBeforeCommits(notes) }
+        if bug == .recordedBeforeSynced { planted.followedByCommit = PlantedBug.syncsBeforeCommits(notes) }
+    }
+
+    /// The same with a bug; for a disk on which nothing has happened yet.
+    init(_ other: SimulatedDisk, planting bug: PlantedBug?) {
+        self = other
+        self.bug = bug
     }
 
     /// The ends of all notes: the moments at which the power may fail.
@@ -140,12 +145,8 @@ struct SimulatedDisk {
                 Change(
                     position: note.position, kind: note.kind, offset: note.b,
                     count: note.kind == .allocate ? note.c : count, mode: mode, data: note.data))
-        case .sync: synchronize(note)
-        case .syncAll:
-            guard forgotten != .dataFiles else { return }
-            forced = max(forced, note.b)
-            forcedAll = max(forcedAll, note.b)
-            for file in files.indices { settle(file, before: note.b) }
+        case .sync, .syncAll:
+            for sync in planted.syncs(insteadOf: note, bug) { synchronize(sync) }
         case .create:
             files.append(File())
             fileOfInode[note.a] = files.count - 1
@@ -159,17 +160,14 @@ struct SimulatedDisk {
     }
 
     private mutating func synchronize(_ note: Note) {
-        let isDirectory = note.c != 0
-        switch forgotten {
-        case .directories where isDirectory: return
-        case .registry where note.text.hasPrefix("site.db"): return
-        case .catalog where note.text.contains("/catalog.db"): return
-        case .dataFiles where !isDirectory && note.text.contains("/data/"): return
-        default: break
-        }
         forced = max(forced, note.b)
-        if isDirectory { forcedNames[note.text] = max(forcedNames[note.text] ?? 0, note.b) }
-        if let file = fileOfInode[note.a] { settle(file, before: note.b) }
+        if note.kind == .syncAll {
+            forcedAll = max(forcedAll, note.b)
+            for file in files.indices { settle(file, before: note.b) }
+        } else {
+            if note.isOfDirectory { forcedNames[note.text] = max(forcedNames[note.text] ?? 0, note.b) }
+            if let file = fileOfInode[note.a] { settle(file, before: note.b) }
+        }
     }
 
     private mutating func settle(_ file: Int, before position: UInt64) {

@@ -37,6 +37,23 @@ extension SemanticsScripts {
         echo longer > h; chgrp $group h; chmod 6766 h
         setpriv --reuid 10 --regid 10 --groups 20 sh -c "$change"; stat -c %a h; done; done > seen
         is "$(tr '\\n' ' ' < seen)" '766 766 766 766 2766 2766 2766 2766 2766 2766 2766 2766 '
+        without='--bounding-set -fsetid --inh-caps -fsetid'
+        with='--reuid 10 --regid 10 --clear-groups --inh-caps +fsetid --ambient-caps +fsetid'
+        other='--reuid 10 --regid 10 --clear-groups unshare -r'
+        for who in "$without" "$with" "$other" ''; do
+        for change in 'echo y >> h' 'fallocate -l 5 h' 'fallocate -p -l 5 h' 'truncate -s 1 h'; do
+        echo longer > h; chgrp 0 h; chmod 6777 h; setpriv $who sh -c "$change"; stat -c %a h; done; done > seen
+        is "$(tr '\\n' ' ' < seen)" "$(printf '%s ' 777 777 777 777 6777 6777 6777 6777 777 777 777 777 6777 6777 6777 6777)"
+        """,
+        "fileCapabilitiesGoWithTheBytes": """
+        has() { getfattr -n security.capability --only-values f > /dev/null 2>&1 && echo yes || echo no; }
+        tries() { setfattr -n security.capability -v 0x0100000200040000000000000000000000000000 f
+        is "$(has)" yes; $who sh -c "$2" > /dev/null; is "$2 as $who: $(has)" "$2 as $who: $1"; }
+        echo longer > f; chown 10 f; chmod 766 f; chmod 777 .
+        for again in 1 2; do for who in setpriv 'as 10'; do
+        for change in 'echo y >> f' 'echo y > f' 'truncate -s 2 f' 'fallocate -l 9 f' 'fallocate -p -l 1 f' 'chown 10 f' \
+        'chgrp 10 f' 'dd if=/dev/zero of=f bs=4k count=1 oflag=direct conv=notrunc status=none'; do tries no "$change"; done
+        for change in 'cat f' 'touch f' 'chmod 766 f' 'mv f g; mv g f'; do tries yes "$change"; done; done; done
         """,
         "onlyOwnersChangeModes": """
         touch f; chown 10 f; as 10 chmod 600 f; fails as 11 chmod 666 f; fails as 10 chown 11 f

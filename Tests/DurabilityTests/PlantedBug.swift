@@ -1,0 +1,176 @@
+import Foundation
+
+/// A mistake that a site's file system looks as if it made, to show that it would be noticed.
+///
+/// None is in the sources: the simulated disk gets a call otherwise than the site made it, or what the next start did is
+/// undone before anybody looks.
+enum PlantedBug: String, CaseIterable, Sendable {
+    /// fsync leaves the bytes out.
+    case dataFilesNotSynced
+    /// fsync leaves the catalog out.
+    case catalogNotSynced
+    /// A new data file's directory is not synced.
+    case directoriesNotSynced
+    /// That directory may be new itself.
+    case newDirectoriesNotSynced
+    /// A hand-off's step is taken before it is on the disk.
+    case registryNotSynced
+    /// fsync returns before the commit is on the disk: it comes there with the next one.
+    case acknowledgedBeforeCommit
+    /// The catalog says that bytes are here, or how many there are, before they are on the disk.
+    case recordedBeforeSynced
+    /// A data file is cut before the catalog needs no more of it.
+    case cutBeforeCommit
+    /// What a crash has left beyond a file's end stays there.
+    case notCutAfterCrash
+    /// A file that lacks its end after a crash is overlooked.
+    case notCompletedAfterCrash
+
+    /// For a volume of which all bytes are here; the last two are seen when it is opened.
+    static let ofResidentVolume: [PlantedBug] = [
+        .dataFilesNotSynced, .catalogNotSynced, .directoriesNotSynced, .newDirectoriesNotSynced,
+        .acknowledgedBeforeCommit, .cutBeforeCommit, .notCutAfterCrash, .notCompletedAfterCrash,
+    ]
+}
+
+extension SimulatedDisk.Note {
+    var isOfDirectory: Bool { kind == .sync && c != 0 }
+    /// Of a catalog's log.
+    var isCommit: Bool { kind == .sync && text.hasSuffix("/catalog.db-wal") }
+    var isOfBytes: Bool { kind == .syncAll || kind == .sync && !isOfDirectory && text.contains("/data/") }
+}
+
+/// The syncs that a site with a planted bug makes.
+struct PlantedSyncs {
+    /// Where notes of syncs of bytes are that a commit follows.
+    var followedByCommit: Set<UInt64> = []
+    private var held: [SimulatedDisk.Note] = []
+    private var isDue = false
+
+    /// - Returns: what the disk gets at the moment at which it got this one.
+    mutating func syncs(
+        insteadOf note: SimulatedDisk.Note, _ bug: PlantedBug?
+    ) -> [SimulatedDisk.Note] {
+        switch bug {
+        case .dataFilesNotSynced: return note.isOfBytes ? [] : [note]
+        case .catalogNotSynced: return note.text.contains("/catalog.db") ? [] : [note]
+        case .directoriesNotSynced: return note.isOfDirectory ? [] : [note]
+        case .newDirectoriesNotSynced: return note.isOfDirectory && note.text.hasSuffix("/data") ? [] : [note]
+        case .registryNotSynced: return note.text.hasPrefix("site.db") ? [] : [note]
+        case .acknowledgedBeforeCommit:
+            guard note.isCommit else { return [note] }
+            defer { held = [note] }
+            return held
+        case .recordedBeforeSynced:
+            if note.isOfBytes, followedByCommit.contains(note.position) {
+                held.append(note)
+                return []
+            }
+            guard isDue else {
+                isDue = note.isCommit && !held.isEmpty
+                return [note]
+            }
+            defer { (held, isDue) = ([], false) }
+            return held + [note]
+        case nil, .cutBeforeCommit, .notCutAfterCrash, .notCompletedAfterCrash: return [note]
+        }
+    }
+}
+
+extension PlantedBug {
+    /// The positions of syncs of bytes that the next sync of anything else, the log's, relies on.
+    static func syncsBeforeCommits(_ notes: [SimulatedDisk.Note]) -> Set<UInt64> {
+        var found: Set<UInt64> = []
+        var isCommitNext = false
+        for note in notes.reversed() {
+            if note.isOfBytes {
+                if isCommitNext { found.insert(note.position) }
+            } else if note.kind == .sync {
+                isCommitNext = note.isCommit
+            }
+        }
+        return found
+    }
+
+    /// Each cut of a data file comes before the writes to the log that it had waited for.
+    static func movingCutsBeforeCommits(_ notes: [SimulatedDisk.Note]) -> [SimulatedDisk.Note] {
+        var moved: [SimulatedDisk.Note] = []
+        var names: [UInt64: String] = [:]
+        var sizes: [UInt64: UInt64] = [:]
+        // Where the writes began that the last sync of the log made durable, and those after it.
+        var committed: Int?
+        var begun: Int?
+        for note in notes {
+            let name = names[note.a] ?? ""
+            switch note.kind {
+            case .create: (names[note.a], sizes[note.a]) = (note.text, 0)
+            case .write:
+                if name.hasSuffix("/catalog.db-wal") { begun = begun ?? moved.count }
+                sizes[note.a] = max(sizes[note.a] ?? 0, note.b + UInt64(note.data.count))
+            case .truncate:
+                defer { sizes[note.a] = note.b }
+                guard name.contains("/data/"), note.b < sizes[note.a] ?? 0, let place = committed else {
+                    break
+                }
+                let start = Int(moved[place].position)
+                moved.insert(note.at(start), at: place)
+                committed = place + 1
+                begun = begun.map { $0 + 1 }
+                continue
+            case .sync where note.isCommit: (committed, begun) = (begun ?? committed, nil)
+            default: break
+            }
+            moved.append(note)
+        }
+        return moved
+    }
+}
+
+extension SimulatedDisk.Note {
+    /// The same note of something without data, made at another moment.
+    fileprivate func at(_ start: Int) -> Self {
+        Self(
+            kind: kind, position: UInt64(start), time: time, text: text, a: a, b: b, c: c, data: start..<start
+        )
+    }
+}
+
+/// What a start after a crash did with data files, undone.
+enum UndoneRecovery {
+    /// How long data files are, by their names in a head.
+    static func sizes(of head: String) -> [String: Int] {
+        var sizes: [String: Int] = [:]
+        for name in FileManager.default.subpaths(atPath: head + "/data") ?? [] {
+            let attributes = try? FileManager.default.attributesOfItem(atPath: "\(head)/data/\(name)")
+            guard attributes?[.type] as? FileAttributeType == .typeRegular else { continue }
+            sizes[name] = (attributes?[.size] as? NSNumber)?.intValue ?? 0
+        }
+        return sizes
+    }
+
+    /// One file is as short again as it was before the head was opened.
+    static func shorten(in head: String, to before: [String: Int]) throws {
+        for (name, size) in sizes(of: head).sorted(by: { $0.key < $1.key }) where size > before[name] ?? 0 {
+            let file = try FileHandle(forWritingTo: URL(fileURLWithPath: "\(head)/data/\(name)"))
+            try file.truncate(atOffset: UInt64(before[name] ?? 0))
+            try file.close()
+            return
+        }
+    }
+
+    /// All files have again what they had beyond their ends.
+    ///
+    /// - Parameter twin: the head as it was before it was opened.
+    static func lengthen(in head: String, from twin: String) throws {
+        let now = sizes(of: head)
+        for (name, size) in sizes(of: twin) {
+            guard let present = now[name], present < size,
+                let content = FileManager.default.contents(atPath: "\(twin)/data/\(name)")
+            else { continue }
+            let file = try FileHandle(forWritingTo: URL(fileURLWithPath: "\(head)/data/\(name)"))
+            try file.seek(toOffset: UInt64(present))
+            try file.write(contentsOf: content[present...])
+            try file.close()
+        }
+    }
+}
