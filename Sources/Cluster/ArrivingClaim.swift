@@ -70,8 +70,8 @@ struct ArrivingClaim: Sendable {
             case .invalid(let text): ("NotAccepted", "claim \(facts.path) is not accepted: \(text)")
             case .alreadyExists, .conflict:
                 ("Changing", "claim \(facts.path) is being changed by somebody else")
-            case .gone, .unauthorized, .tooManyRequests, .server, .unreachable, .malformed, .configuration,
-                .cancelled:
+            case .unserved, .gone, .unauthorized, .tooManyRequests, .server, .unreachable, .malformed,
+                .configuration, .cancelled:
                 ("ClusterUnavailable", "the cluster's API: \(error)")
             }
         return ClaimReport(isMade: false, reason: reason, message: message)

@@ -73,7 +73,8 @@ package struct ClaimDecision: Hashable, Sendable {
             return .init(claim: claim, volume: volumeID, from: from, to: to)
         }
         if let bad = wishes.badValues.first(where: { $0.annotation == ClaimWishes.migrateTo }) {
-            let text = String((annotations[ClaimWishes.migrateTo] ?? "").prefix(253))
+            // By what the API counts: a character may be many of these.
+            let text = String((annotations[ClaimWishes.migrateTo] ?? "").unicodeScalars.prefix(253))
             return .fail(spec(text), reason: "BadValue", message: bad.message)
         }
         guard let target = wishes.target?.description else {
@@ -96,7 +97,8 @@ package struct ClaimDecision: Hashable, Sendable {
         guard peers.contains(target) else {
             return .fail(
                 spec(target), reason: "UnknownSite",
-                message: "site '\(target)' is not joined to \(site): 'godwit pki trust' its document first")
+                message:
+                    "site '\(target)' is not joined to \(site): 'kubectl godwit trust' its document first")
         }
         guard volume.owner == site || volume.owner == target else {
             return .fail(

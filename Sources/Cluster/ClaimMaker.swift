@@ -98,8 +98,8 @@ struct ClaimMaker: Sendable {
                 try await drop(try await client.find(PersistentVolume.self, name), of: volume.id)
                 return ArrivingClaim.refusal(error, facts)
             // Nobody knows what was done, or somebody was faster: the next look sees it.
-            case .alreadyExists, .conflict, .gone, .unauthorized, .tooManyRequests, .server, .unreachable,
-                .malformed, .configuration, .cancelled:
+            case .unserved, .alreadyExists, .conflict, .gone, .unauthorized, .tooManyRequests, .server,
+                .unreachable, .malformed, .configuration, .cancelled:
                 throw error
             }
         }

@@ -98,13 +98,14 @@ package final class ClusterRegistry: SharedSiteRegistry {
             throw .nameTaken(record.name)
         }
         let entry = try Self.entry(record, revision: 1, writer: UUID().uuidString)
+        var kept: VolumeResource.Entry?
         try await untilKnown(record.id, Lost(writer: entry.writer, base: 0), inserting: record.name) {
             () async throws(KubernetesError) in
             guard let known = try await client.find(VolumeResource.self, name) else {
                 var resource = VolumeResource(of: record)
                 try Self.set(entry, of: member, in: &resource)
                 do throws(KubernetesError) {
-                    _ = try await client.create(resource)
+                    kept = try Self.entry(try await client.create(resource), of: member)
                 } catch {
                     // Another member's was first: then ours is one more entry, if it is the same volume.
                     guard case .alreadyExists(let message) = error else { throw error }
@@ -117,18 +118,25 @@ package final class ClusterRegistry: SharedSiteRegistry {
             }
             if let present = try Self.entry(known, of: member) {
                 guard present.writer == entry.writer else { throw .alreadyExists("it is known here") }
+                kept = present
                 return
             }
             // Who removes the last entry deletes the object only if it is as it was then.
             guard known.metadata.deletionTimestamp == nil else { throw .conflict("it is being deleted") }
             do throws(KubernetesError) {
-                try await replace(known, with: entry)
+                kept = try Self.entry(try await replace(known, with: entry), of: member)
             } catch {
                 guard case .notFound(let message) = error else { throw error }
                 throw .conflict(message)
             }
         }
-        return Versioned(record, revision: 1)
+        let inserted = Versioned(record, revision: 1)
+        guard kept?.record == entry.record else {
+            // Else it would be in the way of the next try.
+            try? await remove(inserted)
+            throw Self.notKept(record)
+        }
+        return inserted
     }
 
     package func update(
@@ -161,11 +169,15 @@ package final class ClusterRegistry: SharedSiteRegistry {
         guard kept?.record == wanted.record else {
             // It was made, but for what was dropped: the next one replaces it.
             uncertain.withLock { $0[id] = Lost(writer: wanted.writer, base: record.revision) }
-            throw .store(
-                "the cluster did not keep all of the record of volume '\(record.value.name)': its definition of "
-                    + "volumes.godwit.dev is another release's, so apply the manifests of this release")
+            throw Self.notKept(record.value)
         }
         return Versioned(record.value, revision: wanted.revision)
+    }
+
+    private static func notKept(_ record: VolumeRecord) -> RegistryError {
+        .store(
+            "the cluster did not keep all of the record of volume '\(record.name)': its definition of "
+                + "volumes.godwit.dev is another release's, so apply the manifests of this release")
     }
 
     package func remove(_ record: Versioned<VolumeRecord>) async throws(RegistryError) {
@@ -218,8 +230,6 @@ package final class ClusterRegistry: SharedSiteRegistry {
         return try await client.update(resource)
     }
 
-    private static let startOfServer: Duration = .seconds(2)
-
     /// Repeats a change until its outcome is known.
     ///
     /// - Parameter change: throws `.alreadyExists` when the record is another's, `.conflict` to be called again.
@@ -232,7 +242,6 @@ package final class ClusterRegistry: SharedSiteRegistry {
         // Of those that write at once one succeeds: the others come next, and do not wait for long.
         var contention = Backoff(first: .milliseconds(5), limit: .milliseconds(200))
         var isUncertain = false
-        var missingSince: ContinuousClock.Instant?
         while true {
             let wait: Duration
             do throws(KubernetesError) {
@@ -242,15 +251,8 @@ package final class ClusterRegistry: SharedSiteRegistry {
             } catch {
                 switch error {
                 case .alreadyExists where name != nil: throw .nameTaken(name ?? "")
-                case .alreadyExists: throw .conflict(id)
-                case .notFound:
-                    // For a moment after its start a server may know none of our resources.
-                    let since = missingSince ?? .now
-                    missingSince = since
-                    guard ContinuousClock.now < min(since + Self.startOfServer, deadline), !Task.isCancelled
-                    else { throw .conflict(id) }
-                    wait = backoff.next()
-                case .conflict, .server, .unreachable, .malformed, .cancelled, .tooManyRequests:
+                case .alreadyExists, .notFound: throw .conflict(id)
+                case .conflict, .unserved, .server, .unreachable, .malformed, .cancelled, .tooManyRequests:
                     isUncertain = isUncertain || error.isAmbiguous
                     guard ContinuousClock.now < deadline, !Task.isCancelled else {
                         if isUncertain, let write { noteLost(write, of: id) }

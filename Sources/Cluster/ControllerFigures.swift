@@ -4,7 +4,8 @@ internal import Synchronization
 /// What a controller tells of itself to probes and scrapes.
 ///
 /// It is as well as its last signs of life are young: a candidate's that it asked for the lease, and a leader's also that
-/// it looked for claims whose turn it is. An API server or a site that is away silences neither; what waits for ever in
+/// it looked for claims whose turn it is. An API server or a site that is away silences neither
+/// (for a site's sake the lease is given up, `SiteWatch`); what waits for ever in
 /// between does, and then the process is to be started again.
 package final class ControllerFigures: Sendable {
     /// How a look at a claim ended.

@@ -66,11 +66,11 @@ package struct MigrationResource: KubernetesResource {
     /// The status, unless it is of another wish than the one that is there now.
     package var currentStatus: Status? {
         guard let observed = status?.conditions?.compactMap(\.observedGeneration).max(),
-            var generation = metadata.generation
+            let generation = metadata.generation
         else { return status }
         // Its deletion is counted as a change.
-        if metadata.deletionTimestamp != nil { generation -= 1 }
-        return observed < generation ? nil : status
+        let wished = metadata.deletionTimestamp == nil ? generation : max(generation, 1) - 1
+        return observed < wished ? nil : status
     }
 
     /// Whether nothing is to be done for the wish that it was made for: one that is there is a new one.

@@ -1,3 +1,4 @@
+internal import Glibc
 package import Logging
 internal import NIOCore
 internal import NIOPosix
@@ -78,7 +79,13 @@ package final class Gateway: Sendable {
                         ByteToMessageHandler(SNIHandler { self.route($0, channel) }))
                 }
             }
-        let channel = try await bootstrap.bind(host: host.isEmpty ? "::" : host, port: Int(port)).get()
+        let channel: any Channel
+        do {
+            channel = try await bootstrap.bind(host: host.isEmpty ? "::" : host, port: Int(port)).get()
+        } catch let error as IOError where error.errnoCode == EAFNOSUPPORT && (host.isEmpty || host == "::") {
+            // Every address, where the kernel has no IPv6.
+            channel = try await bootstrap.bind(host: "0.0.0.0", port: Int(port)).get()
+        }
         server.withLock { $0 = channel }
         return UInt16(clamping: channel.localAddress?.port ?? 0)
     }

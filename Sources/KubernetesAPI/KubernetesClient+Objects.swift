@@ -16,7 +16,7 @@ extension KubernetesClient {
         return try Self.decode(Item.self, try await send(Request(method: .get, path: path)))
     }
 
-    /// The same, where missing is an answer.
+    /// The same, where missing is an answer. That the server has no such kind is none.
     package func find<Item: KubernetesResource>(
         _ type: Item.Type, _ name: String, in namespace: String? = nil
     ) async throws(KubernetesError) -> Item? {

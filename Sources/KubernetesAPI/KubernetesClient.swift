@@ -42,6 +42,7 @@ package final class KubernetesClient: Sendable {
     package let connection: ClusterConnection
     let options: Options
     private let http: HTTPClient
+    private let place: Place
     private let clock = Mutex<ClockDifference?>(nil)
     /// How far this host's clock is ahead of the API server's, by its latest answer; nil: none has told.
     package var clockDifference: ClockDifference? { clock.withLock { $0 } }
@@ -58,6 +59,8 @@ package final class KubernetesClient: Sendable {
         configuration.timeout.read = TimeAmount(options.readTimeout)
         configuration.connectionPool.concurrentHTTP1ConnectionsPerHostSoftLimit = 16
         configuration.redirectConfiguration = .disallow
+        place = try Place(of: connection)
+        configuration.dnsOverride = place.overrides
         http = HTTPClient(eventLoopGroupProvider: .singleton, configuration: configuration)
     }
 
@@ -85,6 +88,40 @@ package final class KubernetesClient: Sendable {
             throw .configuration("a certificate or key for \(connection.server) cannot be used: \(error)")
         }
         return tls
+    }
+
+    /// Where requests go. The library takes the name that the server's certificate must have from the URL.
+    private struct Place {
+        /// What requests' targets are appended to.
+        var base: String
+        /// Where the URL's host really is, if elsewhere.
+        var overrides: [String: String] = [:]
+        /// The Host header, if not the URL's.
+        var host: String?
+
+        init(of connection: ClusterConnection) throws(KubernetesError) {
+            base = connection.server
+            guard let name = connection.serverName else { return }
+            guard var url = URLComponents(string: base), let host = url.host, !host.isEmpty else {
+                throw .configuration("the API server's address has no host: '\(base)'")
+            }
+            let characters = name.utf8.allSatisfy {
+                switch $0 {
+                case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+                    UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "-"), UInt8(ascii: "."):
+                    true
+                default: false
+                }
+            }
+            // Of an address the library would verify the one that it connects to.
+            guard characters, name.split(separator: ".").last?.allSatisfy(\.isNumber) == false else {
+                throw .configuration("'\(name)' ('tls-server-name') is no name of a host")
+            }
+            self.host = host + (url.port.map { ":\($0)" } ?? "")
+            url.host = name
+            base = url.string ?? base
+            overrides = [name: host.trimmingCharacters(in: CharacterSet(charactersIn: "[]"))]
+        }
     }
 
     // MARK: one request
@@ -145,13 +182,15 @@ package final class KubernetesClient: Sendable {
     /// Sends a request and gives the answer as soon as its head is here, if it is a success.
     func open(_ request: Request) async throws(KubernetesError) -> HTTPClientResponse {
         try witness(request, isAnswered: false)
-        var message = HTTPClientRequest(url: connection.server + request.target)
+        var message = HTTPClientRequest(url: place.base + request.target)
         message.method = .RAW(value: request.method.rawValue)
+        if let host = place.host { message.headers.add(name: "Host", value: host) }
         message.headers.add(name: "Accept", value: "application/json")
         message.headers.add(name: "User-Agent", value: options.userAgent)
         if let authorization = try connection.authorization() {
             message.headers.add(name: "Authorization", value: authorization)
         }
+        for (name, value) in connection.impersonation { message.headers.add(name: name, value: value) }
         if let body = request.body {
             message.headers.add(name: "Content-Type", value: request.contentType)
             message.body = .bytes(body)

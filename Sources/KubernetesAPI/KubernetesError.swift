@@ -1,6 +1,9 @@
 /// Why the cluster's API did not do what it was asked.
 package enum KubernetesError: Error, Hashable, Sendable, CustomStringConvertible {
     case notFound(String)
+    /// The server has no such kind, and so says nothing of any object: nobody has installed it, or the server has just
+    /// started and knows it in a moment.
+    case unserved(String)
     case alreadyExists(String)
     /// The object is not the one that was read any more: read it again and decide anew.
     case conflict(String)
@@ -24,7 +27,7 @@ package enum KubernetesError: Error, Hashable, Sendable, CustomStringConvertible
     /// Whether asking again later may help, without anybody changing anything.
     package var isTransient: Bool {
         switch self {
-        case .tooManyRequests, .server, .unreachable: true
+        case .unserved, .tooManyRequests, .server, .unreachable: true
         case .notFound, .alreadyExists, .conflict, .gone, .unauthorized, .forbidden, .invalid, .malformed,
             .configuration, .cancelled:
             false
@@ -35,7 +38,7 @@ package enum KubernetesError: Error, Hashable, Sendable, CustomStringConvertible
     package var isAmbiguous: Bool {
         switch self {
         case .server, .unreachable, .malformed, .cancelled: true
-        case .notFound, .alreadyExists, .conflict, .gone, .unauthorized, .forbidden, .invalid,
+        case .notFound, .unserved, .alreadyExists, .conflict, .gone, .unauthorized, .forbidden, .invalid,
             .tooManyRequests, .configuration:
             false
         }
@@ -48,7 +51,8 @@ package enum KubernetesError: Error, Hashable, Sendable, CustomStringConvertible
             case 400, 405, 406, 413, 415, 422: .invalid(message)
             case 401: .unauthorized(message)
             case 403: .forbidden(message)
-            case 404: .notFound(message)
+            // The server's own word of an object is a Status; of a path that it does not know there is none.
+            case 404: reason == "NotFound" ? .notFound(message) : .unserved(message)
             case 409: reason == "AlreadyExists" ? .alreadyExists(message) : .conflict(message)
             case 410: .gone(message)
             case 429: .tooManyRequests(message, retryAfter: retryAfter)
@@ -62,6 +66,7 @@ package enum KubernetesError: Error, Hashable, Sendable, CustomStringConvertible
             .unauthorized(let text), .forbidden(let text), .invalid(let text), .malformed(let text),
             .configuration(let text):
             text
+        case .unserved(let text): "the API server does not know this kind: \(text)"
         case .tooManyRequests(let text, _): "the API server asks to slow down: \(text)"
         case .server(let code, let text): "the API server answered \(code): \(text)"
         case .unreachable(let text): "the API server is not reachable: \(text)"

@@ -7,15 +7,19 @@ package struct LeaderElector: Sendable {
     private let name: String
     private let identity: String
     private let duration: Duration
+    private let isReluctant: @Sendable () -> Bool
     private let asked: @Sendable () -> Void
 
     /// - Parameters:
     ///   - duration: how long a leader that died keeps others waiting.
+    ///   - isReluctant: whether it is to stand only for a lease that nobody else takes.
     ///   - asked: told whenever the lease has been asked for, with whatever answer.
     package init(
         _ client: KubernetesClient, namespace: String, name: String, identity: String,
-        duration: Duration = .seconds(15), asked: @escaping @Sendable () -> Void = {}
+        duration: Duration = .seconds(15), isReluctant: @escaping @Sendable () -> Bool = { false },
+        asked: @escaping @Sendable () -> Void = {}
     ) {
+        self.isReluctant = isReluctant
         self.asked = asked
         self.client = client
         self.namespace = namespace
@@ -25,7 +29,7 @@ package struct LeaderElector: Sendable {
     }
 
     /// Stands for election until cancelled; each time it wins, `lead` runs, and is cancelled when the lease is lost.
-    /// When `lead` throws, the lease is given up and the error is thrown.
+    /// When `lead` returns, or throws, the lease is given up, and it returns, or throws the error.
     package func run(lead: @escaping @Sendable () async throws -> Void) async throws {
         while true {
             try Task.checkCancellation()
@@ -116,6 +120,7 @@ package struct LeaderElector: Sendable {
             return election.observeFailure(at: now) != .stepDown
         }
         let start = now
+        election.isReluctant = isReluctant()
         switch election.observe(lease.map(Self.seen), at: start) {
         case .wait: return true
         case .stepDown: return false
@@ -151,8 +156,23 @@ package struct LeaderElector: Sendable {
         return known == nil ? try await client.create(lease) : try await client.update(lease)
     }
 
-    /// So that the next one need not wait; if it cannot be told, it waits.
+    /// How long it may take to give the lease up; later the others find out by themselves.
+    private static let releaseLimit: Duration = .seconds(5)
+
+    /// So that the next one need not wait; if it cannot be told, it waits. Also of a task that is cancelled, as at an end in
+    /// order, whose requests would all end at once.
     private func release() async {
+        await Task {
+            await withTaskGroup { group in
+                group.addTask { await giveUp() }
+                group.addTask { try? await Task.sleep(for: Self.releaseLimit) }
+                _ = await group.next()
+                group.cancelAll()
+            }
+        }.value
+    }
+
+    private func giveUp() async {
         guard var lease = try? await client.find(Lease.self, name, in: namespace),
             lease.spec.holderIdentity == identity
         else { return }

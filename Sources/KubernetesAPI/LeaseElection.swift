@@ -31,6 +31,9 @@ package struct LeaseElection: Sendable {
     /// How long after the last renewal a leader still acts. Shorter than `duration`, so that it has ended before
     /// another one begins.
     package let renewLimit: Duration
+    /// Whether it takes the lease only when nobody else has done so for another `duration`, in which whoever is willing has
+    /// asked several times.
+    package var isReluctant = false
     private var lastSeen: (record: Seen, at: Duration)?
     /// When the renewal that last succeeded was begun; nil: not leading.
     private var leadingSince: Duration?
@@ -54,14 +57,12 @@ package struct LeaseElection: Sendable {
             return .acquire
         }
         if lastSeen?.record.version != seen.version { lastSeen = (seen, now) }
-        if seen.holder == identity {
-            // Ours, perhaps from before a restart.
-            return leadingSince == nil ? .acquire : .renew
-        }
-        if leadingSince != nil { return stepDown() }
-        guard let holder = seen.holder, !holder.isEmpty else { return .acquire }
-        let since = lastSeen?.at ?? now
-        return now - since >= max(seen.duration, .seconds(1)) ? .acquire : .wait
+        if leadingSince != nil { return seen.holder == identity ? .renew : stepDown() }
+        // Ours, perhaps from before a restart.
+        if seen.holder == identity, !isReluctant { return .acquire }
+        let isFree = seen.holder?.isEmpty ?? true
+        let wait = (isFree ? .zero : max(seen.duration, .seconds(1))) + (isReluctant ? duration : .zero)
+        return now - (lastSeen?.at ?? now) >= wait ? .acquire : .wait
     }
 
     /// The API did not answer: goes on leading only for as long as nobody else can have begun.

@@ -1,3 +1,4 @@
+internal import Glibc
 internal import NIOCore
 internal import NIOHTTP1
 internal import NIOPosix
@@ -48,9 +49,22 @@ package final class MonitoringServer: Sendable {
                     try operations.addHandler(RequestHandler(handler))
                 }
             }
-        // "" and "::" are every address, as for the other endpoints.
-        channel = try await bootstrap.bind(host: host.isEmpty ? "::" : host, port: Int(port)).get()
+        channel = try await Self.bind(bootstrap, host, Int(port))
         self.port = UInt16(clamping: channel.localAddress?.port ?? 0)
+    }
+
+    /// As for the other endpoints "" and "::" are every address, of IPv4 as well, also where the kernel has no IPv6.
+    private static func bind(
+        _ bootstrap: ServerBootstrap, _ host: String, _ port: Int
+    ) async throws -> any Channel {
+        guard host.isEmpty || host == "::" else {
+            return try await bootstrap.bind(host: host, port: port).get()
+        }
+        do {
+            return try await bootstrap.bind(host: "::", port: port).get()
+        } catch let error as IOError where error.errnoCode == EAFNOSUPPORT {
+            return try await bootstrap.bind(host: "0.0.0.0", port: port).get()
+        }
     }
 
     package func stop() async { try? await channel.close() }

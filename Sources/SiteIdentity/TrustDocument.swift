@@ -66,7 +66,9 @@ struct TrustDocument: Hashable, Sendable {
         for name in ["godwit-site", "address", "fingerprint"] where line.hasPrefix(name + ": ") {
             return (name, String(line.dropFirst(name.count + 2)))
         }
-        throw .malformed("not a trust document: it is what 'godwit pki show' prints at the other site")
+        throw .malformed(
+            "not a trust document: it is what 'godwit pki show', or 'kubectl godwit show', prints at the other site"
+        )
     }
 
     /// A host name, an IPv4 address or an IPv6 address in brackets, and a port.

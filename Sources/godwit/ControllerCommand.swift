@@ -41,6 +41,10 @@ struct ControllerCommand: AsyncParsableCommand {
     var leaseSeconds = 15
     @Option(
         help: ArgumentHelp(
+            "How long the site may not answer until another controller may lead.", valueName: "seconds"))
+    var siteSeconds = 30
+    @Option(
+        help: ArgumentHelp(
             "Where /healthz and /metrics are answered over HTTP; none: nowhere.", valueName: "host:port"))
     var monitorListen: String?
     @OptionGroup var log: LogOptions
@@ -53,6 +57,9 @@ struct ControllerCommand: AsyncParsableCommand {
         }
         guard (3...300).contains(leaseSeconds) else {
             throw ValidationError("--lease-seconds is 3 to 300")
+        }
+        guard (1...3600).contains(siteSeconds) else {
+            throw ValidationError("--site-seconds is 1 to 3600")
         }
         _ = try classes()
     }
@@ -82,18 +89,23 @@ struct ControllerCommand: AsyncParsableCommand {
             let classes = try classes()
             let figures = ControllerFigures()
             let monitoring = try await monitor(figures)
+            let watch = SiteWatch(patience: .seconds(siteSeconds)) { await control.answers() }
             let elector = LeaderElector(
                 client, namespace: leaseNamespace, name: "godwit-controller",
                 identity: ProcessInfo.processInfo.hostName + "-" + UUID().uuidString,
-                duration: .seconds(leaseSeconds)
+                duration: .seconds(leaseSeconds), isReluctant: { !watch.isAnswering }
             ) { figures.noteAsked() }
             let result = await withTaskGroup(of: Result<Void, any Error>.self) { group in
                 group.addTask {
-                    await Self.lead(elector, log) {
+                    await Self.lead(elector, watch, log) {
                         try await MigrationController(
                             client, site: control, classes: classes, logger: log, figures: figures
                         ).run()
                     }
+                }
+                group.addTask {
+                    await watch.run()
+                    return .success(())
                 }
                 group.addTask {
                     for await _ in stopped { break }
@@ -122,19 +134,27 @@ struct ControllerCommand: AsyncParsableCommand {
         }
     }
 
-    /// Works whenever it leads. An API server that has just started refuses what it will soon allow, and rights may be
-    /// given later: both are asked for again.
+    /// Works whenever it leads, until the site falls silent. An API server that has just started refuses what it will soon
+    /// allow, and rights may be given later: both are asked for again.
     private static func lead(
-        _ elector: LeaderElector, _ log: Logger, _ work: @escaping @Sendable () async throws -> Void
+        _ elector: LeaderElector, _ watch: SiteWatch, _ log: Logger,
+        _ work: @escaping @Sendable () async throws -> Void
     ) async -> Result<Void, any Error> {
         var backoff = Backoff(first: .seconds(1), limit: .seconds(15))
+        // What is known of the site when it stands for the first time.
+        await watch.look()
         while !Task.isCancelled {
             do {
                 try await elector.run {
                     log.info("this controller leads")
-                    try await work()
+                    try await withThrowingTaskGroup(of: Void.self) { group in
+                        group.addTask { try await work() }
+                        group.addTask { try await watch.silence() }
+                        defer { group.cancelAll() }
+                        _ = try await group.next()
+                    }
                 }
-                return .success(())
+                log.warning("the site does not answer: another controller may lead until it does")
             } catch let error as KubernetesError {
                 switch error {
                 case .forbidden, .unauthorized:

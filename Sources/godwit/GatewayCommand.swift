@@ -87,7 +87,13 @@ struct GatewayCommand: AsyncParsableCommand {
             MetricsText.noteProcessStart()
             let stop = StopSignals()
             let logger = log.makeLogger()
-            Self.allowDescriptors(2 * maxConnections + 100, logger)
+            // Each connection takes two.
+            let descriptors = 2 * maxConnections + 100
+            let allowed = OpenFileLimit.raise(to: descriptors)
+            if allowed < descriptors {
+                logger.warning(
+                    "only \(allowed) open files are allowed here, and \(descriptors) may be needed")
+            }
             let client = try client()
             let directory = MemberDirectory(logger: logger, question(client, try members()))
             var limits = Gateway.Limits()
@@ -192,19 +198,5 @@ struct GatewayCommand: AsyncParsableCommand {
         }
         text.addProcess()
         return text.text
-    }
-
-    /// Each connection takes two; many systems give a process 1024 until it asks for more.
-    private static func allowDescriptors(_ count: Int, _ logger: Logger) {
-        var limit = rlimit()
-        guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
-        guard limit.rlim_cur < rlim_t(count) else { return }
-        limit.rlim_cur = min(limit.rlim_max, rlim_t(count))
-        guard setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0,
-            limit.rlim_cur >= rlim_t(count)
-        else {
-            logger.warning("only \(limit.rlim_cur) open files are allowed here, and \(count) may be needed")
-            return
-        }
     }
 }

@@ -30,12 +30,8 @@ struct HoldCommand: ParsableCommand {
             atPath: directory, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
         // As process 1 of a container nothing ends it by default. With nothing in its hands there is nothing to do.
         for number in [SIGTERM, SIGINT] { signal(number) { _ in _exit(0) } }
-        // Two descriptors a mount; by default a process has 1024 in all.
-        var limit = rlimit()
-        if getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 {
-            limit.rlim_cur = min(limit.rlim_max, 65_536)
-            setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
-        }
+        // Two descriptors a mount.
+        OpenFileLimit.raise(to: 65_536)
         let holder: MountHolder
         do {
             holder = try MountHolder(at: socket)

@@ -38,8 +38,8 @@ struct ClusterOptions: ParsableArguments {
         let home = (environment["HOME"] ?? "") + "/.kube/config"
         var candidates = (environment["KUBECONFIG"] ?? "").split(separator: ":").map(String.init)
         if candidates.isEmpty { candidates = [home] }
-        if let path = candidates.first(where: { FileManager.default.fileExists(atPath: $0) }) {
-            return try .kubeconfig(path: path, context: context, runsPrograms: true)
+        if candidates.contains(where: { FileManager.default.fileExists(atPath: $0) }) {
+            return try .kubeconfig(paths: candidates, context: context, runsPrograms: true)
         }
         guard environment["KUBERNETES_SERVICE_HOST"] != nil, context == nil else {
             throw .configuration(

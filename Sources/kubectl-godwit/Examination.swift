@@ -34,7 +34,7 @@ struct Examination {
                 findings += try await look()
             } catch .forbidden(let reason) {
                 findings.append(Finding(.unknown, "\(name): you may not look at this (\(reason))"))
-            } catch .notFound(let reason) {
+            } catch .unserved(let reason) {
                 // A kind that the server does not have.
                 findings.append(Finding(.broken, "\(name): \(reason)", Self.install))
             }

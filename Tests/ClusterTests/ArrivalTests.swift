@@ -127,6 +127,7 @@ extension ClusterTests {
                     try await london.site.csi(["delete-volume", both.volume])
                 } throws: {
                     "\($0)".contains("site sydney may follow it")
+                        && "\($0)".contains("'godwit volume revoke pvc-1 --site sydney', or 'godwit pki")
                 }
                 #expect(try await london.site.inspect("pvc-1")["owner"] as? String == "london")
                 // With Retain nobody deletes the volume: the end of the claim is enough.

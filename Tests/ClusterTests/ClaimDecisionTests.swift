@@ -86,6 +86,16 @@ import Testing
         #expect(told == reason)
     }
 
+    /// The API counts scalars, of which a character may have any number.
+    @Test func aTargetThatIsNoneIsWrittenDownNoLongerThanTheAPITakes() {
+        let move = decide(["godwit.dev/migrate-to": "e" + String(repeating: "\u{301}", count: 500)]).move
+        guard case .fail(let spec, _, _) = move else {
+            Issue.record("\(move)")
+            return
+        }
+        #expect(spec.to.unicodeScalars.count == 253)
+    }
+
     @Test func settingsAreWrittenOnlyWhereTheyDiffer() {
         let wanted = decide(["godwit.dev/rate-limit": "10Mi", "godwit.dev/pause": "true"]).hydration
         #expect(wanted == .init(isPaused: true, bytesPerSecond: 10 << 20))

@@ -70,6 +70,11 @@ extension ClusterTests {
 
         @Test func everyWayToSignInWorksAndAnotherAuthorityIsRefused() async throws {
             try await withCluster { cluster, _, _ in
+                // It connects again and again until then.
+                var brief = KubernetesClient.Options()
+                brief.attempts = 1
+                brief.headTimeout = .seconds(2)
+                let options = brief
                 func names(_ connection: ClusterConnection) async throws -> Int {
                     let client = try KubernetesClient(connection)
                     let result: Result<Int, any Error>
@@ -82,6 +87,18 @@ extension ClusterTests {
                     return try result.get()
                 }
                 #expect(try await names(.kubeconfig(path: cluster.certificateKubeconfig)) > 0)
+                // A name that its certificate has, and nobody resolves.
+                let path = cluster.directory + "/named.kubeconfig"
+                try cluster.kubeconfigText(user: "token: admin-token")
+                    .replacingOccurrences(
+                        of: "    server:", with: "    tls-server-name: kubernetes.default.svc\n    server:"
+                    ).write(toFile: path, atomically: true, encoding: .utf8)
+                #expect(try await names(.kubeconfig(path: path)) > 0)
+                // As somebody else, who may nothing.
+                try cluster.kubeconfigText(user: "token: admin-token\n    as: jane")
+                    .write(toFile: path, atomically: true, encoding: .utf8)
+                let jane = try ClusterConnection.kubeconfig(path: path)
+                await #expect { _ = try await names(jane) } throws: { "\($0)".contains(#""jane""#) }
                 // As a pod finds it; kubelet replaces the token while the client lives.
                 let pod = cluster.directory + "/pod"
                 try FileManager.default.createDirectory(atPath: pod, withIntermediateDirectories: true)
@@ -104,10 +121,6 @@ extension ClusterTests {
                 let wrong = try ClusterConnection(
                     server: cluster.serverURL, authorityPEM: Array(stranger),
                     credential: .token("admin-token"))
-                var options = KubernetesClient.Options()
-                options.attempts = 1
-                // It connects again and again until then.
-                options.headTimeout = .seconds(2)
                 let deceived = try KubernetesClient(wrong, options: options)
                 try await expect("unreachable", { if case .unreachable = $0 { true } else { false } }) {
                     () async throws(KubernetesError) in _ = try await deceived.list(Namespace.self)
@@ -209,6 +222,10 @@ extension ClusterTests {
                 try await Task.sleep(for: .seconds(3))
                 #expect(leading.withLock { $0 } == ["a"])
                 first.cancel()
+                _ = await first.result
+                // It is given up, so that the other need not wait for its end.
+                let lease = try await client.get(Lease.self, "controller", in: "default")
+                #expect(lease.spec.holderIdentity != "a")
                 try await eventually("b leads") { leading.withLock { $0 == ["b"] } }
                 // The server is away for longer than the lease: it stops leading, and leads again.
                 await cluster.killServer()

@@ -153,7 +153,9 @@ extension ClusterTests {
         }
 
         /// A server whose definition of volumes is an older release's drops what it does not know, and says nothing.
-        @Test func whatTheServerDoesNotKeepIsToldAndTheNextChangeIsMade() async throws {
+        private static func withOlderServer(
+            _ body: @escaping @Sendable (KubernetesClient) async throws -> Void
+        ) async throws {
             let object = Shared<JSONValue?>(nil)
             try await ScriptedServer.run { request, number in
                 object.withLock { object in
@@ -164,8 +166,9 @@ extension ClusterTests {
                         if request.path.hasSuffix("/volumes") {
                             return .init(body: #"{"metadata": {"resourceVersion": "1"}, "items": []}"#)
                         }
-                        guard let object else { return .refusal(404, "NotFound") }
-                        return .init(body: text(object))
+                        guard let present = object else { return .refusal(404, "NotFound") }
+                        if request.method == "DELETE" { object = nil }
+                        return .init(body: text(present))
                     }
                     guard let sent = try? JSONDecoder().decode(JSONValue.self, from: request.body) else {
                         return .refusal(400)
@@ -174,17 +177,51 @@ extension ClusterTests {
                     object = Self.with(version: "\(number)", Self.without("reading", sent))
                     return .init(body: text(object ?? .null))
                 }
-            } _: { server, client in
+            } _: { _, client in
+                try await body(client)
+            }
+        }
+
+        private static func expectNotKept(
+            _ change: () async throws(RegistryError) -> Versioned<VolumeRecord>
+        ) async {
+            do throws(RegistryError) {
+                _ = try await change()
+                Issue.record("it is not kept, and nobody says so")
+            } catch {
+                #expect("\(error)".contains("manifests of this release"), "\(error)")
+            }
+        }
+
+        @Test func whatTheServerDoesNotKeepOfANewVolumeIsToldAndTheNextTryIsMade() async throws {
+            try await Self.withOlderServer { client in
+                let record = try RegistryContract.record("data")
+                var reading = record
+                reading.reading = ReadHead(of: Reign(member, Epoch(2)), number: 7)
+                // The first alone in its object, the second beside it.
+                for member in [first, second] {
+                    let registry = ClusterRegistry(client, member: member)
+                    await Self.expectNotKept { () async throws(RegistryError) in
+                        try await registry.insert(reading)
+                    }
+                    #expect(try await registry.volume(named: "data") == nil)
+                    _ = try await registry.insert(record)
+                }
+                let placements = try await ClusterRegistry(client, member: first).placements(named: "data")
+                #expect(placements.map(\.member) == [first, second])
+            }
+        }
+
+        @Test func whatTheServerDoesNotKeepIsToldAndTheNextChangeIsMade() async throws {
+            try await Self.withOlderServer { client in
                 let registry = ClusterRegistry(client, member: member)
                 var stored = try await registry.insert(try RegistryContract.record("data"))
                 let before = stored
                 stored.value.reading = ReadHead(of: Reign(first, Epoch(2)), number: 7)
+                let wanted = stored
                 for _ in 0..<2 {
-                    do throws(RegistryError) {
-                        _ = try await registry.update(stored)
-                        Issue.record("it is not kept, and nobody says so")
-                    } catch {
-                        #expect("\(error)".contains("manifests of this release"), "\(error)")
+                    await Self.expectNotKept { () async throws(RegistryError) in
+                        try await registry.update(wanted)
                     }
                 }
                 stored.value.reading = nil
@@ -236,6 +273,58 @@ extension ClusterTests {
                 #expect(next.value.headNumber == 5 && next.revision == stored.revision + 2)
                 // Nobody's lost write any more.
                 await #expect(throws: RegistryError.conflict(stored.value.id)) {
+                    _ = try await registry.update(stored)
+                }
+            }
+        }
+
+        /// A server that has just started may not know our kinds for a moment, which says nothing of the objects.
+        @Test func whatAServerDoesNotServeYetIsNotTakenForMissing() async throws {
+            struct Server {
+                var object: JSONValue?
+                var unserved = 0
+                var failsDelete = false
+            }
+            let server = Shared(Server())
+            try await ScriptedServer.run { request, number in
+                server.withLock { server in
+                    if server.unserved > 0 {
+                        server.unserved -= 1
+                        return .init(status: 404, body: "404 page not found\n")
+                    }
+                    if request.method == "DELETE", server.failsDelete {
+                        (server.failsDelete, server.unserved) = (false, 2)
+                        return .refusal(500)
+                    }
+                    if request.method == "POST" || request.method == "PUT" {
+                        guard let sent = try? JSONDecoder().decode(JSONValue.self, from: request.body) else {
+                            return .refusal(400)
+                        }
+                        server.object = Self.with(version: "\(number)", sent)
+                    } else if request.path.hasSuffix("/volumes") {
+                        return .init(body: #"{"metadata": {"resourceVersion": "1"}, "items": []}"#)
+                    }
+                    guard let present = server.object else { return .refusal(404, "NotFound") }
+                    if request.method == "DELETE" { server.object = nil }
+                    let body = String(decoding: (try? JSONEncoder().encode(present)) ?? Data(), as: UTF8.self)
+                    return .init(body: body)
+                }
+            } _: { _, client in
+                let registry = ClusterRegistry(client, member: member)
+                let record = try RegistryContract.record("data")
+                server.withLock { $0.unserved = 1 }
+                var stored = try await registry.insert(record)
+                server.withLock { $0.unserved = 1 }
+                #expect(try await registry.volume(named: "data")?.value == record)
+                server.withLock { $0.unserved = 1 }
+                stored.value.headNumber = 3
+                stored = try await registry.update(stored)
+                // Asked for once, without an answer: it is there all the same.
+                server.withLock { $0.failsDelete = true }
+                try await registry.remove(stored)
+                #expect(server.withLock { $0.object } == nil)
+                // What the server does know to be missing is changed meanwhile.
+                await #expect(throws: RegistryError.conflict(record.id)) {
                     _ = try await registry.update(stored)
                 }
             }

@@ -220,7 +220,7 @@ extension ClusterTests {
                 try await scene.wait(for: .ready)
                 let described = try await scene.cluster.kubectl(["describe", "pvc", "data"])
                 #expect(described.output.contains("'fast'"), "\(described.output)")
-                #expect(described.output.contains("godwit pki trust"), "\(described.output)")
+                #expect(described.output.contains("'kubectl godwit trust' its"), "\(described.output)")
                 // The wish is withdrawn.
                 try await scene.annotate("godwit.dev/migrate-to-")
                 try await scene.wait(for: .cancelled)

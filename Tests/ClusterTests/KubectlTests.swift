@@ -76,7 +76,8 @@ extension ClusterTests.ControllerTests {
             let mars = try await plugin(kubeconfig, ["migrate", "data", "--to", "mars", "--watch"])
             #expect(!mars.exit.isSuccess, "\(mars.output)")
             #expect(
-                mars.output.contains("mars") && mars.output.contains("godwit pki trust"), "\(mars.output)")
+                mars.output.contains("mars") && mars.output.contains("'kubectl godwit trust' its"),
+                "\(mars.output)")
             let doctor = try await plugin(kubeconfig, ["doctor", "--all"])
             #expect(!doctor.exit.isSuccess)
             #expect(doctor.output.contains("migration default/data to mars failed"), "\(doctor.output)")
@@ -219,6 +220,35 @@ extension ClusterTests {
                 let doctor = try await plugin(kubeconfig, ["doctor"])
                 #expect(doctor.exit.isSuccess, "\(doctor.output)")
                 #expect(doctor.output.contains("?     the CSIDriver: you may not look"), "\(doctor.output)")
+            }
+        }
+
+        /// README: a cluster role and a role, for whoever looks after the site without its Secrets.
+        @Test func whoHasTheDoctorsRolesSeesAllButTheSecrets() async throws {
+            try await withCluster(.manifests) { cluster, _, _ in
+                for command in [
+                    ["create", "serviceaccount", "carer"],
+                    [
+                        "create", "clusterrolebinding", "doctor", "--clusterrole=godwit-doctor",
+                        "--serviceaccount=default:carer",
+                    ],
+                    [
+                        "create", "rolebinding", "doctor", "-n", "godwit", "--role=godwit-doctor",
+                        "--serviceaccount=default:carer",
+                    ],
+                ] {
+                    let made = try await cluster.kubectl(command)
+                    try #require(made.exit.isSuccess, "\(made.output)")
+                }
+                let token = try await cluster.serviceAccountToken("carer", in: "default")
+                let kubeconfig = cluster.directory + "/carer.kubeconfig"
+                try cluster.kubeconfigText(user: "token: \(token)").write(
+                    toFile: kubeconfig, atomically: true, encoding: .utf8)
+                let doctor = try await plugin(kubeconfig, ["doctor", "--all"])
+                let unknown = doctor.output.split(separator: "\n").filter { $0.hasPrefix("?") }
+                #expect(unknown.count == 2, "\(doctor.output)")
+                #expect(unknown.allSatisfy { $0.contains("secret godwit/godwit-") }, "\(unknown)")
+                #expect(doctor.output.contains("custom resource volumes.godwit.dev is served"))
             }
         }
 

@@ -31,9 +31,7 @@ private struct WholeClusters: Sendable {
             var probePort: UInt16 = 0
             for end in [london, sydney] {
                 try await end.site.start()
-                let client = try KubernetesClient(.kubeconfig(path: end.cluster.kubeconfig))
-                try cleanup.add("client of \(end.site.name)") { await client.close() }
-                try Sidecars.start(client, end.site, node: end.node.name, cleanup)
+                try await Sidecars.start(end.cluster, end.site, node: end.node.name, cleanup)
                 probePort = try await startController(end, cleanup)
             }
             let both = WholeClusters(
@@ -108,6 +106,83 @@ private struct WholeClusters: Sendable {
     }
 }
 
+/// The mode of Manifests/without-attaching, of which KustomizeTests see that it is what is set here.
+extension WholeClusters {
+    private static let claim = "data-keeper-0"
+
+    @discardableResult
+    private func kubectl(_ end: End, _ arguments: [String], input: String = "") async throws -> String {
+        let done = try await end.cluster.kubectl(["-n", "shop"] + arguments, input: input)
+        guard done.exit.isSuccess else {
+            throw LabError.invalid("kubectl \(arguments) at \(end.site.name): \(done.output)")
+        }
+        return done.output
+    }
+
+    private func start(_ end: End) async throws {
+        let path = ClusterTests.root + "/Tests/kind/files.yaml"
+        let text = try String(contentsOfFile: path, encoding: .utf8)
+        try await kubectl(
+            end, ["apply", "-f", "-"],
+            input: text.replacingOccurrences(of: "GODWIT_IMAGE", with: BusyboxImage.name))
+    }
+
+    private func isReady(_ end: End) async throws -> Bool {
+        let ready = #"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#
+        return try await kubectl(end, ["get", "pod", "keeper-0", "--ignore-not-found", "-o", ready]) == "True"
+    }
+
+    private func stop(_ end: End) async throws {
+        try await kubectl(end, ["delete", "statefulset", "keeper", "--wait=false"])
+        try await eventually("the end of the pod at \(end.site.name)", limit: .seconds(120)) {
+            try await kubectl(end, ["get", "pod", "keeper-0", "--ignore-not-found", "-o", "name"]).isEmpty
+        }
+    }
+
+    private func expectNoAttachments() async throws {
+        for end in [london, sydney] {
+            let attachments = try await kubectl(end, ["get", "volumeattachments", "-o", "name"])
+            #expect(attachments.isEmpty, "\(end.site.name): \(attachments)")
+        }
+    }
+
+    /// Changes the mode of both clusters, and moves the claim that the scenario has left at london.
+    func moveWithoutAttaching() async throws {
+        let driver = ClusterTests.root + "/Manifests/base/csidriver.yaml"
+        let text = try String(contentsOfFile: driver, encoding: .utf8)
+        for end in [london, sydney] {
+            try await kubectl(end, ["delete", "csidriver", "csi.godwit.dev"])
+            try await kubectl(
+                end, ["apply", "-f", "-"],
+                input: text.replacingOccurrences(of: "attachRequired: true", with: "attachRequired: false"))
+        }
+        try await start(london)
+        try await eventually("the pod at london", limit: .seconds(120)) { try await isReady(london) }
+        try await kubectl(
+            london, ["exec", "keeper-0", "--", "sh", "-c", "echo before > /data/before && sync"])
+        try await expectNoAttachments()
+
+        try await kubectl(london, ["annotate", "pvc", Self.claim, "godwit.dev/migrate-to=sydney"])
+        try await eventually("the migration to be Ready", limit: .seconds(120)) {
+            let phase = ["get", "migration", Self.claim, "-o", "jsonpath={.status.phase}"]
+            return try await kubectl(london, phase) == "Ready"
+        }
+        // A pod there waits at its mount, and is told for whom.
+        try await start(sydney)
+        try await eventually("an Event at sydney that names london", limit: .seconds(120)) {
+            try await kubectl(sydney, ["describe", "pod", "keeper-0"]).split(separator: "\n")
+                .contains { $0.contains("FailedMount") && $0.contains("london") }
+        }
+        #expect(try await !isReady(sydney))
+        try await stop(london)
+        try await eventually("the pod at sydney", limit: .seconds(180)) { try await isReady(sydney) }
+        let found = try await kubectl(sydney, ["exec", "keeper-0", "--", "cat", "/data/before"])
+        #expect(found == "before\n")
+        try await expectNoAttachments()
+        try await stop(sydney)
+    }
+}
+
 extension ClusterTests {
     @Suite(.enabled(if: KubeletNode.obstacle == nil, "\(KubeletNode.obstacle ?? "")"))
     struct KubeletTests {
@@ -121,6 +196,7 @@ extension ClusterTests {
                 let probe = try await ChildProcess.check(
                     Program("/usr/bin/curl", ["-sf", "http://127.0.0.1:\(both.probePort)/healthz"]))
                 #expect(probe == "ok\n")
+                try await both.moveWithoutAttaching()
             }
         }
     }

@@ -2,6 +2,7 @@ import ClusterResources
 import Foundation
 import KubernetesAPI
 import Testing
+import VolumeModel
 
 @testable import TestBed
 
@@ -27,6 +28,13 @@ extension ClusterTests {
                 let names = images.output.split(separator: " ").map(String.init)
                 #expect(
                     names.count == 7 && names.allSatisfy { $0.contains("/") && $0.contains(":") }, "\(names)")
+                // That of this release, which a node need not ask a registry for again.
+                #expect(
+                    names.filter { $0 == "ghcr.io/godwit/godwit:\(Release.current)" }.count == 4, "\(names)")
+                let policies = try await cluster.kubectl([
+                    "get", "deployments,daemonsets", "-n", "godwit", "-o", "jsonpath={..imagePullPolicy}",
+                ])
+                #expect(Set(policies.output.split(separator: " ")) == ["IfNotPresent"], "\(policies.output)")
             }
         }
 
@@ -92,7 +100,7 @@ extension ClusterTests {
                 }
                 // What the gateway listens at is what the Service and the policy let through.
                 let gateway = try await field("deploy/godwit-gateway", pod + ".containers[0].args")
-                #expect(gateway.contains("--listen=0.0.0.0:7443") && gateway.contains("--registry=cluster"))
+                #expect(gateway.contains("--listen=[::]:7443") && gateway.contains("--registry=cluster"))
                 #expect(
                     try await field("deploy/godwit-gateway", pod + ".containers[0].ports[*].containerPort")
                         == "7443 9814")
@@ -108,6 +116,76 @@ extension ClusterTests {
                     #expect(
                         try await field(parts[0], parts[1])
                             == field("deploy/godwit-gateway", ".spec.selector.matchLabels"))
+                }
+            }
+        }
+
+        /// Pods of a cluster with IPv6 alone have no other addresses, and are probed there.
+        @Test func whatListensDoesSoAtAddressesOfBothFamilies() throws {
+            var count = 0
+            for name in ["controller", "gateway", "holder", "site"] {
+                let text = try String(contentsOfFile: "\(Self.base)/\(name).yaml", encoding: .utf8)
+                for line in text.split(separator: "\n") where line.contains("listen=") {
+                    #expect(line.contains("listen=[::]:"), "\(name): \(line)")
+                    count += 1
+                }
+            }
+            #expect(count == 5)
+        }
+
+        /// Each kind of pod has a policy, and its figures are for those who say that they scrape.
+        @Test func figuresAreForLabelledNamespacesAndTheHolderHasNoNetwork() async throws {
+            try await withCluster(.manifests) { (cluster, _, _) async throws in
+                func field(_ name: String, _ path: String) async throws -> String {
+                    try await cluster.kubectl([
+                        "get", "netpol/godwit-\(name)", "-n", "godwit", "-o", "jsonpath={\(path)}",
+                    ]).output
+                }
+                let label = #".from[*].namespaceSelector.matchLabels.godwit\.dev/scrapes"#
+                for (name, open, closed) in [
+                    ("controller", "", "9810 9811 9812 9813"), ("site", "7443", "9808"),
+                    ("gateway", "7443", "9814"),
+                ] {
+                    let last = open.isEmpty ? 0 : 1
+                    #expect(
+                        try await field(name, ".spec.ingress[\(last)].ports[*].port") == closed, "\(name)")
+                    #expect(try await field(name, ".spec.ingress[\(last)]" + label) == "true", "\(name)")
+                    guard last == 1 else { continue }
+                    #expect(try await field(name, ".spec.ingress[0].ports[*].port") == open, "\(name)")
+                    #expect(try await field(name, ".spec.ingress[0].from") == "", "\(name)")
+                }
+                #expect(try await field("holder", ".spec.policyTypes[*]") == "Ingress Egress")
+                #expect(try await field("holder", ".spec['ingress','egress']") == "")
+                let component = #".spec.podSelector.matchLabels.app\.kubernetes\.io/component"#
+                #expect(try await field("holder", component) == "holder")
+            }
+        }
+
+        /// What the API server itself refuses of our resources.
+        @Test func whatIsNoMigrationIsRefused() async throws {
+            try await withCluster { _, client, _ in
+                func isRefused(claim: String = "data", to: String = "sydney") async throws -> Bool {
+                    do throws(KubernetesError) {
+                        _ = try await client.create(
+                            MigrationResource(
+                                metadata: ObjectMeta(name: "data", namespace: "default"),
+                                spec: .init(claim: claim, volume: "v", from: "london", to: to)))
+                        return false
+                    } catch .invalid {
+                        return true
+                    }
+                }
+                let long = String(repeating: "a", count: 254)
+                #expect(try await isRefused(claim: ""))
+                #expect(try await isRefused(claim: long))
+                #expect(try await isRefused(to: long))
+                // What cannot be followed is written down, with its reason.
+                #expect(try await !isRefused(to: "No/Site"))
+                try await expect("no time", { if case .invalid = $0 { true } else { false } }) {
+                    () async throws(KubernetesError) in
+                    _ = try await client.patch(
+                        MigrationResource.self, "data", in: "default", ["status": ["updated": "today"]],
+                        subresource: "status")
                 }
             }
         }
@@ -327,11 +405,25 @@ extension ClusterTests {
 
         @Test func aServiceAccountHasTheRightsThatItNeedsAndNoOthers() async throws {
             try await withCluster(.manifests) { (cluster, _, _) async throws in
-                func may(_ account: String, _ verb: String, _ what: String) async throws -> Bool {
+                func may(
+                    _ account: String, _ verb: String, _ what: String, in namespace: String = "default"
+                ) async throws -> Bool {
                     try await cluster.kubectl([
-                        "auth", "can-i", verb, what, "-n", "default", "--as",
+                        "auth", "can-i", verb, what, "-n", namespace, "--as",
                         "system:serviceaccount:godwit:\(account)",
                     ]).output.contains("yes")
+                }
+                // Its Events are about what has no namespace.
+                #expect(try await may("godwit-site", "create", "events"))
+                for namespace in ["godwit", "kube-system"] {
+                    #expect(try await !may("godwit-site", "create", "events", in: namespace), "\(namespace)")
+                }
+                #expect(try await may("godwit-controller", "create", "events", in: "kube-system"))
+                // That of the provisioner, and no others.
+                #expect(try await may("godwit-controller", "get", "pods", in: "godwit"))
+                for namespace in ["godwit", "default"] {
+                    #expect(
+                        try await !may("godwit-controller", "list", "pods", in: namespace), "\(namespace)")
                 }
                 for (verb, what) in [
                     ("update", "volumes.godwit.dev"), ("list", "volumes.godwit.dev"),

@@ -1,5 +1,6 @@
 import ClusterResources
 import Foundation
+import KubernetesAPI
 import Testing
 import VolumeModel
 
@@ -94,6 +95,44 @@ extension ClusterTests {
                     try await end.sites[1].csi(["delete-volume", volume])
                     let left = try await end.cluster.kubectl(["get", "volumes.godwit.dev", "-o", "name"])
                     #expect(left.output.isEmpty || left.output.contains("No resources"), "\(left.output)")
+                }
+            }
+        }
+
+        /// The pod of a controller is well while its node's site is away; so that no move of the cluster waits for that site,
+        /// the pod of another node works.
+        @Test func aLeaderWhoseSiteIsAwayLetsAnotherLead() async throws {
+            try await TwoClusters.run(nodes: 2) { both in
+                let london = both.london
+                func start(_ number: Int, _ site: SiteProcess) async throws {
+                    try await both.startController(
+                        london,
+                        ["--control-socket", site.stateDirectory + "/control.sock", "--site-seconds", "3"],
+                        log: "controller\(number).log")
+                }
+                func leader() async throws -> String? {
+                    try await london.client.find(Lease.self, ClusterNames.controller, in: "godwit")?
+                        .spec.holderIdentity
+                }
+                try await start(2, london.sites[1])
+                try await eventually("the first leads") { try await leader()?.isEmpty == false }
+                let first = try await leader()
+                try await start(1, london.sites[0])
+                await london.sites[1].stop()
+                try await eventually("the other leads") {
+                    let now = try await leader()
+                    return now != first && now?.isEmpty == false
+                }
+                try await both.annotate(london, "godwit.dev/migrate-to=sydney")
+                try await both.wait(for: .ready, at: london)
+
+                // Who reads what a cluster's site says has kubectl.
+                try await london.sites[1].start(limit: .seconds(60))
+                for site in both.sydney.sites { await site.kill() }
+                await #expect {
+                    try await london.site.csi(["delete-volume", both.volume])
+                } throws: {
+                    "\($0)".contains("gone for good: 'kubectl godwit distrust sydney'")
                 }
             }
         }

@@ -41,7 +41,7 @@ enum RegistryContract {
         full.copies = [Epoch(2): KeptCopy(number: 1, byteCount: 4096, since: 1_700_000_000)]
         full.reading = ReadHead(of: Reign(sydney, Epoch(11)), number: 7)
         full.lastHeadNumber = 7
-        full.hydration = HydrationPolicy(isPaused: true, bytesPerSecond: 1 << 33)
+        full.hydration = HydrationPolicy(isPaused: true, bytesPerSecond: 1 << 33, prefetch: .start)
         full.isGuest = true
         let facts = try ClaimFacts(
             namespace: "shop", name: "data-0", labels: ["app": "db", "empty": ""], storageClass: "",
@@ -189,6 +189,43 @@ enum RegistryContract {
             let path = try cleanup.makeTemporaryDirectory() + "/registry"
             try await RegistryContract.check(try SQLiteRegistry(path: path)) {
                 try SQLiteRegistry(path: path)
+            }
+        }
+    }
+
+    /// Each refusal names the file and what to do, and leaves all bytes as they are.
+    @Test func aRegistryThatIsNotWhatItShouldBeIsRefusedAndLeftAsItIs() async throws {
+        try await Cleanup.scope(catchingSignals: false) { cleanup in
+            let directory = try cleanup.makeTemporaryDirectory()
+            let path = directory + "/site.db"
+            func contents() throws -> [String: Data] {
+                Dictionary(
+                    uniqueKeysWithValues: try FileManager.default.contentsOfDirectory(atPath: directory).map {
+                        ($0, FileManager.default.contents(atPath: directory + "/" + $0) ?? Data())
+                    })
+            }
+            let rubbish = Data((0..<10_000).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ 1) })
+            let header = Data("SQLite format 3\0".utf8) + Data(count: 84)
+            for files in [
+                ["site.db": rubbish], ["site.db": header + rubbish],
+                ["site.db": rubbish, "site.db-wal": rubbish],
+                ["site.db": Data(), "site.db-wal": rubbish], ["site.db-wal": rubbish],
+            ] {
+                for name in try contents().keys {
+                    try FileManager.default.removeItem(atPath: directory + "/" + name)
+                }
+                for (name, bytes) in files {
+                    try bytes.write(to: URL(fileURLWithPath: directory + "/" + name))
+                }
+                do {
+                    _ = try SQLiteRegistry(path: path)
+                    Issue.record("it was opened: \(files.keys)")
+                } catch {
+                    for words in [path, "put a backup of it in its place"] {
+                        #expect("\(error)".contains(words), "\(error)")
+                    }
+                }
+                #expect(try contents() == files)
             }
         }
     }

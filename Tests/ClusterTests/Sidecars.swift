@@ -8,17 +8,25 @@ import VolumeModel
 /// What the scheduler of a cluster with one node does, and external-provisioner, -attacher and -resizer for a driver, as far
 /// as tests need it. Those three are in no Debian package; `Tests/kind` runs with the real ones.
 struct Sidecars: Sendable {
+    /// The scheduler's: an administrator's.
+    let administrator: KubernetesClient
+    /// The others': what Manifests grant the sidecars.
     let client: KubernetesClient
     let site: SiteProcess
     let node: String
 
     private static let finalizer = "external-attacher/csi-godwit-dev"
 
-    /// Runs until the cleanup.
+    /// Runs in a cluster with Manifests, until the cleanup.
     static func start(
-        _ client: KubernetesClient, _ site: SiteProcess, node: String, _ cleanup: Cleanup
-    ) throws {
-        let sidecars = Sidecars(client: client, site: site, node: node)
+        _ cluster: TestCluster, _ site: SiteProcess, node: String, _ cleanup: Cleanup
+    ) async throws {
+        let administrator = try KubernetesClient(.kubeconfig(path: cluster.kubeconfig))
+        try cleanup.add("administrator of \(site.name)") { await administrator.close() }
+        let client = try KubernetesClient(
+            .kubeconfig(path: try await cluster.accountKubeconfig("godwit-controller")))
+        try cleanup.add("sidecars' client of \(site.name)") { await client.close() }
+        let sidecars = Sidecars(administrator: administrator, client: client, site: site, node: node)
         let task = Task {
             var told = ""
             while !Task.isCancelled {
@@ -51,25 +59,25 @@ struct Sidecars: Sendable {
 
     /// Gives pods to the node, once it has what they claim.
     private func schedule() async throws {
-        for pod in try await client.list(Pod.self).items
+        for pod in try await administrator.list(Pod.self).items
         where pod.spec.nodeName == nil && pod.metadata.deletionTimestamp == nil {
             guard let name = pod.metadata.name, let namespace = pod.metadata.namespace else { continue }
             var isComplete = true
             for volume in pod.spec.volumes ?? [] {
                 guard let reference = volume.persistentVolumeClaim else { continue }
-                let claim = try await client.find(
+                let claim = try await administrator.find(
                     PersistentVolumeClaim.self, reference.claimName, in: namespace)
                 if claim?.status?.phase != "Bound" { isComplete = false }
                 guard let claim, claim.spec.volumeName == nil,
                     claim.metadata.annotations?[Self.selectedNode] == nil
                 else { continue }
-                _ = try await client.patch(
+                _ = try await administrator.patch(
                     PersistentVolumeClaim.self, reference.claimName, in: namespace,
                     ["metadata": ["annotations": [Self.selectedNode: .string(node)]]])
             }
             guard isComplete else { continue }
             let target = Binding.Target(apiVersion: "v1", kind: "Node", name: node)
-            _ = try await client.create(
+            _ = try await administrator.create(
                 Binding(metadata: ObjectMeta(name: name, namespace: namespace), target: target))
         }
     }

@@ -116,14 +116,16 @@ struct TwoClusters: Sendable {
 
     /// Starts `godwit controller` of one cluster.
     @discardableResult
-    func startController(_ end: End, _ options: [String] = []) async throws -> ChildProcess {
+    func startController(
+        _ end: End, _ options: [String] = [], log: String = "controller.log"
+    ) async throws -> ChildProcess {
         var program = Program(
             godwitBinary,
             [
                 "controller", "--state-dir", end.site.stateDirectory, "--kubeconfig",
                 try await end.cluster.accountKubeconfig("godwit-controller"), "--lease-seconds", "6",
             ] + options)
-        program.output = .file(end.directory + "/controller.log")
+        program.output = .file("\(end.directory)/\(log)")
         let started = try await ChildProcess.start(program)
         try cleanup.add("controller \(end.name)") { _ = await started.end(grace: .seconds(10)) }
         return started

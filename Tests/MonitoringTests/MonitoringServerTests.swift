@@ -6,9 +6,10 @@ import Testing
 /// The HTTP port, by requests as bytes.
 @Suite struct MonitoringServerTests {
     private static func withServer(
-        _ handler: @escaping MonitoringServer.Handler, _ body: (UInt16) async throws -> Void
+        at host: String = "127.0.0.1", _ handler: @escaping MonitoringServer.Handler,
+        _ body: (UInt16) async throws -> Void
     ) async throws {
-        let server = try await MonitoringServer(host: "127.0.0.1", port: 0, handler: handler)
+        let server = try await MonitoringServer(host: host, port: 0, handler: handler)
         do {
             try await body(server.port)
         } catch {
@@ -25,6 +26,29 @@ import Testing
         let bytes = Array(request.utf8)
         #expect(write(descriptor, bytes, bytes.count) == bytes.count)
         return readAll(descriptor)
+    }
+
+    /// An address of IPv6, `::1`.
+    private static func connectedToIPv6(_ port: UInt16) throws -> Int32 {
+        let descriptor = socket(AF_INET6, Int32(SOCK_STREAM.rawValue), 0)
+        var address = sockaddr_in6()
+        address.sin6_family = sa_family_t(AF_INET6)
+        address.sin6_port = port.bigEndian
+        address.sin6_addr = in6addr_loopback
+        let result = withUnsafePointer(to: &address) { pointer in
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in6>.size))
+            }
+        }
+        try #require(result == 0)
+        return descriptor
+    }
+
+    @Test(arguments: ["", "::"]) func everyAddressIsOfBothFamilies(_ host: String) async throws {
+        try await Self.withServer(at: host, { _ in MonitoringReply(200, "the answer") }) { port in
+            #expect(try Self.exchange(port, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").contains("the answer"))
+            close(try Self.connectedToIPv6(port))
+        }
     }
 
     private static func connected(_ port: UInt16) throws -> Int32 {
