@@ -33,10 +33,13 @@ package struct CSIHydration: Hashable, Sendable {
     package var isPaused: Bool?
     /// 0: no limit; nil: as it is.
     package var bytesPerSecond: UInt64?
+    /// nil: as it is.
+    package var prefetch: PrefetchPolicy?
 
-    package init(isPaused: Bool? = nil, bytesPerSecond: UInt64? = nil) {
+    package init(isPaused: Bool? = nil, bytesPerSecond: UInt64? = nil, prefetch: PrefetchPolicy? = nil) {
         self.isPaused = isPaused
         self.bytesPerSecond = bytesPerSecond
+        self.prefetch = prefetch
     }
 }
 

@@ -26,9 +26,12 @@ enum CSIChecks {
 
     static func path(_ text: String, _ what: String) throws(RPCStatus) -> String {
         guard !text.isEmpty else { throw RPCStatus(.invalidArgument, "\(what) is missing") }
-        let parts = text.split(separator: "/", omittingEmptySubsequences: false).dropFirst()
-        guard text.hasPrefix("/"), text.utf8.count <= pathLimit, !text.utf8.contains(0), !parts.isEmpty,
-            parts.allSatisfy({ !$0.isEmpty && $0 != "." && $0 != ".." && $0.utf8.count <= 255 })
+        // As the kernel does: to a String a slash with a mark behind it is another character.
+        let parts = text.utf8.split(separator: UInt8(ascii: "/"), omittingEmptySubsequences: false)
+        guard parts.count > 1, parts[0].isEmpty, text.utf8.count <= pathLimit, !text.utf8.contains(0),
+            parts.dropFirst().allSatisfy({
+                !$0.isEmpty && !$0.elementsEqual(".".utf8) && !$0.elementsEqual("..".utf8) && $0.count <= 255
+            })
         else {
             throw RPCStatus(
                 .invalidArgument,

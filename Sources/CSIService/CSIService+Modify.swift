@@ -8,6 +8,8 @@ extension CSIService {
     package static let rateLimitParameter = "rateLimit"
     /// Whether nothing is fetched in the background: `true` or `false`.
     package static let pauseParameter = "pause"
+    /// What is fetched before it is read: `all`, `start` or `none`.
+    package static let prefetchParameter = "prefetch"
 
     func modifyVolume(
         _ request: Csi_V1_ControllerModifyVolumeRequest
@@ -43,11 +45,17 @@ extension CSIService {
                     throw RPCStatus(.invalidArgument, "mutable parameter '\(key)' is 'true' or 'false'")
                 }
                 wanted.isPaused = isPaused
+            case prefetchParameter:
+                guard let prefetch = PrefetchPolicy(rawValue: value) else {
+                    throw RPCStatus(
+                        .invalidArgument, "mutable parameter '\(key)' is 'all', 'start' or 'none'")
+                }
+                wanted.prefetch = prefetch
             default:
                 throw RPCStatus(
                     .invalidArgument,
-                    "mutable parameter '\(key)' is not known: there are '\(rateLimitParameter)' and "
-                        + "'\(pauseParameter)'")
+                    "mutable parameter '\(key)' is not known: there are '\(rateLimitParameter)', "
+                        + "'\(pauseParameter)' and '\(prefetchParameter)'")
             }
         }
         return wanted

@@ -18,6 +18,7 @@ extension Catalog {
                 try connection.execute("DELETE FROM \(table) WHERE died > 0")
             }
             try connection.execute("DELETE FROM pin; DELETE FROM garbage; DELETE FROM changed")
+            try connection.execute(EarlierReign.dropTables)
             let statements = try CatalogStatements(connection)
             for key in CatalogKey.ofThisHead { try statements.deleteMeta(key) }
             try statements.setMeta(.epoch, 1)

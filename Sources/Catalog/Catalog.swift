@@ -85,7 +85,7 @@ package final class Catalog: Sendable {
                 ?? false
         } catch {
             // No file, or one without the table. A damaged one is somebody's too.
-            guard error.isCorruption else { return false }
+            guard error.isCorruption || error.isRefusal else { return false }
             throw .unusable(path: path, reason: error.message)
         }
     }
@@ -129,11 +129,10 @@ package final class Catalog: Sendable {
             log = try WriteAheadLog(path: path + "-wal")
         } catch let error as SQLiteError {
             lock.release()
-            throw error.isCorruption || error.isMissingFile
-                ? .unusable(path: path, reason: error.message) : .database(error)
+            throw Self.failure(error, path)
         } catch CatalogError.database(let error) where error.isCorruption {
             lock.release()
-            throw .unusable(path: path, reason: error.message)
+            throw Self.failure(error, path)
         } catch {
             lock.release()
             throw (error as? CatalogError) ?? .unusable(path: path, reason: "\(error)")
@@ -147,15 +146,26 @@ package final class Catalog: Sendable {
 
     deinit { lock.release() }
 
+    /// What SQLite says of a catalog that is being opened.
+    static func failure(_ error: SQLiteError, _ path: String) -> CatalogError {
+        if error.isRefusal { return .unusable(path: path, reason: error.message) }
+        return error.isCorruption || error.isMissingFile ? .damaged(path, error.message) : .database(error)
+    }
+
     /// Looks at the first bytes of a file before SQLite does, which takes an empty one for a new one and deletes its log.
     static func checkHeader(of path: String) throws(CatalogError) {
-        let descriptor = Glibc.open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW)
+        do {
+            try Connection.checkFiles(of: path)
+        } catch {
+            throw .unusable(path: path, reason: error.message)
+        }
+        let descriptor = Glibc.open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW)
         guard descriptor >= 0 else {
             let failure = errno
-            guard failure == ENOENT || failure == ELOOP else {
+            guard failure == ENOENT else {
                 throw .system(call: "open", path: path, Errno(failure))
             }
-            throw .unusable(path: path, reason: "there is no such file, or it is a symbolic link")
+            throw .damaged(path, "there is no such file")
         }
         defer { Glibc.close(descriptor) }
         var header = [UInt8](repeating: 0, count: 100)
@@ -165,15 +175,14 @@ package final class Catalog: Sendable {
         guard count == header.count, header.starts(with: Array("SQLite format 3\0".utf8)),
             header[18] == 2, header[19] == 2
         else {
-            throw .unusable(
-                path: path, reason: "it is damaged, or no catalog: its header is not that of a database")
+            throw .damaged(path, "it is damaged, or no catalog: its header is not that of a database")
         }
     }
 
     static func checkVersion(of connection: Connection, path: String) throws {
         let statement = try? connection.prepare("SELECT value FROM meta WHERE key = 'schema_version'")
         guard let version = try statement?.first({ $0.integer(0) }) else {
-            throw CatalogError.unusable(path: path, reason: "it holds no catalog")
+            throw CatalogError.damaged(path, "it holds no catalog")
         }
         guard version == CatalogSchema.version else {
             throw CatalogError.unusable(

@@ -71,6 +71,7 @@ package struct CatalogCheck {
             try checkSums()
             try readData()
         } catch let error as SQLiteError {
+            guard !error.isCorruption else { throw .damaged(path, error.message) }
             throw .unusable(path: path, reason: error.message)
         } catch {
             throw (error as? CatalogError) ?? .unusable(path: path, reason: "\(error)")
@@ -324,6 +325,10 @@ extension CatalogCheck {
             let path = directory + "/" + Catalog.fileName
             try Catalog.checkHeader(of: path)
             let connection = try Connection(path: path, mode: .readWrite)
+            // Of a newer release's not even the log is moved.
+            connection.leaveLogOnClose()
+            try Catalog.checkVersion(of: connection, path: path)
+            connection.leaveLogOnClose(false)
             try connection.execute("PRAGMA synchronous = FULL; BEGIN IMMEDIATE")
             for table in ["inode", "entry", "xattr"] {
                 try connection.execute(

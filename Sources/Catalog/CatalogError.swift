@@ -17,6 +17,11 @@ package enum CatalogError: Error, Sendable, CustomStringConvertible {
     /// A system call on one of the catalog's files failed.
     case system(call: String, path: String, Errno)
 
+    /// The file is not what it was.
+    static func damaged(_ path: String, _ what: String) -> CatalogError {
+        .unusable(path: path, reason: "\(what): restore it, with its log (-wal), from another copy")
+    }
+
     package var description: String {
         switch self {
         case .database(let error): "catalog: \(error)"

@@ -2,7 +2,8 @@
 ///
 /// A row of `inode`, `entry` and `xattr` is valid for sequence numbers `[born, died)`; `died` is 0 while
 /// it lives (a zero costs no byte in SQLite's records). What never travels to another site stands in
-/// `inode.data`, `inode.backed`, `resident`, `changed`, `missing`, `gone`, `garbage` and `pin`.
+/// `inode.data`, `inode.backed`, `resident`, `changed`, `missing`, `gone`, `garbage` and `pin`. What other sites told of
+/// earlier reigns has tables that are made when they are needed: `EarlierReign`.
 enum CatalogSchema {
     /// Raised with every change of the tables. A newer number than this is refused.
     static let version: Int64 = 3

@@ -1,7 +1,8 @@
 internal import SQLite
 package import VolumeModel
 
-/// Which bytes have changed since this site began to own the head, for the site that had it before.
+/// Which bytes have changed since this site began to own the head, for a site that had it before. What changed in the
+/// reigns before is beside it: `EarlierReign`.
 ///
 /// What it relies on:
 /// - Whoever changes a file's bytes calls `noteChange` before, so that in this process nothing is forgotten.
@@ -14,6 +15,11 @@ struct ChangeRecord {
     private(set) var since: Epoch?
     private(set) var firstNewInode = InodeNumber(0)
     fileprivate(set) var isUncertain = false
+    /// The reigns before, as far as they are known, the last one first: each ends where the one before it in the list
+    /// begins.
+    var earlier: [EarlierReign] = []
+    /// Whether there surely are tables for them.
+    var hasTablesForEarlier = false
     /// Those that were looked at lately, and all that are in no commit yet.
     fileprivate var byInode: [InodeNumber: ChangedBytes] = [:]
     fileprivate var dirty: Set<InodeNumber> = []
@@ -21,10 +27,11 @@ struct ChangeRecord {
     /// Kept in memory after a commit at most: 8 KiB each for the largest files, some bytes for most.
     private static let memoryLimit = 2048
 
-    init(_ statements: CatalogStatements) throws(SQLiteError) {
+    init(_ statements: CatalogStatements, _ connection: Connection) throws(SQLiteError) {
         since = try statements.meta(.changedSince).map { Epoch(UInt64(bitPattern: $0)) }
         firstNewInode = InodeNumber(UInt64(bitPattern: try statements.meta(.firstChangedInode) ?? 0))
         isUncertain = try statements.meta(.changesAreUncertain) == 1
+        if let since { earlier = try EarlierReign.stored(in: connection, before: since) }
     }
 
     init(since: Epoch, firstNewInode: InodeNumber) {
@@ -155,7 +162,7 @@ extension CatalogState {
 
     // MARK: what is told
 
-    /// A part of what has changed since a reign of this site's began.
+    /// A part of what has changed since a reign began: this site's, or an earlier one that is known without a gap.
     ///
     /// - Parameters:
     ///   - after: only inodes with higher numbers.
@@ -163,23 +170,64 @@ extension CatalogState {
     package mutating func changes(
         since epoch: Epoch, after: InodeNumber, byteCount: Int
     ) throws -> ChangesSince {
-        guard changed.since == epoch else { return ChangesSince(kind: .unknown) }
+        guard let reigns = changed.earlier(since: epoch) else { return ChangesSince(kind: .unknown) }
+        let firstNewInode = reigns.reduce(changed.firstNewInode) { min($0, $1.firstNewInode) }
         guard !changed.isUncertain else {
-            return ChangesSince(kind: .uncertain, firstNewInode: changed.firstNewInode)
+            return ChangesSince(kind: .uncertain, firstNewInode: firstNewInode)
         }
         _ = try commit()
-        var answer = ChangesSince(kind: .exact, firstNewInode: changed.firstNewInode)
-        var room = byteCount
         let statement = try connection.prepare(
-            "SELECT ino, all_from, shift, granules FROM changed WHERE ino > ?1 ORDER BY ino")
+            reigns.isEmpty ? EarlierReign.ownChanges : EarlierReign.changesSinceEpoch)
         statement.bind(1, Int64(clamping: after.number))
+        if !reigns.isEmpty { statement.bind(2, epoch.number) }
+        return try Self.changes(told: statement, firstNewInode: firstNewInode, byteCount: byteCount)
+    }
+
+    /// A part of what changed in the one reign that ended with the state that was granted to `heir`, this site's or an
+    /// earlier one. Nothing of it is known unless it is known for sure.
+    package mutating func changes(
+        inReignBefore heir: Epoch, after: InodeNumber, byteCount: Int
+    ) throws -> ChangesSince {
+        if try sealedFor()?.heir == heir {
+            guard let since = changed.since, !changed.isUncertain else { return ChangesSince(kind: .unknown) }
+            var answer = try changes(since: since, after: after, byteCount: byteCount)
+            answer.since = since
+            return answer
+        }
+        guard let reign = changed.earlier.first(where: { $0.until == heir }) else {
+            return ChangesSince(kind: .unknown)
+        }
+        _ = try commit()
+        let statement = try connection.prepare(EarlierReign.changesOfOneReign)
+        statement.bind(1, Int64(clamping: after.number))
+        statement.bind(2, reign.since.number)
+        var answer = try Self.changes(
+            told: statement, firstNewInode: reign.firstNewInode, byteCount: byteCount)
+        answer.since = reign.since
+        return answer
+    }
+
+    /// - Parameter statement: gives rows by ascending inodes, of one inode perhaps several.
+    private static func changes(
+        told statement: Statement, firstNewInode: InodeNumber, byteCount: Int
+    ) throws(SQLiteError) -> ChangesSince {
+        var answer = ChangesSince(kind: .exact, firstNewInode: firstNewInode)
+        var room = byteCount
         try statement.forEach { row in
+            let number = InodeNumber(row.unsigned(0))
+            guard number < firstNewInode else { return false }
+            let bytes = changedBytes(of: row) ?? ChangedBytes(unchangedOf: 0)
+            if let last = answer.inodes.indices.last, answer.inodes[last].inode == number {
+                let before = answer.inodes[last].bytes.bits.count
+                answer.inodes[last].bytes.formUnion(bytes)
+                room -= answer.inodes[last].bytes.bits.count - before
+                return true
+            }
             guard room > 0 else {
                 answer.isComplete = false
                 return false
             }
-            let bytes = Self.changedBytes(of: row) ?? ChangedBytes(unchangedOf: 0)
-            answer.inodes.append((InodeNumber(row.unsigned(0)), bytes))
+            answer.inodes.append((number, bytes))
             room -= bytes.bits.count + 24
             return true
         }

@@ -99,7 +99,7 @@ package struct CatalogState {
         sizes = try DataFileSizes(statements)
         isArriving = try Self.storedArrival(statements)
         pending = isArriving ? try PendingSums(statements) : PendingSums()
-        changed = try ChangeRecord(statements)
+        changed = try ChangeRecord(statements, connection)
         newestPin =
             try connection.prepare("SELECT max(newest) FROM pin").first { row in
                 row.isNull(0) ? nil : SequenceNumber(row.integer(0))

@@ -43,6 +43,7 @@ package final class CatalogView {
         do {
             connection = try Catalog.connectionToLook(at: path)
         } catch let error as SQLiteError {
+            guard !error.isCorruption else { throw .damaged(path, error.message) }
             throw .unusable(path: path, reason: error.message)
         } catch {
             throw (error as? CatalogError) ?? .unusable(path: path, reason: "\(error)")

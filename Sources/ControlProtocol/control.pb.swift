@@ -93,6 +93,9 @@ package nonisolated struct Godwit_Control_V1_CreateVolumeRequest: Sendable {
   /// 0: no limit.
   package var hydrationBytesPerSecond: UInt64 = 0
 
+  /// What is fetched before it is read: 'all' (also if empty), 'start', 'none'.
+  package var hydrationPrefetch: String = String()
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -365,6 +368,12 @@ package nonisolated struct Godwit_Control_V1_Volume: @unchecked Sendable {
   package var healed: String {
     get {_storage._healed}
     set {_uniqueStorage()._healed = newValue}
+  }
+
+  /// What is fetched before it is read: 'all', 'start', 'none'.
+  package var hydrationPrefetch: String {
+    get {_storage._hydrationPrefetch}
+    set {_uniqueStorage()._hydrationPrefetch = newValue}
   }
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
@@ -741,12 +750,23 @@ package nonisolated struct Godwit_Control_V1_SetHydrationRequest: Sendable {
   /// Clears the value of `bytesPerSecond`. Subsequent reads from it will return its default value.
   package mutating func clearBytesPerSecond() {self._bytesPerSecond = nil}
 
+  /// What is fetched before it is read: 'all', 'start', 'none'; absent: as it is.
+  package var prefetch: String {
+    get {_prefetch ?? String()}
+    set {_prefetch = newValue}
+  }
+  /// Returns true if `prefetch` has been explicitly set.
+  package var hasPrefetch: Bool {self._prefetch != nil}
+  /// Clears the value of `prefetch`. Subsequent reads from it will return its default value.
+  package mutating func clearPrefetch() {self._prefetch = nil}
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
 
   fileprivate var _paused: Bool? = nil
   fileprivate var _bytesPerSecond: UInt64? = nil
+  fileprivate var _prefetch: String? = nil
 }
 
 package nonisolated struct Godwit_Control_V1_MigrateRequest: Sendable {
@@ -940,7 +960,7 @@ nonisolated extension Godwit_Control_V1_InfoReply: SwiftProtobuf.Message, SwiftP
 
 nonisolated extension Godwit_Control_V1_CreateVolumeRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".CreateVolumeRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}name\0\u{1}capacity\0\u{3}inode_limit\0\u{1}parameters\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}name\0\u{1}capacity\0\u{3}inode_limit\0\u{1}parameters\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0\u{3}hydration_prefetch\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -954,6 +974,7 @@ nonisolated extension Godwit_Control_V1_CreateVolumeRequest: SwiftProtobuf.Messa
       case 4: try { try decoder.decodeMapField(fieldType: SwiftProtobuf._ProtobufMap<SwiftProtobuf.ProtobufString,SwiftProtobuf.ProtobufString>.self, value: &self.parameters) }()
       case 5: try { try decoder.decodeSingularBoolField(value: &self.hydrationPaused) }()
       case 6: try { try decoder.decodeSingularUInt64Field(value: &self.hydrationBytesPerSecond) }()
+      case 7: try { try decoder.decodeSingularStringField(value: &self.hydrationPrefetch) }()
       default: break
       }
     }
@@ -978,6 +999,9 @@ nonisolated extension Godwit_Control_V1_CreateVolumeRequest: SwiftProtobuf.Messa
     if self.hydrationBytesPerSecond != 0 {
       try visitor.visitSingularUInt64Field(value: self.hydrationBytesPerSecond, fieldNumber: 6)
     }
+    if !self.hydrationPrefetch.isEmpty {
+      try visitor.visitSingularStringField(value: self.hydrationPrefetch, fieldNumber: 7)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -988,6 +1012,7 @@ nonisolated extension Godwit_Control_V1_CreateVolumeRequest: SwiftProtobuf.Messa
     if lhs.parameters != rhs.parameters {return false}
     if lhs.hydrationPaused != rhs.hydrationPaused {return false}
     if lhs.hydrationBytesPerSecond != rhs.hydrationBytesPerSecond {return false}
+    if lhs.hydrationPrefetch != rhs.hydrationPrefetch {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1155,7 +1180,7 @@ nonisolated extension Godwit_Control_V1_ListVolumesReply: SwiftProtobuf.Message,
 
 nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Volume"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}name\0\u{1}capacity\0\u{1}role\0\u{1}epoch\0\u{1}owner\0\u{1}origin\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}inode_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}mounts\0\u{1}released\0\u{3}prefetched_byte_count\0\u{3}prefetched_unread_byte_count\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0\u{3}allocated_byte_count\0\u{3}inode_limit\0\u{1}trouble\0\u{1}divergences\0\u{1}claim\0\u{3}claim_report\0\u{3}names_arriving\0\u{3}shared_with\0\u{3}saved_byte_count\0\u{3}needed_byte_count\0\u{3}kept_copies\0\u{1}node\0\u{1}healed\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}name\0\u{1}capacity\0\u{1}role\0\u{1}epoch\0\u{1}owner\0\u{1}origin\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}inode_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}mounts\0\u{1}released\0\u{3}prefetched_byte_count\0\u{3}prefetched_unread_byte_count\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0\u{3}allocated_byte_count\0\u{3}inode_limit\0\u{1}trouble\0\u{1}divergences\0\u{1}claim\0\u{3}claim_report\0\u{3}names_arriving\0\u{3}shared_with\0\u{3}saved_byte_count\0\u{3}needed_byte_count\0\u{3}kept_copies\0\u{1}node\0\u{1}healed\0\u{3}hydration_prefetch\0")
 
   fileprivate class _StorageClass {
     var _id: String = String()
@@ -1192,6 +1217,7 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
     var _keptCopies: [Godwit_Control_V1_KeptCopy] = []
     var _node: String = String()
     var _healed: String = String()
+    var _hydrationPrefetch: String = String()
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -1236,6 +1262,7 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
       _keptCopies = source._keptCopies
       _node = source._node
       _healed = source._healed
+      _hydrationPrefetch = source._hydrationPrefetch
     }
   }
 
@@ -1288,6 +1315,7 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
         case 32: try { try decoder.decodeRepeatedMessageField(value: &_storage._keptCopies) }()
         case 33: try { try decoder.decodeSingularStringField(value: &_storage._node) }()
         case 34: try { try decoder.decodeSingularStringField(value: &_storage._healed) }()
+        case 35: try { try decoder.decodeSingularStringField(value: &_storage._hydrationPrefetch) }()
         default: break
         }
       }
@@ -1402,6 +1430,9 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
       if !_storage._healed.isEmpty {
         try visitor.visitSingularStringField(value: _storage._healed, fieldNumber: 34)
       }
+      if !_storage._hydrationPrefetch.isEmpty {
+        try visitor.visitSingularStringField(value: _storage._hydrationPrefetch, fieldNumber: 35)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -1445,6 +1476,7 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
         if _storage._keptCopies != rhs_storage._keptCopies {return false}
         if _storage._node != rhs_storage._node {return false}
         if _storage._healed != rhs_storage._healed {return false}
+        if _storage._hydrationPrefetch != rhs_storage._hydrationPrefetch {return false}
         return true
       }
       if !storagesAreEqual {return false}
@@ -2173,7 +2205,7 @@ nonisolated extension Godwit_Control_V1_ExpandVolumeRequest: SwiftProtobuf.Messa
 
 nonisolated extension Godwit_Control_V1_SetHydrationRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".SetHydrationRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}paused\0\u{3}bytes_per_second\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}paused\0\u{3}bytes_per_second\0\u{1}prefetch\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2184,6 +2216,7 @@ nonisolated extension Godwit_Control_V1_SetHydrationRequest: SwiftProtobuf.Messa
       case 1: try { try decoder.decodeSingularStringField(value: &self.volume) }()
       case 2: try { try decoder.decodeSingularBoolField(value: &self._paused) }()
       case 3: try { try decoder.decodeSingularUInt64Field(value: &self._bytesPerSecond) }()
+      case 4: try { try decoder.decodeSingularStringField(value: &self._prefetch) }()
       default: break
       }
     }
@@ -2203,6 +2236,9 @@ nonisolated extension Godwit_Control_V1_SetHydrationRequest: SwiftProtobuf.Messa
     try { if let v = self._bytesPerSecond {
       try visitor.visitSingularUInt64Field(value: v, fieldNumber: 3)
     } }()
+    try { if let v = self._prefetch {
+      try visitor.visitSingularStringField(value: v, fieldNumber: 4)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2210,6 +2246,7 @@ nonisolated extension Godwit_Control_V1_SetHydrationRequest: SwiftProtobuf.Messa
     if lhs.volume != rhs.volume {return false}
     if lhs._paused != rhs._paused {return false}
     if lhs._bytesPerSecond != rhs._bytesPerSecond {return false}
+    if lhs._prefetch != rhs._prefetch {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

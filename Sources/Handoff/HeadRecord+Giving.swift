@@ -13,7 +13,7 @@ extension HeadRecord {
             guard known <= epoch else { return fence(by: known, owner: nil) }
             guard known == epoch else { throw .sealRefused(.reigning(Reign(site, epoch))) }
             guard wanted > spent else { throw .sealRefused(.spent(through: spent)) }
-            if let user { throw .sealRefused(.inUse(user)) }
+            if let user = user(askedFor: by) { throw .sealRefused(.inUse(user)) }
             guard retentions.count < Self.dependencyLimit else {
                 throw .sealRefused(.tooManyRetentions(limit: Self.dependencyLimit))
             }

@@ -13,6 +13,14 @@ internal import VolumeModel
 /// - `knowledgeGrows`: the reign that a record knows of never gets an older one.
 /// - `overruledByForceOnly`: no owner, and no heir that holds a grant, hears of a later reign.
 /// - `noContradiction`: no site refuses what an honest one says as a contradiction.
+///
+/// And while nodes of the owner's site read, as the model `Tests/HandoffTests/Reading.pml` asserts:
+///
+/// - `nobodyWritesWhatIsRead`: nobody ever writes under an epoch under which somebody was let in to read.
+/// - `readsOneState`: what a node reads under an epoch is of one state, also when it is asked for too late.
+/// - `endsBeforeWrites`: nobody writes while a node has an earlier state mounted, unless its member was deleted.
+/// - `admittedStaysKnown`: a node that is attached to read, and was not detached since, can mount the volume, whatever
+///   arrives late.
 extension HeadRecord {
     /// What holds for every record that this module makes; a stored one is checked when it is read.
     func validate() throws(HandoffError) {

@@ -91,9 +91,16 @@ package struct HeadRecord: Hashable, Sendable {
     /// Who has the head in use: the holder, or all readers as one; nil: nobody.
     package var user: Holder? {
         guard case .owning(_, let holder) = role else { return nil }
-        guard !readers.isEmpty else { return holder }
-        return Holder(
-            node: readers.map(\.node).joined(separator: ", "), pod: nil, attachment: Self.readingAttachment)
+        return readers.isEmpty ? holder : Self.holder(of: readers)
+    }
+
+    /// The same for who asks for the head: its own reading alone, if it reads, for of nothing else can it let go itself.
+    func user(askedFor member: SiteID) -> Holder? {
+        readers.first { $0.member == member }.map { Self.holder(of: [$0]) } ?? user
+    }
+
+    private static func holder(of readers: [Reader]) -> Holder {
+        Holder(node: readers.map(\.node).joined(separator: ", "), pod: nil, attachment: readingAttachment)
     }
 
     /// How readers are attached, as people are told.

@@ -1,13 +1,47 @@
+package import VolumeModel
+
 /// What a person decides about the bytes that are fetched in the background; faults are served in any case.
 package struct HydrationPolicy: Hashable, Sendable, Codable {
     package var isPaused: Bool
     /// Bytes of the volume that come over the link in a second at most; nil: as many as it carries. What is taken from
     /// a copy that is here counts for nothing.
     package var bytesPerSecond: UInt64?
+    package var prefetch: PrefetchPolicy
 
-    package init(isPaused: Bool = false, bytesPerSecond: UInt64? = nil) {
+    package init(isPaused: Bool = false, bytesPerSecond: UInt64? = nil, prefetch: PrefetchPolicy = .all) {
         self.isPaused = isPaused
         self.bytesPerSecond = bytesPerSecond
+        self.prefetch = prefetch
+    }
+
+    private enum CodingKeys: CodingKey { case isPaused, bytesPerSecond, prefetch }
+
+    // What an older release has stored says nothing of prefetching, and what says nothing is as it would write it.
+
+    package init(from decoder: any Decoder) throws {
+        let values = try decoder.container(keyedBy: CodingKeys.self)
+        isPaused = try values.decode(Bool.self, forKey: .isPaused)
+        bytesPerSecond = try values.decodeIfPresent(UInt64.self, forKey: .bytesPerSecond)
+        prefetch = try values.decodeIfPresent(PrefetchPolicy.self, forKey: .prefetch) ?? .all
+    }
+
+    package func encode(to encoder: any Encoder) throws {
+        var values = encoder.container(keyedBy: CodingKeys.self)
+        try values.encode(isPaused, forKey: .isPaused)
+        try values.encodeIfPresent(bytesPerSecond, forKey: .bytesPerSecond)
+        if prefetch != .all { try values.encode(prefetch, forKey: .prefetch) }
+    }
+
+    /// Why nothing is fetched at the moment; nil: it is.
+    ///
+    /// - Parameter isExpected: of what the application is expected to read when it starts.
+    func obstacle(isExpected: Bool) -> String? {
+        if isPaused { return "paused" }
+        switch prefetch {
+        case .all: return nil
+        case .start: return isExpected ? nil : "the rest comes when it is read (prefetch: start)"
+        case .nothing: return "everything comes when it is read (prefetch: none)"
+        }
     }
 }
 

@@ -114,6 +114,7 @@ extension Hydrator {
     ///
     /// The origin may be deleted after this: the answer is what the disk says, not what was counted.
     private func isComplete() throws -> Bool {
+        guard !storage.catalog.isArriving else { return false }
         try storage.settle()
         let isWhole = try storage.catalog.perform { state in
             try !state.isArriving && state.backedInodes(after: InodeNumber(0), limit: 1).isEmpty
@@ -203,10 +204,11 @@ extension Hydrator {
         return try await Self.offThread { storage.hasRoom() }
     }
 
-    /// Background streaming gives way: while a fault is under way nothing new is asked for.
+    /// Background streaming gives way: while a fault is under way nothing new is asked for. Nor is it while the policy
+    /// forbids it, unless reads have brought everything meanwhile.
     ///
-    /// - Parameter givesWay: false: for what an application is expected to ask for next.
-    func waitForTurn(givesWay: Bool = true) async throws {
+    /// - Parameter isExpected: what an application is expected to ask for next gives way to nothing.
+    func waitForTurn(isExpected: Bool = false) async throws {
         while true {
             try Task.checkCancellation()
             if try await !hasRoom() {
@@ -214,11 +216,13 @@ extension Hydrator {
                 try await Task.sleep(for: .milliseconds(500))
                 continue
             }
-            let (urgent, paused) = activity.withLock { ($0.urgentCount, $0.policy.isPaused) }
-            if paused {
-                note(waitingFor: "paused")
+            let (urgent, obstacle) = activity.withLock {
+                ($0.urgentCount, $0.policy.obstacle(isExpected: isExpected))
+            }
+            if let obstacle, try storage.catalog.perform({ $0.missingByteCount }) > 0 {
+                note(waitingFor: obstacle)
                 try await Task.sleep(for: .milliseconds(200))
-            } else if givesWay, urgent > 0 {
+            } else if !isExpected, urgent > 0 {
                 try await Task.sleep(for: .milliseconds(1))
             } else {
                 note(waitingFor: nil)

@@ -29,7 +29,7 @@ extension Hydrator {
             var next = position
             while true {
                 while running < profileRequestLimit(after: started), next.index < profile.count {
-                    try await waitForTurn(givesWay: false)
+                    try await waitForTurn(isExpected: true)
                     let batch = try self.batch(of: profile, from: &next)
                     let taken = try await waitForRate(batch)
                     guard let flight = flyTogether(batch, urgency: .prefetch, timeout: Self.profileTimeout)

@@ -56,11 +56,12 @@ package struct PrefetchTable: Hashable, Sendable {
 
     /// - Throws: `Failure` that names the line.
     package init(_ text: String) throws(Failure) {
-        for (index, raw) in text.split(separator: "\n", omittingEmptySubsequences: false).enumerated() {
+        // A line may end as on Windows, which is one character.
+        let lines = text.split(omittingEmptySubsequences: false, whereSeparator: \.isNewline)
+        for (index, raw) in lines.enumerated() {
             func fail(_ reason: String) -> Failure { Failure(line: index + 1, reason: reason) }
             let isIndented = raw.first.map { $0 == " " || $0 == "\t" } ?? false
-            let words = raw.prefix { $0 != "#" }.split { $0 == " " || $0 == "\t" || $0 == "\r" }.map(
-                String.init)
+            let words = raw.prefix { $0 != "#" }.split { $0 == " " || $0 == "\t" }.map(String.init)
             guard let first = words.first else { continue }
             guard isIndented else {
                 guard words.count == 1 else { throw fail("an application's name is one word") }

@@ -153,6 +153,12 @@ package nonisolated struct Godwit_Peer_V1_OfferRequest: @unchecked Sendable {
   /// Clears the value of `settings`. Subsequent reads from it will return its default value.
   package mutating func clearSettings() {_uniqueStorage()._settings = nil}
 
+  /// Inside a site: the revision of the owner's record by then. Each offer that lets a node in anew has a higher one.
+  package var revision: UInt64 {
+    get {_storage._revision}
+    set {_uniqueStorage()._revision = newValue}
+  }
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -182,6 +188,9 @@ package nonisolated struct Godwit_Peer_V1_SiteSettings: Sendable {
   package var hasClaim: Bool {self._claim != nil}
   /// Clears the value of `claim`. Subsequent reads from it will return its default value.
   package mutating func clearClaim() {self._claim = nil}
+
+  /// What is fetched before it is read: 'all' (also if empty), 'start', 'none'.
+  package var hydrationPrefetch: String = String()
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -321,9 +330,11 @@ package nonisolated struct Godwit_Peer_V1_WithdrawRequest: Sendable {
 
   package var volume: String = String()
 
-  /// Of a volume that was offered to be read: the epoch of its owner by now. Whoever knows a later one has been let in
-  /// anew since. 0: it was offered to be taken over.
+  /// Inside a site: the epoch of the owner, and the revision of its record, when it decided. Whoever was offered the volume
+  /// at a later one keeps it: this comes late. 0: of another site.
   package var epoch: UInt64 = 0
+
+  package var revision: UInt64 = 0
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -516,6 +527,10 @@ package nonisolated struct Godwit_Peer_V1_ChangesRequest: Sendable {
   /// Only inodes with higher numbers.
   package var after: UInt64 = 0
 
+  /// Only what changed in the one reign that ended with the state that was granted to the reign of this epoch: the last
+  /// one, or one before of which the last owner knows it. `since` says nothing then. 0: all since.
+  package var heir: UInt64 = 0
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -536,6 +551,9 @@ package nonisolated struct Godwit_Peer_V1_ChangesReply: Sendable {
 
   /// Whether no more follow.
   package var complete: Bool = false
+
+  /// Of the one reign that was asked for: the epoch in which it began.
+  package var since: UInt64 = 0
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1332,7 +1350,7 @@ nonisolated extension Godwit_Peer_V1_HelloReply: SwiftProtobuf.Message, SwiftPro
 
 nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".OfferRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}name\0\u{1}capacity\0\u{1}epoch\0\u{1}parameters\0\u{3}inode_limit\0\u{1}claim\0\u{3}without_replica\0\u{1}settings\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}name\0\u{1}capacity\0\u{1}epoch\0\u{1}parameters\0\u{3}inode_limit\0\u{1}claim\0\u{3}without_replica\0\u{1}settings\0\u{1}revision\0")
 
   fileprivate class _StorageClass {
     var _volume: String = String()
@@ -1344,6 +1362,7 @@ nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftP
     var _claim: Godwit_Peer_V1_ClaimFacts? = nil
     var _withoutReplica: Bool = false
     var _settings: Godwit_Peer_V1_SiteSettings? = nil
+    var _revision: UInt64 = 0
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -1363,6 +1382,7 @@ nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftP
       _claim = source._claim
       _withoutReplica = source._withoutReplica
       _settings = source._settings
+      _revision = source._revision
     }
   }
 
@@ -1390,6 +1410,7 @@ nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftP
         case 7: try { try decoder.decodeSingularMessageField(value: &_storage._claim) }()
         case 8: try { try decoder.decodeSingularBoolField(value: &_storage._withoutReplica) }()
         case 9: try { try decoder.decodeSingularMessageField(value: &_storage._settings) }()
+        case 10: try { try decoder.decodeSingularUInt64Field(value: &_storage._revision) }()
         default: break
         }
       }
@@ -1429,6 +1450,9 @@ nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftP
       try { if let v = _storage._settings {
         try visitor.visitSingularMessageField(value: v, fieldNumber: 9)
       } }()
+      if _storage._revision != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._revision, fieldNumber: 10)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -1447,6 +1471,7 @@ nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftP
         if _storage._claim != rhs_storage._claim {return false}
         if _storage._withoutReplica != rhs_storage._withoutReplica {return false}
         if _storage._settings != rhs_storage._settings {return false}
+        if _storage._revision != rhs_storage._revision {return false}
         return true
       }
       if !storagesAreEqual {return false}
@@ -1458,7 +1483,7 @@ nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftP
 
 nonisolated extension Godwit_Peer_V1_SiteSettings: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".SiteSettings"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}shared_with\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0\u{1}claim\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}shared_with\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0\u{1}claim\0\u{3}hydration_prefetch\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1470,6 +1495,7 @@ nonisolated extension Godwit_Peer_V1_SiteSettings: SwiftProtobuf.Message, SwiftP
       case 2: try { try decoder.decodeSingularBoolField(value: &self.hydrationPaused) }()
       case 3: try { try decoder.decodeSingularUInt64Field(value: &self.hydrationBytesPerSecond) }()
       case 4: try { try decoder.decodeSingularMessageField(value: &self._claim) }()
+      case 5: try { try decoder.decodeSingularStringField(value: &self.hydrationPrefetch) }()
       default: break
       }
     }
@@ -1492,6 +1518,9 @@ nonisolated extension Godwit_Peer_V1_SiteSettings: SwiftProtobuf.Message, SwiftP
     try { if let v = self._claim {
       try visitor.visitSingularMessageField(value: v, fieldNumber: 4)
     } }()
+    if !self.hydrationPrefetch.isEmpty {
+      try visitor.visitSingularStringField(value: self.hydrationPrefetch, fieldNumber: 5)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1500,6 +1529,7 @@ nonisolated extension Godwit_Peer_V1_SiteSettings: SwiftProtobuf.Message, SwiftP
     if lhs.hydrationPaused != rhs.hydrationPaused {return false}
     if lhs.hydrationBytesPerSecond != rhs.hydrationBytesPerSecond {return false}
     if lhs._claim != rhs._claim {return false}
+    if lhs.hydrationPrefetch != rhs.hydrationPrefetch {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1766,7 +1796,7 @@ nonisolated extension Godwit_Peer_V1_ClaimReport: SwiftProtobuf.Message, SwiftPr
 
 nonisolated extension Godwit_Peer_V1_WithdrawRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".WithdrawRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0\u{1}revision\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1776,6 +1806,7 @@ nonisolated extension Godwit_Peer_V1_WithdrawRequest: SwiftProtobuf.Message, Swi
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularStringField(value: &self.volume) }()
       case 2: try { try decoder.decodeSingularUInt64Field(value: &self.epoch) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.revision) }()
       default: break
       }
     }
@@ -1788,12 +1819,16 @@ nonisolated extension Godwit_Peer_V1_WithdrawRequest: SwiftProtobuf.Message, Swi
     if self.epoch != 0 {
       try visitor.visitSingularUInt64Field(value: self.epoch, fieldNumber: 2)
     }
+    if self.revision != 0 {
+      try visitor.visitSingularUInt64Field(value: self.revision, fieldNumber: 3)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   package static func ==(lhs: Godwit_Peer_V1_WithdrawRequest, rhs: Godwit_Peer_V1_WithdrawRequest) -> Bool {
     if lhs.volume != rhs.volume {return false}
     if lhs.epoch != rhs.epoch {return false}
+    if lhs.revision != rhs.revision {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2175,7 +2210,7 @@ nonisolated extension Godwit_Peer_V1_ReadReply: SwiftProtobuf.Message, SwiftProt
 
 nonisolated extension Godwit_Peer_V1_ChangesRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".ChangesRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0\u{1}since\0\u{1}after\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0\u{1}since\0\u{1}after\0\u{1}heir\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2187,6 +2222,7 @@ nonisolated extension Godwit_Peer_V1_ChangesRequest: SwiftProtobuf.Message, Swif
       case 2: try { try decoder.decodeSingularUInt64Field(value: &self.epoch) }()
       case 3: try { try decoder.decodeSingularUInt64Field(value: &self.since) }()
       case 4: try { try decoder.decodeSingularUInt64Field(value: &self.after) }()
+      case 5: try { try decoder.decodeSingularUInt64Field(value: &self.heir) }()
       default: break
       }
     }
@@ -2205,6 +2241,9 @@ nonisolated extension Godwit_Peer_V1_ChangesRequest: SwiftProtobuf.Message, Swif
     if self.after != 0 {
       try visitor.visitSingularUInt64Field(value: self.after, fieldNumber: 4)
     }
+    if self.heir != 0 {
+      try visitor.visitSingularUInt64Field(value: self.heir, fieldNumber: 5)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2213,6 +2252,7 @@ nonisolated extension Godwit_Peer_V1_ChangesRequest: SwiftProtobuf.Message, Swif
     if lhs.epoch != rhs.epoch {return false}
     if lhs.since != rhs.since {return false}
     if lhs.after != rhs.after {return false}
+    if lhs.heir != rhs.heir {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2220,7 +2260,7 @@ nonisolated extension Godwit_Peer_V1_ChangesRequest: SwiftProtobuf.Message, Swif
 
 nonisolated extension Godwit_Peer_V1_ChangesReply: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".ChangesReply"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}kind\0\u{3}first_new_inode\0\u{1}inodes\0\u{1}complete\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}kind\0\u{3}first_new_inode\0\u{1}inodes\0\u{1}complete\0\u{1}since\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2232,6 +2272,7 @@ nonisolated extension Godwit_Peer_V1_ChangesReply: SwiftProtobuf.Message, SwiftP
       case 2: try { try decoder.decodeSingularUInt64Field(value: &self.firstNewInode) }()
       case 3: try { try decoder.decodeRepeatedMessageField(value: &self.inodes) }()
       case 4: try { try decoder.decodeSingularBoolField(value: &self.complete) }()
+      case 5: try { try decoder.decodeSingularUInt64Field(value: &self.since) }()
       default: break
       }
     }
@@ -2250,6 +2291,9 @@ nonisolated extension Godwit_Peer_V1_ChangesReply: SwiftProtobuf.Message, SwiftP
     if self.complete != false {
       try visitor.visitSingularBoolField(value: self.complete, fieldNumber: 4)
     }
+    if self.since != 0 {
+      try visitor.visitSingularUInt64Field(value: self.since, fieldNumber: 5)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2258,6 +2302,7 @@ nonisolated extension Godwit_Peer_V1_ChangesReply: SwiftProtobuf.Message, SwiftP
     if lhs.firstNewInode != rhs.firstNewInode {return false}
     if lhs.inodes != rhs.inodes {return false}
     if lhs.complete != rhs.complete {return false}
+    if lhs.since != rhs.since {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -11,6 +11,7 @@ package enum ChangesCoding {
             case .uncertain: .uncertain
             case .exact: .exact
             }
+        reply.since = changes.since?.number ?? 0
         reply.firstNewInode = changes.firstNewInode.number
         reply.complete = changes.isComplete
         reply.inodes = changes.inodes.map { item in
@@ -35,6 +36,9 @@ package enum ChangesCoding {
         case .exact: kind = .exact
         case .UNRECOGNIZED(let number): throw .malformed(site: site, "unknown kind of changes \(number)")
         }
+        guard reply.inodes.count <= PeerLimits.largestChanges else {
+            throw .malformed(site: site, "changes of \(reply.inodes.count) inodes at a time")
+        }
         var last = after
         var inodes: [(inode: InodeNumber, bytes: ChangedBytes)] = []
         for message in reply.inodes {
@@ -50,7 +54,8 @@ package enum ChangesCoding {
             throw .malformed(site: site, "a part of the changes without any")
         }
         return ChangesSince(
-            kind: kind, firstNewInode: InodeNumber(reply.firstNewInode), inodes: inodes,
+            kind: kind, since: reply.since == 0 ? nil : Epoch(reply.since),
+            firstNewInode: InodeNumber(reply.firstNewInode), inodes: inodes,
             isComplete: reply.complete || kind == .uncertain)
     }
 }

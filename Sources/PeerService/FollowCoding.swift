@@ -21,15 +21,26 @@ package enum FollowCoding {
     package static func rows(of reply: Reply, from site: SiteID) throws(PeerError) -> [CatalogRow] {
         guard reply.byteCount > 0 else { return [] }
         do {
-            let bytes =
-                reply.encoding == .zstd
-                ? try Zstd.decompressed(
-                    Array(reply.rows), byteCount: Int(reply.byteCount), limit: PeerLimits.largestFollowBatch)
-                : Array(reply.rows)
-            return try CatalogRowCoder.rows(of: bytes)
+            let bytes = try bytes(
+                of: reply.rows, isCompressed: reply.encoding == .zstd, byteCount: reply.byteCount,
+                limit: PeerLimits.largestFollowBatch)
+            return try CatalogRowCoder.rows(of: bytes, limit: PeerLimits.rowCount)
         } catch {
             throw .malformed(site: site, "catalog rows that cannot be read (\(error))")
         }
+    }
+
+    /// Encoded rows as they were before they were sent.
+    ///
+    /// - Parameter byteCount: what the sender says that they are. More than `limit` are refused, compressed or not.
+    static func bytes(
+        of rows: some Collection<UInt8>, isCompressed: Bool, byteCount: UInt32, limit: Int
+    ) throws(Zstd.Failure) -> [UInt8] {
+        guard !isCompressed else {
+            return try Zstd.decompressed(Array(rows), byteCount: Int(byteCount), limit: limit)
+        }
+        guard rows.count <= limit else { throw .tooLong }
+        return Array(rows)
     }
 
     /// What a follower lacks, as part of another answer.

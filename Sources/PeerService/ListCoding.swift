@@ -76,20 +76,21 @@ package enum ListCoding {
         of reply: Godwit_Peer_V1_ListReply, from site: SiteID
     ) throws(PeerError) -> Listing {
         do {
-            let bytes =
-                reply.encoding == .zstd
-                ? try Zstd.decompressed(
-                    Array(reply.rows), byteCount: Int(reply.byteCount), limit: PeerLimits.largestListing)
-                : Array(reply.rows)
+            let bytes = try FollowCoding.bytes(
+                of: reply.rows, isCompressed: reply.encoding == .zstd, byteCount: reply.byteCount,
+                limit: PeerLimits.largestListing)
             let singleCount = Int(reply.singleByteCount)
             guard singleCount <= bytes.count else { throw CatalogRowCoder.Failure.malformed }
             return Listing(
-                singles: try CatalogRowCoder.rows(of: Array(bytes[..<singleCount])),
+                singles: try CatalogRowCoder.rows(
+                    of: Array(bytes[..<singleCount]), limit: PeerLimits.rowCount),
                 parts: reply.parts.map { part in
                     Listing.Part(
                         directory: InodeNumber(part.directory), after: part.after, last: part.last,
                         isComplete: part.complete)
-                }, rows: try CatalogRowCoder.rows(of: Array(bytes[singleCount...])))
+                },
+                rows: try CatalogRowCoder.rows(
+                    of: Array(bytes[singleCount...]), limit: PeerLimits.rowCount))
         } catch {
             throw .malformed(site: site, "a listing that cannot be read (\(error))")
         }

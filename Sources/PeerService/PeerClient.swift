@@ -107,15 +107,15 @@ package final class PeerClient: Sendable {
 
     /// Takes an offer back. May be repeated.
     ///
-    /// - Parameter epoch: the owner's by now, of a volume that was offered to be read: a peer that knows a later one
-    ///   keeps it.
+    /// - Parameter stamp: when it was decided, inside a site: a node that was offered the volume later keeps it.
     /// - Returns: whether the peer knows nothing of the volume any more.
     package func withdraw(
-        _ volume: VolumeID, readUntil epoch: Epoch? = nil, timeout: Duration = .seconds(30)
+        _ volume: VolumeID, at stamp: OfferStamp? = nil, timeout: Duration = .seconds(30)
     ) async throws(PeerError) -> Bool {
         var request = Godwit_Peer_V1_WithdrawRequest()
         request.volume = volume.description
-        request.epoch = epoch?.number ?? 0
+        request.epoch = stamp?.epoch.number ?? 0
+        request.revision = stamp?.revision ?? 0
         let reply: Godwit_Peer_V1_WithdrawReply = try await call("Withdraw", request, timeout: timeout)
         return reply.forgotten
     }
@@ -124,11 +124,13 @@ package final class PeerClient: Sendable {
     ///
     /// - Parameters:
     ///   - reign: the peer's, as it is known here.
+    ///   - patience: how long nothing may come.
     ///   - apply: takes each batch of rows, in order.
-    /// - Returns: where the follower is when all of them are applied. A stream that breaks throws, and may
-    ///   be asked again from the same `since`.
+    /// - Returns: where the follower is when all of them are applied. A stream that breaks, stands still or says nothing
+    ///   throws, and may be asked again from the same `since`.
     package func follow(
-        _ volume: VolumeID, reign: Epoch, since: SequenceNumber?, apply: ([CatalogRow]) throws -> Void
+        _ volume: VolumeID, reign: Epoch, since: SequenceNumber?,
+        patience: Duration = PeerLimits.followPatience, apply: ([CatalogRow]) throws -> Void
     ) async throws -> CatalogPosition {
         var request = Godwit_Peer_V1_FollowRequest()
         request.volume = volume.description
@@ -137,23 +139,29 @@ package final class PeerClient: Sendable {
         let bytes: [UInt8] = try serialize(request)
         do {
             // The tail of a hand-off is waited for: it takes the urgent connection.
-            guard since == nil else { return try await follow(bytes, over: urgent, apply: apply) }
-            return try await bulk.call { try await follow(bytes, over: $0, apply: apply) }
+            guard since == nil else { return try await follow(bytes, over: urgent, patience, apply: apply) }
+            return try await bulk.call { try await follow(bytes, over: $0, patience, apply: apply) }
         } catch let error as RPCStatus {
             throw PeerError.call(site: site, method: "Follow", error)
         }
     }
 
     private func follow(
-        _ request: [UInt8], over channel: RPCChannel, apply: ([CatalogRow]) throws -> Void
+        _ request: [UInt8], over channel: RPCChannel, _ patience: Duration,
+        apply: ([CatalogRow]) throws -> Void
     ) async throws -> CatalogPosition {
         let stream = try channel.open(
             Self.service + "Follow", metadata: RPCMetadata(), timeout: nil, waitForReady: false)
         try await stream.send(request)
         try await stream.finishSending()
-        while let message = try await stream.receive() {
+        while let message = try await stream.receive(within: patience) {
             let reply: Godwit_Peer_V1_FollowReply = try parse(message)
-            if reply.byteCount > 0 { try apply(try FollowCoding.rows(of: reply, from: site)) }
+            let rows = try FollowCoding.rows(of: reply, from: site)
+            guard reply.hasPosition || !rows.isEmpty else {
+                // There could be any number of them.
+                throw PeerError.malformed(site: site, "changes that say nothing")
+            }
+            if !rows.isEmpty { try apply(rows) }
             if reply.hasPosition { return reply.position.value }
         }
         throw PeerError.malformed(site: site, "a stream of changes without an end")
@@ -212,10 +220,29 @@ package final class PeerClient: Sendable {
         request.epoch = reign.number
         request.since = epoch.number
         request.after = after.number
+        return try await changes(request, timeout: timeout)
+    }
+
+    /// Which bytes changed in the one reign that ended with the state that was granted to `heir`, our own reign or an
+    /// earlier one.
+    package func changes(
+        of volume: VolumeID, inReignBefore heir: Epoch, after: InodeNumber, reign: Epoch, timeout: Duration
+    ) async throws(PeerError) -> ChangesSince {
+        var request = Godwit_Peer_V1_ChangesRequest()
+        request.volume = volume.description
+        request.epoch = reign.number
+        request.heir = heir.number
+        request.after = after.number
+        return try await changes(request, timeout: timeout)
+    }
+
+    private func changes(
+        _ request: Godwit_Peer_V1_ChangesRequest, timeout: Duration
+    ) async throws(PeerError) -> ChangesSince {
         do {
             let reply: Godwit_Peer_V1_ChangesReply = try await call(
                 "Changes", request, isUrgent: false, timeout: timeout)
-            return try ChangesCoding.decode(reply, after: after, from: site)
+            return try ChangesCoding.decode(reply, after: InodeNumber(request.after), from: site)
         } catch .call(_, _, let status) where status.code == .unimplemented {
             return ChangesSince(kind: .unknown)
         }
@@ -317,6 +344,14 @@ package struct PeerSource: ByteSource, DirectorySource {
     func changes(since epoch: Epoch, after: InodeNumber, timeout: Duration) async throws -> ChangesSince {
         try await client().changes(
             of: volume, since: epoch, after: after, reign: reign, timeout: timeout)
+    }
+
+    /// Which bytes changed in the one reign that ended with the state that was granted to `heir`.
+    package func changes(
+        inReignBefore heir: Epoch, after: InodeNumber, timeout: Duration
+    ) async throws -> ChangesSince {
+        try await client().changes(
+            of: volume, inReignBefore: heir, after: after, reign: reign, timeout: timeout)
     }
 
     package func list(

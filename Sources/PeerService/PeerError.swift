@@ -15,7 +15,7 @@ package enum PeerError: Error, Hashable, Sendable, CustomStringConvertible {
     case changed(InodeNumber)
     /// No such volume here, or none that the caller may know of.
     case unknownVolume(VolumeID)
-    /// This site does not know the other: `godwit pki trust` first.
+    /// This site does not know the other.
     case notTrusted(SiteID)
     case refused(String)
 
@@ -29,7 +29,9 @@ package enum PeerError: Error, Hashable, Sendable, CustomStringConvertible {
             "bytes \(range) of inode \(inode) are damaged on this site's disk: 'godwit volume check' there tells more"
         case .gone(let inode): "inode \(inode) is not in this head"
         case .unknownVolume(let volume): "volume \(volume) is not known here"
-        case .notTrusted(let site): "site \(site) is not trusted here: exchange keys with 'godwit pki trust'"
+        case .notTrusted(let site):
+            "site \(site) is not trusted here: run 'godwit pki trust', or in a cluster 'kubectl godwit trust', with its "
+                + "document"
         case .refused(let reason): reason
         }
     }

@@ -37,6 +37,10 @@ package struct PeerLimits: Sendable {
     /// Follow a snapshot, no longer than this.
     package var sendTimeout: Duration = .seconds(300)
 
+    /// The same seen from a follower: an owner from which no batch of changes comes for so long is asked anew, later.
+    /// Half a MiB within this are 35 kbit/s.
+    package static let followPatience: Duration = .seconds(120)
+
     /// How long an owner waits, for one request, until a volume is let go; who would wait longer asks again. Short:
     /// of a site that is gone meanwhile the owner hears no sooner, and would seal the volume for nobody.
     package static let sealWait: Duration = .seconds(5)
@@ -72,12 +76,17 @@ package struct PeerLimits: Sendable {
     static let largestReadPayload = readAnswerByteCount + 65_536
     /// What is told of changed bytes in one answer to Changes, about.
     static let changesAnswerByteCount = 1 << 20
+    /// Inodes in one, as received: half as many again as an honest one has room for.
+    static let largestChanges = changesAnswerByteCount / 16
     /// Rows in one answer to List, whatever was asked.
     static let listAnswerByteCount = 2 << 20
     /// The same as received: the last entry may have large attributes.
     static let largestListing = listAnswerByteCount + (13 << 20)
     /// Rows in one message of Follow, as received.
     static let largestFollowBatch = Catalog.batchByteCount * 2 + (1 << 20)
+    /// How many rows are taken from one answer, of either kind: more than the shortest rows are in what is sent. Each takes
+    /// far more room than on the wire.
+    static let rowCount = 1 << 19
 
     package init() {}
 

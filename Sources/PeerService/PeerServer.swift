@@ -242,7 +242,11 @@ package struct PeerServer: Sendable {
         try calls.begin(.read(isUrgent: false), by: site)
         defer { calls.end(.read(isUrgent: false), by: site) }
         let reader = try await backend.reader(of: volume, reign: Epoch(request.epoch), for: site)
-        let changes = try reader.changes(since: Epoch(request.since), after: InodeNumber(request.after))
+        let after = InodeNumber(request.after)
+        let changes =
+            request.heir == 0
+            ? try reader.changes(since: Epoch(request.since), after: after)
+            : try reader.changes(inReignBefore: Epoch(request.heir), after: after)
         try await finish(call, of: site, with: ChangesCoding.encode(changes))
     }
 

@@ -4,9 +4,10 @@ package import VolumeModel
 
 /// The origin of a head that was here before: a peer, and beside it the copy of what this site gave away.
 ///
-/// The peer tells once which bytes have changed since; what has not is taken from the copy, without a word over
-/// the link. Where that is not known (a crash, a way over a third site) the hashes of our own pieces are sent and
-/// the peer says which it has alike. Nothing is taken for unchanged for any other reason.
+/// The peer tells once which bytes have changed since, at whichever sites that was; what has not is taken from the copy,
+/// without a word over the link. Where that is not known (a crash or a takeover by force in between, a site that did not
+/// get to know of it) the hashes of our own pieces are sent and the peer says which it has alike. Nothing is taken for
+/// unchanged for any other reason.
 package final class ReturningSource: ByteSource, DirectorySource {
     /// Bytes that are taken from the copy, or compared, at a time.
     private static let portion: UInt64 = 1 << 20

@@ -40,7 +40,15 @@ struct PortReservation {
         let name = RPCEndpoint.tcp(host: host, port: port)
         let type = Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue)
         let descriptor = socket(found.pointee.ai_family, type, 0)
-        guard descriptor >= 0 else { throw failure("cannot make a socket for \(name)", errno) }
+        guard descriptor >= 0 else {
+            let code = errno
+            guard code == EAFNOSUPPORT, host.isEmpty || host == "::" else {
+                throw failure("cannot make a socket for \(name)", code)
+            }
+            // Every address, where the kernel has no IPv6.
+            self = try PortReservation(host: "0.0.0.0", port: port)
+            return
+        }
         self.descriptor = OwnedDescriptor(descriptor)
         var yes: Int32 = 1
         _ = setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &yes, socklen_t(MemoryLayout<Int32>.size))

@@ -55,6 +55,20 @@ package final class RPCClientCall: Sendable {
         return nil
     }
 
+    /// The same, from a server that must not take longer: then the call is cancelled.
+    ///
+    /// - Throws: besides, `.deadlineExceeded` when it did take longer.
+    package func receive(within limit: Duration) async throws(RPCStatus) -> [UInt8]? {
+        let begun = ContinuousClock.now
+        let timer = CallTimers.shared.add(after: limit) { self.cancel() }
+        defer { CallTimers.shared.remove(timer) }
+        do {
+            return try await receive()
+        } catch  where error.code == .cancelled && ContinuousClock.now - begun >= limit {
+            throw RPCStatus(.deadlineExceeded, "nothing came for \(limit)")
+        }
+    }
+
     /// Waits until the server has sent its initial metadata, at the latest with its first message.
     ///
     /// - Returns: Empty if the server ended the call with success and without any.

@@ -33,6 +33,19 @@ package enum RPCEndpoint: Hashable, Sendable {
     }
 }
 
+extension RPCEndpoint {
+    /// A text of the form "host:port", of one in which an address of IPv6 may lack its brackets, as Kubernetes gives a
+    /// node's: "[fd00::1]:7443" of "fd00::1:7443". nil: it is no such text.
+    package static func bracketed(_ text: String) -> String? {
+        if case .tcp? = RPCEndpoint(text) { return text }
+        guard let colon = text.lastIndex(of: ":"), IPFamily(of: String(text[..<colon])) == .v6 else {
+            return nil
+        }
+        let bracketed = "[\(text[..<colon])]\(text[colon...])"
+        return RPCEndpoint(bracketed) == nil ? nil : bracketed
+    }
+}
+
 extension RPCEndpoint: CustomStringConvertible {
     package var description: String {
         switch self {

@@ -91,10 +91,9 @@ package struct ControlService: Sendable {
         case "CreateVolume":
             let message = try Godwit_Control_V1_CreateVolumeRequest(serializedBytes: request)
             let limits = VolumeLimits(byteCount: message.capacity, inodeCount: message.inodeLimit)
-            var hydration = HydrationPolicy()
-            hydration.isPaused = message.hydrationPaused
-            hydration.bytesPerSecond =
-                message.hydrationBytesPerSecond == 0 ? nil : message.hydrationBytesPerSecond
+            let hydration = HydrationPolicy(
+                isPaused: message.hydrationPaused, rate: message.hydrationBytesPerSecond,
+                prefetch: message.hydrationPrefetch)
             let agent = try await site.create(
                 name: message.name, limits: limits, parameters: message.parameters, hydration: hydration)
             try await send(agent, to: call)
@@ -170,6 +169,13 @@ package struct ControlService: Sendable {
             if message.hasPaused { policy.isPaused = message.paused }
             if message.hasBytesPerSecond {
                 policy.bytesPerSecond = message.bytesPerSecond == 0 ? nil : message.bytesPerSecond
+            }
+            if message.hasPrefetch {
+                guard let prefetch = PrefetchPolicy(rawValue: message.prefetch) else {
+                    throw SiteError.invalid(
+                        "prefetching is 'all', 'start' or 'none', not '\(message.prefetch)'")
+                }
+                policy.prefetch = prefetch
             }
             try await agent.setHydration(policy)
             try await send(agent, to: call)

@@ -1,5 +1,6 @@
 internal import ControlProtocol
 internal import Handoff
+internal import Hydration
 internal import PeerProtocol
 internal import PeerService
 internal import VolumeModel
@@ -28,7 +29,12 @@ struct Migration: Sendable {
             try await report(progress)
         }
         try await tell("preparing")
-        let isToBeHandedOver = try await agent.isToBeHandedOver(to: target)
+        var isToBeHandedOver = try await agent.isToBeHandedOver(to: target)
+        var patience = Duration.milliseconds(Int64(request.waitMilliseconds))
+        if isToBeHandedOver, !request.prepareOnly {
+            patience = try await agent.waitUntilUnread(by: target, patience)
+            isToBeHandedOver = try await agent.isToBeHandedOver(to: target)
+        }
         // A follower that keeps up needs no offer, and need not be looked for: the hand-over is two round trips.
         let follower = await agent.closeFollower(at: target)
         var heir = follower ?? target
@@ -50,17 +56,15 @@ struct Migration: Sendable {
             let handingOver = ContinuousClock.now
             var takeOver = Godwit_Peer_V1_TakeOverRequest()
             takeOver.volume = agent.id.description
-            takeOver.waitMilliseconds = request.waitMilliseconds
+            takeOver.waitMilliseconds = UInt32(clamping: Int64(patience / .milliseconds(1)))
             do {
                 progress.epoch = try await client.takeOver(
-                    takeOver, timeout: .milliseconds(Int64(request.waitMilliseconds) + 30_000)
+                    takeOver, timeout: patience + .seconds(30)
                 ).epoch
             } catch {
                 // Whatever the reason, the next attempt begins with an offer.
                 await agent.forgetFollower(heir)
-                // A node that does not get it is not to follow it for ever; unless it was let in to read.
-                let isReader = await agent.record.head.readers.contains { $0.member == heir }
-                if isMember, !isReader { _ = try? await client.withdraw(agent.id) }
+                if isMember { await agent.takeBackOffer(toMember: heir, timeout: .seconds(30)) }
                 throw error
             }
             // How long it was still used here is no part of it, and is not told.
@@ -136,7 +140,10 @@ extension VolumeAgent {
         offer.parameters = record.parameters
         if case .owning(let epoch, _) = record.head.role { offer.epoch = epoch.number }
         if case .sealing(let epoch, _) = record.head.role { offer.epoch = epoch.number }
-        if isMember { addSettings(to: &offer) }
+        if isMember {
+            offer.revision = stored.revision
+            addSettings(to: &offer)
+        }
         return offer
     }
 
@@ -145,6 +152,7 @@ extension VolumeAgent {
         offer.settings.sharedWith = record.sharedWith.map(\.description).sorted()
         offer.settings.hydrationPaused = record.hydration.isPaused
         offer.settings.hydrationBytesPerSecond = record.hydration.bytesPerSecond ?? 0
+        offer.settings.hydrationPrefetch = record.hydration.prefetch.rawValue
         guard let claim = record.claim else { return }
         offer.claim = ClaimCoding.peer(claim.facts)
         if let report = claim.report { offer.settings.claim = ClaimCoding.peer(report) }
@@ -174,8 +182,21 @@ extension VolumeRecord {
             throw PeerError.malformed(site: nil, "a name of a site that is none")
         }
         sharedWith = Set(shared)
-        hydration.isPaused = settings.hydrationPaused
-        hydration.bytesPerSecond =
-            settings.hydrationBytesPerSecond == 0 ? nil : settings.hydrationBytesPerSecond
+        hydration = HydrationPolicy(
+            isPaused: settings.hydrationPaused, rate: settings.hydrationBytesPerSecond,
+            prefetch: settings.hydrationPrefetch)
+    }
+}
+
+extension HydrationPolicy {
+    /// As messages carry it.
+    ///
+    /// - Parameters:
+    ///   - rate: bytes a second; 0: no limit.
+    ///   - prefetch: a word of another release is taken as one's own default.
+    init(isPaused: Bool, rate: UInt64, prefetch: String) {
+        self.init(
+            isPaused: isPaused, bytesPerSecond: rate == 0 ? nil : rate,
+            prefetch: PrefetchPolicy(rawValue: prefetch) ?? .all)
     }
 }

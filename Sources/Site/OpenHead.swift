@@ -69,11 +69,15 @@ final class OpenHead: Sendable {
     ///
     /// - Parameters:
     ///   - log: takes lines for a person.
+    ///   - alongside: what else is to be had of the origin. Runs beside, and once more when every byte is here: what the
+    ///     origin had to be told itself it may know only by then. Must end when it is cancelled.
     ///   - whenComplete: called once when every byte is here and recorded.
     func startHydration(
         from source: any ByteSource, directories: any DirectorySource, configuration: Hydrator.Configuration,
         policy: HydrationPolicy,
-        log: @escaping @Sendable (String) -> Void, whenComplete: @escaping @Sendable () async -> Void
+        log: @escaping @Sendable (String) -> Void,
+        alongside: @escaping @Sendable () async -> Void = {},
+        whenComplete: @escaping @Sendable () async -> Void
     ) {
         let logger = self.logger
         state.withLock { state in
@@ -87,7 +91,11 @@ final class OpenHead: Sendable {
             state.hydrator = hydrator
             state.hydration = Task {
                 do {
+                    async let first: Void = alongside()
                     try await hydrator.run()
+                    await first
+                    await alongside()
+                    try Task.checkCancellation()
                     await whenComplete()
                 } catch is CancellationError {
                     // The head is being closed; it goes on when it is opened again.

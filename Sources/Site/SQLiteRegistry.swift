@@ -10,10 +10,17 @@ package final class SQLiteRegistry: SiteRegistry {
     private let connection: Mutex<Connection>
 
     /// Opens the file, making it if it is missing.
+    ///
+    /// - Throws: with what to do, when it is of a newer release, rubbish, or lost without its log: nothing is changed then.
     package init(path: String) throws(RegistryError) {
         do throws(SQLiteError) {
-            // First of all: what is of a newer release is not even opened, for that alone may change it.
-            try Self.check(version: Connection.version(inHeaderOf: path) ?? 0, of: path)
+            try Connection.checkFiles(of: path)
+            // Before anything else: what is of a newer release is not even opened, for that alone may change it.
+            if let version = Connection.version(inHeaderOf: path) {
+                try Self.check(version: version, of: path)
+            } else {
+                try Self.checkIsNew(path)
+            }
             let connection = try Connection(path: path, mode: .create)
             connection.setBusyTimeout(milliseconds: 2000)
             try Self.check(
@@ -28,14 +35,35 @@ package final class SQLiteRegistry: SiteRegistry {
                 """)
             self.connection = Mutex(connection)
         } catch {
-            throw .store(error.message)
+            throw .store(
+                error.isCorruption
+                    ? "\(path) is damaged, or no registry (\(error.message)): \(Self.remedy)" : error.message)
+        }
+    }
+
+    private static let remedy =
+        "put a backup of it in its place, with its log (-wal) if there is one; volumes that it does not know are not "
+        + "touched"
+
+    /// Only what is missing or empty, and has no log either, is made: SQLite would take it for new, and delete the log with
+    /// all that is in it. (Beside a journal it is one whose making was cut off.)
+    private static func checkIsNew(_ path: String) throws(SQLiteError) {
+        var (file, log) = (stat(), stat())
+        let isEmpty = stat(path, &file) != 0 || file.st_size == 0
+        if isEmpty, stat(path + "-wal", &log) == 0, log.st_size > 0 {
+            throw SQLiteError(refusing: "\(path) is missing or empty, and \(path)-wal is its log: \(remedy)")
+        }
+        guard isEmpty || access(path + "-journal", F_OK) == 0 else {
+            throw SQLiteError(refusing: "\(path) is damaged, or no registry: \(remedy)")
         }
     }
 
     private static func check(version: Int64, of path: String) throws(SQLiteError) {
         guard version == 0 || version == schemaVersion else {
             throw SQLiteError(
-                code: 26, message: "\(path) is of a newer release (schema \(version)): use that release")
+                refusing:
+                    "\(path) is of a newer release (schema \(version), this one knows \(schemaVersion)): "
+                    + "use the release that wrote it")
         }
     }
 

@@ -31,6 +31,7 @@ extension Site {
             request.volume = id.description
             request.paused = policy.isPaused
             request.bytesPerSecond = policy.bytesPerSecond ?? 0
+            request.prefetch = policy.prefetch.rawValue
             let _: Godwit_Control_V1_Volume = try await ask(keeper, "SetHydration", request)
             return
         }
@@ -65,6 +66,7 @@ extension Site {
         request.parameters = parameters
         request.hydrationPaused = hydration.isPaused
         request.hydrationBytesPerSecond = hydration.bytesPerSecond ?? 0
+        request.hydrationPrefetch = hydration.prefetch.rawValue
         let made: Godwit_Control_V1_Volume = try await ask(member, "CreateVolume", request)
         guard let id = VolumeID(made.id) else { throw SiteError.unavailable("node '\(member)' sent rubbish") }
         return try await record(id)

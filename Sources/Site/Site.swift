@@ -222,14 +222,30 @@ package actor Site {
         return agent
     }
 
+    /// How many volumes there may be here, for another to be taken as an offer: each costs memory, and a row.
+    private static let offerLimit = 20_000
+
     /// Makes the follower of a volume that a peer offers; known already, it is the same one.
-    func adopt(_ record: VolumeRecord) async throws -> VolumeAgent {
-        if let known = agents[record.id] { return known }
+    ///
+    /// - Parameter stamp: when it was offered, by a node of this site.
+    func adopt(
+        _ record: VolumeRecord, at stamp: OfferStamp?, limit: Int = Site.offerLimit
+    ) async throws -> VolumeAgent {
+        if let known = agents[record.id] {
+            await known.note(stamp)
+            return known
+        }
+        guard agents.count < limit else {
+            throw SiteError.unavailable(
+                "site \(context.site) has \(agents.count) volumes and takes no more that are offered to it")
+        }
         guard VolumeName.isValid(record.name) else { throw SiteError.invalid(VolumeName.rule) }
         if try await context.registry.volume(named: record.name) != nil {
             throw SiteError.nameTaken(record.name)
         }
         let agent = VolumeAgent(try await context.registry.insert(record), context: context)
+        // Before a withdrawal from before the offer can find it.
+        await agent.note(stamp)
         agents[record.id] = agent
         return agent
     }
@@ -243,10 +259,11 @@ package actor Site {
 
     /// A peer takes its offer back.
     ///
+    /// - Parameter stamp: when a node of this site did: what it has offered since stays.
     /// - Returns: whether nothing of the volume is known here any more.
-    func withdraw(_ id: VolumeID, by owner: SiteID, readUntil epoch: Epoch?) async throws -> Bool {
+    func withdraw(_ id: VolumeID, by owner: SiteID, at stamp: OfferStamp?) async throws -> Bool {
         guard let agent = agents[id] else { return true }
-        guard try await agent.leaveExclusively(asToldBy: owner, readUntil: epoch) else { return false }
+        guard try await agent.leaveExclusively(asToldBy: owner, at: stamp) else { return false }
         agents[id] = nil
         return true
     }

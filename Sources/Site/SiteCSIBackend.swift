@@ -46,6 +46,7 @@ package struct SiteCSIBackend: CSIBackend {
         var policy = present
         if let isPaused = wanted.isPaused { policy.isPaused = isPaused }
         if let rate = wanted.bytesPerSecond { policy.bytesPerSecond = rate == 0 ? nil : rate }
+        if let prefetch = wanted.prefetch { policy.prefetch = prefetch }
         return policy
     }
 

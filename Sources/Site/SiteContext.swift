@@ -79,6 +79,10 @@ package final class SiteContext: Sendable {
     /// Whom a volume is to be shared with that an owner brings: its site as a whole. Nodes of this site know it anyway.
     func policy(for owner: SiteID) -> Set<SiteID> { owner.site == site.site ? [] : [owner.site] }
 
+    /// How whoever looks after this site says whom it trusts, before `trust` and `distrust`: members of a cluster's site
+    /// take their trust from the cluster.
+    var trustCommand: String { members == nil ? "godwit pki" : "kubectl godwit" }
+
     private struct Connection {
         let client: PeerClient
         let address: String
@@ -128,7 +132,8 @@ package final class SiteContext: Sendable {
         }
         guard let address = trusted.address, let endpoint = RPCEndpoint(address) else {
             throw PeerError.refused(
-                "no address of site \(peer.site) is known: 'godwit pki trust' its document with an address")
+                "no address of site \(peer.site) is known: '\(trustCommand) trust' its document with an address"
+            )
         }
         return (address, endpoint)
     }

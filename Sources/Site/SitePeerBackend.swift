@@ -48,7 +48,8 @@ package struct SitePeerBackend: PeerBackend {
         try await checkRight(of: owner, to: id)
         // Whoever owns the volume here is not to be overruled, nor asked for it, by a site that it does not name.
         if await site.knows(id), await site.isOwned(id) { _ = try await shared(id, with: owner) }
-        let agent = try await site.adopt(offered)
+        let agent = try await site.adopt(
+            offered, at: isMember ? OfferStamp(epoch: reign.epoch, revision: request.revision) : nil)
         let isAnew = await agent.isOfferedAnew()
         try await agent.note(offered.limits)
         var reply = Godwit_Peer_V1_OfferReply()
@@ -159,9 +160,10 @@ package struct SitePeerBackend: PeerBackend {
                 reply.forgotten = false
                 return reply
             }
-            let isOfReader = request.epoch != 0 && peer.site == context.site.site
+            let isStamped = request.epoch != 0 && peer.site == context.site.site
             reply.forgotten = try await site.withdraw(
-                id, by: peer, readUntil: isOfReader ? Epoch(request.epoch) : nil)
+                id, by: peer,
+                at: isStamped ? OfferStamp(epoch: Epoch(request.epoch), revision: request.revision) : nil)
         }
         return reply
     }

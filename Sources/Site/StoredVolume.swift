@@ -71,6 +71,9 @@ package struct StoredVolume: Codable, Hashable, Sendable {
             record.lastHeadNumber, record.divergentHeads.values.max() ?? 0,
             record.copies.values.map(\.number).max() ?? 0, reading?.number ?? 0)
         record.reading = try reading?.head(of: id)
+        guard record.limits.isCountable, record.lastHeadNumber < UInt64(Int64.max) else {
+            throw RegistryError.malformed(id, "a number that cannot be counted on from")
+        }
         record.hydration = hydration
         record.claim = claim
         record.isGuest = isGuest ?? false

@@ -36,10 +36,9 @@ extension VolumeAgent {
 
     /// The owner takes its offer back: this site follows it no longer, and forgets what it knows only by that offer.
     ///
-    /// - Parameter epoch: the owner's by now, of a volume that was offered to be read. Who knows a later one stays: what
-    ///   was said before comes late.
+    /// - Parameter stamp: when the owner did, a node of this site. What it has offered since stays: this comes late.
     /// - Returns: whether nothing of the volume is left here.
-    func leave(asToldBy owner: SiteID, readUntil epoch: Epoch?) async throws -> Bool {
+    func leave(asToldBy owner: SiteID, at stamp: OfferStamp?) async throws -> Bool {
         switch record.head.role {
         // Whichever node of its site says so.
         case .following(let reign) where reign.owner.site == owner.site: break
@@ -51,15 +50,17 @@ extension VolumeAgent {
                 "volume '\(record.name)' cannot be forgotten at site \(context.site): it is \(record.head.role.name)"
             )
         }
-        if let epoch {
-            if let known = record.head.knownReign, known.epoch > epoch { return false }
-            try await apply(.ownerAnnounced(Reign(owner, epoch)))
+        if let stamp {
+            if let known = record.head.knownReign, known.epoch > stamp.epoch { return false }
+            guard !isOffered(since: stamp) else { return false }
+            try await apply(.ownerAnnounced(Reign(owner, stamp.epoch)))
         }
         if !isReadingPresent { try await endReading() }
         guard record.reading == nil else {
             throw SiteError.precondition("volume '\(record.name)' is read at node '\(context.node)'")
         }
-        try await apply(.leave)
+        try await apply(.leave) { !isOffered(since: stamp) }
+        guard !isOffered(since: stamp) else { return false }
         guard case .retired = record.head.role else {
             throw SiteError.busy("volume '\(record.name)' was offered again meanwhile")
         }
@@ -69,6 +70,16 @@ extension VolumeAgent {
         }
         try await change { $0.claim = nil }
         return false
+    }
+
+    /// A node of this site that was offered the volume, owned here, is not to follow it for ever; unless it was let in to
+    /// read. Nothing depends on it, and what it is offered later stays, however late this comes.
+    func takeBackOffer(toMember member: SiteID, timeout: Duration) async {
+        guard case .owning(let epoch, _) = record.head.role,
+            !record.head.readers.contains(where: { $0.member == member })
+        else { return }
+        let stamp = OfferStamp(epoch: epoch, revision: stored.revision)
+        _ = try? await context.client(of: member).withdraw(id, at: stamp, timeout: timeout)
     }
 
     /// Lets a site that was to take this volume over forget it. May be repeated.
@@ -108,10 +119,12 @@ extension VolumeAgent {
             } catch PeerError.call(_, _, let status) where status.code == .notFound {
                 continue
             } catch {
+                let revoke = "'godwit volume revoke \(record.name) --site \(peer)', or "
                 throw SiteError.unavailable(
                     "volume '\(record.name)' is not deleted, because site \(peer) may follow it and has not "
-                        + "forgotten it: \(error). It is tried again; if that site is gone for good: 'godwit volume "
-                        + "revoke \(record.name) \(peer)', or 'godwit pki distrust \(peer)'")
+                        + "forgotten it: \(error). It is tried again; if that site is gone for good: "
+                        + (context.members == nil ? revoke : "")
+                        + "'\(context.trustCommand) distrust \(peer)'")
             }
         }
         guard case .owning = record.head.role else {

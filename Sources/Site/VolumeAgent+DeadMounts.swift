@@ -54,12 +54,29 @@ extension VolumeAgent {
         for (path, mount) in mounts where !isServed(mount) { await forsake(path) }
     }
 
-    /// Makes room for a mount at a path. What is alive there stays.
-    func takeAwayDeadMount(at path: String) throws {
+    /// Takes away what this volume has left at a path. What is alive there stays.
+    func takeAwayDeadMount(at path: String) throws { try takeAway(at: path, isDead) }
+
+    /// Makes room for a mount at a path: what another volume of this site has left there goes as well.
+    func makeRoomForMount(at path: String) throws {
+        try takeAway(at: path) { try isDead($0) || isAbandoned($0) }
+    }
+
+    private func takeAway(at path: String, _ goes: (MountEntry) throws -> Bool) throws {
         let real = HostPaths.resolved(path)
-        while let mount = try MountTable.entry(at: real), try isDead(mount) {
+        while let mount = try MountTable.entry(at: real), try goes(mount) {
             try DeadMount.takeAway(at: real)
         }
+    }
+
+    /// Whether it is of a volume of this site, and has no server. Whoever else serves it is in this process, and answers at
+    /// once; a process that has died has left a connection that the kernel ended.
+    private func isAbandoned(_ mount: MountEntry) -> Bool {
+        guard mount.type == "fuse.godwit", mount.source.hasPrefix("godwit:\(context.site)/") else {
+            return false
+        }
+        var status = stat()
+        return stat(mount.path, &status) != 0 && errno == ENOTCONN
     }
 
     /// Takes away all that are dead, but those that pods see: whoever starts a container anew would find their directories.

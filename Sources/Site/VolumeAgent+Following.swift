@@ -274,11 +274,19 @@ extension VolumeAgent {
     private func takeChanges(of owner: SiteID, into catalog: Catalog) async throws -> SequenceNumber {
         let since = try catalog.originSequence()
         let interruption = replicaInterruption
-        if case .following = record.head.role { interruption.set(false) }
+        let (name, site) = (record.name, context.site)
+        let isAhead = if case .following = record.head.role { true } else { false }
+        if isAhead { interruption.set(false) }
         let known = record.head.knownReign.flatMap { $0.owner == owner ? $0.epoch : nil } ?? .first
+        let storage = try openHead(record.headNumber).storage
         let position = try await context.client(of: owner).follow(id, reign: known, since: since) { rows in
             guard since != nil || !interruption.isSet else {
                 throw SiteError.busy("the volume is being taken over, and its names follow")
+            }
+            // However much an owner tells. Once it has sealed, its last changes are what the reserve is for.
+            guard !isAhead || storage.hasRoom() else {
+                throw SiteError.unavailable(
+                    "the disk of site \(site) is full: the names of volume '\(name)' cannot come")
             }
             try catalog.apply(rows)
         }

@@ -35,6 +35,8 @@ extension VolumeAgent {
         let head = OpenHead(number: number, storage: storage, logger: logger)
         heads[number] = head
         storages.note(storage, of: number)
+        // What kept it from being opened before is over.
+        if damage[number] != nil { Task { [weak self] in await self?.learnDamage(number) } }
         return head
     }
 
@@ -160,7 +162,7 @@ extension VolumeAgent {
         let origin = PeerSource(site: source.site, volume: id, reign: source.reign) {
             try context.client(of: source.site)
         }
-        let logger = self.logger
+        let (catalog, logger) = (head.storage.catalog, self.logger)
         let returning: ReturningSource? =
             earlierHeads(than: source, besides: number).isEmpty
             ? nil
@@ -174,8 +176,29 @@ extension VolumeAgent {
             policy: record.hydration
         ) { line in
             logger.warning("\(line)")
+        } alongside: {
+            await Self.takeEarlierReigns(catalog, source, of: origin, logger)
         } whenComplete: { [weak self] in
             await self?.noteFlattened(source.reign)
+        }
+    }
+
+    /// The source is released later by so much at most.
+    private static let earlierReignsLimit: Duration = .seconds(60)
+
+    /// Takes from the source what changed before this head's reign, for sites that kept an older state. Without it they
+    /// compare by hash.
+    private static func takeEarlierReigns(
+        _ catalog: Catalog, _ source: Source, of origin: PeerSource, _ logger: Logger
+    ) async {
+        let deadline = ContinuousClock.now + earlierReignsLimit
+        do {
+            try await catalog.takeEarlierReigns(before: source.reign) { heir, after in
+                try await origin.changes(
+                    inReignBefore: heir, after: after, timeout: max(.zero, deadline - ContinuousClock.now))
+            }
+        } catch {
+            logger.debug("what changed before epoch \(source.reign) is not known here: \(error)")
         }
     }
 

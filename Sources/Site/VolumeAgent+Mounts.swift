@@ -38,10 +38,17 @@ extension VolumeAgent {
                 if patience == .zero { context.handoffs.withLock { $0.record(ContinuousClock.now - asked) } }
                 return epoch
             }
-            guard ContinuousClock.now < deadline else { break }
+            guard ContinuousClock.now < deadline, !isInItsOwnWay else { break }
             try await prepareToAskAgain()
         }
         throw SiteError.precondition(await explainNotOwning())
+    }
+
+    /// Whether it is this node that reads the volume, by its owner's word: it would wait for itself.
+    private var isInItsOwnWay: Bool {
+        guard case .inUse(let holder)? = lastRefusal else { return false }
+        // Nodes of other sites may have the same name.
+        return holder.node == context.node && record.head.knownReign?.owner.site == context.site.site
     }
 
     /// While somebody uses the volume its owner has waited already, and there is more to follow than before. What else is
@@ -137,7 +144,7 @@ extension VolumeAgent {
             options.readaheadByteCount = 128 << 10
         }
         // Last: a pod may find the directory below from now on until it is mounted on.
-        try takeAwayDeadMount(at: path)
+        try makeRoomForMount(at: path)
         let fuse = try FuseMount(fileSystem: fileSystem, at: path, options: options)
         note(
             Mount(

@@ -71,6 +71,23 @@ extension VolumeAgent {
         _ = try await context.client(of: reader.member).offer(offer, timeout: Self.introductionTimeout)
     }
 
+    /// Waits until a node that is to own the volume reads it no more: it could not let go of it while it asks for it.
+    ///
+    /// - Returns: what is left of the time.
+    /// - Throws: `.precondition` when the time is over, naming the node.
+    func waitUntilUnread(by member: SiteID, _ patience: Duration) async throws -> Duration {
+        let deadline = ContinuousClock.now + patience
+        while let reader = record.head.readers.first(where: { $0.member == member }) {
+            guard ContinuousClock.now < deadline else {
+                throw SiteError.precondition(
+                    "volume '\(record.name)' is attached to node '\(reader.node)' to be read: end what uses it there, "
+                        + "and detach it there first")
+            }
+            try await Task.sleep(for: .milliseconds(20))
+        }
+        return max(deadline - .now, .zero)
+    }
+
     /// A node reads no more: there it has ended, or it is gone for good. May be repeated.
     ///
     /// - Parameter node: nil: whoever reads.
@@ -86,17 +103,11 @@ extension VolumeAgent {
                 }
             }
             for reader in gone { try await agent.apply(.detach(node: reader.node)) }
-            // Before anybody is let in anew.
+            // As a rule before anybody is let in anew.
             for reader in gone where reader.member != agent.context.site {
-                await agent.tellDismissed(reader.member)
+                await agent.takeBackOffer(toMember: reader.member, timeout: .seconds(5))
             }
         }
-    }
-
-    /// Tells a node of the present epoch, and that it is not to follow the volume for ever. Nothing depends on it.
-    private func tellDismissed(_ member: SiteID) async {
-        guard case .owning(let epoch, _) = record.head.role else { return }
-        _ = try? await context.client(of: member).withdraw(id, readUntil: epoch, timeout: .seconds(5))
     }
 
     // MARK: at the node that reads

@@ -171,7 +171,7 @@ extension VolumeAgent {
         guard mounts[path] == nil else {
             throw SiteError.precondition("\(path) is mounted already")
         }
-        try takeAwayDeadMount(at: path)
+        try makeRoomForMount(at: path)
         try await startHydrationIfNeeded()
         let head = try divergentHead(epoch)
         let logger = self.logger

@@ -52,6 +52,9 @@ actor VolumeAgent {
     /// Serializes the taking of an owner's changes.
     var isFollowing = false
     var waitingFollowers: [CheckedContinuation<Void, Never>] = []
+    /// The last that a node of this site has offered. It need not outlast this process: a withdrawal that is on its way
+    /// comes to nothing with the connection.
+    private var offered: OfferStamp?
     /// Finding out whether what is read here is still to be read.
     var readingCheck: Task<Void, Never>?
     /// Set when a first replica that is on its way is wanted no longer: the volume is taken over without.
@@ -139,8 +142,14 @@ actor VolumeAgent {
         return try await perform(actions, answering: peer, wait: wait)
     }
 
-    /// - Parameter isDue: asked about the role that the event is to meet; where it says no, nothing is decided.
-    private func decide(_ event: Event, if isDue: (Role) -> Bool = { _ in true }) async throws -> [Action] {
+    /// The same for an event of this site.
+    ///
+    /// - Parameter isDue: asked when the event's turn has come; where it says no, nothing is decided.
+    func apply(_ event: Event, if isDue: () -> Bool) async throws {
+        _ = try await perform(try await decide(event, if: isDue), answering: nil)
+    }
+
+    private func decide(_ event: Event, if isDue: () -> Bool = { true }) async throws -> [Action] {
         while isDeciding { await withCheckedContinuation { waitingDecisions.append($0) } }
         isDeciding = true
         defer {
@@ -149,7 +158,7 @@ actor VolumeAgent {
             waitingDecisions = []
             for continuation in waiting { continuation.resume() }
         }
-        guard isDue(stored.value.head.role) else { return [] }
+        guard isDue() else { return [] }
         var changed = stored
         let actions = try changed.value.head.apply(event)
         noteHeads(&changed.value, before: stored.value)
@@ -296,7 +305,7 @@ actor VolumeAgent {
         try checkServed()
         if case .sealRequest(let request) = message.message {
             let wait = Duration.milliseconds(Int64(request.waitMilliseconds))
-            try await waitUntilUnused(min(wait, PeerLimits.sealWait))
+            try await waitUntilUnused(min(wait, PeerLimits.sealWait), askedBy: site)
             try await waitForNames(Self.sealPatience)
         }
         do {
@@ -357,6 +366,18 @@ actor VolumeAgent {
 
     // MARK: one operation at a time
 
+    /// A node of this site has offered the volume. One that is heard of late changes nothing.
+    func note(_ stamp: OfferStamp?) {
+        guard let stamp else { return }
+        offered = max(offered ?? stamp, stamp)
+    }
+
+    /// Whether a node of this site has offered the volume since.
+    func isOffered(since stamp: OfferStamp?) -> Bool {
+        guard let stamp, let offered else { return false }
+        return offered > stamp
+    }
+
     /// Runs an operation of a person or of Kubernetes.
     ///
     /// - Throws: `.busy` when another one is under way.
@@ -377,8 +398,8 @@ actor VolumeAgent {
     func deleteExclusively() async throws { try await exclusively { try await $0.delete() } }
 
     /// - Returns: whether nothing of the volume is left here.
-    func leaveExclusively(asToldBy owner: SiteID, readUntil epoch: Epoch?) async throws -> Bool {
-        try await exclusively { try await $0.leave(asToldBy: owner, readUntil: epoch) }
+    func leaveExclusively(asToldBy owner: SiteID, at stamp: OfferStamp?) async throws -> Bool {
+        try await exclusively { try await $0.leave(asToldBy: owner, at: stamp) }
     }
 
     /// - Throws: `.precondition` with what the machine says when it is not the owner that is overruled.
@@ -466,12 +487,11 @@ actor VolumeAgent {
 
     private func name(pods: String?) async throws {
         let node = context.node
-        let actions = try await decide(.attach(Holder(node: node, pod: pods))) { role in
+        try await apply(.attach(Holder(node: node, pod: pods))) {
             // One that was let go of meanwhile is not to be held again.
-            guard case .owning(_, let holder?) = role else { return false }
+            guard case .owning(_, let holder?) = record.head.role else { return false }
             return holder.node == node && holder.pod != pods
         }
-        _ = try await perform(actions, answering: nil)
     }
 
     /// Enough to find them all: they are on one node.
@@ -518,10 +538,12 @@ actor VolumeAgent {
         }
     }
 
-    /// Waits until nobody holds the volume, or the time is over: the machine then says who does.
-    private func waitUntilUnused(_ limit: Duration) async throws {
+    /// Waits until nobody holds the volume, or the time is over: the machine then says who does. A node that reads it
+    /// itself is not kept waiting: it cannot let go of it at the same time.
+    private func waitUntilUnused(_ limit: Duration, askedBy peer: SiteID) async throws {
         let deadline = ContinuousClock.now + limit
         var isHeld: Bool {
+            if record.head.readers.contains(where: { $0.member == peer }) { return false }
             if record.head.user != nil { return true }
             return mounts.values.contains(where: isServed)
         }

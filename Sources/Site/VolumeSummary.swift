@@ -90,6 +90,7 @@ struct VolumeSummary: Sendable {
         message.inodeLimit = record.limits.inodeCount
         message.hydrationPaused = record.hydration.isPaused
         message.hydrationBytesPerSecond = record.hydration.bytesPerSecond ?? 0
+        message.hydrationPrefetch = record.hydration.prefetch.rawValue
         message.prefetchedByteCount = prefetchedByteCount
         message.prefetchedUnreadByteCount = prefetchedUnreadByteCount
         message.trouble = trouble ?? ""

@@ -43,11 +43,15 @@ package enum CatalogRowCoder {
 
     /// Reads all rows of a batch.
     ///
+    /// - Parameter limit: how many they may be. The shortest has two bytes, and takes seventy times that in memory.
     /// - Throws: `Failure` for anything that `append` would not have written; nothing traps.
-    package static func rows(of bytes: [UInt8]) throws(Failure) -> [CatalogRow] {
+    package static func rows(of bytes: [UInt8], limit: Int = .max) throws(Failure) -> [CatalogRow] {
         var rows: [CatalogRow] = []
         var reader = NumberReader(bytes: bytes)
-        while !reader.isAtEnd { rows.append(try row(from: &reader)) }
+        while !reader.isAtEnd {
+            guard rows.count < limit else { throw .malformed }
+            rows.append(try row(from: &reader))
+        }
         return rows
     }
 

@@ -11,7 +11,7 @@ package struct ChangedBytes: Hashable, Sendable {
     /// From this byte on everything has changed.
     package private(set) var allFrom: UInt64
     /// A granule has two to the power of this bytes.
-    package let shift: UInt8
+    package private(set) var shift: UInt8
     /// One bit for each granule before `allFrom`, the lowest first; granules behind the last are unchanged.
     package private(set) var bits: [UInt8]
 
@@ -30,7 +30,7 @@ package struct ChangedBytes: Hashable, Sendable {
     package init?(allFrom: UInt64, shift: UInt32, bits: [UInt8]) {
         guard allFrom <= ByteRange.maximumOffset,
             (UInt32(Self.smallestShift)...UInt32(Self.largestShift)).contains(shift),
-            UInt64(bits.count) * 8 <= Self.granuleLimit
+            allFrom >> UInt64(shift) < Self.granuleLimit, UInt64(bits.count) * 8 <= Self.granuleLimit
         else { return nil }
         self.allFrom = allFrom
         self.shift = UInt8(shift)
@@ -55,6 +55,33 @@ package struct ChangedBytes: Hashable, Sendable {
             isNews = true
         }
         return isNews
+    }
+
+    /// Adds what has changed in another interval, before or after: what one of both names has changed.
+    ///
+    /// The smaller granules become as large as the larger ones.
+    package mutating func formUnion(_ other: ChangedBytes) {
+        allFrom = min(allFrom, other.allFrom)
+        let common = max(shift, other.shift)
+        var (long, short) = (bits(ofGranules: common), other.bits(ofGranules: common))
+        if long.count < short.count { swap(&long, &short) }
+        for (index, byte) in short.enumerated() { long[index] |= byte }
+        bits = long
+        shift = common
+    }
+
+    /// The bits for granules that are as large or larger.
+    private func bits(ofGranules larger: UInt8) -> [UInt8] {
+        guard larger > shift, !bits.isEmpty else { return bits }
+        let difference = Int(larger - shift)
+        var coarse = [UInt8](repeating: 0, count: ((bits.count * 8 - 1) >> difference) / 8 + 1)
+        for (index, byte) in bits.enumerated() where byte != 0 {
+            for bit in 0..<8 where byte & (1 << UInt8(bit)) != 0 {
+                let granule = (index * 8 + bit) >> difference
+                coarse[granule / 8] |= 1 << UInt8(granule % 8)
+            }
+        }
+        return coarse
     }
 
     /// The parts of a range, in order: whether each may have changed.
@@ -104,6 +131,8 @@ package struct ChangesSince: Sendable {
     }
 
     package var kind: Kind
+    /// Of one reign: the epoch in which it began. nil: of all since the state that was asked about.
+    package var since: Epoch?
     /// Inodes from this number on are new since.
     package var firstNewInode: InodeNumber
     /// Those that may have changed, ascending by number.
@@ -112,10 +141,11 @@ package struct ChangesSince: Sendable {
     package var isComplete: Bool
 
     package init(
-        kind: Kind, firstNewInode: InodeNumber = InodeNumber(0),
+        kind: Kind, since: Epoch? = nil, firstNewInode: InodeNumber = InodeNumber(0),
         inodes: [(inode: InodeNumber, bytes: ChangedBytes)] = [], isComplete: Bool = true
     ) {
         self.kind = kind
+        self.since = since
         self.firstNewInode = firstNewInode
         self.inodes = inodes
         self.isComplete = isComplete

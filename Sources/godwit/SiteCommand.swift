@@ -113,6 +113,9 @@ struct SiteCommand: AsyncParsableCommand {
         guard faultTimeout > 0, faultTimeout <= 86_400 else {
             throw ValidationError("--fault-timeout is more than 0 and at most 86400 seconds")
         }
+        if let advertise, RPCEndpoint.bracketed(advertise) == nil {
+            throw ValidationError("--advertise is host:port, not '\(advertise)'")
+        }
         _ = try copyPolicy()
         _ = try scrubPolicy()
         _ = try catalogMemory()
@@ -158,6 +161,8 @@ struct SiteCommand: AsyncParsableCommand {
             signal(SIGPIPE, SIG_IGN)
             MetricsText.noteProcessStart()
             let logger = log.makeLogger()
+            // A volume in use has some hundred files open at most, and each of a peer's connections takes one.
+            OpenFileLimit.raise(to: 65_536)
             let state = try StateDirectory(options.stateDirectory)
             // Before anything there is read; and before signals are kept for later, so that one ends the waiting.
             let lock = try await lock(state, logger)
@@ -173,7 +178,7 @@ struct SiteCommand: AsyncParsableCommand {
                 registry: try registry(state, of: identity.site), identity: identity, hydration: hydration,
                 copies: try copyPolicy(), restAfter: .seconds(restAfter), scrubbing: try scrubPolicy(),
                 memory: try catalogMemory(), holder: mountHolder.map { HolderClient(path: $0) },
-                advertised: advertise, logger: logger)
+                advertised: advertise.flatMap { RPCEndpoint.bracketed($0) }, logger: logger)
             let site = Site(context: context)
             do {
                 try await site.start()

@@ -1,6 +1,7 @@
 internal import ArgumentParser
 internal import ControlProtocol
 internal import Foundation
+internal import VolumeModel
 
 /// `godwit volume …`
 struct VolumeCommand: AsyncParsableCommand {
@@ -198,11 +199,17 @@ struct VolumeCommand: AsyncParsableCommand {
         var pause: Bool?
         @Option(help: "Bytes of the volume a second at most, as 10Mi or 500K; 'none' for no limit.")
         var rateLimit: RateLimit?
+        @Option(
+            help: """
+                What is fetched before it is read: 'all'; 'start': only what the application reads when it starts; 'none'. \
+                With the latter two the site that has the rest is needed for as long as there is some.
+                """)
+        var prefetch: PrefetchPolicy?
         @Flag(help: "Print JSON.") var json = false
 
         func validate() throws {
-            if pause == nil, rateLimit == nil {
-                throw ValidationError("Say --pause, --no-pause or --rate-limit.")
+            if pause == nil, rateLimit == nil, prefetch == nil {
+                throw ValidationError("Say --pause, --no-pause, --rate-limit or --prefetch.")
             }
         }
 
@@ -212,6 +219,7 @@ struct VolumeCommand: AsyncParsableCommand {
                 request.volume = volume
                 if let pause { request.paused = pause }
                 if let rateLimit { request.bytesPerSecond = rateLimit.bytesPerSecond }
+                if let prefetch { request.prefetch = prefetch.rawValue }
                 let reply: Godwit_Control_V1_Volume = try await ControlClient(site).call(
                     "SetHydration", request)
                 try VolumeText.print(reply, json: json)
@@ -299,6 +307,7 @@ enum VolumeText {
         options.add("sharedWith", volume.sharedWith)
         options.add("hydrationPaused", volume.hydrationPaused)
         options.add("hydrationBytesPerSecond", volume.hydrationBytesPerSecond)
+        options.add("hydrationPrefetch", volume.hydrationPrefetch)
         options.add("prefetchedBytes", volume.prefetchedByteCount)
         options.add("prefetchedUnreadBytes", volume.prefetchedUnreadByteCount)
         options.add("mounts", volume.mounts)
@@ -353,6 +362,9 @@ enum VolumeText {
         if volume.hydrationBytesPerSecond > 0 {
             rows.append(["rate limit", "\(Text.size(volume.hydrationBytesPerSecond)) a second"])
         }
+        if !["", "all"].contains(volume.hydrationPrefetch) {
+            rows.append(["prefetch", volume.hydrationPrefetch])
+        }
         if volume.prefetchedByteCount > 0 {
             rows.append([
                 "fetched ahead",
@@ -370,3 +382,5 @@ enum VolumeText {
         Swift.print(Text.table(rows))
     }
 }
+
+extension PrefetchPolicy: ExpressibleByArgument {}

@@ -152,7 +152,7 @@ import VolumeModel
     }
 
     @Test(arguments: [
-        "", "relative", "/", "/a/../b", "/a/./b", "/a//b", "/a/", "/a\0b",
+        "", "relative", "/", "/a/../b", "/a/./b", "/a//b", "/a/", "/a\0b", "/a/../\u{301}b", "/\u{301}/..",
         "/" + String(repeating: "x", count: 256),
         String(repeating: "/abc", count: 1100),
     ])

@@ -14,6 +14,37 @@ import VolumeModel
         return temporary
     }
 
+    /// The bytes of every file but for the lock, and what SQLite needs to look at all.
+    private func contents(_ temporary: TemporaryDirectory) throws -> [String: Data] {
+        let names = try FileManager.default.contentsOfDirectory(atPath: temporary.path)
+        let all = names.filter { $0 != "lock" && !$0.hasSuffix("-shm") }.map {
+            ($0, FileManager.default.contents(atPath: temporary.path + "/" + $0) ?? Data())
+        }
+        return Dictionary(uniqueKeysWithValues: all.filter { $0.0 == Catalog.fileName || !$0.1.isEmpty })
+    }
+
+    /// Everything that opens a catalog which is there says what is wrong with it and what to do, and changes nothing.
+    private func expectRefused(
+        _ temporary: TemporaryDirectory, _ words: [String], _ location: SourceLocation = #_sourceLocation
+    ) throws {
+        let before = try contents(temporary)
+        let uses: [() throws -> Void] = [
+            { _ = try Catalog(opening: temporary.path) }, { _ = try CatalogView(of: temporary.path) },
+            { _ = try CatalogCheck(of: temporary.path) }, { try CatalogCheck.repair(temporary.path) },
+        ]
+        for use in uses {
+            do {
+                try use()
+                Issue.record("it was opened", sourceLocation: location)
+            } catch {
+                for word in [temporary.path + "/" + Catalog.fileName] + words {
+                    #expect("\(error)".contains(word), "\(error)", sourceLocation: location)
+                }
+            }
+            #expect(try contents(temporary) == before, sourceLocation: location)
+        }
+    }
+
     private func reason(_ body: () throws -> Void) -> String {
         do {
             try body()
@@ -69,30 +100,34 @@ import VolumeModel
             let connection = try Connection(path: path, mode: .readWrite)
             try connection.execute("UPDATE meta SET value = 1000 WHERE key = 'schema_version'")
         }
-        #expect(reason { _ = try Catalog(opening: temporary.path) }.contains("schema version 1000"))
-        let connection = try Connection(path: path, mode: .readWrite)
-        let mark = try connection.prepare("SELECT count(*) FROM meta WHERE key = 'is_clean'").first {
-            $0.integer(0)
-        }
-        #expect(mark == 0)
+        try expectRefused(temporary, ["schema version 1000", "use the release that wrote it"])
     }
 
     @Test func rubbishAndMissingFilesAreRefused() throws {
         let temporary = try TemporaryDirectory()
-        #expect(!reason { _ = try Catalog(opening: temporary.path) }.contains("no error"))
+        let remedy = "restore it, with its log (-wal), from another copy"
+        try expectRefused(temporary, ["there is no such file", remedy])
         let path = temporary.path + "/" + Catalog.fileName
         var generator = Generator(seed: 1)
         for bytes in [Data(), Data(generator.bytes(10_000)), Data("SQLite format 3\0".utf8)] {
             try bytes.write(to: URL(fileURLWithPath: path))
-            let reason = reason { _ = try Catalog(opening: temporary.path) }
-            #expect(!reason.contains("no error"))
+            try Data(generator.bytes(100)).write(to: URL(fileURLWithPath: path + "-wal"))
+            try expectRefused(temporary, ["damaged", remedy])
+            unlink(path + "-wal")
         }
+        // The header of one, and another database.
+        unlink(path)
+        do {
+            try Connection(path: path, mode: .create).execute(
+                "PRAGMA journal_mode = WAL; CREATE TABLE other(x)")
+        }
+        try expectRefused(temporary, ["it holds no catalog", remedy])
         // Nor does a symbolic link lead to somebody else's.
         let other = try make()
         try FileManager.default.removeItem(atPath: path)
         try FileManager.default.createSymbolicLink(
             atPath: path, withDestinationPath: other.path + "/" + Catalog.fileName)
-        #expect(!reason { _ = try Catalog(opening: temporary.path) }.contains("no error"))
+        try expectRefused(temporary, ["no regular file"])
     }
 
     @Test func theEndOfAFollowerIsTheEndOfItsOwnersChanges() throws {

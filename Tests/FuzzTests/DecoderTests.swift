@@ -90,6 +90,37 @@ import VolumeModel
         #expect(readable > 0)
     }
 
+    /// A row takes far more room in memory than on the wire: a small answer must not become a large one.
+    @Test(arguments: [false, true])
+    func answersOfMoreRowsThanAPeerSendsAreRefused(_ isCompressed: Bool) throws {
+        let peer = try #require(SiteID("tokyo"))
+        let row = Self.encoded([.removedInode(InodeNumber(9))])
+        func answer(_ count: Int) throws -> Godwit_Peer_V1_FollowReply {
+            let rows = Array(repeating: row, count: count).flatMap { $0 }
+            guard !isCompressed else { return FollowCoding.encode(rows) }
+            var reply = Godwit_Peer_V1_FollowReply()
+            reply.byteCount = UInt32(rows.count)
+            reply.rows = .init(rows)
+            return reply
+        }
+        func listing(_ reply: Godwit_Peer_V1_FollowReply) throws -> Listing {
+            var answer = Godwit_Peer_V1_ListReply()
+            answer.byteCount = reply.byteCount
+            answer.encoding = reply.encoding
+            answer.rows = reply.rows
+            return try ListCoding.listing(of: answer, from: peer)
+        }
+        // As many as one batch can have: the shortest rows are of two bytes.
+        let most = try answer(Catalog.batchByteCount / 2 + 1)
+        #expect(try FollowCoding.rows(of: most, from: peer).count == Catalog.batchByteCount / 2 + 1)
+        #expect(try listing(most).rows.count == Catalog.batchByteCount / 2 + 1)
+        for count in [PeerLimits.rowCount + 1, 3 << 20] {
+            let more = try answer(count)
+            #expect(throws: PeerError.self, "\(count)") { try FollowCoding.rows(of: more, from: peer) }
+            #expect(throws: PeerError.self, "\(count)") { try listing(more) }
+        }
+    }
+
     // MARK: bytes of files
 
     @Test func damagedReadRepliesAreErrorsOrAnswersToTheQuestion() throws {
@@ -163,7 +194,7 @@ import VolumeModel
             inodes.append((InodeNumber(inode), bytes))
         }
         let sound = ChangesSince(
-            kind: .exact, firstNewInode: InodeNumber(9), inodes: inodes, isComplete: false)
+            kind: .exact, since: Epoch(7), firstNewInode: InodeNumber(9), inodes: inodes, isComplete: false)
         let input = try ChangesCoding.encode(sound).serializedBytes() as [UInt8]
         var readable = 0
         for round in 0..<Self.rounds {
@@ -184,6 +215,16 @@ import VolumeModel
             }
         }
         #expect(readable > 0)
+        // More inodes than an answer has room for.
+        var many = try Godwit_Peer_V1_ChangesReply(serializedBytes: input)
+        many.inodes = (1...100_000 as ClosedRange<UInt64>).map { inode in
+            var message = many.inodes[0]
+            message.inode = inode
+            return message
+        }
+        #expect(throws: PeerError.self) {
+            try ChangesCoding.decode(many, after: InodeNumber(0), from: peer)
+        }
     }
 
     // MARK: start profiles

@@ -60,11 +60,11 @@ import VolumeModel
                 }
             case "Read": return [try read().serializedBytes()]
             case "Changes":
-                return try [UInt64(1), 2, .max].map {
+                return try [(UInt64(1), UInt64(0)), (2, 0), (.max, 0), (0, 2), (0, 1), (1, .max)].map {
                     var changes = Godwit_Peer_V1_ChangesRequest()
                     changes.volume = sealed.description
                     changes.epoch = 2
-                    changes.since = $0
+                    (changes.since, changes.heir) = $0
                     changes.after = 3
                     return try changes.serializedBytes()
                 }

@@ -1,5 +1,6 @@
 import Catalog
 import Foundation
+import Handoff
 import Hydration
 import PeerProtocol
 import PeerService
@@ -300,6 +301,15 @@ import VolumeModel
         #expect(await fixture.site.allAgents().isEmpty)
         let end = try await channel.exchange("Offer", [try sound.serializedBytes()]).status
         #expect(end.code == .ok, "\(end)")
+        #expect(await fixture.site.allAgents().count == 1)
+        // Nor is any number of them kept.
+        let another = VolumeRecord(
+            id: VolumeID(randomHigh: 5, randomLow: 6), name: "another",
+            limits: VolumeLimits(byteCount: 1 << 30),
+            parameters: [:],
+            head: try HeadRecord(
+                followerAt: fixture.site.context.site, of: Reign(try #require(SiteID("tokyo")), .first)))
+        await #expect(throws: SiteError.self) { _ = try await fixture.site.adopt(another, at: nil, limit: 1) }
         #expect(await fixture.site.allAgents().count == 1)
         channel.close()
         await fixture.end()

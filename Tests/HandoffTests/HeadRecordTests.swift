@@ -136,6 +136,14 @@ import VolumeModel
         }
         let request = Event.sealRequested(by: sydney, after: Epoch(2), wanted: Epoch(3))
         #expect(throws: HandoffError.sealRefused(.inUse(user))) { try record.apply(request) }
+        // Who reads itself and asks for it is in its own way, whoever else is.
+        let own = Event.sealRequested(by: two.member, after: Epoch(2), wanted: Epoch(3))
+        #expect {
+            try record.apply(own)
+        } throws: { error in
+            guard case HandoffError.sealRefused(.inUse(let user)) = error else { return false }
+            return user.node == "n2"
+        }
         for epoch: UInt64 in 1...3 { #expect(!record.mayWrite(under: Epoch(epoch))) }
         #expect(record.mayRead(one.member, under: Epoch(2)) && !record.mayRead(one.member, under: .first))
         #expect(!record.mayRead(sydney, under: Epoch(2)))

@@ -11,7 +11,7 @@ import VolumeModel
     private static let sizes = [0, 1, 4096, 65_536, 65_537, 300_000, 1_000_000]
 
     /// Bytes that differ, and are said not to have changed.
-    private static func missed(
+    static func missed(
         _ changes: ChangesSince, _ before: [InodeNumber: [UInt8]], _ after: [InodeNumber: [UInt8]]
     ) -> [String] {
         var missed: [String] = []
@@ -29,7 +29,7 @@ import VolumeModel
     }
 
     /// An owner's files, and a head that began with their names.
-    private struct Began {
+    struct Began {
         let temporary: TemporaryDirectory
         let directory: String
         let contents: [InodeNumber: [UInt8]]
@@ -55,7 +55,7 @@ import VolumeModel
     }
 
     /// One random change of the volume, made in the model as well.
-    private static func change(
+    static func change(
         _ volume: TestVolume, _ model: inout [InodeNumber: [UInt8]], _ generator: inout Generator
     ) throws {
         let handle = FileHandle(0)
@@ -89,7 +89,7 @@ import VolumeModel
         model[inode] = bytes
     }
 
-    private static func changes(_ volume: TestVolume, since epoch: Epoch = Epoch(2)) throws -> ChangesSince {
+    static func changes(_ volume: TestVolume, since epoch: Epoch = Epoch(2)) throws -> ChangesSince {
         var all = ChangesSince(kind: .unknown, isComplete: false)
         var after = InodeNumber(0)
         repeat {
@@ -206,6 +206,46 @@ import VolumeModel
         try await volume.close()
     }
 
+    /// Of a file that has grown, or was cut, in one of both intervals, so that its granules may be of two sizes.
+    @Test(arguments: 0..<40 as Range<UInt64>)
+    func theUnionHasWhatEitherHas(seed: UInt64) throws {
+        var generator = Generator(seed: seed)
+        let size = UInt64(1) << UInt64(10 + generator.next(below: 30)) + UInt64(generator.next(below: 1000))
+        var pair = [
+            ChangedBytes(unchangedOf: size),
+            ChangedBytes(unchangedOf: size << UInt64(generator.next(below: 6))),
+        ]
+        for index in pair.indices {
+            for _ in 0..<generator.next(below: 12) {
+                let start = generator.next() % (size * 2)
+                _ = pair[index].insert(ByteRange(start, start + 1 + generator.next() % 200_000))
+            }
+            if generator.next(below: 4) == 0 {
+                _ = pair[index].insert(ByteRange(generator.next() % size, ByteRange.maximumOffset))
+            }
+        }
+        var (union, other) = (pair[0], pair[1])
+        union.formUnion(pair[1])
+        other.formUnion(pair[0])
+        #expect(union == other)
+        #expect(ChangedBytes(allFrom: union.allFrom, shift: UInt32(union.shift), bits: union.bits) == union)
+        var same = union
+        same.formUnion(pair[generator.next(below: 2)])
+        #expect(same == union)
+        let granule = UInt64(1) << UInt64(union.shift)
+        for _ in 0..<2000 {
+            let offset = generator.next() % (size * 2)
+            if pair.contains(where: { $0.contains(offset) }) {
+                #expect(union.contains(offset), "seed \(seed), byte \(offset)")
+            } else if union.contains(offset) {
+                // The rest of a granule that has grown, and no more.
+                let start = offset / granule * granule
+                let isNear = pair.contains { $0.firstChange(from: start) < start + granule }
+                #expect(isNear, "seed \(seed), byte \(offset)")
+            }
+        }
+    }
+
     @Test(arguments: 0..<20 as Range<UInt64>)
     func granulesHoldWhatIsInserted(seed: UInt64) {
         var generator = Generator(seed: seed)
@@ -227,6 +267,10 @@ import VolumeModel
         }
         let decoded = ChangedBytes(allFrom: bytes.allFrom, shift: UInt32(bytes.shift), bits: bytes.bits)
         #expect(decoded == bytes)
+        // So small granules would be more than are kept.
+        #expect(
+            ChangedBytes(allFrom: 1 << (16 + UInt64(bytes.shift)), shift: UInt32(bytes.shift), bits: [])
+                == nil)
         #expect(bytes.bits.count <= 8192)
         let whole = ByteRange(0, size * 2)
         let parts = bytes.parts(of: whole)

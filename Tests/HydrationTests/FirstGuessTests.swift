@@ -147,6 +147,14 @@ import VolumeModel
         #expect(error?.line == line)
     }
 
+    @Test func aTableMayHaveLinesThatEndAsOnWindows() throws {
+        let text =
+            "# mine\nthing  # yes\n  marker a *.b\n  magic x y\n  . all # all\n  .-wal last 8Ki newest 2\n"
+        let table = try PrefetchTable(text)
+        #expect(table.applications.count == 1)
+        #expect(try PrefetchTable(text.replacing("\n", with: "\r\n")) == table)
+    }
+
     @Test func aUsersTableComesBeforeOursAndReplacesTheSameName() throws {
         let own = try PrefetchTable("redis\n marker mine\n mine all")
         let both = PrefetchTable.standard.extended(by: own)

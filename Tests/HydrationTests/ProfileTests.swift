@@ -119,6 +119,35 @@ import VolumeModel
         #expect(Hydrator.shortFirst(huge + huge + short) == short + huge + huge)
     }
 
+    @Test func thePolicySaysWhatComesBeforeItIsRead() async throws {
+        let heir = try await Heir()
+        let profile = [Extent(inode: heir.inodes[30], range: ByteRange(8192, 20_480))]
+        let hydrator = heir.hydrator(profile)
+        hydrator.follow(HydrationPolicy(prefetch: .nothing))
+        let running = Task { try await hydrator.run() }
+        func waits(for policy: PrefetchPolicy) async throws {
+            while true {
+                if case .waiting(let reason) = hydrator.progress().phase,
+                    reason.contains("prefetch: \(policy.rawValue)")
+                {
+                    return
+                }
+                try await Task.sleep(for: .milliseconds(2))
+            }
+        }
+        try await waits(for: .nothing)
+        #expect(heir.source.requests.isEmpty)
+        hydrator.follow(HydrationPolicy(prefetch: .start))
+        try await waits(for: .start)
+        #expect(heir.source.requests.flatMap(\.extents) == profile)
+        // What is read comes, and when all of it has been there is nothing to wait for any more.
+        for inode in heir.inodes { try await hydrator.fetch(ByteRange(0, 200_000), of: inode) }
+        try await running.value
+        #expect(hydrator.progress().phase == .complete && hydrator.progress().missingByteCount == 0)
+        #expect(heir.source.requests.allSatisfy { $0.urgency != .background })
+        try heir.storage.close()
+    }
+
     /// A fault on the first bytes of it must not wait for the last ones.
     @Test func aLongRangeIsAskedForInParts() async throws {
         let heir = try await Heir()

@@ -28,6 +28,17 @@ struct EndpointTests {
         #expect(RPCEndpoint(text) == nil)
     }
 
+    @Test(
+        arguments: [
+            ("fd00::1:7443", "[fd00::1]:7443"), ("[fd00::1]:7443", "[fd00::1]:7443"), ("::1:1", "[::1]:1"),
+            ("10.0.0.1:7443", "10.0.0.1:7443"), ("a.example:1", "a.example:1"), ("fd00::1", nil),
+            ("fd00::1:", nil),
+            ("fd00::g:7443", nil), ("unix:///run/x.sock", nil), ("", nil),
+        ] as [(String, String?)])
+    func anAddressOfANodeGetsItsBrackets(_ text: String, _ bracketed: String?) {
+        #expect(RPCEndpoint.bracketed(text) == bracketed)
+    }
+
     @Test func endpointsThatCannotBeUsedAreRefused() async {
         let long = RPCEndpoint.unix(path: "/" + String(repeating: "a", count: 107))
         let endpoints: [RPCEndpoint] = [
@@ -69,9 +80,12 @@ struct EndpointTests {
             let server = RPCServer { (call) async throws(RPCStatus) in try call.sendLast([1]) }
             let port = try #require(try server.listen(on: .tcp(host: host, port: 0), security: .plaintext))
             try server.start()
-            let target = RPCEndpoint.tcp(host: host == "::1" ? "::1" : "127.0.0.1", port: port)
-            let channel = try RPCChannel(to: target, security: .plaintext)
-            #expect(try await channel.unary("/a/b", [], timeout: .seconds(10)) == [1], "\(host)")
+            // Those that mean every address mean those of both families.
+            for target in ["::1", "127.0.0.1"] where [target, "::", "0.0.0.0", ""].contains(host) {
+                let channel = try RPCChannel(to: .tcp(host: target, port: port), security: .plaintext)
+                let answer = try await channel.unary("/a/b", [], timeout: .seconds(10))
+                #expect(answer == [1], "\(host) at \(target)")
+            }
             await server.shutdown(grace: .zero)
         }
     }

@@ -158,7 +158,7 @@ extension SiteTests {
                 #expect(try await site.number("hydrationBytesPerSecond", of: "pvc-1") == 10 << 20)
                 try await site.csi([
                     "modify-volume", id, "--mutable-parameter", "rateLimit=2Mi", "--mutable-parameter",
-                    "pause=true",
+                    "pause=true", "--mutable-parameter", "prefetch=start",
                 ])
                 // A late repetition of the creation sets nothing back.
                 #expect(try await Self.make("pvc-1", at: site, options) == id)
@@ -166,6 +166,10 @@ extension SiteTests {
                 try await site.start()
                 #expect(try await site.number("hydrationBytesPerSecond", of: "pvc-1") == 2 << 20)
                 #expect(try await site.inspect("pvc-1")["hydrationPaused"] as? Bool == true)
+                #expect(try await site.inspect("pvc-1")["hydrationPrefetch"] as? String == "start")
+                let worse = try await Self.outcome(
+                    site, ["modify-volume", id, "--mutable-parameter", "prefetch=some"])
+                #expect(worse.code == Self.invalidArgument && worse.text.contains("'start'"), "\(worse)")
                 let bad = try await Self.outcome(
                     site,
                     [
@@ -180,6 +184,8 @@ extension SiteTests {
                 ])
                 #expect(try await site.number("hydrationBytesPerSecond", of: "pvc-1") == 0)
                 #expect(try await site.inspect("pvc-1")["hydrationPaused"] as? Bool == false)
+                try await site.godwit(["volume", "hydrate", "pvc-1", "--prefetch", "none"])
+                #expect(try await site.inspect("pvc-1")["hydrationPrefetch"] as? String == "none")
             }
         }
 

@@ -3,6 +3,7 @@ import ControlProtocol
 import Foundation
 import Handoff
 import PeerService
+import RPC
 import SiteTestSupport
 import Testing
 import VolumeModel
@@ -291,12 +292,108 @@ extension SiteTests {
                 let earlier = try await Self.publish(id, at: second, by: first)
                 try await first.csi.unpublish(id, at: "worker-2")
                 let epoch = try await Self.publish(id, at: second, by: first)
-                let client = try first.site.context.client(of: try #require(SiteID("worker-2.london")))
-                #expect(try await !client.withdraw(id, readUntil: earlier))
+                let client = try first.site.context.client(of: second.site.context.site)
+                let late = OfferStamp(epoch: earlier, revision: .max)
+                #expect(try await !client.withdraw(id, at: late))
                 try await Self.stage(id, at: second, epoch)
                 #expect(try await Self.run("ls -A", at: second) == "")
                 try await second.csi.unstage(id, at: Self.mount(of: second))
                 try await first.csi.unpublish(id, at: "worker-2")
+            }
+        }
+
+        /// The epoch is the same while another node reads on.
+        @Test func aDismissalFromBeforeTheNodeWasLetInAnewChangesNothing() async throws {
+            try await Self.withTown { town, first, second, _ in
+                let id = try await Self.make(by: first)
+                let epoch = try await Self.publish(id, at: first, by: first)
+                let agent = try await first.site.agent(id)
+                func stamp() async -> OfferStamp {
+                    OfferStamp(epoch: epoch, revision: await agent.stored.revision)
+                }
+                #expect(try await Self.publish(id, at: second, by: first) == epoch)
+                // Its address is known by now.
+                let client = try first.site.context.client(of: second.site.context.site)
+                try await first.csi.unpublish(id, at: "worker-2")
+                let late = await stamp()
+                #expect(try await Self.publish(id, at: second, by: first) == epoch)
+                #expect(try await !client.withdraw(id, at: late))
+                // It is not mounted before that.
+                try await Self.stage(id, at: second, epoch)
+                #expect(try await Self.run("ls -A", at: second) == "")
+                try await second.csi.unstage(id, at: Self.mount(of: second))
+                // What is said of this admission counts.
+                try await agent.apply(.detach(node: "worker-2"))
+                let present = await stamp()
+                try await second.site.agent(id).endReading()
+                #expect(try await client.withdraw(id, at: present))
+                #expect(await !second.site.knows(id))
+                try await first.csi.unpublish(id, at: "worker-1")
+            }
+        }
+
+        private static func move(
+            _ id: VolumeID, from first: Node, to second: Node, wait: Duration = .zero,
+            _ report: (Migration.Progress) async throws -> Void = { _ in }
+        ) async throws -> RPCStatus? {
+            var request = Godwit_Control_V1_MigrateRequest()
+            request.waitMilliseconds = UInt32(wait / .milliseconds(1))
+            request.detach = true
+            do {
+                try await Migration(
+                    agent: try await first.site.agent(id), target: second.site.context.site, request: request
+                ).run(report)
+                return nil
+            } catch {
+                return SiteStatus.status(of: error)
+            }
+        }
+
+        /// A node that reads could not let go while it takes the volume over.
+        @Test func aMoveToANodeThatReadsWaitsUntilItDoesNoMore() async throws {
+            try await Self.withTown { town, first, second, _ in
+                let id = try await Self.make(by: first)
+                try await Self.write(id, at: first, by: first, "echo old > file")
+                let epoch = try await Self.publish(id, at: second, by: first)
+                try await Self.stage(id, at: second, epoch)
+                let refusal = try await Self.move(id, from: first, to: second)
+                #expect(refusal?.code == .failedPrecondition)
+                #expect(
+                    refusal?.message.contains("node 'worker-2'") == true, "\(String(describing: refusal))")
+                #expect(try await Self.run("cat file", at: second) == "old\n")
+
+                let moving = Task { try await Self.move(id, from: first, to: second, wait: .seconds(300)) }
+                defer { moving.cancel() }
+                // Until the node is busy with it, if it were.
+                try await Task.sleep(for: .milliseconds(500))
+                try await second.csi.unstage(id, at: Self.mount(of: second))
+                try await SiteTests.wait("the reader's end") {
+                    try await Self.refusal { try await first.csi.unpublish(id, at: "worker-2") } == nil
+                }
+                #expect(try await moving.value == nil)
+                #expect(await second.site.isOwned(id))
+                try await Self.write(id, at: second, by: first, "grep -q old file; echo new > file")
+            }
+        }
+
+        /// Whoever was let in while a move was about to be asked for is in the way of it, and reads on when it has failed.
+        @Test func aMoveThatFailsLeavesANodeThatWasLetInMeanwhile() async throws {
+            try await Self.withTown { town, first, second, _ in
+                let id = try await Self.make(by: first)
+                try await Self.write(id, at: first, by: first, "echo old > file")
+                for wait in [Duration.zero, .seconds(300)] {
+                    var epoch: Epoch?
+                    let refusal = try await Self.move(id, from: first, to: second, wait: wait) { progress in
+                        guard progress.phase == "handing-over" else { return }
+                        epoch = try await Self.publish(id, at: second, by: first)
+                    }
+                    #expect(refusal?.code == .failedPrecondition)
+                    #expect(refusal?.message.contains("worker-2") == true, "\(String(describing: refusal))")
+                    try await Self.stage(id, at: second, try #require(epoch))
+                    #expect(try await Self.run("cat file", at: second) == "old\n")
+                    try await second.csi.unstage(id, at: Self.mount(of: second))
+                    try await first.csi.unpublish(id, at: "worker-2")
+                }
             }
         }
 

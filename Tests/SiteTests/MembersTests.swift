@@ -267,12 +267,14 @@ extension SiteTests {
                 }
                 #expect(try await first.csi.expand(ids[1], to: 2 << 30).capacity == 2 << 30)
                 #expect(try await second.inspect("there").capacity == 2 << 30)
-                try await first.csi.modify(ids[1], CSIHydration(isPaused: true, bytesPerSecond: 1 << 20))
+                try await first.csi.modify(
+                    ids[1], CSIHydration(isPaused: true, bytesPerSecond: 1 << 20, prefetch: .start))
                 let slowed = try await second.inspect("there")
                 #expect(slowed.hydrationPaused && slowed.hydrationBytesPerSecond == 1 << 20)
                 // It goes with the volume.
                 _ = try await Self.use(ids[1], at: first, attachedBy: second, "touch file")
                 #expect(try await second.inspect("there").hydrationPaused)
+                #expect(try await second.inspect("there").hydrationPrefetch == "start")
                 #expect(try await second.inspect("there").node == "worker-1")
             }
         }

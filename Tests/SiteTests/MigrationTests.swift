@@ -179,14 +179,20 @@ extension SiteTests {
             }
         }
 
+        /// Sydney's state on a disk of its own, which is too small at first.
+        private static func giveSydneyADisk(
+            ofMebibytes size: Int, _ directory: String, _ cleanup: Cleanup
+        ) async throws {
+            let state = directory + "/sydney-state"
+            try FileManager.default.createDirectory(atPath: state, withIntermediateDirectories: true)
+            let mounted = try await shell("mount -t tmpfs -o size=\(size)m,mode=0700 tmpfs \(state)", in: "/")
+            #expect(mounted.exit.isSuccess, "\(mounted.output)")
+            try cleanup.add(mountAt: state)
+        }
+
         @Test func aFullDiskAtTheTargetPausesHydrationAndLosesNothing() async throws {
             try await withSites { directory, cleanup in
-                // Sydney's state on a disk of its own, which is too small at first.
-                let state = directory + "/sydney-state"
-                try FileManager.default.createDirectory(atPath: state, withIntermediateDirectories: true)
-                let mounted = try await shell("mount -t tmpfs -o size=100m,mode=0700 tmpfs \(state)", in: "/")
-                #expect(mounted.exit.isSuccess, "\(mounted.output)")
-                try cleanup.add(mountAt: state)
+                try await Self.giveSydneyADisk(ofMebibytes: 100, directory, cleanup)
             } _: { pair, cleanup in
                 try await pair.london.godwit(["volume", "create", "data", "--capacity", "1Gi"])
                 let london = try await pair.mount("data", at: pair.london, cleanup)
@@ -209,6 +215,22 @@ extension SiteTests {
                 let after = try await TreeDigest.of(sydney, leavingOut: ["new"])
                 #expect(after.value == before.value)
                 try await pair.unmount("data", at: pair.sydney)
+            }
+        }
+
+        @Test func namesThatFollowLeaveTheDiskItsReserve() async throws {
+            try await withSites { directory, cleanup in
+                // Smaller than what is kept for changes of volumes that are used.
+                try await Self.giveSydneyADisk(ofMebibytes: 50, directory, cleanup)
+            } _: { pair, _ in
+                try await pair.london.godwit(["volume", "create", "data", "--capacity", "1Gi"])
+                let prepare = ["migrate", "data", "--to", "sydney", "--prepare-only"]
+                let refused = try await pair.london.run(prepare, limit: .seconds(60))
+                #expect(
+                    !refused.exit.isSuccess && refused.output.contains("the disk of site sydney is full"),
+                    "\(refused.output)")
+                _ = try await shell("mount -o remount,size=200m \(pair.directory)/sydney-state", in: "/")
+                try await pair.london.godwit(prepare)
             }
         }
 

@@ -213,6 +213,17 @@ extension SiteTests {
                 #expect(try await shell("cat file", in: mount).output == "kept\n")
                 await held.london.kill()
                 try await held.london.start()
+                // What has no server is not in the way of another volume either.
+                try await held.london.godwit(["volume", "create", "other", "--capacity", "1Gi"])
+                let id = try #require(try await held.london.inspect("other")["id"] as? String)
+                try await held.london.csi(["unstage", id, "--staging-path", mount])
+                #expect(try TestBed.mountPoints().contains(mount), "it is not the other's to take away")
+                try await held.pair.mount("other", at: held.london, held.cleanup)
+                #expect(try await shell("ls", in: mount).output == "")
+                try await held.pair.unmount("other", at: held.london)
+                try await held.pair.mount("data", at: held.london, held.cleanup)
+                await held.london.kill()
+                try await held.london.start()
                 try await held.pair.unmount("data", at: held.london)
                 #expect(!(try TestBed.mountPoints().contains(mount)))
             }

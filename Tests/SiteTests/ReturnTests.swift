@@ -127,22 +127,69 @@ extension SiteTests {
             }
         }
 
-        /// What tokyo knows does not reach back to what london has: hashes tell.
-        @Test func aReturnOverAThirdSiteBringsOnlyWhatChanged() async throws {
+        /// How london found out what it has itself.
+        private func expect(_ pair: SitePair, isKnown: Bool) async throws {
+            let log = try String(contentsOfFile: pair.london.logPath, encoding: .utf8)
+            #expect(log.contains("have changed since epoch 2, others are taken from here") == isKnown)
+            #expect(log.contains("pieces are compared by hash") == !isKnown)
+            let state = try await pair.london.inspect("data")
+            // The changes of one site, and 1 MiB of the other's.
+            #expect(try #require(state["receivedBytes"] as? Int) < 4 << 20, "\(state)")
+            #expect(try #require(state["savedBytes"] as? Int) > 20 << 20, "\(state)")
+        }
+
+        /// Of `whole`, which is 4 MiB.
+        private static let anotherMebibyte =
+            "dd if=$R/changed of=whole bs=1M skip=2 seek=2 count=1 conv=notrunc status=none"
+
+        /// What changed at either site is known at the last one, though the other is not asked any more. Unless that one's
+        /// end was not in order: then nobody knows, and hashes tell.
+        @Test(arguments: [false, true])
+        func aReturnOverAThirdSiteBringsOnlyWhatChanged(isKilledInBetween: Bool) async throws {
             try await withSites(options: Self.keeping, withTokyo: true) { pair, cleanup in
                 let tokyo = try #require(pair.tokyo)
                 let copy = try await begin(pair, cleanup)
                 try await pair.london.godwit(["migrate", "data", "--to", "sydney"])
                 try await change(pair, at: pair.sydney, copy, cleanup)
+                if isKilledInBetween {
+                    await pair.sydney.kill()
+                    try await pair.sydney.start()
+                }
                 try await pair.sydney.godwit(["migrate", "data", "--to", "tokyo"])
+                try await pair.waitUntilReleased("data", at: tokyo)
+                await pair.sydney.stop()
                 let path = try await pair.mount("data", at: tokyo, cleanup)
-                for place in [path, copy] { try await run("echo more > more", pair, in: place) }
+                for place in [path, copy] { try await run(Self.anotherMebibyte, pair, in: place) }
                 try await pair.unmount("data", at: tokyo)
                 try await tokyo.godwit(["migrate", "data", "--to", "london"])
                 try await isSame(pair, at: pair.london, as: copy, cleanup)
-                let state = try await pair.london.inspect("data")
-                #expect(try #require(state["receivedBytes"] as? Int) < 3 << 20, "\(state)")
-                #expect(try #require(state["savedBytes"] as? Int) > 20 << 20, "\(state)")
+                try await expect(pair, isKnown: !isKilledInBetween)
+            }
+        }
+
+        /// Tokyo took over by force: what sydney says of its reign is not how the volume came to be what it is.
+        @Test func aReignThatWasOverruledSaysNothingOfWhatChanged() async throws {
+            try await withSites(options: Self.keeping, withTokyo: true) { pair, cleanup in
+                let tokyo = try #require(pair.tokyo)
+                let copy = try await begin(pair, cleanup)
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney"])
+                try await change(pair, at: pair.sydney, copy, cleanup)
+                try await pair.sydney.godwit(["migrate", "data", "--to", "tokyo", "--prepare-only"])
+                try await pair.link.cut(Set(LinkDirection.allCases))
+                let lost = try await pair.mount("data", at: pair.sydney, cleanup)
+                try await run("echo lost > lost", pair, in: lost)
+                try await pair.unmount("data", at: pair.sydney)
+                try await tokyo.godwit(["volume", "takeover", "data", "--force", "--overrule", "2"])
+                try await pair.link.cut([])
+                try await SiteTests.wait("the bytes to come") {
+                    try await tokyo.number("missingBytes", of: "data") == 0
+                }
+                let path = try await pair.mount("data", at: tokyo, cleanup)
+                for place in [path, copy] { try await run(Self.anotherMebibyte, pair, in: place) }
+                try await pair.unmount("data", at: tokyo)
+                try await tokyo.godwit(["migrate", "data", "--to", "london"])
+                try await isSame(pair, at: pair.london, as: copy, cleanup)
+                try await expect(pair, isKnown: false)
             }
         }
 

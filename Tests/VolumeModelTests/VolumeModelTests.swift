@@ -63,6 +63,30 @@ import VolumeModel
         #expect(try CatalogRowCoder.rows(of: bytes) == Self.rows)
     }
 
+    @Test func moreRowsThanMayBeAreRefused() throws {
+        var bytes: [UInt8] = []
+        for row in Self.rows { CatalogRowCoder.append(row, to: &bytes) }
+        #expect(try CatalogRowCoder.rows(of: bytes, limit: Self.rows.count) == Self.rows)
+        #expect(throws: CatalogRowCoder.Failure.malformed) {
+            try CatalogRowCoder.rows(of: bytes, limit: Self.rows.count - 1)
+        }
+    }
+
+    @Test func quantitiesAreReadAsKubernetesWritesThem() {
+        let good: [(String, UInt64)] = [
+            ("1", 1), ("4096", 4096), ("1k", 1000), ("1Ki", 1024), ("10Mi", 10 << 20), ("5G", 5_000_000_000),
+            ("2T", 2_000_000_000_000), ("9223372036854775807", UInt64(Int64.max)), ("007M", 7_000_000),
+        ]
+        for (text, count) in good { #expect(ByteQuantity.parse(text) == count, "\(text)") }
+        let bad = [
+            "", "0", "0Gi", "Ki", "k", "1K", "1ki", "1 Ki", "-1", "+1", "+1Ki", "1.5Gi", "1e3", "1Kib",
+            "1KiKi",
+            "9223372036854775808", "18446744073709551616", "8388608Ti", "1\u{212a}i", "\u{661}Ki",
+            "1Ki\u{301}",
+        ]
+        for text in bad { #expect(ByteQuantity.parse(text) == nil, "\(text)") }
+    }
+
     @Test func rowsCutAnywhereAreRefused() throws {
         for row in Self.rows {
             var bytes: [UInt8] = []
