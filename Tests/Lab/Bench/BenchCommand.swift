@@ -24,6 +24,11 @@ struct BenchCommand: AsyncParsableCommand {
     var json: String?
     @Option(help: ArgumentHelp("The program godwit. Default: beside this one.", valueName: "path"))
     var godwit: String?
+    @Option(
+        name: .customLong("database"),
+        help: "Only this one in workload 6: postgresql or mariadb. Default: both, without mariadb if --quick."
+    )
+    var database: BenchDatabaseKind?
     @Option(help: "Files of the volume for workload 11. Default: 10,000 with --quick, else 100,000.")
     var memoryFiles: Int?
 
@@ -51,6 +56,7 @@ struct BenchCommand: AsyncParsableCommand {
         guard geteuid() == 0 else { throw ValidationError("bench needs root: mounts and network namespaces") }
         let plan = BenchPlan(
             binary: try findGodwit(), isQuick: quick,
+            databases: database.map { [$0] } ?? (quick ? [.postgreSQL] : BenchDatabaseKind.allCases),
             memoryFileCount: memoryFiles ?? (quick ? 10_000 : 100_000))
         let wanted = try workloads()
         let start = ContinuousClock.now

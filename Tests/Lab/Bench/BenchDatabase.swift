@@ -1,4 +1,4 @@
-internal import Glibc
+internal import ArgumentParser
 internal import TestBed
 
 /// What the workloads need of a database server.
@@ -15,9 +15,12 @@ protocol BenchDatabase: Sendable {
     func kill() async
 }
 
-enum BenchDatabaseKind: String, Sendable {
-    case postgreSQL = "PostgreSQL"
-    case mariaDB = "MariaDB"
+enum BenchDatabaseKind: String, CaseIterable, ExpressibleByArgument, Sendable {
+    case postgreSQL = "postgresql"
+    case mariaDB = "mariadb"
+
+    /// As its makers write it.
+    var name: String { self == .postgreSQL ? "PostgreSQL" : "MariaDB" }
 
     func server(at data: String, sockets: String) throws -> any BenchDatabase {
         switch self {

@@ -5,6 +5,8 @@ internal import TestBed
 struct BenchPlan: Sendable {
     let binary: String
     let isQuick: Bool
+    /// Whose first query after a move is measured.
+    let databases: [BenchDatabaseKind]
     /// Files of the volume whose site's memory is measured.
     let memoryFileCount: Int
 
@@ -14,8 +16,12 @@ struct BenchPlan: Sendable {
     /// Empty files: it is their number that counts, and their bytes would take hours over the link.
     var hugeFileCount: Int? { isQuick ? nil : 1_000_000 }
     let sparseByteCount: UInt64 = 100 << 30
-    var postgreSQLByteCount: UInt64 { isQuick ? 128 << 20 : 2300 << 20 }
-    var mariaDBByteCount: UInt64? { isQuick ? nil : 512 << 20 }
+    func byteCount(of database: BenchDatabaseKind) -> UInt64 {
+        switch database {
+        case .postgreSQL: isQuick ? 128 << 20 : 2300 << 20
+        case .mariaDB: isQuick ? 256 << 20 : 512 << 20
+        }
+    }
     var faultCount: Int { isQuick ? 300 : 500 }
     var faultFileByteCount: Int { isQuick ? 128 << 20 : 256 << 20 }
     var hydrationFileByteCount: Int { isQuick ? 64 << 20 : 256 << 20 }

@@ -27,11 +27,9 @@ struct DatabaseBench: Sendable {
         var first = BenchSection(
             6, "First query after a move; clean stop, 100 Mbit/s, 20 ms if nothing else is said")
         var bytes = BenchSection(7, "Bytes on the link over bytes received by the volume")
-        var kinds: [(BenchDatabaseKind, UInt64)] = [(.postgreSQL, plan.postgreSQLByteCount)]
-        if let size = plan.mariaDBByteCount { kinds.append((.mariaDB, size)) }
-        for (kind, size) in kinds {
+        for kind in plan.databases {
             let (firstRows, bytesRows) = try await Cleanup.scope { cleanup in
-                try await measure(kind, byteCount: size, cleanup)
+                try await measure(kind, byteCount: plan.byteCount(of: kind), cleanup)
             }
             first.rows += firstRows
             bytes.rows += bytesRows
@@ -42,12 +40,12 @@ struct DatabaseBench: Sendable {
     private func measure(_ kind: BenchDatabaseKind, byteCount: UInt64, _ cleanup: Cleanup) async throws
         -> ([BenchRow], [BenchRow])
     {
-        plan.note("\(kind.rawValue) of \(BenchText.size(byteCount)): building")
+        plan.note("\(kind.name) of \(BenchText.size(byteCount)): building")
         let base = try cleanup.makeTemporaryDirectory()
         let native = try kind.server(at: "\(base)/data", sockets: "\(base)/sockets")
-        try cleanup.add("\(kind.rawValue) on ext4") { await native.kill() }
+        try cleanup.add("\(kind.name) on ext4") { await native.kill() }
         try await native.build(byteCount: byteCount)
-        plan.note("\(kind.rawValue): cold start on ext4")
+        plan.note("\(kind.name): cold start on ext4")
         var cold: [Double] = []
         var checksum = ""
         for _ in 0..<3 {
@@ -57,8 +55,8 @@ struct DatabaseBench: Sendable {
             try await native.stop()
         }
         guard let cold = Series(cold) else { throw LabError.invalid("no cold start was measured") }
-        let name = "\(kind.rawValue) \(BenchText.size(byteCount))"
-        plan.note("\(kind.rawValue): full copy")
+        let name = "\(kind.name) \(BenchText.size(byteCount))"
+        plan.note("\(kind.name): full copy")
         let expected = checksum
         // Scopes of their own, within the one that catches signals: nothing is left to disturb the next move.
         let copied = try await Cleanup.scope(catchingSignals: false) { cleanup in
@@ -69,7 +67,7 @@ struct DatabaseBench: Sendable {
         var rows = [BenchRow("\(name): cold start on ext4", "\(cold.summary()) s", value: cold.median)]
         var traffic: [BenchRow] = []
         for way in ways(kind, cold: cold.median) {
-            plan.note("\(kind.rawValue): move, \(way.title)")
+            plan.note("\(kind.name): move, \(way.title)")
             let moved = try await Cleanup.scope(catchingSignals: false) { cleanup in
                 try await move(kind, from: base, way, expected, cleanup)
             }
@@ -174,7 +172,7 @@ struct DatabaseBench: Sendable {
     ) async throws {
         let path = try await pair.mount("db", at: pair.london, cleanup)
         let server = try kind.server(at: "\(path)/data", sockets: "\(pair.directory)/first-sockets")
-        try cleanup.add("\(kind.rawValue) at london") { await server.kill() }
+        try cleanup.add("\(kind.name) at london") { await server.kill() }
         _ = try await server.firstRow()
         if thenKill {
             // They end with the server: that is what is wanted.
@@ -196,7 +194,7 @@ struct DatabaseBench: Sendable {
         let start = ContinuousClock.now
         _ = try await FullCopy(over: link).run(from: "\(base)/data", to: "\(base)/copy")
         let copy = try kind.server(at: "\(base)/copy", sockets: "\(base)/copy-sockets")
-        try cleanup.add("\(kind.rawValue) on the copy") { await copy.kill() }
+        try cleanup.add("\(kind.name) on the copy") { await copy.kill() }
         _ = try await copy.firstRow()
         let elapsed = (ContinuousClock.now - start).seconds
         guard try await copy.checksum() == checksum else { throw LabError.invalid("the full copy differs") }
@@ -246,7 +244,7 @@ struct DatabaseBench: Sendable {
         }
         let sockets = "\(pair.directory)/sockets"
         let server = try kind.server(at: "\(pair.mountPoint(of: pair.sydney))/data", sockets: sockets)
-        try cleanup.add("\(kind.rawValue) at sydney") { await server.kill() }
+        try cleanup.add("\(kind.name) at sydney") { await server.kill() }
         moved.firstRow = try await server.firstRow()
         moved.fromCommand = (ContinuousClock.now - start).seconds
         moved.atFirstRow = try await traffic()
@@ -257,7 +255,7 @@ struct DatabaseBench: Sendable {
         moved.transactionSeconds = (ContinuousClock.now - begin).seconds
         moved.afterTransactions = try await traffic()
         guard try await server.checksum() == checksum else {
-            throw LabError.invalid("\(kind.rawValue) has other rows than before the move")
+            throw LabError.invalid("\(kind.name) has other rows than before the move")
         }
         try await server.stop()
         return moved

@@ -125,7 +125,7 @@ struct HydrationBench: Sendable {
             rows += back
         }
         plan.note("hydration beside a database")
-        rows.append(try await foreground(pair, cleanup))
+        rows += try await foreground(pair, cleanup)
         return rows
     }
 
@@ -165,9 +165,9 @@ struct HydrationBench: Sendable {
         ]
     }
 
-    /// What a resident database loses while another volume of the site fills the link. The link's emulator and
-    /// both sites share its processors, as two clusters would not.
-    private func foreground(_ pair: SitePair, _ cleanup: Cleanup) async throws -> BenchRow {
+    /// What a resident database loses while another volume of the site fills the link, and while rsync does. The link's
+    /// emulator and both sites share its processors, as two clusters would not.
+    private func foreground(_ pair: SitePair, _ cleanup: Cleanup) async throws -> [BenchRow] {
         let path = "\(pair.directory)/foreground"
         try BenchFiles.makeDirectory(path)
         try await pair.sydney.godwit(["volume", "create", "foreground", "--capacity", "4Gi"])
@@ -189,10 +189,34 @@ struct HydrationBench: Sendable {
         guard try await pair.sydney.number("missingBytes", of: "beside") > 0 else {
             throw LabError.invalid("the hydration was over before the transactions were")
         }
+        try await pair.sydney.godwit(["volume", "hydrate", "beside", "--pause"])
+        let besideCopy = try await transactionRate(server, besideCopyOf: 128 << 20, pair)
         try await server.stop()
-        return BenchRow(
-            "pgbench in the foreground, over pgbench alone", "\(fixed(busy, 0)) tps",
-            against: "\(fixed(idle, 0)) tps", ratio: busy / idle, aim: .atLeast(0.95, "0.95"))
+        return [
+            BenchRow(
+                "pgbench in the foreground, over pgbench alone", "\(fixed(busy, 0)) tps",
+                against: "\(fixed(idle, 0)) tps", ratio: busy / idle, aim: .atLeast(0.95, "0.95")),
+            BenchRow(
+                "   the same beside rsync, over pgbench alone", "\(fixed(besideCopy, 0)) tps",
+                against: "\(fixed(idle, 0)) tps", ratio: besideCopy / idle),
+        ]
+    }
+
+    private func transactionRate(
+        _ server: PostgreSQLServer, besideCopyOf byteCount: Int, _ pair: SitePair
+    ) async throws -> Double {
+        let tree = "\(pair.directory)/beside-tree"
+        try BenchFiles.makeDirectory(tree)
+        try await fill(tree, .large(byteCount))
+        let link = pair.link
+        let begun = ContinuousClock.now
+        let copy = Task { try await FullCopy(over: link).run(from: tree, to: tree + "-copy") }
+        let rate = try await transactionRate(server)
+        let elapsed = ContinuousClock.now - begun
+        guard try await copy.value.duration > elapsed else {
+            throw LabError.invalid("the copy was over before the transactions were")
+        }
+        return rate
     }
 
     /// Transactions a second, over five seconds.
