@@ -222,7 +222,7 @@ let package = Package(
         .testTarget(
             name: "HandoffTests", dependencies: ["Handoff", "TestBed", "VolumeModel"],
             // For spin, which a test runs.
-            exclude: ["Handoff.pml"], swiftSettings: strict),
+            exclude: ["Handoff.pml", "Reading.pml"], swiftSettings: strict),
         .target(
             name: "SiteTestSupport", dependencies: ["Site", "VolumeModel"], path: "Tests/SiteTestSupport",
             swiftSettings: strict),
@@ -252,8 +252,10 @@ let package = Package(
         .testTarget(
             name: "DurabilityTests",
             dependencies: [
-                "ByteStore", "CTestBed", "Catalog", "EngineTestSupport", "FuseMount", "Handoff", "Hydration",
-                "PeerService", "Site", "TestBed", "VolumeFileSystem", "VolumeModel", "godwit",
+                "BlockHashes", "ByteStore", "CTestBed", "Catalog", "EngineTestSupport", "FuseMount",
+                "Handoff",
+                "Hydration", "PeerService", "SQLite", "Site", "TestBed", "VolumeFileSystem", "VolumeModel",
+                "godwit",
             ],
             // Compiled by the tests that use it.
             exclude: ["faults.c", "recorder.c"], swiftSettings: strict),
