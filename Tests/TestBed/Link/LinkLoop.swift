@@ -103,7 +103,7 @@ struct LinkLoop {
         return goesOn
     }
 
-    /// Before every pause, so that what is read of them is never behind.
+    /// Before every pause: what is read of them is behind by one round at most.
     private func giveCounters() {
         let counters = LinkCounters(aToB: aToB.line.counters, bToA: bToA.line.counters)
         control.state.withLock { $0.counters = counters }
