@@ -33,6 +33,8 @@ struct BenchPlan: Sendable {
     var randomOperationCount: Int { isQuick ? 3000 : 20_000 }
     var metadataFileCount: Int { isQuick ? 3000 : 10_000 }
     var treeFileCount: Int { isQuick ? 2000 : 9400 }
+    var sourceFileCount: Int { isQuick ? 100 : 400 }
+    var sqliteTransactionCount: Int { isQuick ? 500 : 3000 }
 
     var pgbenchScale: Int { isQuick ? 10 : 136 }
     let sysbenchTables = 8

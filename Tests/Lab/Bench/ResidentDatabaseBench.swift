@@ -33,6 +33,13 @@ struct ResidentDatabaseBench: Sendable {
             } else {
                 plan.note("sysbench is not installed: 'apt-get install sysbench' to have MariaDB measured")
             }
+            for journal in SQLite.Journal.allCases {
+                section.rows += try await rows(
+                    "SQLite, \(journal.title), synchronous = FULL", places, cleanup
+                ) { place, _ in
+                    SQLite(path: "\(place.path)/\(journal.rawValue).db", journal: journal, plan: plan)
+                }
+            }
             return section
         }
     }
@@ -151,6 +158,50 @@ struct ResidentDatabaseBench: Sendable {
 
         func stop() async throws { try await server.stop() }
         func kill() async { await server.kill() }
+    }
+}
+
+extension ResidentDatabaseBench {
+    /// One writer, a transaction for each row.
+    private struct SQLite: Contender {
+        enum Journal: String, CaseIterable {
+            case delete, wal
+
+            var title: String {
+                switch self {
+                case .delete: "rollback journal"
+                case .wal: "write-ahead log"
+                }
+            }
+        }
+
+        let path: String
+        let journal: Journal
+        let plan: BenchPlan
+
+        func fill() async throws {
+            try await run(
+                "PRAGMA journal_mode = \(journal.rawValue); CREATE TABLE t(id INTEGER PRIMARY KEY, content BLOB);\n"
+            )
+        }
+
+        func measure() async throws -> Double {
+            let count = plan.sqliteTransactionCount
+            let rows = String(repeating: "INSERT INTO t(content) VALUES(randomblob(200));\n", count: count)
+            let start = ContinuousClock.now
+            try await run("PRAGMA synchronous = FULL;\n" + rows)
+            return Double(count) / (ContinuousClock.now - start).seconds
+        }
+
+        private func run(_ statements: String) async throws {
+            var program = Program("sqlite3", ["-bail", path])
+            program.input = Array(statements.utf8)
+            try await ChildProcess.check(program, limit: .seconds(300))
+        }
+
+        func start() async throws {}
+        func stop() async throws {}
+        func kill() async {}
     }
 }
 
