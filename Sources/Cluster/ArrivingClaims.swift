@@ -22,14 +22,14 @@ actor ArrivingClaims {
     private var waits: [String: (until: ContinuousClock.Instant, backoff: Backoff)] = [:]
 
     init(
-        _ client: KubernetesClient, site: any SiteControl, classes: [String: String], logger: Logger,
+        _ client: KubernetesClient, site: any SiteControl, maker: ClaimMaker, logger: Logger,
         interval: Duration
     ) {
         self.client = client
         self.site = site
         self.logger = logger
         self.interval = interval
-        maker = ClaimMaker(client: client, classes: classes)
+        self.maker = maker
         events = EventRecorder(client, component: "godwit-controller")
     }
 

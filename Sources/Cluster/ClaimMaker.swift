@@ -9,6 +9,8 @@ struct ClaimMaker: Sendable {
     let client: KubernetesClient
     /// The storage class here for one of another cluster.
     let classes: [String: String]
+    /// A label selector of the namespaces in which claims are made; nil: all. What is made already stays.
+    let acceptedNamespaces: String?
 
     private static func not(_ reason: String, _ message: String) -> ClaimReport {
         ClaimReport(isMade: false, reason: reason, message: message)
@@ -61,6 +63,7 @@ struct ClaimMaker: Sendable {
     private func makeVolume(
         for volume: ForeignVolume, at site: String, className: String
     ) async throws(KubernetesError) -> ClaimReport {
+        if let refusal = try await refusal(ofNamespace: volume.claim.facts) { return refusal }
         let wanted = ArrivingClaim(
             id: volume.id, facts: volume.claim.facts, className: className, site: site)
         _ = try await client.create(wanted.persistentVolume())
@@ -72,7 +75,9 @@ struct ClaimMaker: Sendable {
     ) async throws(KubernetesError) -> ClaimReport {
         let facts = volume.claim.facts
         let className = facts.storageClass.isEmpty ? "" : classes[facts.storageClass] ?? facts.storageClass
-        if let refusal = try await refusal(ofClass: className, facts) {
+        var refusal = try await refusal(ofNamespace: facts)
+        if refusal == nil { refusal = try await self.refusal(ofClass: className, facts) }
+        if let refusal {
             try await drop(persistent, of: volume.id)
             return refusal
         }
@@ -103,6 +108,28 @@ struct ClaimMaker: Sendable {
                 throw error
             }
         }
+    }
+
+    /// The API server reads the selector, so that it means here what it means to kubectl.
+    private func refusal(ofNamespace facts: ClaimFacts) async throws(KubernetesError) -> ClaimReport? {
+        guard let acceptedNamespaces else { return nil }
+        let (reason, name) = ("NamespaceNotAccepted", "metadata.name=\(facts.namespace)")
+        do {
+            let accepted = try await client.list(Namespace.self, labels: acceptedNamespaces, fields: name)
+            if !accepted.items.isEmpty { return nil }
+        } catch .invalid(let text) {
+            return Self.not(
+                reason,
+                "the label selector of --accept-namespaces there, '\(acceptedNamespaces)', cannot be read: \(text)"
+            )
+        }
+        guard try await !client.list(Namespace.self, fields: name).items.isEmpty else {
+            return ArrivingClaim.refusal(.notFound(facts.namespace), facts)
+        }
+        return Self.not(
+            reason,
+            "namespace \(facts.namespace) takes no claims from other sites: label it there so that "
+                + "'\(acceptedNamespaces)' selects it, or change --accept-namespaces of the controller there")
     }
 
     private func refusal(

@@ -40,13 +40,14 @@ package actor MigrationController {
 
     /// - Parameters:
     ///   - classes: the storage class here for one of another cluster; the same name where none is given.
+    ///   - acceptedNamespaces: a label selector of namespaces in which claims of other clusters are made; nil: all.
     ///   - figures: where it counts what it does.
     ///   - interval: how often a claim is looked at while its volume moves.
     ///   - retelling: after what time what is wrong is told again.
     package init(
-        _ client: KubernetesClient, site: any SiteControl, classes: [String: String] = [:], logger: Logger,
-        figures: ControllerFigures = ControllerFigures(), interval: Duration = .seconds(2),
-        retelling: Duration = .seconds(3000)
+        _ client: KubernetesClient, site: any SiteControl, classes: [String: String] = [:],
+        acceptedNamespaces: String? = nil, logger: Logger, figures: ControllerFigures = ControllerFigures(),
+        interval: Duration = .seconds(2), retelling: Duration = .seconds(3000)
     ) {
         self.figures = figures
         self.client = client
@@ -55,7 +56,8 @@ package actor MigrationController {
         self.retelling = retelling
         schedule = LookSchedule(interval: interval)
         events = EventRecorder(client, component: "godwit-controller")
-        arrivals = ArrivingClaims(client, site: site, classes: classes, logger: logger, interval: interval)
+        let maker = ClaimMaker(client: client, classes: classes, acceptedNamespaces: acceptedNamespaces)
+        arrivals = ArrivingClaims(client, site: site, maker: maker, logger: logger, interval: interval)
         takeovers = Takeovers(client, site: site, logger: logger, interval: interval)
     }
 

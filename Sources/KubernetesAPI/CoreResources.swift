@@ -131,6 +131,15 @@ package struct PersistentVolume: KubernetesResource {
     }
 }
 
+package struct Namespace: KubernetesResource {
+    package static let resource = ResourceKind(
+        group: "", version: "v1", kind: "Namespace", plural: "namespaces", isNamespaced: false)
+
+    package var metadata: ObjectMeta
+
+    package init(metadata: ObjectMeta) { self.metadata = metadata }
+}
+
 /// How volumes of a class are made.
 package struct StorageClass: KubernetesResource {
     package static let resource = ResourceKind(

@@ -19,7 +19,8 @@ struct ControllerCommand: AsyncParsableCommand {
             godwit.dev/pause=<true or false>. 'kubectl get migrations' shows what becomes of them.
 
             Where a volume comes from another cluster, its PersistentVolume and claim are made here, of the storage \
-            class that has the same name or is given by --map-class.
+            class that has the same name or is given by --map-class, in namespaces that --accept-namespaces selects \
+            (for example 'kubernetes.io/metadata.name in (shop, bank)').
 
             Example: godwit controller --kubeconfig /etc/kubernetes/godwit.conf
             """)
@@ -36,6 +37,11 @@ struct ControllerCommand: AsyncParsableCommand {
             "A storage class of another cluster and the one that stands for it here; may be repeated.",
             valueName: "there=here"))
     var mapClass: [String] = []
+    @Option(
+        help: ArgumentHelp(
+            "A label selector of the namespaces that take claims from other clusters, as kubectl's; all if not given.",
+            valueName: "selector"))
+    var acceptNamespaces: String?
     @Option(help: "The namespace of the lease.") var leaseNamespace = "godwit"
     @Option(help: ArgumentHelp("How long a dead controller keeps others waiting.", valueName: "seconds"))
     var leaseSeconds = 15
@@ -60,6 +66,10 @@ struct ControllerCommand: AsyncParsableCommand {
         }
         guard (1...3600).contains(siteSeconds) else {
             throw ValidationError("--site-seconds is 1 to 3600")
+        }
+        // Which selects all, and may be what is left of a variable.
+        if acceptNamespaces?.allSatisfy(\.isWhitespace) == true {
+            throw ValidationError("--accept-namespaces is a label selector: leave it out to accept all")
         }
         _ = try classes()
     }
@@ -99,7 +109,8 @@ struct ControllerCommand: AsyncParsableCommand {
                 group.addTask {
                     await Self.lead(elector, watch, log) {
                         try await MigrationController(
-                            client, site: control, classes: classes, logger: log, figures: figures
+                            client, site: control, classes: classes, acceptedNamespaces: acceptNamespaces,
+                            logger: log, figures: figures
                         ).run()
                     }
                 }

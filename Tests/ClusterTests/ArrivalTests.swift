@@ -249,7 +249,14 @@ extension ClusterTests {
                 _ = try await controller.wait(limit: .seconds(10))
                 try await both.makeNamespace(sydney)
                 try await forbidClaims(sydney)
-                try await both.startController(sydney)
+                // Nor are claims of others taken there, until it is labelled.
+                try await both.startController(sydney, ["--accept-namespaces", "shop.example/claims=taken"])
+                try await both.wait(forClaim: "NamespaceNotAccepted")
+                let told = try await sydney.cluster.kubectl(["describe", "volumes.godwit.dev", "pvc-1"])
+                #expect(told.output.contains("ClaimNamespaceNotAccepted"), "\(told.output.suffix(1500))")
+                _ = try await sydney.cluster.kubectl([
+                    "label", "namespace", "shop", "shop.example/claims=taken",
+                ])
                 try await both.wait(forClaim: "NotAdmitted")
                 #expect(try await both.persistentVolumes(sydney).isEmpty)
 

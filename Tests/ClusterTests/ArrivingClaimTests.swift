@@ -7,9 +7,11 @@ import VolumeModel
 @testable import TestBed
 
 extension ClusterTests.MigrationControllerTests {
-    private func facts(_ size: String, _ labels: [String: String] = [:]) throws -> ClaimFacts {
+    private func facts(
+        _ size: String, _ labels: [String: String] = [:], namespace: String = "default"
+    ) throws -> ClaimFacts {
         try ClaimFacts(
-            namespace: "default", name: "twin", labels: labels, storageClass: "godwit", requested: size,
+            namespace: namespace, name: "twin", labels: labels, storageClass: "godwit", requested: size,
             capacity: size, accessModes: ["ReadWriteOnce"], volumeMode: "")
     }
 
@@ -59,13 +61,55 @@ extension ClusterTests.MigrationControllerTests {
         }
     }
 
+    /// README: "elsewhere the site follows the volume and no claim is made, and what was made before stays".
+    @Test func aNamespaceGetsAClaimOnceItIsAccepted() async throws {
+        let (cluster, client) = try await Self.emptyCluster()
+        let scene = Scene(cluster: cluster, client: client)
+        let first = try facts("1Gi")
+        scene.sites.change { state in
+            state.known.insert("sydney")
+            state.claims["sydney"] = ForeignClaim(facts: first)
+        }
+        func report() -> ClaimReport? { scene.sites[\.claims]["sydney"]?.report }
+        func offer(_ facts: ClaimFacts) {
+            scene.sites.change { $0.claims["sydney"] = ForeignClaim(facts: facts) }
+        }
+        func label(_ value: String?) async throws {
+            _ = try await client.patch(
+                Namespace.self, "default", ["metadata": ["labels": ["claims": JSONValue(value)]]])
+        }
+        // Of a selector that means nothing nobody thinks that it means all.
+        try await scene.withController(at: "sydney", accepting: "claims in (yes") {
+            try await eventually("it is refused") { report()?.reason == "NamespaceNotAccepted" }
+            #expect(report()?.message.contains("'claims in (yes', cannot be read") == true, "\(report()!)")
+        }
+        try await scene.withController(at: "sydney", accepting: "claims in (yes, always)") {
+            offer(try facts("1Gi", namespace: "nowhere"))
+            try await eventually("it is missing") { report()?.reason == "NamespaceMissing" }
+            offer(first)
+            try await eventually("it is said what to do") {
+                report()?.message.contains("label it there so that 'claims in (yes, always)'") == true
+            }
+            #expect(report()?.reason == "NamespaceNotAccepted" && report()?.isMade == false)
+            try await label("no")
+            try await Task.sleep(for: .milliseconds(500))
+            #expect(try await twin(scene) == nil)
+            #expect(try await client.list(PersistentVolume.self).items.isEmpty)
+            try await label("yes")
+            try await eventually("it is made") { report()?.reason == "Made" }
+            try await label(nil)
+            try await bind("twin", client)
+            offer(try facts("2Gi"))
+            try await eventually("it has grown") { report()?.reason == "Made" }
+            #expect(try await twin(scene)?.spec.resources?.requests == ["storage": "2Gi"])
+        }
+    }
+
     /// However long a volume cannot be made, nobody lists all that there are for it.
     @Test func aVolumeThatWaitsForItsNamespaceListsNothing() async throws {
         let (cluster, client) = try await Self.emptyCluster()
         let scene = Scene(cluster: cluster, client: client)
-        let waiting = try ClaimFacts(
-            namespace: "nowhere", name: "twin", labels: [:], storageClass: "godwit", requested: "1Gi",
-            capacity: "1Gi", accessModes: ["ReadWriteOnce"], volumeMode: "")
+        let waiting = try facts("1Gi", namespace: "nowhere")
         scene.sites.change { state in
             state.known.insert("sydney")
             state.claims["sydney"] = ForeignClaim(facts: waiting)

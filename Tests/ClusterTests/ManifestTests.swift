@@ -451,7 +451,7 @@ extension ClusterTests {
                 for (verb, what) in [
                     ("get", "volumes.godwit.dev"), ("create", "persistentvolumes"),
                     ("create", "persistentvolumeclaims"), ("delete", "persistentvolumeclaims"),
-                    ("patch", "persistentvolumeclaims"),
+                    ("patch", "persistentvolumeclaims"), ("list", "namespaces"),
                 ] {
                     #expect(try await may("godwit-controller", verb, what), "\(verb) \(what)")
                 }

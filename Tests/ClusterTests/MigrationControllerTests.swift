@@ -64,11 +64,12 @@ extension ClusterTests {
             /// Runs a controller beside the body, and ends it after that.
             func withController(
                 _ client: KubernetesClient? = nil, at site: String = "london",
-                retelling: Duration = .seconds(3000),
+                accepting acceptedNamespaces: String? = nil, retelling: Duration = .seconds(3000),
                 _ body: () async throws -> Void
             ) async throws {
                 let controller = MigrationController(
-                    client ?? self.client, site: sites.control(of: site), logger: Logger(label: "test"),
+                    client ?? self.client, site: sites.control(of: site),
+                    acceptedNamespaces: acceptedNamespaces, logger: Logger(label: "test"),
                     interval: .milliseconds(50), retelling: retelling)
                 let running = Task { try await controller.run() }
                 do {

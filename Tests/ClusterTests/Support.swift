@@ -149,13 +149,6 @@ func eventually(
     }
 }
 
-/// A namespace, which types of the product do not need.
-struct Namespace: KubernetesResource {
-    static let resource = ResourceKind(
-        group: "", version: "v1", kind: "Namespace", plural: "namespaces", isNamespaced: false)
-    var metadata: ObjectMeta
-}
-
 /// A small object to play with.
 struct ConfigMap: KubernetesResource {
     static let resource = ResourceKind(
