@@ -10,6 +10,8 @@ actor ArrivingClaims {
     /// How long one that cannot be made waits at most before it is looked at again.
     private static let longestWait: Duration = .seconds(15)
 
+    typealias Telling = @Sendable ([Arriving: MoveNote]) async -> Void
+
     private let client: KubernetesClient
     private let site: any SiteControl
     private let maker: ClaimMaker
@@ -33,14 +35,15 @@ actor ArrivingClaims {
         events = EventRecorder(client, component: "godwit-controller")
     }
 
-    func run() async throws {
+    /// - Parameter told: is given what is to be said of the claims that are made, after each look at all.
+    func run(_ told: @escaping Telling) async throws {
         try await withThrowingTaskGroup(of: Void.self) { group in
             group.addTask { [self] in
                 try await client.follow(
                     PersistentVolume.self, failed: { logger.notice("the cluster's API: \($0)") }
                 ) { await self.see($0) }
             }
-            group.addTask { try await self.work() }
+            group.addTask { try await self.work(told) }
             try await group.next()
             group.cancelAll()
         }
@@ -69,7 +72,7 @@ actor ArrivingClaims {
         present?[id]?.values.first { ArrivingClaim.isOurs($0.metadata, for: id) }
     }
 
-    private func work() async throws {
+    private func work(_ told: Telling) async throws {
         while true {
             try Task.checkCancellation()
             // Before it is known what is here nothing is made.
@@ -81,6 +84,7 @@ actor ArrivingClaims {
                 let here = try await site.info().site
                 let volumes = try await site.foreignVolumes()
                 for volume in volumes { await look(at: volume, here) }
+                await told(notes(of: volumes, at: here))
                 await lookForLeftovers(besides: Set(volumes.map(\.id)))
             } catch {
                 logger.notice("the site: \(error)")
@@ -159,6 +163,20 @@ actor ArrivingClaims {
         } catch {
             logger.notice("persistent volume \(persistent.metadata.name ?? ""): \(error)")
         }
+    }
+
+    /// What is to be said of the claims here, whichever persistent volumes of the same volume they are of.
+    private func notes(of volumes: [ForeignVolume], at here: String) -> [Arriving: MoveNote] {
+        var notes: [Arriving: MoveNote] = [:]
+        for volume in volumes where volume.claim.report?.isMade == true {
+            guard let phase = volume.phase else { continue }
+            for claim in (present?[volume.id] ?? [:]).values.compactMap(\.spec.claimRef) {
+                guard let name = claim.name, let namespace = claim.namespace else { continue }
+                notes[.init(claim: .init(namespace: namespace, name: name), volume: volume.id)] =
+                    MoveNote(phase, to: here)
+            }
+        }
+        return notes
     }
 
     // MARK: what does not come any more

@@ -42,17 +42,22 @@ package struct ClaimDecision: Hashable, Sendable {
     /// nil: as it is.
     package var hydration: Hydration?
     package var badValues: [ClaimWishes.BadValue]
+    /// What the claim says of its move.
+    package var note: MoveNote.Change
 
     /// Whether all is as it is wished.
-    var isNothing: Bool { move == .nothing && hydration == nil }
+    var isNothing: Bool { move == .nothing && hydration == nil && note == .leave }
 
     /// - Parameters:
     ///   - volume: what the site says of the claim's volume; nil: it does not know it.
     ///   - present: the migration that is written down, if any.
+    ///   - arrival: what the site says of the volume's way here.
     package init(
         claim: String, volumeID: String, annotations: [String: String], volume: VolumeSituation?,
-        site: String, peers: Set<String>, present: MigrationResource?
+        site: String, peers: Set<String>, present: MigrationResource?, arrival: MoveNote.Arrival
     ) {
+        note = MoveNote.change(
+            present, arrival, owner: volume?.owner, present: annotations[MoveNote.annotation])
         let wishes = ClaimWishes(annotations: annotations)
         badValues = wishes.badValues
         move = Self.move(claim, volumeID, wishes, annotations, volume, site, peers, present)

@@ -18,7 +18,7 @@ package actor MigrationController {
     private let arrivals: ArrivingClaims
     private let takeovers: Takeovers
     /// Claims that carry an annotation of ours.
-    private var claims: [Key: PersistentVolumeClaim] = [:]
+    private(set) var claims: [Key: PersistentVolumeClaim] = [:]
     private var migrations: [Key: MigrationResource] = [:]
     var schedule: LookSchedule<Key>
     /// The volumes of the claims as they were last seen: a claim's volume stays the same.
@@ -29,6 +29,8 @@ package actor MigrationController {
     var written: Set<Key> = []
     /// For the rate at which bytes arrive: a display, no state.
     var samples: [Key: MigrationReport.Sample] = [:]
+    /// What is said of claims whose volumes come, or came, from other clusters; nil: the site has not told yet.
+    var arriving: [Arriving: MoveNote]?
     /// How old an Event is that is told again where its cause is still there: the cluster forgets it after an hour.
     let retelling: Duration
 
@@ -76,7 +78,7 @@ package actor MigrationController {
                 }
             }
             group.addTask { try await self.work() }
-            group.addTask { [self] in try await arrivals.run() }
+            group.addTask { [self] in try await arrivals.run { await self.see(arriving: $0) } }
             group.addTask { [self] in try await takeovers.run() }
             // Whichever ends first, with an error: the others end with it.
             let ended = await group.nextResult()
@@ -106,9 +108,9 @@ package actor MigrationController {
             .contains { annotations[$0] != nil }
     }
 
-    /// Something is asked for, or what is said of it has to be taken back.
+    /// Something is asked for, or what is said of it may have to be taken back.
     private static func concerns(_ claim: PersistentVolumeClaim) -> Bool {
-        asks(claim) || claim.followed?.status == "False"
+        asks(claim) || claim.followed?.status == "False" || claim.note != nil
     }
 
     private func see(_ change: WatchChange<PersistentVolumeClaim>) {
@@ -182,7 +184,7 @@ package actor MigrationController {
                 figures.noteTurn(
                     migrations.values.reduce(into: [:]) { $0[$1.currentStatus?.phase, default: 0] += 1 })
                 let open = migrations.filter { !$0.value.hasEnded || $0.value.isKept }.keys
-                let wanted = Set(claims.keys).union(open)
+                let wanted = Set(claims.keys).union(open).union(arrivalsUnderWay)
                 for key in schedule.begin(wanted, limit: Self.pace.limit, now: .now) {
                     group.addTask { await self.look(at: key) }
                 }
@@ -241,7 +243,8 @@ package actor MigrationController {
         let (name, peers) = try await site.info()
         let decision = ClaimDecision(
             claim: key.name, volumeID: volume, annotations: claim.metadata.annotations ?? [:],
-            volume: try await site.volume(volume), site: name, peers: peers, present: present)
+            volume: try await site.volume(volume), site: name, peers: peers, present: present,
+            arrival: arrival(of: volume, key))
         return (decision, name, peers)
     }
 
@@ -278,9 +281,10 @@ package actor MigrationController {
 
     /// - Returns: whether nothing is left to do until something changes.
     private func follow(
-        _ key: Key, _ claim: PersistentVolumeClaim, _ persistent: PersistentVolume, _ volume: String,
+        _ key: Key, _ read: PersistentVolumeClaim, _ persistent: PersistentVolume, _ volume: String,
         _ present: MigrationResource?
     ) async throws -> Bool {
+        var claim = read
         let decided: (ClaimDecision, site: String, peers: Set<String>)
         do throws(SiteControlError) {
             decided = try await decide(key, claim, volume, present)
@@ -289,6 +293,8 @@ package actor MigrationController {
             return false
         }
         let (decision, name, peers) = decided
+        let isNoted: Bool
+        (claim, isNoted) = await write(decision.note, claim)
         var complaints = decision.badValues.map { Complaint($0) }
         let refusal = try await setHydration(decision.hydration, of: volume, claim)
         if let refusal { complaints.append(refusal) }
@@ -297,7 +303,7 @@ package actor MigrationController {
         // Nothing else is done about a volume while its site is asked for something that is not wanted any more.
         if advances[key]?.wanted != Advance.Wanted(decision.move, facts) { await giveUp(key) }
         switch decision.move {
-        case .nothing: return refusal == nil
+        case .nothing: return refusal == nil && isNoted
         case .cancel:
             if let present { try await cancel(present, claim, peers) }
         case .close:

@@ -50,6 +50,8 @@ package struct ForeignVolume: Hashable, Sendable {
     package var id: String
     package var name: String
     package var owner: String
+    /// How far it is on its way here: Ready, Hydrating or Done; nil: it has gone on, or does not come.
+    package var phase: MigrationResource.Phase?
     package var claim: ForeignClaim
 }
 
@@ -137,7 +139,16 @@ package final class SiteControlSocket: SiteControl {
             let report = volume.hasClaimReport ? Self.report(volume.claimReport) : nil
             return ForeignVolume(
                 id: volume.id, name: volume.name, owner: Self.site(volume.owner),
-                claim: ForeignClaim(facts: facts, report: report))
+                phase: Self.phase(volume), claim: ForeignClaim(facts: facts, report: report))
+        }
+    }
+
+    /// An offer is prepared before the claim that came with it is told of.
+    private static func phase(_ volume: Godwit_Control_V1_Volume) -> MigrationResource.Phase? {
+        switch volume.role {
+        case "following", "acquiring", "receiving", "declining": .ready
+        case "owning": volume.released ? .done : .hydrating
+        default: nil
         }
     }
 

@@ -37,6 +37,7 @@ extension ClusterTests {
                 try await both.wait(for: .ready, at: london)
                 try await both.wait(forClaim: "Made")
                 try await expectTwin(both)
+                for end in [london, sydney] { try await both.wait(forNote: "Ready sydney", at: end) }
                 // Killed and started again it changes nothing.
                 _ = controller.kill()
                 try await both.startController(sydney)
@@ -46,6 +47,7 @@ extension ClusterTests {
                 try await eventually("the fulfilled wish is taken away") {
                     try await both.claim(london)?.metadata.annotations?[ClaimWishes.migrateTo] == nil
                 }
+                for end in [london, sydney] { try await both.wait(forNote: "Done sydney", at: end) }
                 try await eventually("the volume is noted as used", limit: .seconds(90)) {
                     try await both.persistentVolumes(sydney).first?.metadata.annotations?[ArrivingClaim.used]
                         != nil
@@ -60,6 +62,7 @@ extension ClusterTests {
                 }
                 try await runPod(both, at: london, finds: ["first", "second"], writes: "third")
                 try await both.wait(for: .done, at: sydney)
+                for end in [london, sydney] { try await both.wait(forNote: "Done london", at: end) }
                 // At home everything is as it was, and nothing twice.
                 #expect(
                     try await both.persistentVolumes(london).map(\.metadata.uid)
@@ -93,6 +96,9 @@ extension ClusterTests {
             // Withdrawn now, what sydney once used stays.
             try await both.annotate(london, "godwit.dev/migrate-to-")
             try await both.wait(for: .cancelled, at: london)
+            // What is left to say is that it is at home.
+            try await both.wait(forNote: "Done london", at: london)
+            try await both.wait(forNote: nil, at: sydney)
             try await Task.sleep(for: .seconds(5))
             #expect(try await both.claim(sydney)?.metadata.deletionTimestamp == nil)
             #expect(try await both.persistentVolumes(sydney).first?.metadata.deletionTimestamp == nil)

@@ -24,7 +24,7 @@ import Testing
             volume: owner.map {
                 VolumeSituation(id: "v", owner: $0, isPaused: isPaused, bytesPerSecond: rate)
             }, site: "london",
-            peers: ["sydney", "tokyo"], present: present)
+            peers: ["sydney", "tokyo"], present: present, arrival: .told(nil))
     }
 
     private let toSydney = ["godwit.dev/migrate-to": "sydney"]

@@ -16,12 +16,16 @@ final class FakeSites: Sendable {
         /// Who has ever owned it: what was there stays.
         var used: Set<String> = ["london"]
         var claims: [String: ForeignClaim] = [:]
+        /// Who has been offered it and does not own it.
+        var following: Set<String> = []
         var missing: UInt64 = 0
         var isReleased = true
         var isPaused = false
         var bytesPerSecond: UInt64 = 0
         /// What each call of this name answers instead, at either site.
         var failures: [String: SiteControlError] = [:]
+        /// What a takeover by force comes to; nil: it is refused.
+        var takeover: TakeoverAnswer?
         /// Preparing a target does not end while this is so.
         var isHeld = false
         /// How many preparations are under way, and how many were given up.
@@ -50,6 +54,7 @@ final class FakeSites: Sendable {
         change { state in
             guard state.owner != site else { return }
             state.owner = site
+            state.following = []
             state.known.insert(site)
             state.used.insert(site)
             state.missing = missing
@@ -132,6 +137,7 @@ private struct FakeSite: SiteControl {
             }
             let isAnew = state.claims[target] == nil
             state.known.insert(target)
+            state.following.insert(target)
             if isAnew || state.claims[target]?.facts != claim {
                 state.claims[target] = ForeignClaim(facts: claim)
             }
@@ -158,6 +164,7 @@ private struct FakeSite: SiteControl {
                 throw Self.refused("volume was handed over to site \(state.owner) already")
             }
             state.claims[target] = nil
+            state.following.remove(target)
             if !state.used.contains(target) { state.known.remove(target) }
         }
     }
@@ -165,7 +172,14 @@ private struct FakeSite: SiteControl {
     func foreignVolumes() async throws(SiteControlError) -> [ForeignVolume] {
         try sites.use("foreignVolumes") { state in
             guard state.known.contains(name), let claim = state.claims[name] else { return [] }
-            return [ForeignVolume(id: FakeSites.volume, name: "pvc-1", owner: state.owner, claim: claim)]
+            var volume = ForeignVolume(
+                id: FakeSites.volume, name: "pvc-1", owner: state.owner, claim: claim)
+            if state.owner == name {
+                volume.phase = state.isReleased ? .done : .hydrating
+            } else if state.following.contains(name) {
+                volume.phase = .ready
+            }
+            return [volume]
         }
     }
 
@@ -174,6 +188,9 @@ private struct FakeSite: SiteControl {
     }
 
     func takeOver(_ id: String, _ order: TakeoverOrder?) async throws(SiteControlError) -> TakeoverAnswer {
-        throw Self.refused("no takeovers here")
+        try alter("takeOver") { state throws(SiteControlError) in
+            guard let answer = state.takeover else { throw Self.refused("no takeovers here") }
+            return answer
+        }
     }
 }

@@ -1,205 +1,183 @@
 import ClusterResources
-import Foundation
 import KubernetesAPI
 import Logging
-import Synchronization
 import Testing
 import VolumeModel
 
 @testable import Cluster
 
-/// Objects in memory, behind an API server that does half of what it is asked.
-private final class IllTemperedCluster: Sendable {
-    private struct State {
-        var objects: [String: JSONValue] = [:]
-        var version: Int64 = 100
-        /// How often each place was asked for, to read and to write.
-        var counts: [String: Int] = [:]
-    }
-
-    private let state = Mutex(State())
-
-    /// What a path names.
-    private struct Place {
-        var plural: String
-        var namespace: String
-        var name: String?
-
-        init(_ path: String) {
-            var parts = path.split(separator: "/").map(String.init)
-            parts.removeFirst(parts[0] == "api" ? 2 : 3)
-            namespace = ""
-            if parts[0] == "namespaces", parts.count > 2 {
-                namespace = parts[1]
-                parts.removeFirst(2)
-            }
-            plural = parts[0]
-            name = parts.count > 1 ? parts[1] : nil
-        }
-
-        func key(_ name: String) -> String { "\(plural)/\(namespace)/\(name)" }
-    }
-
-    func put(_ plural: String, _ namespace: String, _ name: String, _ object: JSONValue) {
-        state.withLock { $0.objects["\(plural)/\(namespace)/\(name)"] = object }
-    }
-
-    func all(_ plural: String) -> [JSONValue] {
-        state.withLock { state in
-            state.objects.keys.filter { $0.hasPrefix(plural + "/") }.sorted().compactMap { state.objects[$0] }
-        }
-    }
-
-    func answer(_ request: ScriptedServer.Request) -> ScriptedServer.Reply {
-        state.withLock { state in
-            let place = Place(request.path)
-            let key = "\(request.method) \(request.path)\(request.isWatch ? " watch" : "")"
-            let count = state.counts[key, default: 0]
-            state.counts[key] = count + 1
-            if request.isWatch {
-                return count == 0 ? .refusal(410, "Expired") : .init(body: "", ending: .silent)
-            }
-            if request.method == "GET" {
-                // Of two one is answered.
-                return count % 2 == 0
-                    ? .refusal(count % 4 == 0 ? 500 : 429, retryAfter: 0) : Self.read(place, state)
-            }
-            switch count {
-            case 0: return .refusal(429, "TooManyRequests", retryAfter: 0)
-            // It is done, and nobody is told.
-            case 1:
-                _ = Self.write(request, place, &state)
-                return .refusal(503)
-            case 2: return .refusal(409, "Conflict")
-            default: return Self.write(request, place, &state)
-            }
-        }
-    }
-
-    private static func text(_ value: JSONValue) -> String {
-        String(decoding: (try? JSONEncoder().encode(value)) ?? Data(), as: UTF8.self)
-    }
-
-    private static func read(_ place: Place, _ state: State) -> ScriptedServer.Reply {
-        if let name = place.name {
-            guard let object = state.objects[place.key(name)] else { return .refusal(404, "NotFound") }
-            return .init(body: text(object))
-        }
-        let items = state.objects.filter { $0.key.hasPrefix(place.plural + "/") }.map(\.value)
-        return .init(
-            body: text([
-                "metadata": ["resourceVersion": .string(String(state.version))], "items": .array(items),
-            ]))
-    }
-
-    private static func write(
-        _ request: ScriptedServer.Request, _ place: Place, _ state: inout State
-    ) -> ScriptedServer.Reply {
-        guard request.method != "DELETE",
-            let body = try? JSONDecoder().decode(JSONValue.self, from: request.body)
-        else { return .refusal(500) }
-        let name = place.name ?? field(body, "metadata", "name")
-        let key = place.key(name)
-        let present = state.objects[key]
-        if request.method == "POST", present != nil { return .refusal(409, "AlreadyExists") }
-        if request.method != "POST", present == nil { return .refusal(404, "NotFound") }
-        let version = field(body, "metadata", "resourceVersion")
-        if let present, !version.isEmpty, version != field(present, "metadata", "resourceVersion") {
-            return .refusal(409, "Conflict")
-        }
-        state.version += 1
-        let stamp: JSONValue = [
-            "metadata": ["resourceVersion": .string(String(state.version)), "uid": .string("uid-" + key)]
-        ]
-        let object = merged(merged(request.method == "PATCH" ? present ?? [:] : [:], body), stamp)
-        state.objects[key] = object
-        return .init(body: text(object))
-    }
-
-    private static func field(_ value: JSONValue, _ first: String, _ second: String) -> String {
-        value[first]?[second]?.text ?? ""
-    }
-
-    /// RFC 7386.
-    private static func merged(_ present: JSONValue, _ patch: JSONValue) -> JSONValue {
-        guard case .object(let changes) = patch else { return patch }
-        var members: [String: JSONValue] = [:]
-        if case .object(let known) = present { members = known }
-        for (name, change) in changes {
-            members[name] = change == .null ? nil : merged(members[name] ?? [:], change)
-        }
-        return .object(members)
-    }
-}
-
-/// A site that follows whatever it is asked to.
-private struct ObedientSite: SiteControl {
-    func info() async throws(SiteControlError) -> (site: String, peers: Set<String>) {
-        ("london", ["sydney"])
-    }
-    func volume(_ id: String) async throws(SiteControlError) -> VolumeSituation? {
-        VolumeSituation(id: id, owner: "london")
-    }
-    func setHydration(_ id: String, _ wanted: ClaimDecision.Hydration) async throws(SiteControlError) {}
-    func advance(
-        _ id: String, to target: String, claim: ClaimFacts
-    ) async throws(SiteControlError) -> MoveProgress { MoveProgress(phase: .ready) }
-    func withdraw(_ id: String, from target: String) async throws(SiteControlError) {}
-    func foreignVolumes() async throws(SiteControlError) -> [ForeignVolume] { [] }
-    func report(_ report: ClaimReport, of id: String) async throws(SiteControlError) {}
-    func takeOver(_ id: String, _ order: TakeoverOrder?) async throws(SiteControlError) -> TakeoverAnswer {
-        throw SiteControlError("not here", isTransient: false)
-    }
-}
-
+/// Whatever the API refuses, and whatever it does without saying so: each story ends where it would have ended.
 @Suite struct IllTemperedClusterTests {
-    /// Whatever the API refuses, and whatever it does without saying so: the loop ends where it would have ended.
-    @Test func aMoveIsFollowedThroughRefusalsFailuresAndLostAnswers() async throws {
-        let cluster = IllTemperedCluster()
+    private static let id = FakeSites.volume
+
+    /// A claim of the fake sites' volume, and its PersistentVolume.
+    private func bind(
+        _ cluster: IllTemperedCluster, _ name: String, to volume: String, annotations: JSONValue,
+        marks: JSONValue = [:]
+    ) {
         cluster.put(
-            "persistentvolumeclaims", "default", "data",
+            "persistentvolumeclaims", "default", name,
             [
                 "metadata": [
-                    "name": "data", "namespace": "default", "uid": "claim", "resourceVersion": "1",
-                    "annotations": ["godwit.dev/migrate-to": "sydney"],
+                    "name": .string(name), "namespace": "default", "uid": "claim", "resourceVersion": "1",
+                    "annotations": annotations,
                 ],
                 "spec": [
                     "accessModes": ["ReadWriteOnce"], "resources": ["requests": ["storage": "1Gi"]],
-                    "volumeName": "pvc-1", "storageClassName": "godwit",
+                    "volumeName": .string(volume), "storageClassName": "godwit",
                 ], "status": ["phase": "Bound"],
             ])
         cluster.put(
-            "persistentvolumes", "", "pvc-1",
+            "persistentvolumes", "", volume,
             [
-                "metadata": ["name": "pvc-1", "resourceVersion": "1"],
+                "metadata": [
+                    "name": .string(volume), "uid": "volume", "resourceVersion": "1", "annotations": marks,
+                ],
                 "spec": [
                     "capacity": ["storage": "1Gi"], "accessModes": ["ReadWriteOnce"],
-                    "csi": ["driver": "csi.godwit.dev", "volumeHandle": "volume"],
+                    "csi": ["driver": "csi.godwit.dev", "volumeHandle": .string(Self.id)],
+                    "claimRef": ["namespace": "default", "name": .string(name)],
                 ],
             ])
+    }
+
+    private func withController(
+        _ cluster: IllTemperedCluster, _ sites: FakeSites, at site: String = "london",
+        _ body: @escaping @Sendable (ControllerFigures) async throws -> Void
+    ) async throws {
         try await ScriptedServer.run { request, _ in
             cluster.answer(request)
-        } _: { server, client in
+        } _: { _, client in
             let figures = ControllerFigures()
             let controller = MigrationController(
-                client, site: ObedientSite(), logger: Logger(label: "test"), figures: figures,
+                client, site: sites.control(of: site), logger: Logger(label: "test"), figures: figures,
                 interval: .milliseconds(100))
             let running = Task { try await controller.run() }
-            func migrations() throws -> [MigrationResource] {
-                try cluster.all("migrations").map { try $0.decoded(as: MigrationResource.self) }
+            do {
+                try await body(figures)
+            } catch {
+                running.cancel()
+                _ = await running.result
+                throw error
             }
+            running.cancel()
+            _ = await running.result
+            #expect(!figures.snapshot.isLeading && figures.complaint() == nil)
+        }
+    }
+
+    private func all<Item: KubernetesResource>(
+        _ type: Item.Type, _ cluster: IllTemperedCluster
+    ) throws -> [Item] {
+        try cluster.all(Item.resource.plural).map { try $0.decoded(as: Item.self) }
+    }
+
+    @Test func aMoveIsFollowedThroughRefusalsFailuresAndLostAnswers() async throws {
+        let (cluster, sites) = (IllTemperedCluster(), FakeSites())
+        bind(cluster, "data", to: "pvc-1", annotations: ["godwit.dev/migrate-to": "sydney"])
+        try await withController(cluster, sites) { figures in
             try await eventually("the migration to be Ready", limit: .seconds(120)) {
-                try migrations().first?.status?.phase == .ready
+                try all(MigrationResource.self, cluster).first?.status?.phase == .ready
             }
-            let found = try migrations()
+            let found = try all(MigrationResource.self, cluster)
             #expect(found.count == 1 && found.first?.spec.to == "sydney")
             #expect(found.first?.metadata.ownerReferences?.first?.uid == "claim")
+            try await eventually("the claim says so", limit: .seconds(60)) {
+                try all(PersistentVolumeClaim.self, cluster).first?.note == "Ready sydney"
+            }
             // What failed was looked at again, and was counted.
             let told = figures.snapshot
             #expect(told.isLeading && (told.looks[.failed] ?? 0) > 0 && told.apiFailures > 0)
-            running.cancel()
-            _ = try? await running.value
-            #expect(!figures.snapshot.isLeading && figures.complaint() == nil)
         }
+    }
+
+    @Test func aWishThatWasTakenAwayIsWithdrawnAndNothingHoldsItsMigration() async throws {
+        let (cluster, sites) = (IllTemperedCluster(), FakeSites())
+        sites.change { state in
+            state.known.insert("sydney")
+            state.following = ["sydney"]
+        }
+        bind(cluster, "data", to: "pvc-1", annotations: ["godwit.dev/migration": "Ready sydney"])
+        cluster.put(
+            "migrations", "default", "data",
+            [
+                "metadata": [
+                    "name": "data", "namespace": "default", "uid": "migration", "resourceVersion": "1",
+                    "finalizers": ["godwit.dev/withdraw"],
+                ],
+                "spec": [
+                    "claim": "data", "volume": .string(Self.id), "from": "london", "to": "sydney",
+                ],
+                "status": ["phase": "Ready", "message": ""],
+            ])
+        try await withController(cluster, sites) { _ in
+            try await eventually("it is cancelled, and not kept", limit: .seconds(120)) {
+                let migration = try all(MigrationResource.self, cluster).first
+                return migration?.status?.phase == .cancelled && migration?.isKept == false
+            }
+            try await eventually("the claim says nothing", limit: .seconds(60)) {
+                try all(PersistentVolumeClaim.self, cluster).first?.note == nil
+            }
+        }
+        #expect(sites[\.known] == ["london"] && sites[\.following].isEmpty)
+    }
+
+    @Test func aClaimThatComesIsMadeOnce() async throws {
+        let (cluster, sites) = (IllTemperedCluster(), FakeSites())
+        let facts = try ClaimFacts(
+            namespace: "default", name: "twin", labels: [:], storageClass: "godwit", requested: "1Gi",
+            capacity: "1Gi", accessModes: ["ReadWriteOnce"], volumeMode: "")
+        sites.change { state in
+            state.known.insert("sydney")
+            state.claims["sydney"] = ForeignClaim(facts: facts)
+        }
+        cluster.put(
+            "storageclasses", "", "godwit",
+            ["metadata": ["name": "godwit"], "provisioner": "csi.godwit.dev"])
+        try await withController(cluster, sites, at: "sydney") { _ in
+            try await eventually("the site to know that it is made", limit: .seconds(120)) {
+                sites[\.claims]["sydney"]?.report?.reason == "Made"
+            }
+        }
+        let (volumes, claims) = (
+            try all(PersistentVolume.self, cluster), try all(PersistentVolumeClaim.self, cluster)
+        )
+        #expect(volumes.count == 1 && volumes.first?.spec.claimRef?.name == "twin")
+        #expect(claims.count == 1 && claims.first?.spec.volumeName == volumes.first?.metadata.name)
+    }
+
+    @Test func aClaimThatDoesNotComeAnyMoreGoesWithItsVolume() async throws {
+        let (cluster, sites) = (IllTemperedCluster(), FakeSites())
+        let marks: JSONValue = .object([ArrivingClaim.mark: .string(Self.id)])
+        bind(
+            cluster, "twin", to: ArrivingClaim.volumeName(Self.id), annotations: marks, marks: marks)
+        try await withController(cluster, sites, at: "sydney") { _ in
+            try await eventually("both are gone", limit: .seconds(120)) {
+                try all(PersistentVolume.self, cluster).isEmpty
+                    && all(PersistentVolumeClaim.self, cluster).isEmpty
+            }
+        }
+    }
+
+    @Test func aTakeoverIsAnsweredOnceItCanBeWritten() async throws {
+        let (cluster, sites) = (IllTemperedCluster(), FakeSites())
+        sites.change {
+            $0.takeover = TakeoverAnswer(
+                volume: "pvc-1", owner: "london", overruledEpoch: 2, epoch: 1 << 32, states: [])
+        }
+        cluster.put(
+            "takeovers", "", "data-1",
+            [
+                "metadata": ["name": "data-1", "uid": "takeover", "resourceVersion": "1"],
+                "spec": ["volume": .string(Self.id), "force": true, "overrule": 2],
+            ])
+        try await withController(cluster, sites, at: "sydney") { _ in
+            try await eventually("it is answered", limit: .seconds(120)) {
+                try all(TakeoverResource.self, cluster).first?.status?.phase == .takenOver
+            }
+        }
+        let takeover = try all(TakeoverResource.self, cluster).first
+        #expect(takeover?.status?.epoch == 1 << 32 && takeover?.status?.owner == "london")
+        #expect(try all(EventView.self, cluster).contains { $0.reason == "TakenOver" })
     }
 }

@@ -221,6 +221,13 @@ struct TwoClusters: Sendable {
         }
     }
 
+    /// Waits until the claim says this of its move.
+    func wait(forNote note: String?, at end: End) async throws {
+        try await eventually("the note '\(note ?? "none")' at \(end.name)", limit: .seconds(60)) {
+            try await claim(end)?.note == note
+        }
+    }
+
     // MARK: a pod
 
     /// What kubelet does for a pod that starts, writes or reads, and ends.
