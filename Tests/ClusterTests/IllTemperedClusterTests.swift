@@ -91,7 +91,17 @@ import VolumeModel
         }
     }
 
-    @Test func aWishThatWasTakenAwayIsWithdrawnAndNothingHoldsItsMigration() async throws {
+    /// Side by side, for what they take is waiting.
+    @Test func whatEndsWhatComesAndWhatIsTakenOverEndsTheSame() async throws {
+        async let withdrawn: Void = withdrawal()
+        async let arrived: Void = arrival()
+        async let gone: Void = absence()
+        async let taken: Void = takeover()
+        _ = try await (withdrawn, arrived, gone, taken)
+    }
+
+    /// A wish that was taken away is withdrawn, and nothing holds its migration.
+    private func withdrawal() async throws {
         let (cluster, sites) = (IllTemperedCluster(), FakeSites())
         sites.change { state in
             state.known.insert("sydney")
@@ -122,7 +132,8 @@ import VolumeModel
         #expect(sites[\.known] == ["london"] && sites[\.following].isEmpty)
     }
 
-    @Test func aClaimThatComesIsMadeOnce() async throws {
+    /// A claim that comes is made once.
+    private func arrival() async throws {
         let (cluster, sites) = (IllTemperedCluster(), FakeSites())
         let facts = try ClaimFacts(
             namespace: "default", name: "twin", labels: [:], storageClass: "godwit", requested: "1Gi",
@@ -146,7 +157,8 @@ import VolumeModel
         #expect(claims.count == 1 && claims.first?.spec.volumeName == volumes.first?.metadata.name)
     }
 
-    @Test func aClaimThatDoesNotComeAnyMoreGoesWithItsVolume() async throws {
+    /// A claim that does not come any more goes with its volume.
+    private func absence() async throws {
         let (cluster, sites) = (IllTemperedCluster(), FakeSites())
         let marks: JSONValue = .object([ArrivingClaim.mark: .string(Self.id)])
         bind(
@@ -159,7 +171,8 @@ import VolumeModel
         }
     }
 
-    @Test func aTakeoverIsAnsweredOnceItCanBeWritten() async throws {
+    /// A takeover is answered once it can be written.
+    private func takeover() async throws {
         let (cluster, sites) = (IllTemperedCluster(), FakeSites())
         sites.change {
             $0.takeover = TakeoverAnswer(
