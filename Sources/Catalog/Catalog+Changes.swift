@@ -26,6 +26,7 @@ extension Catalog {
                 throw CatalogError.unusable(path: directory, reason: "it is being brought up to date itself")
             }
             try state.checkWhole()
+            let headName = try state.headName()
             _ = try state.commit()
             let sequence = state.committedSequence
             let removedSince = try state.pin(follower, since: since, newest: sequence)
@@ -38,7 +39,7 @@ extension Catalog {
                 throw CatalogError.database(error)
             }
             let position = CatalogPosition(
-                sequence: sequence, counters: state.counters, limits: state.limits)
+                sequence: sequence, counters: state.counters, limits: state.limits, headName: headName)
             return (position, removedSince)
         }
         // A power loss must not take back, and give to other changes, numbers that a follower has seen.
@@ -125,6 +126,30 @@ extension Catalog {
         else { throw CatalogError.unusable(path: directory, reason: "the owner's counters are malformed") }
     }
 
+    /// The name of this head, which it has since it began; nil of a follower. Of a head from before there were names it is
+    /// made now.
+    package func headName() throws -> StateName? { try perform { try $0.headName() } }
+
+    /// Whether a follower of this very head has more of it than was ever given: then this is an older state of the head,
+    /// and the follower's is the newer one.
+    ///
+    /// - Parameter head: the name of the head that the follower has followed.
+    package func isBehind(
+        _ follower: String, at position: SequenceNumber, of head: StateName?
+    ) throws -> Bool {
+        guard let head, try headName() == head else { return false }
+        return try perform { state in
+            let find = try state.connection.prepare("SELECT newest FROM pin WHERE name = ?1")
+            find.bind(1, follower)
+            return position > (try find.first { SequenceNumber($0.integer(0)) } ?? state.committedSequence)
+        }
+    }
+
+    /// The name of the owner's head of which this follower has taken changes; nil: none, or it is not known.
+    package func originHeadName() throws -> StateName? {
+        try perform { try $0.statements.metaName(.originHeadName) }
+    }
+
     /// The owner's sequence number that this follower has reached; nil: none yet.
     package func originSequence() throws -> SequenceNumber? {
         try perform { state in
@@ -138,11 +163,16 @@ package struct CatalogPosition: Hashable, Sendable {
     package var sequence: SequenceNumber
     package var counters: CatalogCounters
     package var limits: VolumeLimits
+    /// The name of the owner's head; nil: it is not known.
+    package var headName: StateName?
 
-    package init(sequence: SequenceNumber, counters: CatalogCounters, limits: VolumeLimits) {
+    package init(
+        sequence: SequenceNumber, counters: CatalogCounters, limits: VolumeLimits, headName: StateName? = nil
+    ) {
         self.sequence = sequence
         self.counters = counters
         self.limits = limits
+        self.headName = headName
     }
 }
 
@@ -174,6 +204,15 @@ extension CatalogState {
         newestPin = max(newestPin ?? newest, newest)
         try dropUnpinnedRows()
         return since ?? known?.0
+    }
+
+    mutating func headName() throws -> StateName? {
+        guard !isFollower else { return nil }
+        if let name = try statements.metaName(.headName) { return name }
+        let name = StateName.random()
+        try beginIfNeeded()
+        try statements.setMeta(.headName, name)
+        return name
     }
 
     package func pinNames() throws -> [String] {
@@ -209,6 +248,11 @@ extension CatalogState {
         missingByteCount = position.counters.byteCount
         if isArriving { pending = PendingSums(position.counters) }
         try statements.setMeta(.originSequence, position.sequence.number)
+        if let name = position.headName {
+            try statements.setMeta(.originHeadName, name)
+        } else {
+            try statements.deleteMeta(.originHeadName)
+        }
         isApplying = false
         _ = try commit()
     }

@@ -61,6 +61,7 @@ package final class Catalog: Sendable {
                     accessTime: now, modificationTime: now, changeTime: now)
                 try statements.put(InodeRecord(attributes: root), born: SequenceNumber(1))
                 try statements.setMeta(.inodeCount, 1)
+                try statements.setMeta(.headName, StateName.random())
             } else {
                 try statements.setMeta(.isFollower, 1)
             }

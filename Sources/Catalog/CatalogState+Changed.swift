@@ -14,6 +14,8 @@ struct ChangeRecord {
     /// The reign from whose beginning it counts; nil: nobody had the head before.
     private(set) var since: Epoch?
     private(set) var firstNewInode = InodeNumber(0)
+    /// The name of the state that it began with, once its origin has told it.
+    fileprivate(set) var sinceName: StateName?
     fileprivate(set) var isUncertain = false
     /// The reigns before, as far as they are known, the last one first: each ends where the one before it in the list
     /// begins.
@@ -29,6 +31,7 @@ struct ChangeRecord {
 
     init(_ statements: CatalogStatements, _ connection: Connection) throws(SQLiteError) {
         since = try statements.meta(.changedSince).map { Epoch(UInt64(bitPattern: $0)) }
+        sinceName = try statements.metaName(.changedSinceName)
         firstNewInode = InodeNumber(UInt64(bitPattern: try statements.meta(.firstChangedInode) ?? 0))
         isUncertain = try statements.meta(.changesAreUncertain) == 1
         if let since { earlier = try EarlierReign.stored(in: connection, before: since) }
@@ -107,6 +110,14 @@ extension CatalogState {
         try statements.setMeta(.changedSince, Int64(bitPattern: epoch.number))
         try statements.setMeta(.firstChangedInode, Int64(bitPattern: counters.nextInode.number))
         try statements.setMeta(.changesAreUncertain, 0)
+        try statements.deleteMeta(.changedSinceName)
+    }
+
+    /// The origin has told the name of the state that this head began with.
+    mutating func noteName(ofBeginning name: StateName) throws {
+        try beginIfNeeded()
+        try statements.setMeta(.changedSinceName, name)
+        changed.sinceName = name
     }
 
     /// The last end was not in order.
@@ -125,6 +136,8 @@ extension CatalogState {
         guard try epoch() < heir else { return }
         try beginIfNeeded()
         try statements.setMeta(.sealedFor, Int64(bitPattern: heir.number))
+        // Another one each time: should this site go back in time, what is granted then has the number at most.
+        try statements.setMeta(.sealName, StateName.random())
         try statements.setMeta(.sealIsDurable, 0)
         try statements.setMeta(.sealIsUncertain, 0)
     }
@@ -153,11 +166,13 @@ extension CatalogState {
     }
 
     /// The reign that this head, as it is, was granted to; nil: it has gone on since, or never was.
-    package func sealedFor() throws -> (heir: Epoch, isCertain: Bool)? {
+    ///
+    /// It has a name, unless a release granted it that gave none.
+    package func sealedFor() throws -> (heir: Epoch, name: StateName?, isCertain: Bool)? {
         guard let number = try statements.meta(.sealedFor), number != 0 else { return nil }
         let isCertain =
             try statements.meta(.sealIsUncertain) != 1 && statements.meta(.syncHasFailed) != 1
-        return (Epoch(UInt64(bitPattern: number)), isCertain)
+        return (Epoch(UInt64(bitPattern: number)), try statements.metaName(.sealName), isCertain)
     }
 
     // MARK: what is told
@@ -172,15 +187,18 @@ extension CatalogState {
     ) throws -> ChangesSince {
         guard let reigns = changed.earlier(since: epoch) else { return ChangesSince(kind: .unknown) }
         let firstNewInode = reigns.reduce(changed.firstNewInode) { min($0, $1.firstNewInode) }
+        let name = reigns.last.map(\.sinceName) ?? changed.sinceName
         guard !changed.isUncertain else {
-            return ChangesSince(kind: .uncertain, firstNewInode: firstNewInode)
+            return ChangesSince(kind: .uncertain, sinceName: name, firstNewInode: firstNewInode)
         }
         _ = try commit()
         let statement = try connection.prepare(
             reigns.isEmpty ? EarlierReign.ownChanges : EarlierReign.changesSinceEpoch)
         statement.bind(1, Int64(clamping: after.number))
         if !reigns.isEmpty { statement.bind(2, epoch.number) }
-        return try Self.changes(told: statement, firstNewInode: firstNewInode, byteCount: byteCount)
+        var answer = try Self.changes(told: statement, firstNewInode: firstNewInode, byteCount: byteCount)
+        answer.sinceName = name
+        return answer
     }
 
     /// A part of what changed in the one reign that ended with the state that was granted to `heir`, this site's or an
@@ -188,15 +206,20 @@ extension CatalogState {
     package mutating func changes(
         inReignBefore heir: Epoch, after: InodeNumber, byteCount: Int
     ) throws -> ChangesSince {
-        if try sealedFor()?.heir == heir {
-            guard let since = changed.since, !changed.isUncertain else { return ChangesSince(kind: .unknown) }
+        if let seal = try sealedFor(), seal.heir == heir {
+            guard let since = changed.since, !changed.isUncertain else {
+                // The heir is to know the name all the same.
+                return ChangesSince(kind: .unknown, untilName: seal.name)
+            }
             var answer = try changes(since: since, after: after, byteCount: byteCount)
             answer.since = since
+            answer.untilName = seal.name
             return answer
         }
-        guard let reign = changed.earlier.first(where: { $0.until == heir }) else {
+        guard let index = changed.earlier.firstIndex(where: { $0.until == heir }) else {
             return ChangesSince(kind: .unknown)
         }
+        let reign = changed.earlier[index]
         _ = try commit()
         let statement = try connection.prepare(EarlierReign.changesOfOneReign)
         statement.bind(1, Int64(clamping: after.number))
@@ -204,6 +227,8 @@ extension CatalogState {
         var answer = try Self.changes(
             told: statement, firstNewInode: reign.firstNewInode, byteCount: byteCount)
         answer.since = reign.since
+        answer.sinceName = reign.sinceName
+        answer.untilName = index == 0 ? changed.sinceName : changed.earlier[index - 1].sinceName
         return answer
     }
 

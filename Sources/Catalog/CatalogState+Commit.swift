@@ -200,6 +200,7 @@ extension CatalogState {
             try statements.setMeta(.isFollower, 0)
             isFollower = false
             try beginChangeRecord(since: epoch)
+            try statements.setMeta(.headName, StateName.random())
         }
         try breakSeal()
         try statements.setMeta(.epoch, Int64(bitPattern: epoch.number))

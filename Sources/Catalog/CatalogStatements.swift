@@ -155,6 +155,25 @@ final class CatalogStatements {
         putMeta.bind(2, value)
         try putMeta.run()
     }
+
+    /// - Returns: nil: there is none, or it is none.
+    func metaName(_ key: CatalogKey) throws(SQLiteError) -> StateName? {
+        getMeta.bind(1, key.rawValue)
+        return try getMeta.first { StateName($0.bytes(0)) } ?? nil
+    }
+
+    func setMeta(_ key: CatalogKey, _ name: StateName) throws(SQLiteError) {
+        putMeta.bind(1, key.rawValue)
+        putMeta.bind(2, name.bytes)
+        try putMeta.run()
+    }
+}
+
+extension StateName {
+    static func random() -> StateName {
+        var generator = SystemRandomNumberGenerator()
+        return StateName(randomHigh: generator.next(), randomLow: generator.next())
+    }
 }
 
 /// The names of the numbers in the table `meta`.
@@ -191,12 +210,17 @@ enum CatalogKey: String {
     case sealIsDurable = "seal_is_durable"
     case sealIsUncertain = "seal_is_uncertain"
     case syncHasFailed = "sync_has_failed"
+    /// Names, not numbers.
+    case headName = "head_name"
+    case originHeadName = "origin_head_name"
+    case sealName = "seal_name"
+    case changedSinceName = "changed_since_name"
 
     /// What is said of one head, and not of a copy of it: where it came from, and to whom it was given.
     static let ofThisHead: [CatalogKey] = [
         .originSequence, .arrivalGrant, .pendingInodes, .pendingBytes, .pendingAllocated, .pendingMissing,
         .changedSince, .firstChangedInode, .changesAreUncertain, .sealedFor, .sealIsDurable, .sealIsUncertain,
-        .syncHasFailed,
+        .syncHasFailed, .headName, .originHeadName, .sealName, .changedSinceName,
     ]
 }
 

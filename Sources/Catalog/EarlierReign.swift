@@ -8,9 +8,13 @@ package import VolumeModel
 /// costs the hand-off nothing, and whoever has the volume next takes them from it in turn.
 ///
 /// What it relies on:
-/// - An epoch names one state of the volume: the one that was granted to the reign of that epoch. A reign is known from
+/// - An epoch numbers one state of the volume: the one that was granted to the reign of that epoch. A reign is known from
 ///   the state it began with to the one that it was sealed with, and a head that is sealed for a reign does not change.
 ///   Whoever began by force was granted nothing: no reign ends there, and nothing from before is known.
+/// - Where a site went back in time a number may have come twice. So each state has a random name as well, made when it
+///   is sealed, and whoever kept a state takes for unchanged only what is told since the state of that name. An heir learns
+///   the name with the first answer of its origin, in the background. What is told by a release without names, or leads
+///   over a state without one, has none itself: who asks compares by hash.
 /// - Reigns are a chain without a gap: the last ends where this head begins, each other one where the next begins.
 /// - What is not known for sure is not told, and ends the chain. So all that is kept is exact, for ever.
 /// - A reign is noted in a commit after all its rows, so that none counts after a crash of which some are missing.
@@ -20,6 +24,8 @@ struct EarlierReign: Hashable, Sendable {
     let since: Epoch
     /// The state that it ended with.
     let until: Epoch
+    /// The name of the state that it began with, if names lead there without a gap.
+    var sinceName: StateName?
     var firstNewInode: InodeNumber
     /// What its rows take, about.
     var byteCount = 0
@@ -40,8 +46,11 @@ struct EarlierReign: Hashable, Sendable {
         CREATE TABLE IF NOT EXISTS earlier_reign(
             since INTEGER PRIMARY KEY, until INTEGER NOT NULL, first_new_inode INTEGER NOT NULL,
             byte_count INTEGER NOT NULL);
+        CREATE TABLE IF NOT EXISTS earlier_name(since INTEGER PRIMARY KEY, name BLOB NOT NULL);
         """
-    static let dropTables = "DROP TABLE IF EXISTS earlier_change; DROP TABLE IF EXISTS earlier_reign"
+    static let dropTables = """
+        DROP TABLE IF EXISTS earlier_change; DROP TABLE IF EXISTS earlier_reign; DROP TABLE IF EXISTS earlier_name
+        """
 
     static let dropUnnoted = "DELETE FROM earlier_change WHERE since NOT IN (SELECT since FROM earlier_reign)"
 
@@ -60,6 +69,7 @@ struct EarlierReign: Hashable, Sendable {
     static func stored(in connection: Connection, before epoch: Epoch) throws(SQLiteError) -> [EarlierReign] {
         let table = try connection.prepare("SELECT 1 FROM sqlite_master WHERE name = 'earlier_reign'")
         guard try table.first({ _ in true }) ?? false else { return [] }
+        let names = try names(in: connection)
         var reigns: [EarlierReign] = []
         var end = epoch
         let statement = try connection.prepare(
@@ -67,6 +77,7 @@ struct EarlierReign: Hashable, Sendable {
         try statement.forEach { row in
             let reign = EarlierReign(
                 since: Epoch(row.unsigned(0)), until: Epoch(row.unsigned(1)),
+                sinceName: names[Epoch(row.unsigned(0))],
                 firstNewInode: InodeNumber(row.unsigned(2)), byteCount: Int(max(0, row.integer(3))))
             guard reign.until == end, reign.since < end else { return false }
             reigns.append(reign)
@@ -74,6 +85,17 @@ struct EarlierReign: Hashable, Sendable {
             return true
         }
         return reigns
+    }
+
+    private static func names(in connection: Connection) throws(SQLiteError) -> [Epoch: StateName] {
+        let table = try connection.prepare("SELECT 1 FROM sqlite_master WHERE name = 'earlier_name'")
+        guard try table.first({ _ in true }) ?? false else { return [:] }
+        var names: [Epoch: StateName] = [:]
+        try connection.prepare("SELECT since, name FROM earlier_name").forEach { row in
+            names[Epoch(row.unsigned(0))] = StateName(row.bytes(1))
+            return true
+        }
+        return names
     }
 }
 
@@ -129,6 +151,15 @@ extension CatalogState {
         statement.bind(3, reign.firstNewInode.number)
         statement.bind(4, Int64(reign.byteCount))
         try statement.run()
+        let forget = try connection.prepare("DELETE FROM earlier_name WHERE since = ?1")
+        forget.bind(1, reign.since.number)
+        try forget.run()
+        if let name = reign.sinceName {
+            let put = try connection.prepare("INSERT INTO earlier_name(since, name) VALUES (?1, ?2)")
+            put.bind(1, reign.since.number)
+            put.bind(2, name.bytes)
+            try put.run()
+        }
         changed.earlier.append(reign)
     }
 
@@ -170,23 +201,36 @@ extension Catalog {
         }
     }
 
+    /// The name of the state that this head began with. Where it is not known yet, it is what whoever granted it tells.
+    private func nameOfBeginning(orElse told: StateName?) throws -> StateName? {
+        try perform { state in
+            if state.changed.sinceName == nil, let told { try state.noteName(ofBeginning: told) }
+            return state.changed.sinceName
+        }
+    }
+
     /// - Returns: nil when nothing is known of it, or what is told cannot be.
     private func takeReign(
         until end: Epoch, room: Int, _ ask: (Epoch, InodeNumber) async throws -> ChangesSince
     ) async throws -> EarlierReign? {
         // What is new since is in no state before.
-        let firstNewInode = try perform { $0.changed.firstNewInode }
-        var told: (since: Epoch, firstNewInode: InodeNumber)?
+        let (firstNewInode, earlier) = try perform { ($0.changed.firstNewInode, $0.changed.earlier) }
+        var told: (since: Epoch, name: StateName?, firstNewInode: InodeNumber)?
         var last = InodeNumber(0)
         var byteCount = 0
         while true {
             try Task.checkCancellation()
             let part = try await ask(end, last)
+            let expected =
+                earlier.isEmpty ? try nameOfBeginning(orElse: part.untilName) : earlier.last?.sinceName
+            // Another state of that number.
+            if let expected, let until = part.untilName, expected != until { return nil }
+            let name = expected != nil && expected == part.untilName ? part.sinceName : nil
             guard part.kind == .exact, let since = part.since, since >= .first, since < end else {
                 return nil
             }
-            if let told, told != (since, part.firstNewInode) { return nil }
-            told = (since, part.firstNewInode)
+            if let told, told != (since, name, part.firstNewInode) { return nil }
+            told = (since, name, part.firstNewInode)
             var rest = part.inodes[...].prefix { $0.inode < firstNewInode }
             while !rest.isEmpty {
                 let chunk = rest.prefix(EarlierReign.chunk)
@@ -195,7 +239,8 @@ extension Catalog {
             }
             byteCount += part.inodes.reduce(0) { $0 + $1.bytes.bits.count + EarlierReign.rowByteCount }
             var reign = EarlierReign(
-                since: since, until: end, firstNewInode: part.firstNewInode, byteCount: byteCount)
+                since: since, until: end, sinceName: name, firstNewInode: part.firstNewInode,
+                byteCount: byteCount)
             if part.isComplete { return reign }
             guard let next = part.inodes.last?.inode, next > last else { return nil }
             last = next

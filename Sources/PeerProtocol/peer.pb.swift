@@ -249,6 +249,57 @@ package nonisolated struct Godwit_Peer_V1_LocateReply: Sendable {
   package init() {}
 }
 
+package nonisolated struct Godwit_Peer_V1_ReignsRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Volumes that the caller owns, as far as it knows.
+  package var volumes: [String] = []
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+package nonisolated struct Godwit_Peer_V1_ReignsReply: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// In the order of the request; of a volume that is not for the caller, or unknown, nothing is said.
+  package var reigns: [Godwit_Peer_V1_ToldReign] = []
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+/// What a site says of itself, and of no other.
+package nonisolated struct Godwit_Peer_V1_ToldReign: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var volume: String = String()
+
+  /// The highest epoch under which the site has owned the volume. 0: never.
+  package var epoch: UInt64 = 0
+
+  /// Which of its nodes; a site of one node tells its own name.
+  package var member: String = String()
+
+  /// Whether it owns the volume now, or has sealed it and does not know yet that another does.
+  package var present: Bool = false
+
+  /// An epoch that was granted to it, and under which it may begin any moment. 0: none.
+  package var granted: UInt64 = 0
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
 package nonisolated struct Godwit_Peer_V1_OfferReply: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
@@ -367,6 +418,9 @@ package nonisolated struct Godwit_Peer_V1_FollowRequest: Sendable {
   /// The owner's reign as the follower knows it: an owner of an earlier one is behind, and is not followed.
   package var epoch: UInt64 = 0
 
+  /// The name of the owner's head that it has followed. Empty: none, or not known.
+  package var headName: Data = Data()
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -422,6 +476,9 @@ package nonisolated struct Godwit_Peer_V1_CatalogPosition: Sendable {
   package var byteLimit: UInt64 = 0
 
   package var inodeLimit: UInt64 = 0
+
+  /// The name of the head (16 random bytes), which it has since it began. Empty: not known.
+  package var headName: Data = Data()
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -554,6 +611,12 @@ package nonisolated struct Godwit_Peer_V1_ChangesReply: Sendable {
 
   /// Of the one reign that was asked for: the epoch in which it began.
   package var since: UInt64 = 0
+
+  /// The random names (16 bytes) of the state since which this is told, and, of one reign, of the one with which it ended.
+  /// Empty: not known. Whoever kept a state believes what is told of another name, or of none, of no byte.
+  package var sinceName: Data = Data()
+
+  package var untilName: Data = Data()
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -894,6 +957,9 @@ package nonisolated struct Godwit_Peer_V1_SealRequest: Sendable {
 
   /// The owner's sequence number that the asking follower has reached; 0: it has none.
   package var followed: Int64 = 0
+
+  /// The name of the owner's head that it has followed. Empty: none, or not known.
+  package var followedHeadName: Data = Data()
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1650,6 +1716,116 @@ nonisolated extension Godwit_Peer_V1_LocateReply: SwiftProtobuf.Message, SwiftPr
   }
 }
 
+nonisolated extension Godwit_Peer_V1_ReignsRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".ReignsRequest"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volumes\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeRepeatedStringField(value: &self.volumes) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.volumes.isEmpty {
+      try visitor.visitRepeatedStringField(value: self.volumes, fieldNumber: 1)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Peer_V1_ReignsRequest, rhs: Godwit_Peer_V1_ReignsRequest) -> Bool {
+    if lhs.volumes != rhs.volumes {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Peer_V1_ReignsReply: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".ReignsReply"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}reigns\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeRepeatedMessageField(value: &self.reigns) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.reigns.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.reigns, fieldNumber: 1)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Peer_V1_ReignsReply, rhs: Godwit_Peer_V1_ReignsReply) -> Bool {
+    if lhs.reigns != rhs.reigns {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Peer_V1_ToldReign: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".ToldReign"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0\u{1}member\0\u{1}present\0\u{1}granted\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.volume) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.epoch) }()
+      case 3: try { try decoder.decodeSingularStringField(value: &self.member) }()
+      case 4: try { try decoder.decodeSingularBoolField(value: &self.present) }()
+      case 5: try { try decoder.decodeSingularUInt64Field(value: &self.granted) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.volume.isEmpty {
+      try visitor.visitSingularStringField(value: self.volume, fieldNumber: 1)
+    }
+    if self.epoch != 0 {
+      try visitor.visitSingularUInt64Field(value: self.epoch, fieldNumber: 2)
+    }
+    if !self.member.isEmpty {
+      try visitor.visitSingularStringField(value: self.member, fieldNumber: 3)
+    }
+    if self.present != false {
+      try visitor.visitSingularBoolField(value: self.present, fieldNumber: 4)
+    }
+    if self.granted != 0 {
+      try visitor.visitSingularUInt64Field(value: self.granted, fieldNumber: 5)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Peer_V1_ToldReign, rhs: Godwit_Peer_V1_ToldReign) -> Bool {
+    if lhs.volume != rhs.volume {return false}
+    if lhs.epoch != rhs.epoch {return false}
+    if lhs.member != rhs.member {return false}
+    if lhs.present != rhs.present {return false}
+    if lhs.granted != rhs.granted {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
 nonisolated extension Godwit_Peer_V1_OfferReply: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".OfferReply"
   package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}sequence\0\u{1}claim\0")
@@ -1866,7 +2042,7 @@ nonisolated extension Godwit_Peer_V1_WithdrawReply: SwiftProtobuf.Message, Swift
 
 nonisolated extension Godwit_Peer_V1_FollowRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".FollowRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}since\0\u{1}epoch\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}since\0\u{1}epoch\0\u{3}head_name\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1877,6 +2053,7 @@ nonisolated extension Godwit_Peer_V1_FollowRequest: SwiftProtobuf.Message, Swift
       case 1: try { try decoder.decodeSingularStringField(value: &self.volume) }()
       case 2: try { try decoder.decodeSingularInt64Field(value: &self.since) }()
       case 3: try { try decoder.decodeSingularUInt64Field(value: &self.epoch) }()
+      case 4: try { try decoder.decodeSingularBytesField(value: &self.headName) }()
       default: break
       }
     }
@@ -1892,6 +2069,9 @@ nonisolated extension Godwit_Peer_V1_FollowRequest: SwiftProtobuf.Message, Swift
     if self.epoch != 0 {
       try visitor.visitSingularUInt64Field(value: self.epoch, fieldNumber: 3)
     }
+    if !self.headName.isEmpty {
+      try visitor.visitSingularBytesField(value: self.headName, fieldNumber: 4)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1899,6 +2079,7 @@ nonisolated extension Godwit_Peer_V1_FollowRequest: SwiftProtobuf.Message, Swift
     if lhs.volume != rhs.volume {return false}
     if lhs.since != rhs.since {return false}
     if lhs.epoch != rhs.epoch {return false}
+    if lhs.headName != rhs.headName {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1955,7 +2136,7 @@ nonisolated extension Godwit_Peer_V1_FollowReply: SwiftProtobuf.Message, SwiftPr
 
 nonisolated extension Godwit_Peer_V1_CatalogPosition: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".CatalogPosition"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}sequence\0\u{3}next_inode\0\u{3}next_cookie\0\u{3}inode_count\0\u{3}byte_count\0\u{3}allocated_byte_count\0\u{3}byte_limit\0\u{3}inode_limit\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}sequence\0\u{3}next_inode\0\u{3}next_cookie\0\u{3}inode_count\0\u{3}byte_count\0\u{3}allocated_byte_count\0\u{3}byte_limit\0\u{3}inode_limit\0\u{3}head_name\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1971,6 +2152,7 @@ nonisolated extension Godwit_Peer_V1_CatalogPosition: SwiftProtobuf.Message, Swi
       case 6: try { try decoder.decodeSingularUInt64Field(value: &self.allocatedByteCount) }()
       case 7: try { try decoder.decodeSingularUInt64Field(value: &self.byteLimit) }()
       case 8: try { try decoder.decodeSingularUInt64Field(value: &self.inodeLimit) }()
+      case 9: try { try decoder.decodeSingularBytesField(value: &self.headName) }()
       default: break
       }
     }
@@ -2001,6 +2183,9 @@ nonisolated extension Godwit_Peer_V1_CatalogPosition: SwiftProtobuf.Message, Swi
     if self.inodeLimit != 0 {
       try visitor.visitSingularUInt64Field(value: self.inodeLimit, fieldNumber: 8)
     }
+    if !self.headName.isEmpty {
+      try visitor.visitSingularBytesField(value: self.headName, fieldNumber: 9)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2013,6 +2198,7 @@ nonisolated extension Godwit_Peer_V1_CatalogPosition: SwiftProtobuf.Message, Swi
     if lhs.allocatedByteCount != rhs.allocatedByteCount {return false}
     if lhs.byteLimit != rhs.byteLimit {return false}
     if lhs.inodeLimit != rhs.inodeLimit {return false}
+    if lhs.headName != rhs.headName {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2260,7 +2446,7 @@ nonisolated extension Godwit_Peer_V1_ChangesRequest: SwiftProtobuf.Message, Swif
 
 nonisolated extension Godwit_Peer_V1_ChangesReply: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".ChangesReply"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}kind\0\u{3}first_new_inode\0\u{1}inodes\0\u{1}complete\0\u{1}since\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}kind\0\u{3}first_new_inode\0\u{1}inodes\0\u{1}complete\0\u{1}since\0\u{3}since_name\0\u{3}until_name\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2273,6 +2459,8 @@ nonisolated extension Godwit_Peer_V1_ChangesReply: SwiftProtobuf.Message, SwiftP
       case 3: try { try decoder.decodeRepeatedMessageField(value: &self.inodes) }()
       case 4: try { try decoder.decodeSingularBoolField(value: &self.complete) }()
       case 5: try { try decoder.decodeSingularUInt64Field(value: &self.since) }()
+      case 6: try { try decoder.decodeSingularBytesField(value: &self.sinceName) }()
+      case 7: try { try decoder.decodeSingularBytesField(value: &self.untilName) }()
       default: break
       }
     }
@@ -2294,6 +2482,12 @@ nonisolated extension Godwit_Peer_V1_ChangesReply: SwiftProtobuf.Message, SwiftP
     if self.since != 0 {
       try visitor.visitSingularUInt64Field(value: self.since, fieldNumber: 5)
     }
+    if !self.sinceName.isEmpty {
+      try visitor.visitSingularBytesField(value: self.sinceName, fieldNumber: 6)
+    }
+    if !self.untilName.isEmpty {
+      try visitor.visitSingularBytesField(value: self.untilName, fieldNumber: 7)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2303,6 +2497,8 @@ nonisolated extension Godwit_Peer_V1_ChangesReply: SwiftProtobuf.Message, SwiftP
     if lhs.inodes != rhs.inodes {return false}
     if lhs.complete != rhs.complete {return false}
     if lhs.since != rhs.since {return false}
+    if lhs.sinceName != rhs.sinceName {return false}
+    if lhs.untilName != rhs.untilName {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2886,7 +3082,7 @@ nonisolated extension Godwit_Peer_V1_ClaimAnswer: SwiftProtobuf.Message, SwiftPr
 
 nonisolated extension Godwit_Peer_V1_SealRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".SealRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}after\0\u{1}wanted\0\u{3}wait_milliseconds\0\u{1}followed\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}after\0\u{1}wanted\0\u{3}wait_milliseconds\0\u{1}followed\0\u{3}followed_head_name\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2898,6 +3094,7 @@ nonisolated extension Godwit_Peer_V1_SealRequest: SwiftProtobuf.Message, SwiftPr
       case 2: try { try decoder.decodeSingularUInt64Field(value: &self.wanted) }()
       case 3: try { try decoder.decodeSingularUInt32Field(value: &self.waitMilliseconds) }()
       case 4: try { try decoder.decodeSingularInt64Field(value: &self.followed) }()
+      case 5: try { try decoder.decodeSingularBytesField(value: &self.followedHeadName) }()
       default: break
       }
     }
@@ -2916,6 +3113,9 @@ nonisolated extension Godwit_Peer_V1_SealRequest: SwiftProtobuf.Message, SwiftPr
     if self.followed != 0 {
       try visitor.visitSingularInt64Field(value: self.followed, fieldNumber: 4)
     }
+    if !self.followedHeadName.isEmpty {
+      try visitor.visitSingularBytesField(value: self.followedHeadName, fieldNumber: 5)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2924,6 +3124,7 @@ nonisolated extension Godwit_Peer_V1_SealRequest: SwiftProtobuf.Message, SwiftPr
     if lhs.wanted != rhs.wanted {return false}
     if lhs.waitMilliseconds != rhs.waitMilliseconds {return false}
     if lhs.followed != rhs.followed {return false}
+    if lhs.followedHeadName != rhs.followedHeadName {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -12,6 +12,8 @@ package enum ChangesCoding {
             case .exact: .exact
             }
         reply.since = changes.since?.number ?? 0
+        reply.sinceName = .init(changes.sinceName?.bytes ?? [])
+        reply.untilName = .init(changes.untilName?.bytes ?? [])
         reply.firstNewInode = changes.firstNewInode.number
         reply.complete = changes.isComplete
         reply.inodes = changes.inodes.map { item in
@@ -31,7 +33,7 @@ package enum ChangesCoding {
     ) throws(PeerError) -> ChangesSince {
         let kind: ChangesSince.Kind
         switch reply.kind {
-        case .unknown: return ChangesSince(kind: .unknown)
+        case .unknown: return ChangesSince(kind: .unknown, untilName: StateName(reply.untilName))
         case .uncertain: kind = .uncertain
         case .exact: kind = .exact
         case .UNRECOGNIZED(let number): throw .malformed(site: site, "unknown kind of changes \(number)")
@@ -55,6 +57,7 @@ package enum ChangesCoding {
         }
         return ChangesSince(
             kind: kind, since: reply.since == 0 ? nil : Epoch(reply.since),
+            sinceName: StateName(reply.sinceName), untilName: StateName(reply.untilName),
             firstNewInode: InodeNumber(reply.firstNewInode), inodes: inodes,
             isComplete: reply.complete || kind == .uncertain)
     }

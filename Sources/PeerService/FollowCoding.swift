@@ -78,6 +78,7 @@ extension Godwit_Peer_V1_CatalogPosition {
         allocatedByteCount = counters.allocatedByteCount
         byteLimit = position.limits.byteCount
         inodeLimit = position.limits.inodeCount
+        headName = .init(position.headName?.bytes ?? [])
     }
 
     package var value: CatalogPosition {
@@ -86,6 +87,7 @@ extension Godwit_Peer_V1_CatalogPosition {
             counters: CatalogCounters(
                 nextInode: InodeNumber(nextInode), nextCookie: nextCookie, inodeCount: inodeCount,
                 byteCount: byteCount, allocatedByteCount: allocatedByteCount),
-            limits: VolumeLimits(byteCount: byteLimit, inodeCount: inodeLimit))
+            limits: VolumeLimits(byteCount: byteLimit, inodeCount: inodeLimit),
+            headName: StateName(headName))
     }
 }

@@ -11,6 +11,8 @@ package import VolumeModel
 package final class OwnCopy: Sendable {
     /// The reign that this state was granted to.
     package let heir: Epoch
+    /// Its name; nil: a release has granted it that gave none.
+    let name: StateName?
     /// Whether its bytes are surely those that were granted; else they are compared, piece by piece.
     package let isCertain: Bool
     private let storage: HeadStorage
@@ -28,6 +30,7 @@ package final class OwnCopy: Sendable {
             return nil
         }
         self.heir = heir
+        name = seal.name
         isCertain = seal.isCertain
         self.storage = storage
     }

@@ -124,18 +124,20 @@ package final class PeerClient: Sendable {
     ///
     /// - Parameters:
     ///   - reign: the peer's, as it is known here.
+    ///   - head: the name of the peer's head that `since` is of, if it is known.
     ///   - patience: how long nothing may come.
     ///   - apply: takes each batch of rows, in order.
     /// - Returns: where the follower is when all of them are applied. A stream that breaks, stands still or says nothing
     ///   throws, and may be asked again from the same `since`.
     package func follow(
-        _ volume: VolumeID, reign: Epoch, since: SequenceNumber?,
+        _ volume: VolumeID, reign: Epoch, since: SequenceNumber?, head: StateName? = nil,
         patience: Duration = PeerLimits.followPatience, apply: ([CatalogRow]) throws -> Void
     ) async throws -> CatalogPosition {
         var request = Godwit_Peer_V1_FollowRequest()
         request.volume = volume.description
         request.since = since?.number ?? 0
         request.epoch = reign.number
+        request.headName = .init(head?.bytes ?? [])
         let bytes: [UInt8] = try serialize(request)
         do {
             // The tail of a hand-off is waited for: it takes the urgent connection.

@@ -17,6 +17,8 @@ package enum PeerError: Error, Hashable, Sendable, CustomStringConvertible {
     case unknownVolume(VolumeID)
     /// This site does not know the other.
     case notTrusted(SiteID)
+    /// The follower has a newer state of the very head that is owned here, which is an older one of itself.
+    case behind(VolumeID, follower: SiteID)
     case refused(String)
 
     package var description: String {
@@ -32,6 +34,9 @@ package enum PeerError: Error, Hashable, Sendable, CustomStringConvertible {
         case .notTrusted(let site):
             "site \(site) is not trusted here: run 'godwit pki trust', or in a cluster 'kubectl godwit trust', with its "
                 + "document"
+        case .behind(let volume, let follower):
+            "what site \(follower) has followed of volume \(volume) is newer than what is here: this site went back in "
+                + "time, as by a snapshot that was restored"
         case .refused(let reason): reason
         }
     }
@@ -46,7 +51,7 @@ package enum PeerError: Error, Hashable, Sendable, CustomStringConvertible {
             default: RPCStatus(.unavailable, description)
             }
         case .malformed: RPCStatus(.invalidArgument, description)
-        case .damaged: RPCStatus(.dataLoss, description)
+        case .damaged, .behind: RPCStatus(.dataLoss, description)
         case .changed: RPCStatus(.failedPrecondition, description)
         case .gone, .unknownVolume: RPCStatus(.notFound, description)
         case .notTrusted: RPCStatus(.permissionDenied, description)

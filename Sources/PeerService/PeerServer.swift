@@ -185,10 +185,18 @@ package struct PeerServer: Sendable {
         let reign = Epoch(request.epoch)
         let catalog = try await backend.catalog(of: volume, reign: reign, for: site)
         let since = request.since > 0 ? SequenceNumber(request.since) : nil
-        let position = try await catalog.sendChanges(to: site.description, since: since) { rows in
-            // Its right may have been taken back meanwhile.
-            _ = try await backend.catalog(of: volume, reign: reign, for: site)
-            try await send(FollowCoding.encode(rows), to: call)
+        let position: CatalogPosition
+        do {
+            position = try await catalog.sendChanges(to: site.description, since: since) { rows in
+                // Its right may have been taken back meanwhile.
+                _ = try await backend.catalog(of: volume, reign: reign, for: site)
+                try await send(FollowCoding.encode(rows), to: call)
+            }
+        } catch CatalogError.unknownPosition(let follower, let position) {
+            guard try catalog.isBehind(follower, at: position, of: StateName(request.headName)) else {
+                throw CatalogError.unknownPosition(follower: follower, position)
+            }
+            throw PeerError.behind(volume, follower: site)
         }
         var last = Godwit_Peer_V1_FollowReply()
         last.position = Godwit_Peer_V1_CatalogPosition(position)

@@ -6,7 +6,7 @@ package import VolumeModel
 ///
 /// The peer tells once which bytes have changed since, at whichever sites that was; what has not is taken from the copy,
 /// without a word over the link. Where that is not known (a crash or a takeover by force in between, a site that did not
-/// get to know of it) the hashes of our own pieces are sent and the peer says which it has alike. Nothing is taken for
+/// get to know of it, a state of the same number and another name) the hashes of our own pieces are sent and the peer says which it has alike. Nothing is taken for
 /// unchanged for any other reason.
 package final class ReturningSource: ByteSource, DirectorySource {
     /// Bytes that are taken from the copy, or compared, at a time.
@@ -140,6 +140,7 @@ package final class ReturningSource: ByteSource, DirectorySource {
             let part: ChangesSince
             do {
                 part = try await peer.changes(since: copy.heir, after: after, timeout: Self.pageTimeout)
+                    .told(since: copy.name)
             } catch PeerError.malformed {
                 // Asked again it would be the same.
                 return Known(copy: copy, kind: .unknown)

@@ -65,6 +65,36 @@ extension VolumeAgent {
         return try catalog.originSequence()
     }
 
+    /// The name of the owner's head that a follower has followed; nil: none, or it is not known.
+    func followedHeadName(of owner: SiteID) throws -> StateName? {
+        guard try followedSequence(of: owner) != nil else { return nil }
+        return try openHead(record.headNumber).storage.catalog.originHeadName()
+    }
+
+    /// Before anything is sealed: who asks for the head must not have a newer state of it. It would be cut back.
+    func checkIsNotBehind(_ follower: SiteID, _ request: Godwit_Peer_V1_SealRequest) throws {
+        guard case .owning = record.head.role, request.followed > 0,
+            let head = StateName(request.followedHeadName)
+        else { return }
+        let catalog = try openHead(record.headNumber).storage.catalog
+        let position = SequenceNumber(request.followed)
+        guard try catalog.isBehind(follower.description, at: position, of: head) else { return }
+        logger.error("not handed over: site \(follower) has followed a newer state than what is here")
+        throw PeerError.behind(id, follower: follower)
+    }
+
+    /// That the owner is behind what was followed here, and what to do; nil: it is not.
+    var newerReplicaText: String? {
+        guard let owner = newerReplica, case .following = record.head.role, record.followedFrom == owner else {
+            return nil
+        }
+        return
+            "site \(owner) owns an older state than the one that was followed here: it went back in time, as by a "
+            + "snapshot that was restored. What is here stays as it is and follows no longer. To go on with it: "
+            + "'godwit volume takeover \(record.name)' here; to give it up: 'godwit volume delete "
+            + "\(record.name)' here, and have the owner prepare the volume anew"
+    }
+
     /// What a follower lacks of a head that was sealed for it; nil: more than fits an answer.
     func tail(for follower: SiteID, since: SequenceNumber) async -> Godwit_Peer_V1_FollowReply? {
         do {
@@ -233,6 +263,11 @@ extension VolumeAgent {
         if try followedSequence(of: owner) == nil { try await renewReplica(of: owner) }
         do {
             return try await takeChanges(of: owner, into: try openHead(record.headNumber).storage.catalog)
+        } catch PeerError.call(_, _, let status) where status.code == .dataLoss {
+            // Nothing is taken of it: what is here may be the only one of the newer state.
+            if newerReplica == nil { logger.error("not followed: \(status.message). What is here stays as it is") }
+            newerReplica = owner
+            throw SiteError.precondition(status.message)
         } catch PeerError.call(_, _, let status) where status.code == .outOfRange {
             // It owns another head than the one that was followed: it was elsewhere in between.
             try await beginFollowing(owner)
@@ -279,7 +314,8 @@ extension VolumeAgent {
         if isAhead { interruption.set(false) }
         let known = record.head.knownReign.flatMap { $0.owner == owner ? $0.epoch : nil } ?? .first
         let storage = try openHead(record.headNumber).storage
-        let position = try await context.client(of: owner).follow(id, reign: known, since: since) { rows in
+        let head = try catalog.originHeadName()
+        let position = try await context.client(of: owner).follow(id, reign: known, since: since, head: head) { rows in
             guard since != nil || !interruption.isSet else {
                 throw SiteError.busy("the volume is being taken over, and its names follow")
             }
@@ -292,6 +328,7 @@ extension VolumeAgent {
         }
         if position.sequence != since { try catalog.finishChanges(at: position) }
         lastFollowed = .now
+        newerReplica = nil
         return position.sequence
     }
 }

@@ -49,6 +49,8 @@ actor VolumeAgent {
     var lastFollowed: ContinuousClock.Instant?
     /// When each follower of this head last asked for changes.
     var followers: [SiteID: ContinuousClock.Instant] = [:]
+    /// The owner that is behind what was followed of it.
+    var newerReplica: SiteID?
     /// Serializes the taking of an owner's changes.
     var isFollowing = false
     var waitingFollowers: [CheckedContinuation<Void, Never>] = []
@@ -260,6 +262,7 @@ actor VolumeAgent {
         var message = message
         if case .sealRequest? = message.message {
             message.sealRequest.followed = try followedSequence(of: site)?.number ?? 0
+            message.sealRequest.followedHeadName = .init(try followedHeadName(of: site)?.bytes ?? [])
             message.sealRequest.waitMilliseconds = UInt32(clamping: Int64(wait / .milliseconds(1)))
         }
         let reply = try await context.client(of: site).exchange(message, wait: wait)
@@ -307,6 +310,7 @@ actor VolumeAgent {
             let wait = Duration.milliseconds(Int64(request.waitMilliseconds))
             try await waitUntilUnused(min(wait, PeerLimits.sealWait), askedBy: site)
             try await waitForNames(Self.sealPatience)
+            try checkIsNotBehind(site, request)
         }
         do {
             var answer = try await apply(event, from: site) ?? Godwit_Peer_V1_HandoffMessage()

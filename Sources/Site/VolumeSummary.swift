@@ -154,7 +154,7 @@ extension VolumeAgent {
     /// The gravest comes first: what is wrong with the record, with the reign, with the disk, with bytes.
     private func withTrouble(_ summary: VolumeSummary) -> VolumeSummary {
         var summary = summary
-        summary.trouble = obstacle ?? overruledText ?? summary.trouble ?? damageText
+        summary.trouble = obstacle ?? overruledText ?? newerReplicaText ?? summary.trouble ?? damageText
         summary.healed = healed
         return summary
     }

@@ -133,6 +133,9 @@ package struct ChangesSince: Sendable {
     package var kind: Kind
     /// Of one reign: the epoch in which it began. nil: of all since the state that was asked about.
     package var since: Epoch?
+    /// The name of the state since which this is told, and, of one reign, of the one with which it ended. nil: not known.
+    package var sinceName: StateName?
+    package var untilName: StateName?
     /// Inodes from this number on are new since.
     package var firstNewInode: InodeNumber
     /// Those that may have changed, ascending by number.
@@ -141,13 +144,22 @@ package struct ChangesSince: Sendable {
     package var isComplete: Bool
 
     package init(
-        kind: Kind, since: Epoch? = nil, firstNewInode: InodeNumber = InodeNumber(0),
+        kind: Kind, since: Epoch? = nil, sinceName: StateName? = nil, untilName: StateName? = nil,
+        firstNewInode: InodeNumber = InodeNumber(0),
         inodes: [(inode: InodeNumber, bytes: ChangedBytes)] = [], isComplete: Bool = true
     ) {
         self.kind = kind
         self.since = since
+        self.sinceName = sinceName
+        self.untilName = untilName
         self.firstNewInode = firstNewInode
         self.inodes = inodes
         self.isComplete = isComplete
+    }
+
+    /// The same, if it is told since the state of this name; else nothing is known. A number alone says too little: it may
+    /// have come twice. Where a name is missing, a release without them is at one end, and bytes are compared.
+    package func told(since name: StateName?) -> ChangesSince {
+        name != nil && sinceName == name ? self : ChangesSince(kind: .unknown)
     }
 }

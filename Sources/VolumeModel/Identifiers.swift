@@ -45,6 +45,32 @@ private func isLowercaseHexDigit(_ byte: UInt8) -> Bool {
         || (UInt8(ascii: "a")...UInt8(ascii: "f")).contains(byte)
 }
 
+/// A random name: of a head since it began, or of one state of it, when it is granted to a reign. Where a site goes back
+/// in time an epoch's number may come again, for another state; a name does not.
+package struct StateName: Hashable, Sendable, CustomStringConvertible {
+    package static let byteCount = 16
+
+    package let bytes: [UInt8]
+
+    /// - Returns: nil unless there are 16 of them: that is no name, or none is known.
+    package init?(_ bytes: some Collection<UInt8>) {
+        guard bytes.count == Self.byteCount else { return nil }
+        self.bytes = Array(bytes)
+    }
+
+    /// Makes a name out of 128 random bits.
+    package init(randomHigh high: UInt64, randomLow low: UInt64) {
+        bytes = (0..<Self.byteCount).map { index in
+            UInt8(truncatingIfNeeded: (index < 8 ? high : low) >> UInt64(8 * (7 - index % 8)))
+        }
+    }
+
+    package var description: String {
+        let digits = Array("0123456789abcdef".utf8)
+        return String(decoding: bytes.flatMap { [digits[Int($0 >> 4)], digits[Int($0 & 15)]] }, as: UTF8.self)
+    }
+}
+
 /// The name of a site: a DNS label (RFC 1123), so that it fits certificates, labels and paths alike. Or of one node of
 /// a site that has several, `worker-1.london`: to the hand-off each of them is a site of its own.
 package struct SiteID: Hashable, Sendable, Comparable, CustomStringConvertible {

@@ -98,7 +98,8 @@ import VolumeModel
                 try $0.changes(since: epoch, after: after, byteCount: 40)
             }
             all = ChangesSince(
-                kind: part.kind, firstNewInode: part.firstNewInode, inodes: all.inodes + part.inodes,
+                kind: part.kind, sinceName: part.sinceName, firstNewInode: part.firstNewInode,
+                inodes: all.inodes + part.inodes,
                 isComplete: part.isComplete)
             after = part.inodes.last?.inode ?? after
         } while !all.isComplete

@@ -169,6 +169,36 @@ import VolumeModel
         try await journey.volume.close()
     }
 
+    /// A site went back in time, and a number came twice: what is known since the one state is not said of the other.
+    @Test func aStateOfTheSameNumberAndAnotherNameIsAnother() async throws {
+        var journey = try await Journey(seed: 10)
+        try journey.change(times: 3)
+        let first = journey.volume.storage.catalog
+        // What a site keeps that had the volume and gave it away.
+        _ = try first.pin("heir at epoch 3", sealedFor: Epoch(3))
+        let kept = try #require(try first.perform { try $0.sealedFor()?.name })
+        #expect(try first.perform { try $0.sealedFor()?.name } == kept, "asked again")
+        // In another life the same head is granted under the same number, and is another state.
+        try first.perform { try $0.setEpoch(Epoch(2)) }
+        try first.unpin("heir at epoch 3")
+        try journey.change(times: 3)
+        try await journey.move()
+        let present = try #require(try first.perform { try $0.sealedFor()?.name })
+        #expect(present != kept)
+        try journey.change(times: 3)
+        let told = try journey.known(since: Epoch(3))
+        #expect(told.kind == .exact && told.told(since: present).kind == .exact)
+        #expect(told.told(since: kept).kind == .unknown)
+        #expect(told.told(since: nil).kind == .unknown, "of a release without names")
+        // And so it is over more sites, from the disk as well.
+        try await journey.move()
+        try await journey.reopen()
+        let further = try journey.known(since: Epoch(3))
+        #expect(further.kind == .exact && further.sinceName == present)
+        #expect(further.told(since: kept).kind == .unknown)
+        try await journey.volume.close()
+    }
+
     /// A head that goes on by force is not what it was sealed as, but what is known of earlier reigns holds.
     @Test func aHeadThatGoesOnTellsItsHeirNothingOfItsReign() async throws {
         var journey = try await Journey(seed: 4)
