@@ -207,7 +207,8 @@ package final class ByteStore: Sendable {
     }
 
     /// Drops the least recently used eighth, but for files that somebody uses just now: every reference is
-    /// given out under this lock, so what is referenced from here alone stays so.
+    /// given out under this lock, so what is referenced from here alone stays so. Nor those of which something must not
+    /// be forgotten: that a sync has failed, or that a cut is not on the disk.
     private static func evict(_ open: inout OpenFiles) {
         let uses = open.files.values.map(\.lastUse).sorted()
         let oldest = uses[max(0, open.files.count - open.limit + open.limit / 8 - 1)]
@@ -216,7 +217,7 @@ package final class ByteStore: Sendable {
         while index != open.files.endIndex {
             if open.files.values[index].lastUse <= oldest,
                 isKnownUniquelyReferenced(&open.files.values[index].file),
-                !open.files.values[index].file.hasFailed
+                !open.files.values[index].file.hasFailed, !open.files.values[index].file.hasUnsyncedCut
             {
                 let file = open.files.values[index].file
                 if file.isChanged { open.unsyncedBeyond.insert(file.number) }

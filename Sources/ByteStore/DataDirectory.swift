@@ -70,6 +70,12 @@ final class DataDirectory: Sendable {
         }
         let opened = openat(directory, file, flags | O_CREAT | O_TRUNC, 0o600)
         guard opened >= 0 else { throw Self.failure("openat", path + "/" + name) }
+        // Another file's bytes, which a crash has left: before this one grows they must not be on the disk any more.
+        guard fdatasync(opened) == 0 else {
+            let reason = errno
+            close(opened)
+            throw ByteStoreError(call: "fdatasync", path: path + "/" + name, errno: Errno(reason))
+        }
         return opened
     }
 

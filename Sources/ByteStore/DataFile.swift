@@ -16,6 +16,8 @@ package final class DataFile: Sendable {
     private let changeCount = Atomic<UInt64>(1)
     /// The last change that is durable, together with the file's name. Written by who holds `syncing`.
     private let syncedCount = Atomic<UInt64>(0)
+    /// The last change that cut bytes away.
+    private let cutCount = Atomic<UInt64>(0)
     private let isNew: Atomic<Bool>
     private let hasFailedSync = Atomic<Bool>(false)
     /// Held while the disk works. What failed stays: after a failed fsync the kernel drops the pages, and a
@@ -147,16 +149,34 @@ package final class DataFile: Sendable {
         }
     }
 
-    private func noteChange() { changeCount.wrappingAdd(1, ordering: .acquiringAndReleasing) }
-
-    package func truncate(to size: UInt64) throws(ByteStoreError) {
-        defer { noteChange() }
-        guard ftruncate(descriptor, Int(clamping: size)) == 0 else { throw failure("ftruncate") }
+    @discardableResult
+    private func noteChange() -> UInt64 {
+        changeCount.wrappingAdd(1, ordering: .acquiringAndReleasing).newValue
     }
+
+    /// Cuts the file. Until that is on the disk, `hasUnsyncedCut`.
+    package func truncate(to size: UInt64) throws(ByteStoreError) {
+        defer { cutCount.store(noteChange(), ordering: .releasing) }
+        try resize(to: size)
+    }
+
+    /// Whether a power loss may bring back what was cut away.
+    package var hasUnsyncedCut: Bool {
+        cutCount.load(ordering: .acquiring) > syncedCount.load(ordering: .acquiring)
+    }
+
+    /// Whether it was made durable since it was opened.
+    package var wasSynced: Bool { syncedCount.load(ordering: .acquiring) > 0 }
 
     /// Makes the file at least so long. Nobody else may change it meanwhile.
     package func grow(to size: UInt64) throws(ByteStoreError) {
-        if try extent().size < size { try truncate(to: size) }
+        guard try extent().size < size else { return }
+        defer { noteChange() }
+        try resize(to: size)
+    }
+
+    private func resize(to size: UInt64) throws(ByteStoreError) {
+        guard ftruncate(descriptor, Int(clamping: size)) == 0 else { throw failure("ftruncate") }
     }
 
     /// The same beside others who change it: nothing that they write is cut off.
@@ -244,7 +264,7 @@ package final class DataFile: Sendable {
             try other.write(UnsafeRawBufferPointer(part), at: start)
             position = end
         }
-        try other.truncate(to: size)
+        try other.grow(to: size)
     }
 
     /// Why bytes could not be taken of another file: who is to blame.

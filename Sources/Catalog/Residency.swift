@@ -68,10 +68,12 @@ extension CatalogState {
     package mutating func cutBacking(of record: inout InodeRecord, to size: UInt64) throws {
         guard record.backedByteCount > size else { return }
         let number = record.attributes.inode
+        // What may be refused comes first: bytes that were written here would be fetched from the origin again.
+        try loadResidency(of: number)
+        try beginIfNeeded()
         if size == 0 {
             try dropResidency(of: number)
         } else {
-            try loadResidency(of: number)
             let tail = ByteRange(size, ByteRange.maximumOffset)
             let residency =
                 inodes[number]?.residency ?? Residency(valid: RangeSet(), recorded: RangeSet(), life: 0)

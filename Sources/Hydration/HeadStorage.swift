@@ -8,7 +8,7 @@ package import VolumeModel
 ///
 /// Order of durability, which all of this file is about:
 /// - a valid range is recorded only after its bytes are synced;
-/// - a data file is deleted or cut only after the catalog that no longer needs it is synced.
+/// - a data file is deleted or cut only after the catalog that no longer needs it is synced (`HeadStorage+Cut`).
 /// So a crash may forget an arrival, but never invents one.
 package final class HeadStorage: Sendable {
     /// Free disk space below which nothing new is written, so that the catalog can always commit. What frees space
@@ -19,16 +19,18 @@ package final class HeadStorage: Sendable {
     package let bytes: ByteStore
     private let dataLocks: DataLocks
     /// nil: the last end was in order, no data file needs a look.
-    private let recovered: RecoveredFiles?
+    let recovered: RecoveredFiles?
     /// Data files from this number on may be missing after a power loss.
     let firstUncertain: DataFileNumber
     private let measureFreeSpace: @Sendable () -> UInt64
     private let hasFailedSync = Atomic(false)
     /// After a disorderly end nobody knows which files the process before has written to.
-    private let mayLackEarlierBytes: Atomic<Bool>
+    let mayLackEarlierBytes: Atomic<Bool>
     private let roomMaker = Mutex<RoomMaker?>(nil)
     /// Why the last `settle` did not do everything.
     private let failedSettle = Mutex<String?>(nil)
+    /// Inodes whose data files could not be cut yet.
+    let uncut = Mutex<Set<InodeNumber>>([])
     let damage: DamageMap
     let damageListener = Mutex<(@Sendable () -> Void)?>(nil)
     private let space = Mutex((checked: ContinuousClock.now - .seconds(60), free: UInt64(0)))
@@ -141,7 +143,7 @@ package final class HeadStorage: Sendable {
     package func makeDataFile(for record: inout InodeRecord, in state: inout CatalogState) throws -> DataFile
     {
         let file = try bytes.create(state.nextDataFile, isNext: true)
-        if record.attributes.size > 0 { try file.truncate(to: record.attributes.size) }
+        try file.grow(to: record.attributes.size)
         damage.noteOverwritten(ByteRange(0, ByteRange.maximumOffset), of: file.number)
         record.data = try state.takeDataFile()
         return file
@@ -328,6 +330,7 @@ package final class HeadStorage: Sendable {
         try catalog.collectGarbage { try bytes.delete($0) }
         try catalog.checkpoint()
         try damage.noteDurable(overwritten.filter { failures[$0.key] == nil })
+        try cutWhatIsLeft()
         if let first = failures.min(by: { $0.key < $1.key }) { throw first.value }
         if let earlier { throw earlier }
     }
@@ -448,8 +451,8 @@ private final class DataLocks: Sendable {
 
 /// After a crash a data file may be longer than the catalog says: each is cut before its first use, but for those that
 /// are made from now on.
-private final class RecoveredFiles: Sendable {
-    private let firstNew: DataFileNumber
+final class RecoveredFiles: Sendable {
+    let firstNew: DataFileNumber
     private let known = Mutex<Set<DataFileNumber>>([])
 
     init(firstNew: DataFileNumber) { self.firstNew = firstNew }

@@ -12,21 +12,31 @@ extension VolumeFileSystem {
     package func setAttributes(
         _ changes: AttributeChanges, of inode: InodeNumber, caller: Caller
     ) throws(FileSystemError) -> FileAttributes {
-        if let size = changes.size { try resize(inode, to: size) }
-        return try change(frees: true) { state in
-            var record = try state.existing(inode)
-            // Whoever writes asks for this as well, before the write that says whether it is due.
-            let isAnothers = caller.uid != 0 && caller.uid != record.attributes.uid
-            if changes.isOnlyOfSetIDs, isAnothers, Self.hasSetIDs(record.attributes) {
-                return record.attributes
+        if let size = changes.size {
+            return try resize(inode, to: size) {
+                _ = try Self.setAttributes(changes, of: inode, caller: caller, in: &$0)
             }
-            Self.apply(changes, to: &record.attributes)
-            if let permissions = changes.permissions, record.attributes.kind != .symbolicLink {
-                try Self.noteModeChanged(of: inode, to: permissions, in: &state)
-            }
-            try state.update(record, kind: .metadata)
+        }
+        return try change(frees: true) {
+            try Self.setAttributes(changes, of: inode, caller: caller, in: &$0)
+        }
+    }
+
+    private static func setAttributes(
+        _ changes: AttributeChanges, of inode: InodeNumber, caller: Caller, in state: inout CatalogState
+    ) throws -> FileAttributes {
+        var record = try state.existing(inode)
+        // Whoever writes asks for this as well, before the write that says whether it is due.
+        let isAnothers = caller.uid != 0 && caller.uid != record.attributes.uid
+        if changes.isOnlyOfSetIDs, isAnothers, hasSetIDs(record.attributes) {
             return record.attributes
         }
+        apply(changes, to: &record.attributes)
+        if let permissions = changes.permissions, record.attributes.kind != .symbolicLink {
+            try noteModeChanged(of: inode, to: permissions, in: &state)
+        }
+        try state.update(record, kind: .metadata)
+        return record.attributes
     }
 
     private static func hasSetIDs(_ attributes: FileAttributes) -> Bool {

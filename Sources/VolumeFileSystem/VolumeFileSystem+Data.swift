@@ -113,22 +113,34 @@ extension VolumeFileSystem {
     /// Cuts or extends a file.
     ///
     /// Bytes that are cut away stay in the data file until the catalog no longer shows them durably: a
-    /// crash in between must not leave a hole where data was.
-    func resize(_ inode: InodeNumber, to size: UInt64) throws(FileSystemError) {
+    /// crash in between must not leave a hole where data was. When the disk refuses that now, the file is shorter even so,
+    /// as any change is made that a later sync makes durable, or fails to: what failed would leave the kernel with the
+    /// old size.
+    ///
+    /// - Parameter besides: what else is to be changed with it, all or nothing.
+    /// - Returns: the attributes afterwards.
+    func resize(
+        _ inode: InodeNumber, to size: UInt64, besides: (inout CatalogState) throws -> Void
+    ) throws(FileSystemError) -> FileAttributes {
         guard size <= Self.maximumFileSize else { throw .errno(.fileTooBig) }
-        try changing(frees: true) {
+        return try changing(frees: true) {
             try storage.withDataLock(of: inode) {
                 let before = try storage.catalog.perform { try $0.regularFile(inode) }
-                let file = before.data == .none || size == 0 ? nil : try storage.dataFile(of: before)
-                if size > before.attributes.size { try file?.grow(to: size) }
-                let cutsData = try storage.catalog.perform { state in
-                    try Self.resize(inode, to: size, in: &state)
+                if size > before.attributes.size, before.data != .none {
+                    let file = try storage.dataFile(of: before)
+                    try storage.prepareGrowth(of: before, in: file)
+                    try file.grow(to: size)
+                } else if size > 0, before.data != .none {
+                    // What a crash left beyond the old size goes before there is a new one.
+                    _ = try storage.dataFile(of: before)
                 }
-                guard cutsData, let file else { return }
-                try storage.catalog.synchronize()
-                try file.truncate(to: size)
-                try storage.noteCut(of: file, to: size)
-                try noteBlocks(of: file, inode)
+                let cutsData = try storage.catalog.perform { state in
+                    let cutsData = try Self.resize(inode, to: size, in: &state)
+                    try besides(&state)
+                    return cutsData
+                }
+                if cutsData { storage.cutDataFile(of: inode) }
+                return try storage.catalog.perform { try $0.existing(inode).attributes }
             }
         }
     }
@@ -169,6 +181,9 @@ extension VolumeFileSystem {
                 let room = try roomForWriting(inode, range)
                 defer { giveBack(room) }
                 let file = try storage.dataFile(of: room.record)
+                if mode.mayExtend, range.end > room.record.attributes.size {
+                    try storage.prepareGrowth(of: room.record, in: file)
+                }
                 let fitting = takesRoom ? try fits(range, room, file) : range
                 guard fitting == range, try !takesRoom || diskHasRoom(for: byteCount) else {
                     throw Errno.noSpace

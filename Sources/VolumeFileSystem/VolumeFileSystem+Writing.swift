@@ -30,6 +30,9 @@ extension VolumeFileSystem {
                 let room = try roomForWriting(inode, range)
                 defer { giveBack(room) }
                 let file = try storage.dataFile(of: room.record)
+                if range.end > room.record.attributes.size {
+                    try storage.prepareGrowth(of: room.record, in: file)
+                }
                 let allowed = try fits(range, room, file)
                 let part = UnsafeRawBufferPointer(rebasing: bytes[0..<Int(allowed.byteCount)])
                 var (count, failure) = file.writeSome(part, at: range.start)
@@ -127,19 +130,6 @@ extension VolumeFileSystem {
             record.attributes.modificationTime = Self.now()
             record.attributes.changeTime = record.attributes.modificationTime
             try state.update(record, kind: grows ? .structural : .metadata)
-        }
-    }
-
-    /// Counts anew what a file takes, after part of it was cut away.
-    func noteBlocks(of file: DataFile, _ inode: InodeNumber) throws {
-        let blockCount = try file.extent().blockCount
-        try storage.catalog.perform { state in
-            guard var record = try state.inode(inode), record.data == file.number,
-                record.backedByteCount == 0,
-                record.attributes.blockCount != blockCount
-            else { return }
-            record.attributes.blockCount = blockCount
-            try state.update(record, kind: .metadata)
         }
     }
 }

@@ -127,6 +127,43 @@ struct FailingDiskTests {
         }
     }
 
+    /// The cut itself, or the commit or the sync that it waits for. The file is shorter at once, for the kernel as well.
+    @Test(arguments: ["ftruncate 5 /data/", "pwrite 28 catalog.db-wal", "fdatasync 5 catalog.db-wal"])
+    func aFileIsCutAlsoWhenTheDiskRefusesToCutIt(fault: String) async throws {
+        try await withFailingDisk { volume in
+            let (kept, old) = (String(repeating: "k", count: 5000), String(repeating: "x", count: 15_000))
+            for grows in [true, false] {
+                let name = grows ? "grown" : "left"
+                try volume.write(name, kept + old, syncs: true)
+                let data = try volume.dataFile(holding: kept + old, other: "")
+                let file = open(volume.path(name), O_RDWR)
+                defer { close(file) }
+                try volume.fail([fault])
+                #expect(ftruncate(file, 5000) == 0)
+                var status = stat()
+                #expect(fstat(file, &status) == 0 && status.st_size == 5000)
+                #expect(try volume.read(name) == kept && volume.size(ofDataFile: data) == 20_000)
+                // Over what could not be cut nothing grows.
+                #expect(pwrite(file, "y", 1, 19_999) == -1)
+                #expect(ftruncate(file, 20_000) == -1)
+                #expect(try volume.read(name) == kept)
+                try volume.fail([])
+                if grows {
+                    try await volume.wait("it to grow") { ftruncate(file, 20_000) == 0 }
+                    let zeros = String(repeating: "\0", count: 15_000)
+                    #expect(try volume.read(name) == kept + zeros)
+                }
+                try await volume.waitUntilWell()
+                try await volume.wait("the data file to be cut") {
+                    try volume.size(ofDataFile: data) == (grows ? 20_000 : 5000)
+                }
+            }
+            try await volume.crash()
+            #expect(try volume.read("left") == kept)
+            #expect(try await volume.check() == "nothing is wrong\n")
+        }
+    }
+
     @Test func afterAFailedSyncOfManyFilesEachOneIsSyncedByItself() async throws {
         try await withFailingDisk { volume in
             try volume.fail(["syncfs 5 /"])
@@ -283,6 +320,18 @@ struct FailingVolume: Sendable {
             throw LabError.invalid("no data file holds '\(text)'")
         }
         return String(last.suffix(16))
+    }
+
+    /// - Parameter name: as `dataFile` gives it.
+    func size(ofDataFile name: String) throws -> Int {
+        let store = site.stateDirectory + "/volumes"
+        let files = FileManager.default.enumerator(atPath: store)?.compactMap { $0 as? String } ?? []
+        guard let file = files.first(where: { $0.contains("/data/") && $0.hasSuffix("/" + name) }) else {
+            throw LabError.invalid("there is no data file \(name)")
+        }
+        var status = stat()
+        guard stat(store + "/" + file, &status) == 0 else { throw Errno(errno) }
+        return Int(status.st_size)
     }
 
     func trouble() async throws -> String { try await site.inspect("data")["trouble"] as? String ?? "" }
