@@ -41,7 +41,7 @@ extension HashDatabase {
         return known
     }
 
-    private static func range(_ row: Statement, _ column: Int32) -> ByteRange? {
+    static func range(_ row: Statement, _ column: Int32) -> ByteRange? {
         let (start, end) = (row.unsigned(column), row.unsigned(column + 1))
         return ByteRange(checkedOffset: start, byteCount: end &- start)
     }
@@ -125,15 +125,14 @@ extension HashDatabase {
     private func removeOverwritten(
         of data: DataFileNumber, in range: ByteRange, _ known: KnownDamage
     ) throws(SQLiteError) {
-        guard let before = known.overwritten[data] else { return }
-        var left = before
+        guard var left = known.overwritten[data] else { return }
         left.remove(range)
-        let delete = try connection.prepare("DELETE FROM overwritten WHERE data = ?1 AND start = ?2")
-        for range in before.ranges {
-            delete.bind(1, data.number)
-            delete.bind(2, range.start)
-            try delete.run()
-        }
+        let delete = try connection.prepare(
+            "DELETE FROM overwritten WHERE data = ?1 AND start < ?3 AND end > ?2")
+        delete.bind(1, data.number)
+        delete.bind(2, range.start)
+        delete.bind(3, range.end)
+        try delete.run()
         try connection.insertOverwritten(left, of: data)
     }
 
@@ -154,7 +153,6 @@ extension HashDatabase {
     /// Notes that bytes were written since they were found damaged, and are on the disk. May be repeated.
     package func noteOverwritten(_ written: [DataFileNumber: RangeSet]) throws(SQLiteError) {
         try changeDamage { () throws(SQLiteError) in
-            let clear = try connection.prepare("DELETE FROM overwritten WHERE data = ?1")
             for (data, ranges) in written {
                 let known = try damage(of: data)
                 let good = RangeSet((known.overwritten[data]?.ranges ?? []) + ranges.ranges)
@@ -166,11 +164,28 @@ extension HashDatabase {
                         for range in good.intersection(block.range) { kept.insert(range) }
                     }
                 }
-                clear.bind(1, data.number)
-                try clear.run()
-                try connection.insertOverwritten(kept, of: data)
+                try setOverwritten(kept, of: data)
             }
         }
+    }
+
+    /// Changes only the rows that are others.
+    private func setOverwritten(_ ranges: RangeSet, of data: DataFileNumber) throws(SQLiteError) {
+        var before: Set<ByteRange> = []
+        let list = try connection.prepare("SELECT start, end FROM overwritten WHERE data = ?1")
+        list.bind(1, data.number)
+        try list.forEach { row in
+            if let range = Self.range(row, 0) { before.insert(range) }
+            return true
+        }
+        let delete = try connection.prepare("DELETE FROM overwritten WHERE data = ?1 AND start = ?2")
+        for range in before.subtracting(ranges.ranges) {
+            delete.bind(1, data.number)
+            delete.bind(2, range.start)
+            try delete.run()
+        }
+        try connection.insertOverwritten(
+            RangeSet(ranges.ranges.filter { !before.contains($0) }), of: data)
     }
 
     /// A person has decided that what is there is to be taken as it is.

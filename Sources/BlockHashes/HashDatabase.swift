@@ -32,7 +32,7 @@ package final class HashDatabase {
         """
 
     let connection: Connection
-    private let directory: String
+    let directory: String
     private let getPart, putPart, lookPart, getMeta, putMeta: Statement
 
     /// Whether anything is known of a head.
@@ -89,6 +89,7 @@ package final class HashDatabase {
         } else {
             try connection.execute(Self.schema)
         }
+        try connection.execute(Self.touched)
         getPart = try connection.prepare("SELECT record, looked FROM part WHERE data = ?1 AND part = ?2")
         putPart = try connection.prepare("INSERT OR REPLACE INTO part VALUES (?1, ?2, ?3, ?4)")
         lookPart = try connection.prepare("UPDATE part SET looked = ?3 WHERE data = ?1 AND part = ?2")
@@ -181,7 +182,7 @@ package final class HashDatabase {
             let known = try hashes.damage()
             // An older release has kept no copy.
             if known != KnownDamage() || DamageCopy.exists(in: directory) {
-                try hashes.changeDamage { () throws(SQLiteError) in }
+                try hashes.verifyCopy()
             }
             return known
         }
@@ -335,19 +336,6 @@ package final class HashDatabase {
 
     func together(_ body: () throws(SQLiteError) -> Void) throws(SQLiteError) {
         try connection.together(body)
-    }
-
-    /// Changes what is known of damage, here and in the copy.
-    func changeDamage(_ body: () throws(SQLiteError) -> Void) throws(SQLiteError) {
-        try together { () throws(SQLiteError) in
-            try body()
-            try keepCopy()
-        }
-    }
-
-    /// Makes the copy say what this does. Before a commit: what was put right must not be in a copy that is used later.
-    func keepCopy() throws(SQLiteError) {
-        try DamageCopy.keep(damage(), life: life() ?? "", in: directory)
     }
 
     /// Forgets files that are gone.

@@ -40,7 +40,7 @@ package struct KnownDamage: Hashable, Sendable {
     package var blocks: [DamagedBlock] = []
     package var overwritten: [DataFileNumber: RangeSet] = [:]
 
-    package init() {}
+    package init(blocks: [DamagedBlock] = []) { self.blocks = blocks }
 
     /// What is still damaged, by the data files.
     package var ranges: [DataFileNumber: RangeSet] {
