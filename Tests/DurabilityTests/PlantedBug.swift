@@ -21,19 +21,19 @@ enum PlantedBug: String, CaseIterable, Sendable {
     case recordedBeforeSynced
     /// A data file is cut before the catalog needs no more of it.
     case cutBeforeCommit
-    /// What a crash has left beyond a file's end stays there.
-    case notCutAfterCrash
     /// A file that lacks its end after a crash is overlooked.
     case notCompletedAfterCrash
 
-    /// For a volume of which all bytes are here; the last two are seen when it is opened.
+    /// For a volume of which all bytes are here; the last one is seen when it is opened.
     static let ofResidentVolume: [PlantedBug] = [
         .dataFilesNotSynced, .catalogNotSynced, .directoriesNotSynced, .newDirectoriesNotSynced,
-        .acknowledgedBeforeCommit, .cutBeforeCommit, .notCutAfterCrash, .notCompletedAfterCrash,
+        .acknowledgedBeforeCommit, .cutBeforeCommit, .notCompletedAfterCrash,
     ]
 }
 
 extension SimulatedDisk.Note {
+    /// The moment after it.
+    var end: UInt64 { UInt64(data.upperBound) }
     var isOfDirectory: Bool { kind == .sync && c != 0 }
     /// Of a catalog's log.
     var isCommit: Bool { kind == .sync && text.hasSuffix("/catalog.db-wal") }
@@ -44,6 +44,9 @@ extension SimulatedDisk.Note {
 struct PlantedSyncs {
     /// Where notes of syncs of bytes are that a commit follows.
     var followedByCommit: Set<UInt64> = []
+    /// The moments at which the disk lacks a sync that nothing else makes up for, as far as that can be told; none: any.
+    private(set) var suspects: [Range<UInt64>] = []
+    private var lacking: UInt64?
     private var held: [SimulatedDisk.Note] = []
     private var isDue = false
 
@@ -72,8 +75,30 @@ struct PlantedSyncs {
             }
             defer { (held, isDue) = ([], false) }
             return held + [note]
-        case nil, .cutBeforeCommit, .notCutAfterCrash, .notCompletedAfterCrash: return [note]
+        case nil, .cutBeforeCommit, .notCompletedAfterCrash: return [note]
         }
+    }
+}
+
+extension PlantedSyncs {
+    /// Goes through all notes, for `suspects`.
+    mutating func look(through notes: [SimulatedDisk.Note], _ bug: PlantedBug) {
+        switch bug {
+        case .directoriesNotSynced, .newDirectoriesNotSynced, .recordedBeforeSynced: break
+        default: return
+        }
+        var trial = self
+        for note in notes where note.kind == .sync || note.kind == .syncAll {
+            let made = trial.syncs(insteadOf: note, bug)
+            if made.isEmpty {
+                lacking = lacking ?? note.end
+            } else if made.count > 1 || note.kind == .syncAll, let start = lacking {
+                suspects.append(start..<note.end)
+                lacking = nil
+            }
+        }
+        if let start = lacking { suspects.append(start..<UInt64.max) }
+        lacking = nil
     }
 }
 
@@ -93,8 +118,14 @@ extension PlantedBug {
     }
 
     /// Each cut of a data file comes before the writes to the log that it had waited for.
-    static func movingCutsBeforeCommits(_ notes: [SimulatedDisk.Note]) -> [SimulatedDisk.Note] {
+    ///
+    /// - Returns: besides, the moments from each cut until the sync of those writes: at them the disk is another one.
+    static func movingCutsBeforeCommits(
+        _ notes: [SimulatedDisk.Note]
+    ) -> (notes: [SimulatedDisk.Note], suspects: [Range<UInt64>]) {
         var moved: [SimulatedDisk.Note] = []
+        var suspects: [Range<UInt64>] = []
+        var synced: UInt64 = 0
         var names: [UInt64: String] = [:]
         var sizes: [UInt64: UInt64] = [:]
         // Where the writes began that the last sync of the log made durable, and those after it.
@@ -113,16 +144,17 @@ extension PlantedBug {
                     break
                 }
                 let start = Int(moved[place].position)
+                suspects.append(UInt64(start)..<max(UInt64(start), synced))
                 moved.insert(note.at(start), at: place)
                 committed = place + 1
                 begun = begun.map { $0 + 1 }
                 continue
-            case .sync where note.isCommit: (committed, begun) = (begun ?? committed, nil)
+            case .sync where note.isCommit: (committed, begun, synced) = (begun ?? committed, nil, note.end)
             default: break
             }
             moved.append(note)
         }
-        return moved
+        return (moved, suspects)
     }
 }
 
@@ -155,22 +187,6 @@ enum UndoneRecovery {
             try file.truncate(atOffset: UInt64(before[name] ?? 0))
             try file.close()
             return
-        }
-    }
-
-    /// All files have again what they had beyond their ends.
-    ///
-    /// - Parameter twin: the head as it was before it was opened.
-    static func lengthen(in head: String, from twin: String) throws {
-        let now = sizes(of: head)
-        for (name, size) in sizes(of: twin) {
-            guard let present = now[name], present < size,
-                let content = FileManager.default.contents(atPath: "\(twin)/data/\(name)")
-            else { continue }
-            let file = try FileHandle(forWritingTo: URL(fileURLWithPath: "\(head)/data/\(name)"))
-            try file.seek(toOffset: UInt64(present))
-            try file.write(contentsOf: content[present...])
-            try file.close()
         }
     }
 }

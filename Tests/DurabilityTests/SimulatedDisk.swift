@@ -59,6 +59,8 @@ struct SimulatedDisk {
     private let names: Names
     private(set) var bug: PlantedBug?
     private var planted = PlantedSyncs()
+    /// The moments at which the planted bug makes it another disk, as far as that can be told; none: any.
+    private(set) var suspects: [Range<UInt64>] = []
     private var notes: [Note] = []
     private var applied = 0
     private var files: [File] = []
@@ -93,8 +95,13 @@ struct SimulatedDisk {
                     data: text + textCount..<end))
             position = end
         }
-        if bug == .cutBeforeCommit { notes = PlantedBug.movingCutsBeforeCommits(notes) }
+        if bug == .cutBeforeCommit { (notes, suspects) = PlantedBug.movingCutsBeforeCommits(notes) }
         if bug == .recordedBeforeSynced { planted.followedByCommit = PlantedBug.syncsBeforeCommits(notes) }
+        if let bug, bug != .cutBeforeCommit {
+            var syncs = planted
+            syncs.look(through: notes, bug)
+            suspects = syncs.suspects
+        }
     }
 
     /// The same with a bug; for a disk on which nothing has happened yet.
@@ -104,7 +111,7 @@ struct SimulatedDisk {
     }
 
     /// The ends of all notes: the moments at which the power may fail.
-    var moments: [UInt64] { notes.map { UInt64($0.data.upperBound) } }
+    var moments: [UInt64] { notes.map(\.end) }
 
     /// The same for the notes of files whose paths begin so, with the times at which they came, in nanoseconds of a clock
     /// that all processes share.
