@@ -169,9 +169,11 @@ package struct PrefetchTable: Hashable, Sendable {
             global/pg_filenode.map                          all
             global/pg_internal.init                         all
             pg_logical/replorigin_checkpoint                all
+            pg_stat/*                                       all
             pg_xact/*                                       last 64Ki newest 2
             pg_multixact/offsets/*                          last 16Ki newest 1
             pg_multixact/members/*                          last 16Ki newest 1
+            pg_subtrans/*                                   last 16Ki newest 1
             pg_wal/0*                                       first 64Ki newest 2
             global/[0-9]*                                   first 64Ki
             base/[1-9][0-9][0-9][0-9]*/pg_filenode.map      all
@@ -186,13 +188,18 @@ package struct PrefetchTable: Hashable, Sendable {
         mysql
             marker ibdata1
             *.cnf                   all
+            *.index                 all
+            *bin*.[0-9][0-9]*       first 1Mi newest 1
             mysql/plugin.*          first 64Ki
             aria_log_control        all
             aria_log.*              first 16Ki
             aria_log.*              last 64Ki
+            tc.log                  all
+            ddl_recovery*.log       all
             ib_logfile0             first 64Ki
-            ?innodb_redo/*          first 64Ki newest 2
+            ?innodb_redo/?ib_redo*[0-9]  first 64Ki newest 2
             ibdata1                 first 128Ki
+            ?ib_*.dblwr             first 64Ki
             mysql/*.frm             all
             mysql/*.MAI             first 64Ki
             mysql/*.MAD             first 64Ki
@@ -206,15 +213,22 @@ package struct PrefetchTable: Hashable, Sendable {
             ib_buffer_pool          all
         mongodb
             marker WiredTiger.turtle
-            WiredTiger*             all
+            WiredTiger              all
+            WiredTiger.lock         all
+            WiredTiger.turtle       all
             storage.bson            all
+            WiredTiger.wt           all
             _mdb_catalog.wt         all
             sizeStorer.wt           all
-            journal/*               all newest 1
+            WiredTigerHS.wt         first 1Mi
+            journal/WiredTigerLog.*  all newest 1
             collection-*            first 64Ki
             index-*                 first 64Ki
+            */collection-*          first 64Ki
+            */index-*               first 64Ki
         redis
             marker appendonlydir dump.rdb appendonly.aof
+            nodes.conf                  all
             appendonlydir/*.manifest    all
             appendonlydir/*.rdb         first 1Gi
             appendonlydir/*.aof         first 1Gi
@@ -224,24 +238,27 @@ package struct PrefetchTable: Hashable, Sendable {
             marker segments_*
             segments_*              all
             *.si                    all
-            *.fnm                   all
+            *.??m                   first 64Ki
+            *.tmd                   all
             *.tip                   all
             *.cfe                   all
             *.cfs                   first 64Ki
-            *.tmd                   all
-            *.kdm                   all
-            *.dvm                   all
         elasticsearch
             marker _state/manifest-*.st node.lock
             _state/*                all
             indices/*/_state/*      all
             indices/*/*/_state/*    all
             indices/*/*/translog/*.ckp  all
-            indices/*/*/translog/*.tlog all newest 1
+            indices/*/*/translog/*.tlog all newest 64
         kafka
             marker meta.properties
             meta.properties                     all
+            ?kafka_cleanshutdown                all
+            *.checkpoint                        all
             *-checkpoint                        all
+            */quorum-state                      all
+            __cluster_metadata-0/*.checkpoint   all newest 1
+            __cluster_metadata-0/*.log          all newest 1
             */leader-epoch-checkpoint           all
             */partition.metadata                all
             */*.snapshot                        all newest 64
@@ -258,13 +275,16 @@ package struct PrefetchTable: Hashable, Sendable {
             magic  [core]
             HEAD                    all
             config                  all
-            index                   all
             packed-refs             all
-            refs/heads/*            all
+            refs/*/*                all
+            index                   all
             logs/HEAD               last 64Ki
+            objects/info/commit-graph  all
+            objects/pack/multi-pack-index  all
             objects/pack/*.idx      all
+            objects/pack/*.rev      all
         sqlite
-            marker *.sqlite *.sqlite3 *.db
+            marker *.sqlite *.sqlite3 *.db *.db3
             magic  SQLite format 3
             .                       first 256Ki
             .-wal                   all

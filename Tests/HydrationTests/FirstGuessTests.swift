@@ -8,7 +8,7 @@ import VolumeModel
 
 @Suite struct FirstGuessTests {
     /// A volume with these files below directories that are made for them, and its heir, which has no bytes.
-    private static func heir(
+    static func heir(
         of files: [(path: String, bytes: [UInt8])], in temporary: TemporaryDirectory,
         table: PrefetchTable = .standard, namesArrive: Bool = false
     ) async throws -> (heir: TestVolume, source: FakeSource, inodes: [String: InodeNumber]) {
