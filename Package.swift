@@ -235,7 +235,7 @@ let package = Package(
             ],
             path: "Tests/SiteTests",
             // Compiled by the tests that use it.
-            exclude: ["restless.c"], swiftSettings: strict),
+            exclude: ["clock.c", "restless.c"], swiftSettings: strict),
         .testTarget(
             name: "ClusterTests",
             dependencies: [
@@ -269,6 +269,7 @@ let package = Package(
                 "Catalog", "EngineTestSupport", "FuseMount", "Handoff", "Hydration", "PeerProtocol",
                 "PeerService", "RPC", "SQLite", "Site", "SiteIdentity", "VolumeFileSystem", "VolumeModel",
                 .product(name: "Logging", package: "swift-log"),
+                .product(name: "SwiftProtobuf", package: "swift-protobuf"),
             ], swiftSettings: strict),
         .testTarget(
             name: "FuseMountTests",
