@@ -37,15 +37,16 @@ struct TwoClusters: Sendable {
 
     /// - Parameter nodes: how many each site has; of one it is the site itself.
     static func run(
-        nodes: Int = 1, _ body: @escaping @Sendable (TwoClusters) async throws -> Void
+        nodes: Int = 1, logLevel: String = "info",
+        _ body: @escaping @Sendable (TwoClusters) async throws -> Void
     ) async throws {
         try await Cleanup.scope(catchingSignals: false) { cleanup in
-            let london = try await start("london", nodes: nodes, cleanup)
-            let sydney = try await start("sydney", nodes: nodes, cleanup)
+            let london = try await start("london", nodes: nodes, logLevel, cleanup)
+            let sydney = try await start("sydney", nodes: nodes, logLevel, cleanup)
             if nodes == 1 {
                 try await SiteProcess.introduce(london.site, sydney.site)
             } else {
-                try await introduce(london, sydney, cleanup)
+                try await introduce(london, sydney, logLevel, cleanup)
             }
             for end in [london, sydney] {
                 for site in end.sites { try await site.start(limit: .seconds(60)) }
@@ -63,7 +64,9 @@ struct TwoClusters: Sendable {
         }
     }
 
-    private static func start(_ name: String, nodes: Int, _ cleanup: Cleanup) async throws -> End {
+    private static func start(
+        _ name: String, nodes: Int, _ logLevel: String, _ cleanup: Cleanup
+    ) async throws -> End {
         let cluster = try await SharedClusters.take(name, .manifests).cluster
         let directory = try cleanup.makeTemporaryDirectory()
         let kubeconfig = try await cluster.accountKubeconfig("godwit-site")
@@ -77,7 +80,7 @@ struct TwoClusters: Sendable {
             let site = SiteProcess(
                 name: number == 1 ? name : "\(name)-\(number)", binary: godwitBinary,
                 stateDirectory: "\(directory)/state\(number)", address: address,
-                options: ["--registry", kubeconfig] + (nodes == 1 ? [] : member))
+                options: ["--registry", kubeconfig, "--log-level", logLevel] + (nodes == 1 ? [] : member))
             try cleanup.add("site \(site.name)", limit: .seconds(40)) { await site.stop() }
             sites.append(site)
         }
@@ -88,7 +91,9 @@ struct TwoClusters: Sendable {
     }
 
     /// The Secrets of two sites of several nodes, and the gateway of each.
-    private static func introduce(_ first: End, _ second: End, _ cleanup: Cleanup) async throws {
+    private static func introduce(
+        _ first: End, _ second: End, _ logLevel: String, _ cleanup: Cleanup
+    ) async throws {
         for (end, other) in [(first, second), (second, first)] {
             let authority = try SiteAuthority(of: try #require(SiteID(end.name)))
             let address = "127.0.0.1:\(try freePort())"
@@ -106,7 +111,7 @@ struct TwoClusters: Sendable {
                 [
                     "gateway", "--listen", address, "--registry",
                     try await end.cluster.accountKubeconfig("godwit-gateway"), "--monitor-listen",
-                    "127.0.0.1:\(try freePort())",
+                    "127.0.0.1:\(try freePort())", "--log-level", logLevel,
                 ])
             program.output = .file(end.directory + "/gateway.log")
             let gateway = try await ChildProcess.start(program)
