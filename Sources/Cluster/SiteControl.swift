@@ -43,6 +43,9 @@ package struct TakeoverAnswer: Hashable, Sendable {
     /// 0: nothing was done.
     package var epoch: UInt64
     package var states: [TakeoverResource.State]
+    /// Sites that did not tell what they have.
+    package var silentSites: [String] = []
+    package var ownerAnswers = false
 }
 
 /// A volume that came, or is to come, from another cluster, with the claim that is to be made for it.
@@ -175,7 +178,8 @@ package final class SiteControlSocket: SiteControl {
                 serializedBytes: try await unary("TakeOver", bytes))
             return TakeoverAnswer(
                 volume: reply.volume, owner: reply.overruledOwner, overruledEpoch: reply.overruledEpoch,
-                epoch: reply.epoch, states: reply.options.map(Self.state))
+                epoch: reply.epoch, states: reply.options.map(Self.state), silentSites: reply.silentSites,
+                ownerAnswers: reply.ownerAnswers)
         } catch {
             var failure = Self.failure(error)
             // Of anything but a refusal nobody knows how far it came: it is asked again.
@@ -193,7 +197,11 @@ package final class SiteControlSocket: SiteControl {
             ageSeconds: option.hasAgeSeconds && option.ageSeconds.isFinite
                 ? Int64(max(0, min(option.ageSeconds, 1e12))) : nil,
             inodes: Int64(clamping: option.inodeCount), bytes: Int64(clamping: option.totalByteCount),
-            missingBytes: Int64(clamping: option.missingByteCount))
+            missingBytes: Int64(clamping: option.missingByteCount),
+            unreachableBytes: option.hasUnreachableByteCount
+                ? Int64(clamping: option.unreachableByteCount) : nil,
+            unreachableFiles: option.hasUnreachableByteCount
+                ? Int64(clamping: option.unreachableFileCount) : nil)
     }
 
     /// Claims move between sites: which node of one has the volume is that site's affair.

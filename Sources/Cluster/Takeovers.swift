@@ -148,6 +148,10 @@ actor Takeovers {
         status.owner = told.owner.isEmpty ? nil : told.owner
         status.ownerEpoch = Int64(clamping: told.overruledEpoch)
         status.states = told.states
+        if !isDone {
+            status.silentSites = told.silentSites.isEmpty ? nil : told.silentSites
+            status.ownerAnswers = told.ownerAnswers
+        }
         return status
     }
 

@@ -45,11 +45,16 @@ package struct TakeoverResource: KubernetesResource {
         package var inodes: Int64
         package var bytes: Int64
         package var missingBytes: Int64
+        /// Of these what no site has that can be reached, and in how many files; nil: unknown.
+        package var unreachableBytes: Int64?
+        package var unreachableFiles: Int64?
 
         package init(
             name: String, sequence: Int64, ageSeconds: Int64?, inodes: Int64, bytes: Int64,
-            missingBytes: Int64
+            missingBytes: Int64, unreachableBytes: Int64? = nil, unreachableFiles: Int64? = nil
         ) {
+            self.unreachableBytes = unreachableBytes
+            self.unreachableFiles = unreachableFiles
             self.name = name
             self.sequence = sequence
             self.ageSeconds = ageSeconds
@@ -68,6 +73,10 @@ package struct TakeoverResource: KubernetesResource {
         /// The new epoch.
         package var epoch: Int64?
         package var states: [State]?
+        /// Sites that did not tell what they have.
+        package var silentSites: [String]?
+        /// Whether the owner can be reached: then there is a better way.
+        package var ownerAnswers: Bool?
         package var updated: String?
         package var conditions: [Condition]?
 

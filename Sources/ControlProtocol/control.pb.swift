@@ -520,6 +520,12 @@ package nonisolated struct Godwit_Control_V1_TakeOverReply: Sendable {
   /// The new epoch; 0: nothing was done.
   package var epoch: UInt64 = 0
 
+  /// Sites that were asked what they have and did not tell.
+  package var silentSites: [String] = []
+
+  /// Whether the owner that would be overruled can be reached.
+  package var ownerAnswers: Bool = false
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -551,11 +557,25 @@ package nonisolated struct Godwit_Control_V1_TakeOverOption: Sendable {
 
   package var missingByteCount: UInt64 = 0
 
+  /// Of what is missing: what no site that told has. Absent: it was not found out in time, or not asked.
+  package var unreachableByteCount: UInt64 {
+    get {_unreachableByteCount ?? 0}
+    set {_unreachableByteCount = newValue}
+  }
+  /// Returns true if `unreachableByteCount` has been explicitly set.
+  package var hasUnreachableByteCount: Bool {self._unreachableByteCount != nil}
+  /// Clears the value of `unreachableByteCount`. Subsequent reads from it will return its default value.
+  package mutating func clearUnreachableByteCount() {self._unreachableByteCount = nil}
+
+  /// In how many files.
+  package var unreachableFileCount: UInt64 = 0
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
 
   fileprivate var _ageSeconds: Double? = nil
+  fileprivate var _unreachableByteCount: UInt64? = nil
 }
 
 package nonisolated struct Godwit_Control_V1_DivergenceRequest: Sendable {
@@ -1752,7 +1772,7 @@ nonisolated extension Godwit_Control_V1_TakeOverRequest: SwiftProtobuf.Message, 
 
 nonisolated extension Godwit_Control_V1_TakeOverReply: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".TakeOverReply"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{3}overruled_owner\0\u{3}overruled_epoch\0\u{1}options\0\u{1}epoch\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{3}overruled_owner\0\u{3}overruled_epoch\0\u{1}options\0\u{1}epoch\0\u{3}silent_sites\0\u{3}owner_answers\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1765,6 +1785,8 @@ nonisolated extension Godwit_Control_V1_TakeOverReply: SwiftProtobuf.Message, Sw
       case 3: try { try decoder.decodeSingularUInt64Field(value: &self.overruledEpoch) }()
       case 4: try { try decoder.decodeRepeatedMessageField(value: &self.options) }()
       case 5: try { try decoder.decodeSingularUInt64Field(value: &self.epoch) }()
+      case 6: try { try decoder.decodeRepeatedStringField(value: &self.silentSites) }()
+      case 7: try { try decoder.decodeSingularBoolField(value: &self.ownerAnswers) }()
       default: break
       }
     }
@@ -1786,6 +1808,12 @@ nonisolated extension Godwit_Control_V1_TakeOverReply: SwiftProtobuf.Message, Sw
     if self.epoch != 0 {
       try visitor.visitSingularUInt64Field(value: self.epoch, fieldNumber: 5)
     }
+    if !self.silentSites.isEmpty {
+      try visitor.visitRepeatedStringField(value: self.silentSites, fieldNumber: 6)
+    }
+    if self.ownerAnswers != false {
+      try visitor.visitSingularBoolField(value: self.ownerAnswers, fieldNumber: 7)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1795,6 +1823,8 @@ nonisolated extension Godwit_Control_V1_TakeOverReply: SwiftProtobuf.Message, Sw
     if lhs.overruledEpoch != rhs.overruledEpoch {return false}
     if lhs.options != rhs.options {return false}
     if lhs.epoch != rhs.epoch {return false}
+    if lhs.silentSites != rhs.silentSites {return false}
+    if lhs.ownerAnswers != rhs.ownerAnswers {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1802,7 +1832,7 @@ nonisolated extension Godwit_Control_V1_TakeOverReply: SwiftProtobuf.Message, Sw
 
 nonisolated extension Godwit_Control_V1_TakeOverOption: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".TakeOverOption"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}name\0\u{1}sequence\0\u{3}age_seconds\0\u{3}inode_count\0\u{3}total_byte_count\0\u{3}missing_byte_count\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}name\0\u{1}sequence\0\u{3}age_seconds\0\u{3}inode_count\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}unreachable_byte_count\0\u{3}unreachable_file_count\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1816,6 +1846,8 @@ nonisolated extension Godwit_Control_V1_TakeOverOption: SwiftProtobuf.Message, S
       case 4: try { try decoder.decodeSingularUInt64Field(value: &self.inodeCount) }()
       case 5: try { try decoder.decodeSingularUInt64Field(value: &self.totalByteCount) }()
       case 6: try { try decoder.decodeSingularUInt64Field(value: &self.missingByteCount) }()
+      case 7: try { try decoder.decodeSingularUInt64Field(value: &self._unreachableByteCount) }()
+      case 8: try { try decoder.decodeSingularUInt64Field(value: &self.unreachableFileCount) }()
       default: break
       }
     }
@@ -1844,6 +1876,12 @@ nonisolated extension Godwit_Control_V1_TakeOverOption: SwiftProtobuf.Message, S
     if self.missingByteCount != 0 {
       try visitor.visitSingularUInt64Field(value: self.missingByteCount, fieldNumber: 6)
     }
+    try { if let v = self._unreachableByteCount {
+      try visitor.visitSingularUInt64Field(value: v, fieldNumber: 7)
+    } }()
+    if self.unreachableFileCount != 0 {
+      try visitor.visitSingularUInt64Field(value: self.unreachableFileCount, fieldNumber: 8)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1854,6 +1892,8 @@ nonisolated extension Godwit_Control_V1_TakeOverOption: SwiftProtobuf.Message, S
     if lhs.inodeCount != rhs.inodeCount {return false}
     if lhs.totalByteCount != rhs.totalByteCount {return false}
     if lhs.missingByteCount != rhs.missingByteCount {return false}
+    if lhs._unreachableByteCount != rhs._unreachableByteCount {return false}
+    if lhs.unreachableFileCount != rhs.unreachableFileCount {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

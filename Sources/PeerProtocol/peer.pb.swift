@@ -1336,6 +1336,45 @@ package nonisolated struct Godwit_Peer_V1_VolumeStatus: @unchecked Sendable {
   fileprivate var _storage = _StorageClass.defaultInstance
 }
 
+package nonisolated struct Godwit_Peer_V1_LackingRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var volume: String = String()
+
+  /// The caller's own reign, for which the head is kept; or that of the owner, whose present head the caller follows.
+  package var epoch: UInt64 = 0
+
+  package var extents: [Godwit_Peer_V1_Extent] = []
+
+  /// How long the answer may take.
+  package var milliseconds: UInt32 = 0
+
+  /// How many sites have passed the question on.
+  package var hops: UInt32 = 0
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+package nonisolated struct Godwit_Peer_V1_LackingReply: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Of each extent, in the same order.
+  package var byteCounts: [UInt64] = []
+
+  /// Sites that did not tell what they have: that counts as lacking.
+  package var silent: [String] = []
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
 // MARK: - Code below here is support for the SwiftProtobuf runtime.
 
 fileprivate nonisolated let _protobuf_package = "godwit.peer.v1"
@@ -3825,6 +3864,91 @@ nonisolated extension Godwit_Peer_V1_VolumeStatus: SwiftProtobuf.Message, SwiftP
       }
       if !storagesAreEqual {return false}
     }
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Peer_V1_LackingRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".LackingRequest"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0\u{1}extents\0\u{1}milliseconds\0\u{1}hops\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.volume) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.epoch) }()
+      case 3: try { try decoder.decodeRepeatedMessageField(value: &self.extents) }()
+      case 4: try { try decoder.decodeSingularUInt32Field(value: &self.milliseconds) }()
+      case 5: try { try decoder.decodeSingularUInt32Field(value: &self.hops) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.volume.isEmpty {
+      try visitor.visitSingularStringField(value: self.volume, fieldNumber: 1)
+    }
+    if self.epoch != 0 {
+      try visitor.visitSingularUInt64Field(value: self.epoch, fieldNumber: 2)
+    }
+    if !self.extents.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.extents, fieldNumber: 3)
+    }
+    if self.milliseconds != 0 {
+      try visitor.visitSingularUInt32Field(value: self.milliseconds, fieldNumber: 4)
+    }
+    if self.hops != 0 {
+      try visitor.visitSingularUInt32Field(value: self.hops, fieldNumber: 5)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Peer_V1_LackingRequest, rhs: Godwit_Peer_V1_LackingRequest) -> Bool {
+    if lhs.volume != rhs.volume {return false}
+    if lhs.epoch != rhs.epoch {return false}
+    if lhs.extents != rhs.extents {return false}
+    if lhs.milliseconds != rhs.milliseconds {return false}
+    if lhs.hops != rhs.hops {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Peer_V1_LackingReply: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".LackingReply"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}byte_counts\0\u{1}silent\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeRepeatedUInt64Field(value: &self.byteCounts) }()
+      case 2: try { try decoder.decodeRepeatedStringField(value: &self.silent) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.byteCounts.isEmpty {
+      try visitor.visitPackedUInt64Field(value: self.byteCounts, fieldNumber: 1)
+    }
+    if !self.silent.isEmpty {
+      try visitor.visitRepeatedStringField(value: self.silent, fieldNumber: 2)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Peer_V1_LackingReply, rhs: Godwit_Peer_V1_LackingReply) -> Bool {
+    if lhs.byteCounts != rhs.byteCounts {return false}
+    if lhs.silent != rhs.silent {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

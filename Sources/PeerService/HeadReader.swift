@@ -139,6 +139,23 @@ package struct HeadReader: Sendable {
         return try storage.catalog.position()
     }
 
+    /// Which parts of some extents are not in this head's storage, extent by extent.
+    ///
+    /// - Returns: nil for a file that is gone, or was written to since the reader looked: its bytes are nowhere.
+    package func missingParts(of extents: [Extent]) throws -> [[ByteRange]?] {
+        try extents.map { extent in
+            do {
+                try checkUnchanged(extent.inode)
+            } catch PeerError.changed {
+                return nil
+            }
+            return try storage.catalog.perform { state -> [ByteRange]? in
+                guard try state.inode(extent.inode) != nil else { return nil }
+                return try state.missingRanges(of: extent.inode, in: extent.range)
+            }
+        }
+    }
+
     /// After the bytes were read, and with nobody amid a write: then they are what the reader saw.
     private func checkUnchanged(_ inode: InodeNumber) throws {
         guard let unchangedSince else { return }

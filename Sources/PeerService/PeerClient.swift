@@ -271,6 +271,34 @@ package final class PeerClient: Sendable {
         return try ReadCoding.content(of: block, in: reply, from: site)
     }
 
+    /// How many bytes of each extent, of the head that the peer keeps for our reign, are neither there nor at whom the peer
+    /// would get them from; of its present head, if `reign` is the peer's own.
+    ///
+    /// - Returns: the counts, in the order of the extents, and who did not tell: what such a site has is said to be lacking.
+    package func lacking(
+        _ extents: [Extent], of volume: VolumeID, reign: Epoch, hops: UInt32, within timeout: Duration
+    ) async throws(PeerError) -> (byteCounts: [UInt64], silent: [SiteID]) {
+        var request = Godwit_Peer_V1_LackingRequest()
+        request.volume = volume.description
+        request.epoch = reign.number
+        request.hops = hops
+        // Whoever is asked on the way is to give up before this does.
+        request.milliseconds = UInt32(clamping: Int64(timeout / .milliseconds(1)) * 3 / 4)
+        request.extents = extents.map { extent in
+            var message = Godwit_Peer_V1_Extent()
+            message.inode = extent.inode.number
+            message.start = extent.range.start
+            message.end = extent.range.end
+            return message
+        }
+        let reply: Godwit_Peer_V1_LackingReply = try await call(
+            "Lacking", request, isUrgent: false, timeout: timeout)
+        guard reply.byteCounts.count == extents.count, reply.silent.count <= PeerLimits.silentSiteCount else {
+            throw .malformed(site: site, "an answer to something else")
+        }
+        return (reply.byteCounts, reply.silent.compactMap { SiteID($0) })
+    }
+
     // MARK: one call
 
     private func call<Request: Message, Reply: Message>(

@@ -44,6 +44,8 @@ package struct PeerLimits: Sendable {
     /// How long an owner waits, for one request, until a volume is let go; who would wait longer asks again. Short:
     /// of a site that is gone meanwhile the owner hears no sooner, and would seal the volume for nobody.
     package static let sealWait: Duration = .seconds(5)
+    /// How long a site looks for who has what it lacks, for one question.
+    package static let lackingWait: Duration = .seconds(10)
     /// How long a site may be told to wait for a volume that it is to take over.
     package static let takeOverWait: Duration = .seconds(86_400)
 
@@ -57,6 +59,8 @@ package struct PeerLimits: Sendable {
     /// Directories and inodes of a List.
     package static let placeCount = 4096
     package static let inodeCount = 4096
+    /// Sites that did not tell, in one answer to Lacking.
+    static let silentSiteCount = 64
     /// Nodes of one site.
     package static let memberCount = 10_000
     /// Parameters of an Offer, and bytes of their keys and values: what Kubernetes allows a StorageClass.

@@ -33,6 +33,12 @@ package protocol PeerBackend: Sendable {
     ///
     /// - Returns: nil: no state of the volume that is here has it.
     func content(of block: LostBlock, of volume: VolumeID, for site: SiteID) async throws -> [UInt8]?
+    /// How many bytes of each extent, of the head that is kept for a reign of the caller or that it follows, nobody has who
+    /// is asked within the time.
+    func lacking(
+        _ extents: [Extent], of volume: VolumeID, reign: Epoch, hops: UInt32, within limit: Duration,
+        for site: SiteID
+    ) async throws -> (byteCounts: [UInt64], silent: Set<SiteID>)
     /// - Returns: what serves the calls of other services that a node of this site makes; nil for anybody else.
     func serveMember(_ member: SiteID) -> RPCServer.Handler?
 }
@@ -131,6 +137,7 @@ package struct PeerServer: Sendable {
             let message = try Godwit_Peer_V1_LocateRequest(serializedBytes: request)
             try await finish(
                 call, of: site, with: try await backend.locate(try Self.volume(message.volume), for: site))
+        case "Lacking": try await lacking(call, try .init(serializedBytes: request), site)
         case "Restore": try await restore(call, try .init(serializedBytes: request), site)
         case "Withdraw":
             try await finish(
@@ -221,15 +228,7 @@ package struct PeerServer: Sendable {
     private func read(
         _ call: RPCServerCall, _ request: Godwit_Peer_V1_ReadRequest, _ site: SiteID
     ) async throws {
-        guard request.extents.count <= PeerLimits.extentCount else {
-            throw RPCStatus(.invalidArgument, "too many extents")
-        }
-        let extents = try request.extents.map { extent throws(RPCStatus) in
-            guard extent.start < extent.end, extent.end <= ByteRange.maximumOffset else {
-                throw RPCStatus(.invalidArgument, "an extent without bytes")
-            }
-            return Extent(inode: InodeNumber(extent.inode), range: ByteRange(extent.start, extent.end))
-        }
+        let extents = try Self.extents(request.extents)
         let hashes = request.extents.enumerated().filter { !$0.element.hash.isEmpty }
             .map { ($0.offset, Array($0.element.hash)) }
         let volume = try Self.volume(request.volume)
@@ -280,6 +279,34 @@ package struct PeerServer: Sendable {
         }
         let piece = Piece(inode: block.extent.inode, range: block.extent.range, content: .bytes(content))
         try await finish(call, of: site, with: ReadCoding.encode(HeadReader.split(piece)))
+    }
+
+    private func lacking(
+        _ call: RPCServerCall, _ request: Godwit_Peer_V1_LackingRequest, _ site: SiteID
+    ) async throws {
+        let extents = try Self.extents(request.extents)
+        let volume = try Self.volume(request.volume)
+        try calls.begin(.read(isUrgent: false), by: site)
+        defer { calls.end(.read(isUrgent: false), by: site) }
+        let told = try await backend.lacking(
+            extents, of: volume, reign: Epoch(request.epoch), hops: request.hops,
+            within: min(.milliseconds(Int64(request.milliseconds)), PeerLimits.lackingWait), for: site)
+        var reply = Godwit_Peer_V1_LackingReply()
+        reply.byteCounts = told.byteCounts
+        reply.silent = told.silent.map(\.description).sorted().prefix(PeerLimits.silentSiteCount).map { $0 }
+        try await finish(call, of: site, with: reply)
+    }
+
+    private static func extents(_ messages: [Godwit_Peer_V1_Extent]) throws(RPCStatus) -> [Extent] {
+        guard messages.count <= PeerLimits.extentCount else {
+            throw RPCStatus(.invalidArgument, "too many extents")
+        }
+        return try messages.map { extent throws(RPCStatus) in
+            guard extent.start < extent.end, extent.end <= ByteRange.maximumOffset else {
+                throw RPCStatus(.invalidArgument, "an extent without bytes")
+            }
+            return Extent(inode: InodeNumber(extent.inode), range: ByteRange(extent.start, extent.end))
+        }
     }
 
     private static func volume(_ text: String) throws(RPCStatus) -> VolumeID {

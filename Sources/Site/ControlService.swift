@@ -247,7 +247,7 @@ package struct ControlService: Sendable {
             return reply
         }
         // Of the present state, and told also when it was done: with which of them it began.
-        var reply = try await agent.describeTakeover()
+        var reply = try await agent.describeTakeover(asksOthers: !request.force)
         guard request.force else { return reply }
         let options = try await agent.takeoverOptions()
         guard
@@ -326,6 +326,7 @@ package enum SiteStatus {
             case .invalid: .invalidArgument
             case .precondition: .failedPrecondition
             case .busy: .aborted
+            case .exhausted: .resourceExhausted
             case .unavailable: .unavailable
             case .unusable, .system: .internalError
             }

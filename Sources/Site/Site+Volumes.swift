@@ -255,7 +255,10 @@ extension Site {
     func locate(
         _ id: VolumeID, isShared: @Sendable (VolumeRecord) -> Bool
     ) async throws -> (member: SiteID, holders: [SiteID]) {
-        guard let members = context.members else { return (context.site, knows(id) ? [context.site] : []) }
+        guard let members = context.members else {
+            guard let agent = try? agent(id), isShared(await agent.record) else { return (context.site, []) }
+            return (context.site, [context.site])
+        }
         var placements = try await members.placements(of: id)
         var keeper = Placement.keeper(among: placements)
         if let record = keeper?.record, !isShared(record) { (placements, keeper) = ([], nil) }

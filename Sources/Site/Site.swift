@@ -70,6 +70,7 @@ package actor Site {
                 await self?.lookForHolder()
                 await self?.lookForMembers()
                 await self?.lookForUnregistered()
+                await self?.forgetStaleOffers()
             }
         }
     }
@@ -233,6 +234,7 @@ package actor Site {
     ) async throws -> VolumeAgent {
         if let known = agents[record.id] {
             await known.note(stamp)
+            context.offers.renew(record.id)
             return known
         }
         guard agents.count < limit else {
@@ -243,7 +245,14 @@ package actor Site {
         if try await context.registry.volume(named: record.name) != nil {
             throw SiteError.nameTaken(record.name)
         }
-        let agent = VolumeAgent(try await context.registry.insert(record), context: context)
+        try context.offers.admit(record)
+        let agent: VolumeAgent
+        do {
+            agent = VolumeAgent(try await context.registry.insert(record), context: context)
+        } catch {
+            if agents[record.id] == nil { context.offers.forget(record.id) }
+            throw error
+        }
         // Before a withdrawal from before the offer can find it.
         await agent.note(stamp)
         agents[record.id] = agent
@@ -342,6 +351,7 @@ extension VolumeAgent {
         try await context.registry.remove(stored)
         await close()
         forgetCopies()
+        context.offers.forget(id)
         do {
             try takeAwayDeadMounts()
         } catch {

@@ -27,6 +27,8 @@ package final class SiteContext: Sendable {
     let holder: HolderClient?
     /// What is kept of volumes that have left.
     let copies: KeptCopies
+    /// What other sites have offered.
+    let offers: SiteOffers
     private let current: Mutex<SiteIdentity>
     /// Whom the keys trusted when they were taken into use: what is on disk may be newer.
     private let trusted: Mutex<Set<SiteIdentity.Peer>>
@@ -53,7 +55,8 @@ package final class SiteContext: Sendable {
         node: String, state: StateDirectory, registry: any SiteRegistry, identity: SiteIdentity,
         hydration: Hydrator.Configuration, copies: CopyPolicy = .whileThereIsRoom,
         restAfter: Duration = .seconds(60), scrubbing: ScrubPolicy = ScrubPolicy(),
-        memory: CatalogMemory = .standard, holder: HolderClient? = nil, advertised: String? = nil,
+        memory: CatalogMemory = .standard, offers: OfferLimits = OfferLimits(),
+        holder: HolderClient? = nil, advertised: String? = nil,
         logger: Logger
     ) {
         self.advertised = advertised
@@ -73,6 +76,7 @@ package final class SiteContext: Sendable {
         self.hydration = hydration
         self.holder = holder
         self.copies = KeptCopies(copies, in: state)
+        self.offers = SiteOffers(offers, in: state, of: identity.site)
         self.logger = logger
     }
 

@@ -14,6 +14,8 @@ package enum SiteError: Error, Hashable, Sendable, CustomStringConvertible {
     case precondition(String)
     /// Another operation on the volume is under way: ask again.
     case busy(String)
+    /// Whoever asks has so much here already that there is no more for it.
+    case exhausted(String)
     /// A peer or the disk did not answer: ask again.
     case unavailable(String)
     /// The environment is not as it must be.
@@ -26,7 +28,7 @@ package enum SiteError: Error, Hashable, Sendable, CustomStringConvertible {
         case .unknownNode(let node): "there is no node '\(node)' at this site"
         case .nameTaken(let name): "a volume named '\(name)' exists already"
         case .attachedOtherwise(let what), .invalid(let what), .precondition(let what), .busy(let what),
-            .unavailable(let what), .unusable(let what):
+            .exhausted(let what), .unavailable(let what), .unusable(let what):
             what
         case .system(let call, let path, let errno): "\(call) \(path): \(errno)"
         }

@@ -85,6 +85,14 @@ package struct SitePeerBackend: PeerBackend {
         return try await shared(volume, with: peer).content(of: block, for: peer)
     }
 
+    package func lacking(
+        _ extents: [Extent], of volume: VolumeID, reign: Epoch, hops: UInt32, within limit: Duration,
+        for peer: SiteID
+    ) async throws -> (byteCounts: [UInt64], silent: Set<SiteID>) {
+        try await shared(volume, with: peer).lacking(
+            extents, for: reign, of: peer, hops: hops, within: limit)
+    }
+
     package func exchange(
         _ message: Godwit_Peer_V1_HandoffMessage, from peer: SiteID
     ) async throws -> Godwit_Peer_V1_HandoffMessage {
@@ -151,8 +159,8 @@ package struct SitePeerBackend: PeerBackend {
         }
         var reply = Godwit_Peer_V1_WithdrawReply()
         reply.forgotten = true
-        if await site.knows(id) {
-            let agent = try await shared(id, with: peer)
+        // For whom it does not exist it is forgotten.
+        if let agent = try await known(id, to: peer) {
             // What was once here and went to another node of this site stays, as at any site that owned it.
             if case .retired(let reign) = await agent.record.head.role, reign.owner != peer,
                 reign.owner.site == context.site.site
@@ -184,12 +192,16 @@ package struct SitePeerBackend: PeerBackend {
 
     /// A volume that the peer may know of; any other does not exist for it.
     private func shared(_ id: VolumeID, with peer: SiteID) async throws -> VolumeAgent {
-        guard await site.knows(id) else { throw PeerError.unknownVolume(id) }
+        guard let agent = try await known(id, to: peer) else { throw PeerError.unknownVolume(id) }
+        return agent
+    }
+
+    private func known(_ id: VolumeID, to peer: SiteID) async throws -> VolumeAgent? {
+        guard await site.knows(id) else { return nil }
         let agent = try await site.agent(id)
         let isMember = peer.site == context.site.site && context.members != nil
         let isShared = await agent.record.isShared(with: peer)
-        guard isMember || isShared else { throw PeerError.unknownVolume(id) }
-        return agent
+        return isMember || isShared ? agent : nil
     }
 }
 

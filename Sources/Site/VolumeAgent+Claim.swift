@@ -18,6 +18,7 @@ extension VolumeAgent {
         guard let facts, !record.head.hasOwnHead else { return nil }
         if isAnew || record.claim?.facts != facts {
             try await change { $0.claim = ForeignClaim(facts: facts) }
+            context.offers.note(record)
         }
         return record.claim?.report
     }

@@ -310,6 +310,7 @@ extension VolumeAgent {
         let since = try catalog.originSequence()
         let interruption = replicaInterruption
         let (name, site) = (record.name, context.site)
+        let (offers, volume, number) = (context.offers, self.id, record.headNumber)
         let isAhead = if case .following = record.head.role { true } else { false }
         if isAhead { interruption.set(false) }
         let known = record.head.knownReign.flatMap { $0.owner == owner ? $0.epoch : nil } ?? .first
@@ -324,6 +325,7 @@ extension VolumeAgent {
                 throw SiteError.unavailable(
                     "the disk of site \(site) is full: the names of volume '\(name)' cannot come")
             }
+            if isAhead { try offers.checkRoom(forHead: number, of: volume) }
             try catalog.apply(rows)
         }
         if position.sequence != since { try catalog.finishChanges(at: position) }

@@ -83,8 +83,13 @@ extension VolumeAgent {
 
     private func seconds(_ duration: Duration) -> Double { Double(duration.components.seconds) }
 
+    /// How long others are asked for what is missing in one of the states that are here.
+    private static let askingLimit: Duration = .seconds(8)
+
     /// Tells what a takeover would overrule, begin with and lack.
-    func describeTakeover() throws -> Godwit_Control_V1_TakeOverReply {
+    ///
+    /// - Parameter asksOthers: whether other sites are to say what they have of what is missing here.
+    func describeTakeover(asksOthers: Bool) async throws -> Godwit_Control_V1_TakeOverReply {
         guard let overruled = overrulable else {
             if case .fenced(let epoch, let by, _) = record.head.role {
                 throw HandoffError.overruled(under: epoch, by: by)
@@ -95,6 +100,9 @@ extension VolumeAgent {
         reply.volume = record.name
         reply.overruledOwner = overruled.owner.description
         reply.overruledEpoch = overruled.epoch.number
+        let context = self.context
+        async let answers = asksOthers ? Self.isAnswering(overruled.owner, context) : false
+        var silent: Set<SiteID> = []
         for option in try takeoverOptions() {
             var message = Godwit_Control_V1_TakeOverOption()
             message.name = option.name
@@ -105,9 +113,32 @@ extension VolumeAgent {
             message.inodeCount = counts.0.inodeCount
             message.totalByteCount = counts.0.byteCount
             message.missingByteCount = counts.1
+            if asksOthers,
+                let lack = try await lack(
+                    ofHead: option.headNumber, keptBy: keeper(of: option.base, overruled),
+                    until: .now + Self.askingLimit, silent: &silent)
+            {
+                message.unreachableByteCount = lack.byteCount
+                message.unreachableFileCount = lack.fileCount
+            }
             reply.options.append(message)
         }
+        reply.silentSites = silent.map(\.description).sorted()
+        reply.ownerAnswers = await answers
         return reply
+    }
+
+    private static func isAnswering(_ owner: SiteID, _ context: SiteContext) async -> Bool {
+        (try? await context.client(of: owner).hello(timeout: .seconds(3))) != nil
+    }
+
+    /// Who would give what is missing in a state, once a takeover has begun with it.
+    private func keeper(of base: TakeoverBase, _ overruled: Reign) -> Keeper? {
+        switch base {
+        case .followed: Keeper(site: overruled.owner, reign: overruled.epoch)
+        case .kept(let reign):
+            record.head.source(ofHead: reign).map { Keeper(site: $0.site, reign: $0.reign) }
+        }
     }
 
     /// Owns the volume without the seal of its owner. Repeated it is a success.

@@ -18,7 +18,10 @@ actor VolumeAgent {
     let context: SiteContext
     let id: VolumeID
     let logger: Logger
-    var stored: Versioned<VolumeRecord>
+    var stored: Versioned<VolumeRecord> {
+        // Owned here, it is nobody's offer any more.
+        didSet { if oldValue.value.isGuest, !stored.value.isGuest { context.offers.forget(id) } }
+    }
     var heads: [UInt64: OpenHead] = [:]
     /// Heads that are just being closed because nobody used them.
     var endingHeads: [UInt64: HeadEnding] = [:]
@@ -120,6 +123,7 @@ actor VolumeAgent {
         self.context = context
         self.stored = stored
         id = stored.value.id
+        context.offers.note(stored.value)
         var logger = context.logger
         logger[metadataKey: "volume"] = "\(stored.value.name)"
         logger[metadataKey: "volume-id"] = "\(id)"

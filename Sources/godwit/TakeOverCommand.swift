@@ -70,7 +70,13 @@ extension VolumeCommand {
                 object.add("\(option.name)Inodes", option.inodeCount)
                 object.add("\(option.name)TotalBytes", option.totalByteCount)
                 object.add("\(option.name)MissingBytes", option.missingByteCount)
+                if option.hasUnreachableByteCount {
+                    object.add("\(option.name)UnreachableBytes", option.unreachableByteCount)
+                    object.add("\(option.name)UnreachableFiles", option.unreachableFileCount)
+                }
             }
+            object.add("silentSites", reply.silentSites)
+            object.add("ownerAnswers", reply.ownerAnswers)
             return object.text
         }
 
@@ -85,20 +91,41 @@ extension VolumeCommand {
                     option.hasAgeSeconds
                         ? Text.duration(option.ageSeconds) + " ago" : "when it was handed over",
                     String(option.inodeCount), Text.size(option.totalByteCount),
-                    Text.size(option.missingByteCount),
+                    Text.size(option.missingByteCount), unreachable(option),
                 ]
             }
             return """
                 volume \(reply.volume) is owned by \(owner)
 
-                \(Text.table([["STATE", "SEQUENCE", "AS OF", "INODES", "BYTES", "NOT HERE"]] + rows))
+                \(Text.table([["STATE", "SEQUENCE", "AS OF", "INODES", "BYTES", "NOT HERE", "NOWHERE"]] + rows))
 
                 \(ownersPosition(reply))
-                What the owner has changed since is not in it. What is not here comes from the owner's site if that
-                returns, as far as it has not changed there; until then reading it fails.
+                What the owner has changed since is not in it. What is not here comes from where it is, as far as it has
+                not changed there; what is nowhere is at no site that can be reached, and reading it fails until one
+                returns that has it.\(silence(reply))
                 To take it over: godwit volume takeover \(reply.volume) --force --overrule \(reply.overruledEpoch) \
                 --from \(first.name)
                 """
+        }
+
+        private static func unreachable(_ option: Godwit_Control_V1_TakeOverOption) -> String {
+            guard option.hasUnreachableByteCount else { return "unknown" }
+            let (bytes, files) = (option.unreachableByteCount, option.unreachableFileCount)
+            guard bytes > 0 else { return Text.size(0) }
+            return Text.size(bytes) + (files == 1 ? " in 1 file" : " in \(files) files")
+        }
+
+        private static func silence(_ reply: Godwit_Control_V1_TakeOverReply) -> String {
+            var text = ""
+            if !reply.silentSites.isEmpty {
+                text =
+                    "\nNot told, and so taken for nowhere: what \(reply.silentSites.joined(separator: ", ")) has."
+            }
+            if reply.ownerAnswers {
+                text +=
+                    "\n\(reply.overruledOwner) can be reached: migrate or mount the volume instead, then nothing is lost."
+            }
+            return text
         }
 
         /// Where the owner was when it was last heard of. A follower takes all that there is whenever it asks.

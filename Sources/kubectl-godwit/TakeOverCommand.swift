@@ -137,6 +137,7 @@ struct TakeOver: AsyncParsableCommand {
                 state.name, String(state.sequence),
                 state.ageSeconds.map { Self.duration($0) + " ago" } ?? "when it was handed over",
                 String(state.inodes), Self.size(state.bytes), Self.size(state.missingBytes),
+                Self.unreachable(state),
             ]
         }
         let what =
@@ -145,14 +146,33 @@ struct TakeOver: AsyncParsableCommand {
         Terminal.print(
             """
 
-            \(Terminal.table([["STATE", "SEQUENCE", "AS OF", "INODES", "BYTES", "NOT HERE"]] + rows))
+            \(Terminal.table([["STATE", "SEQUENCE", "AS OF", "INODES", "BYTES", "NOT HERE", "NOWHERE"]] + rows))
 
             \(Self.ownersPosition(status.states ?? []))
-            What the owner has changed since is not in it. What is not here comes from the owner's site if that
-            returns, as far as it has not changed there; until then reading it fails.
+            What the owner has changed since is not in it. What is not here comes from where it is, as far as it has
+            not changed there; what is nowhere is at no site that can be reached, and reading it fails until one
+            returns that has it.\(Self.silence(status))
             To take it over: kubectl godwit takeover \(what) --force --overrule \(status.ownerEpoch ?? 0) \
             --from \(Terminal.clean(first.name))
             """)
+    }
+
+    private static func unreachable(_ state: TakeoverResource.State) -> String {
+        guard let bytes = state.unreachableBytes, let files = state.unreachableFiles else { return "unknown" }
+        guard bytes > 0 else { return size(0) }
+        return size(bytes) + (files == 1 ? " in 1 file" : " in \(files) files")
+    }
+
+    private static func silence(_ status: TakeoverResource.Status) -> String {
+        var text = ""
+        if let silent = status.silentSites, !silent.isEmpty {
+            text =
+                "\nNot told, and so taken for nowhere: what \(Terminal.clean(silent.joined(separator: ", "))) has."
+        }
+        if status.ownerAnswers == true {
+            text += "\nThe owner can be reached: move the claim instead, then nothing is lost."
+        }
+        return text
     }
 
     /// Where the owner was when it was last heard of. A follower takes all that there is whenever it asks.

@@ -26,23 +26,40 @@ final class PeerFixture: Sendable {
     private let identities: [SiteID: SiteIdentity]
     private let logger: Logger
 
+    /// tokyo's own port, if it has one.
+    private let tokyo: RPCServer?
+
+    /// - Parameter tokyo: what answers when the site asks tokyo; nil: nobody listens there.
     init(
-        limits: PeerLimits = PeerLimits(), backend: MakeBackend = { SitePeerBackend(site: $0) }
+        limits: PeerLimits = PeerLimits(), offers: OfferLimits = OfferLimits(),
+        backend: MakeBackend = { SitePeerBackend(site: $0) }, tokyo handler: RPCServer.Handler? = nil
     ) async throws {
         let directory = try TemporaryDirectory()
         self.directory = directory
         var identities: [SiteID: SiteIdentity] = [:]
-        for name in ["london", "tokyo", "sydney"] {
+        for name in ["london", "tokyo", "sydney", "oslo"] {
             let id = try #require(SiteID(name))
             identities[id] = try SiteIdentity.create(
                 site: id, in: try directory.make(name) + "/pki", now: Date())
         }
         self.identities = identities
         let london = try #require(SiteID("london").flatMap { identities[$0] })
+        let tokyo = handler.map { RPCServer(options: limits.serverOptions, handler: $0) }
+        self.tokyo = tokyo
         for (id, identity) in identities where id != london.site {
-            // Nobody listens there: what the site asks of its peers fails at once.
-            try london.trust(try identity.trustDocument(address: "127.0.0.1:1"))
             try identity.trust(try london.trustDocument(address: nil))
+            // Where nobody listens what the site asks of its peers fails at once.
+            var port = 1
+            if let tokyo, id.description == "tokyo" {
+                let security = RPCSecurity.mutualTLS(
+                    certificateChainPEM: identity.certificateChainPEM, privateKeyPEM: identity.privateKeyPEM,
+                    trustedRootsPEM: try identity.rootPEM(of: london.site), expectedServerName: nil)
+                port = Int(
+                    try #require(
+                        try tokyo.listen(on: .tcp(host: "127.0.0.1", port: 0), security: security)))
+                try tokyo.start()
+            }
+            try london.trust(try identity.trustDocument(address: "127.0.0.1:\(port)"))
         }
         var logger = Logger(label: "fuzz")
         logger.logLevel = .critical
@@ -52,7 +69,7 @@ final class PeerFixture: Sendable {
         let site = Site(
             context: SiteContext(
                 node: "node", state: state, registry: try SQLiteRegistry(path: state.registry),
-                identity: london, hydration: Hydrator.Configuration(), logger: logger))
+                identity: london, hydration: Hydrator.Configuration(), offers: offers, logger: logger))
         self.site = site
         let service = PeerServer(
             backend: backend(site), limits: limits, statusOfError: { SiteStatus.status(of: $0) })
@@ -71,6 +88,7 @@ final class PeerFixture: Sendable {
 
     func end() async {
         await server.shutdown(grace: .zero)
+        await tokyo?.shutdown(grace: .zero)
         await site.stop()
     }
 

@@ -15,7 +15,7 @@ import VolumeModel
 @Suite(.serialized, .timeLimit(.minutes(10))) struct PeerFuzzTests {
     private static let methods = [
         "Hello", "Status", "Follow", "Read", "List", "Exchange", "Offer", "TakeOver", "Changes",
-        "Restore",
+        "Restore", "Lacking", "Locate", "Withdraw",
     ]
 
     /// A site with one volume that it owns and one that is sealed for tokyo's epoch 2.
@@ -23,6 +23,7 @@ import VolumeModel
         let fixture: PeerFixture
         let owned: VolumeID
         let sealed: VolumeID
+        static let unknown = VolumeID(randomHigh: 1, randomLow: 2)
 
         init() async throws {
             fixture = try await PeerFixture()
@@ -67,6 +68,28 @@ import VolumeModel
                     (changes.since, changes.heir) = $0
                     changes.after = 3
                     return try changes.serializedBytes()
+                }
+            case "Lacking":
+                return try [(sealed, UInt64(2)), (owned, 1)].map {
+                    var lacking = Godwit_Peer_V1_LackingRequest()
+                    (lacking.volume, lacking.epoch) = ($0.0.description, $0.1)
+                    lacking.extents = read().extents
+                    (lacking.milliseconds, lacking.hops) = (1000, 3)
+                    return try lacking.serializedBytes()
+                }
+            case "Locate":
+                return try [owned, sealed, Self.unknown].map {
+                    var locate = Godwit_Peer_V1_LocateRequest()
+                    locate.volume = $0.description
+                    return try locate.serializedBytes()
+                }
+            case "Withdraw":
+                // What is unknown already, what was offered, and what this site owns.
+                return try [Self.unknown, VolumeID(randomHigh: 5, randomLow: 6), owned, sealed].map {
+                    var withdraw = Godwit_Peer_V1_WithdrawRequest()
+                    withdraw.volume = $0.description
+                    (withdraw.epoch, withdraw.revision) = (3, 4)
+                    return try withdraw.serializedBytes()
                 }
             case "List": return [try list().serializedBytes()]
             case "Restore":

@@ -65,6 +65,12 @@ import VolumeModel
             try await wait()
             return nil
         }
+        func lacking(
+            _ extents: [Extent], of volume: VolumeID, reign: Epoch, hops: UInt32, within limit: Duration,
+            for peer: SiteID
+        ) async throws -> (byteCounts: [UInt64], silent: Set<SiteID>) {
+            throw PeerError.unknownVolume(volume)
+        }
         func serveMember(_ member: SiteID) -> RPCServer.Handler? { nil }
     }
 

@@ -1,0 +1,129 @@
+internal import Catalog
+internal import Handoff
+internal import Hydration
+internal import PeerService
+internal import VolumeModel
+
+/// What a head lacks that is at no site which can be reached.
+struct Lack: Hashable, Sendable {
+    var byteCount: UInt64 = 0
+    var fileCount: UInt64 = 0
+}
+
+/// Finding out, before a takeover by force, which bytes nobody could give: what is missing here is asked for where it
+/// would be fetched from, and what is missing there, further on. Nothing is fetched for it.
+extension VolumeAgent {
+    /// Who would give what a head lacks, and the epoch under which it is asked.
+    struct Keeper: Hashable, Sendable {
+        let site: SiteID
+        let reign: Epoch
+    }
+
+    /// How many inodes are looked at in one go.
+    private static let inodeBatch = 1024
+    /// How far a question is passed on. Longer lines than sites there are would go round in a circle.
+    private static let hopLimit: UInt32 = 16
+    /// Parts of one question that are passed on; what a peer asks beyond is said to be lacking.
+    private static let partLimit = 16 * PeerLimits.extentCount
+
+    /// - Parameters:
+    ///   - keeper: nil: what is missing is nowhere.
+    ///   - silent: who did not tell what it has, which counts as lacking. Who is in it is not asked again.
+    /// - Returns: nil: it was not found out until the deadline.
+    func lack(
+        ofHead number: UInt64, keptBy keeper: Keeper?, until deadline: ContinuousClock.Instant,
+        silent: inout Set<SiteID>
+    ) async throws -> Lack? {
+        let catalog = try openHead(number).storage.catalog
+        var lack = Lack()
+        var last = InodeNumber(0)
+        while ContinuousClock.now < deadline {
+            let first = last
+            let (inodes, missing) = try await onBlockingThread {
+                try Self.missing(in: catalog, after: first)
+            }
+            guard let end = inodes.last else { return lack }
+            last = end
+            let counts = await lacking(missing, at: keeper, until: deadline, hops: 0, silent: &silent)
+            var files: Set<InodeNumber> = []
+            for (extent, count) in zip(missing, counts) where count > 0 {
+                lack.byteCount += count
+                files.insert(extent.inode)
+            }
+            lack.fileCount += UInt64(files.count)
+        }
+        return nil
+    }
+
+    private static func missing(
+        in catalog: Catalog, after last: InodeNumber
+    ) throws -> (inodes: [InodeNumber], extents: [Extent]) {
+        let inodes = try catalog.perform { try $0.backedInodes(after: last, limit: inodeBatch) }
+        let whole = ByteRange(0, ByteRange.maximumOffset)
+        let extents = try inodes.flatMap { inode in
+            try catalog.perform { try $0.missingRanges(of: inode, in: whole) }
+                .map { Extent(inode: inode, range: $0) }
+        }
+        return (inodes, extents)
+    }
+
+    /// How many bytes of each extent whoever keeps them cannot give.
+    private func lacking(
+        _ extents: [Extent], at keeper: Keeper?, until deadline: ContinuousClock.Instant, hops: UInt32,
+        silent: inout Set<SiteID>
+    ) async -> [UInt64] {
+        var counts: [UInt64] = []
+        while counts.count < extents.count, let keeper, !silent.contains(keeper.site) {
+            let part = Array(extents[counts.count...].prefix(PeerLimits.extentCount))
+            do {
+                let told = try await context.client(of: keeper.site).lacking(
+                    part, of: id, reign: keeper.reign, hops: hops,
+                    within: max(.milliseconds(1), deadline - ContinuousClock.now))
+                counts += zip(told.byteCounts, part).map { min($0, $1.range.byteCount) }
+                silent.formUnion(told.silent)
+            } catch {
+                logger.debug("site \(keeper.site) does not tell what it has: \(error)")
+                silent.insert(keeper.site)
+            }
+        }
+        return counts + extents[counts.count...].map(\.range.byteCount)
+    }
+
+    /// The same for a peer, of the head that is kept for a reign of it; or of the present one, for who follows it.
+    ///
+    /// - Throws: `PeerError.refused` when neither is so.
+    func lacking(
+        _ extents: [Extent], for reign: Epoch, of site: SiteID, hops: UInt32, within limit: Duration
+    ) async throws -> (byteCounts: [UInt64], silent: Set<SiteID>) {
+        let deadline = ContinuousClock.now + limit
+        let (reader, source) = try keptOrFollowed(reign, by: site)
+        let parts = try await onBlockingThread { try reader.missingParts(of: extents) }
+        var counts = [UInt64](repeating: 0, count: extents.count)
+        var asked: [Extent] = []
+        var places: [Int] = []
+        for (place, extent) in extents.enumerated() {
+            guard let missing = parts[place], asked.count + missing.count <= Self.partLimit else {
+                counts[place] = extent.range.byteCount
+                continue
+            }
+            asked += missing.map { Extent(inode: extent.inode, range: $0) }
+            places += missing.map { _ in place }
+        }
+        let keeper = hops < Self.hopLimit ? source.map { Keeper(site: $0.site, reign: $0.reign) } : nil
+        var silent: Set<SiteID> = []
+        let told = await lacking(asked, at: keeper, until: deadline, hops: hops + 1, silent: &silent)
+        for (place, count) in zip(places, told) { counts[place] += count }
+        return (counts, silent)
+    }
+
+    private func keptOrFollowed(_ reign: Epoch, by site: SiteID) throws -> (HeadReader, Source?) {
+        if case .owning(reign, _) = record.head.role {
+            try checkServed()
+            let head = try openHead(record.headNumber)
+            return (HeadReader(storage: head.storage, hydrator: nil, isKept: false), record.head.origin)
+        }
+        let reader = try reader(for: reign, of: site)
+        let kept = record.head.keptHead(for: Reign(site, reign))
+        return (reader, kept.flatMap { record.head.source(ofHead: $0) })
+    }
+}
