@@ -90,6 +90,31 @@ package final class ByteStore: Sendable {
         try root.delete(Self.name(of: number))
     }
 
+    /// Whether a data file has bytes that may not be durable. Waits for no disk.
+    package func isChanged(_ number: DataFileNumber) -> Bool {
+        openFiles.withLock { open in
+            open.files[number]?.file.isChanged ?? false || open.unsyncedBeyond.contains(number)
+        }
+    }
+
+    /// Makes some data files durable, as `DataFile.synchronize` does. One that is gone needs no sync.
+    ///
+    /// - Returns: those of which that cannot be said, each with the reason.
+    package func synchronize(_ numbers: [DataFileNumber]) -> [DataFileNumber: ByteStoreError] {
+        guard numbers.count <= Self.fewFiles else {
+            return synchronizeAll().filter { numbers.contains($0.key) }
+        }
+        var failures: [DataFileNumber: ByteStoreError] = [:]
+        for number in numbers {
+            do {
+                try open(number).synchronize()
+            } catch {
+                if error.errno != .noSuchEntry { failures[number] = error }
+            }
+        }
+        return failures
+    }
+
     /// Makes everything durable that was written to any data file, and the names of new ones.
     ///
     /// - Returns: the files of which that cannot be said, each with the reason: like `DataFile.synchronize`, for

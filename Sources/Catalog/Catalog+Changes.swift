@@ -21,7 +21,7 @@ extension Catalog {
     ) async throws -> CatalogPosition {
         let reader = try openReader()
         // Pin and snapshot under one lock: no change may come between them.
-        let (position, removedSince) = try perform { state in
+        let (position, removedSince) = try performCommitting { state in
             guard !state.isApplying else {
                 throw CatalogError.unusable(path: directory, reason: "it is being brought up to date itself")
             }
@@ -68,7 +68,7 @@ extension Catalog {
     /// - Parameter heir: the reign that the present is granted to. Until the head goes on it is that state.
     /// - Returns: the sequence number of the present. Repeated it is the same, though the pin was a change itself.
     package func pin(_ follower: String, sealedFor heir: Epoch? = nil) throws -> SequenceNumber {
-        let sequence = try perform { state in
+        let sequence = try performCommitting { state in
             let find = try state.connection.prepare("SELECT newest FROM pin WHERE name = ?1")
             find.bind(1, follower)
             if let known = try find.first({ SequenceNumber($0.integer(0)) }) { return known }
@@ -93,7 +93,7 @@ extension Catalog {
     ///
     /// - Throws: `.unusable` when this head is no follower, or not any more.
     package func apply(_ rows: [CatalogRow]) throws {
-        try perform { state in
+        try performCommitting { state in
             try state.beginApplication()
             do {
                 for row in rows { try state.apply(row) }
@@ -108,7 +108,7 @@ extension Catalog {
     /// Ends a set of changes: from now on the follower is at this position of its owner.
     package func finishChanges(at position: CatalogPosition) throws {
         try check(position)
-        try perform { state in
+        try performCommitting { state in
             try state.beginApplication()
             try state.finishApplication(at: position)
         }

@@ -23,7 +23,8 @@ package final class Catalog: Sendable {
     package let foundSequence: SequenceNumber
     /// Inodes whose data files, or their ends, may never have reached the disk before the last, disorderly end.
     package let inodesToRecover: [InodeNumber]
-    private let state: Mutex<CatalogState>
+    let state: Mutex<CatalogState>
+    let order = CommitOrder()
     private let checkpointer: Mutex<Checkpointer>
     private let log: WriteAheadLog
     /// Held while the log is synced: whoever waits is covered by the next one, and nobody takes for a success
@@ -208,35 +209,29 @@ package final class Catalog: Sendable {
     package func perform<Result: Sendable>(
         _ body: (inout CatalogState) throws -> Result
     ) throws -> Result {
-        try state.withLock { (state) throws -> Result in
-            guard !state.isClosed else {
-                throw CatalogError.unusable(path: directory, reason: "it is closed")
-            }
-            var changeCount = state.changeCount
+        let (result, isCommitDue) = try state.withLock { (state) throws -> (Result, Bool) in
+            let changeCount = try state.beginOperation(on: directory)
             do {
-                try state.prepareOperation()
-                // A commit that was due is no change of this operation.
-                changeCount = state.changeCount
+                return (try body(&state), state.isCommitDue)
+            } catch {
+                throw state.failedOperation(error, since: changeCount)
+            }
+        }
+        // It has to wait for bytes, else it had happened. A failure is for who changes something next.
+        if isCommitDue { _ = try? commit() }
+        return result
+    }
+
+    /// The same for an operation that commits what has been changed before, or itself.
+    package func performCommitting<Result: Sendable>(
+        _ body: (inout CatalogState) throws -> Result
+    ) throws -> Result {
+        try whenNothingIsAwaited { (state) throws -> Result in
+            let changeCount = try state.beginOperation(on: directory)
+            do {
                 return try body(&state)
-            } catch let error as SQLiteError {
-                if state.changeCount != changeCount {
-                    // The operation may be half done in the open transaction: no commit may follow.
-                    state.failure = state.failure ?? error
-                }
-                throw CatalogError.database(error)
-            } catch CatalogError.missingDirectory(let directory, let name) {
-                // Asked for in the midst of an operation, which is then half done.
-                if state.changeCount != changeCount {
-                    let what = "an operation needed directory \(directory) too late"
-                    state.failure = state.failure ?? SQLiteError(code: 21, message: what)
-                }
-                throw CatalogError.missingDirectory(directory, name: name)
-            } catch CatalogError.unusable(let path, let reason) {
-                // Damage that was found in the midst of an operation: the same.
-                if state.changeCount != changeCount {
-                    state.failure = state.failure ?? SQLiteError(code: 11, message: reason)
-                }
-                throw CatalogError.unusable(path: path, reason: reason)
+            } catch {
+                throw state.failedOperation(error, since: changeCount)
             }
         }
     }
@@ -247,7 +242,7 @@ package final class Catalog: Sendable {
     @discardableResult
     package func commit() throws(CatalogError) -> UInt64 {
         do {
-            return try state.withLock { (state) throws -> UInt64 in try state.commit() }
+            return try whenNothingIsAwaited { (state) throws -> UInt64 in try state.commit() }
         } catch let error as CatalogError {
             throw error
         } catch let error as SQLiteError {
@@ -325,7 +320,7 @@ package final class Catalog: Sendable {
             guard try checkpointer.withLock({ try $0.move(upTo: committed) }) else { return }
             defer { log.reserveSpace() }
             guard try log.byteCount() > Self.logByteCount else { return }
-            try state.withLock { state in
+            try whenNothingIsAwaited { state in
                 _ = try state.commit()
                 guard !state.connection.isInTransaction else { return }
                 try checkpointer.withLock { try $0.emptyLog() }
@@ -407,7 +402,7 @@ package final class Catalog: Sendable {
     package func close() throws(CatalogError) {
         defer { abandon() }
         do {
-            let isClosed = try state.withLock { state in
+            let isClosed = try whenNothingIsAwaited { state in
                 if state.isClosed { return true }
                 try state.abandonApplication()
                 try state.markClean()

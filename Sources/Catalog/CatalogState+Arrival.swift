@@ -249,7 +249,7 @@ extension Catalog {
         guard case .inode(let root)? = listing.singles.first(where: isRoot),
             root.attributes.kind == .directory
         else { throw CatalogError.unusable(path: directory, reason: "the origin gave no root directory") }
-        try perform { state in
+        try performCommitting { state in
             // A first replica that was cut off.
             try state.abandonApplication()
             try state.beginApplication()

@@ -5,14 +5,50 @@ extension CatalogState {
     /// Changes that may wait for the next commit. They are kept in memory twice: in SQLite's pages and for `redo`.
     private static let pendingChangeLimit = 20_000
 
+    /// - Parameter directory: the head's, as errors name it.
+    /// - Returns: how much was changed before the operation. A commit that was due is no change of it.
+    mutating func beginOperation(on directory: String) throws -> UInt64 {
+        guard !isClosed else { throw CatalogError.unusable(path: directory, reason: "it is closed") }
+        let before = changeCount
+        do {
+            try prepareOperation()
+        } catch {
+            throw failedOperation(error, since: before)
+        }
+        return changeCount
+    }
+
+    /// - Returns: what the operation's caller is told.
+    mutating func failedOperation(_ error: any Error, since before: UInt64) -> any Error {
+        let isHalfDone = changeCount != before
+        switch error {
+        case let error as SQLiteError:
+            // The operation may be half done in the open transaction: no commit may follow.
+            if isHalfDone { failure = failure ?? error }
+            return CatalogError.database(error)
+        case CatalogError.missingDirectory(let directory, _):
+            // Asked for in the midst of an operation, which is then half done.
+            let what = "an operation needed directory \(directory) too late"
+            if isHalfDone { failure = failure ?? SQLiteError(code: 21, message: what) }
+        case CatalogError.unusable(_, let reason):
+            // Damage that was found in the midst of an operation: the same.
+            if isHalfDone { failure = failure ?? SQLiteError(code: 11, message: reason) }
+        default: break
+        }
+        return error
+    }
+
     /// What is to be done between operations, for each may rely on what it has read. Also when nothing is
     /// committed for long, as while somebody searches a million files.
     mutating func prepareOperation() throws {
         try redoIfTakenBack()
         if inodes.count >= nextEviction { evictInodes() }
         // A failure is for who changes something next, or waits for a commit.
-        if recorder.count >= Self.pendingChangeLimit, commitFailure == nil { _ = try? commit() }
+        if isCommitDue, awaited.isEmpty { _ = try? commit() }
     }
+
+    /// Whether more waits for a commit than should.
+    var isCommitDue: Bool { recorder.count >= Self.pendingChangeLimit && commitFailure == nil }
 
     /// Gives everything to SQLite's log. After a failure all changes are still there, in memory, and the next
     /// call tries again; until then nothing new is accepted.
@@ -20,6 +56,7 @@ extension CatalogState {
         if let failure { throw CatalogError.failedBefore(failure) }
         // An owner's changes are one change: what has been applied so far is not to be seen alone.
         guard hasChanges, !isApplying else { return openGeneration - 1 }
+        assert(awaited.isEmpty, "a commit that does not wait for bytes")
         try redoIfTakenBack()
         let canRedo = recorder.isOn
         recorder.isOn = false

@@ -7,7 +7,7 @@ package import VolumeModel
 /// before, and cut after the row that needs no more of it is durable. So
 /// - while the head is in use, a file that is shorter has lost bytes;
 /// - after a power loss, one whose row was born in a commit up to `settled` has: a sync has covered the file after that.
-///   What was written last before may be short, and what it lacks is zeros, as on any file system.
+///   What was written last before may be short, and ends where its bytes do, as on ext4.
 /// A row is born anew with each commit that changes its size.
 ///
 /// Releases before this left holes at the end out. Of files that were there when one of them committed last nothing is
@@ -80,6 +80,29 @@ extension CatalogState {
     ) throws -> (record: InodeRecord, isSizeCertain: Bool)? {
         guard let record = try inode(number) else { return nil }
         return (record, sizes.isCertain(record.data))
+    }
+
+    /// Ends an unsettled inode where its data file does, for what it lacks nobody was told is safe. Not within what may
+    /// still be at its origin, nor where an older release has left a hole out.
+    ///
+    /// - Parameter end: how long its data file is, which is less than the inode is.
+    /// - Returns: how long the data file is to be.
+    package mutating func endUnsettled(_ number: InodeNumber, at end: UInt64) throws -> UInt64 {
+        guard var record = try inode(number) else { return end }
+        let size = max(end, min(record.backedByteCount, record.attributes.size))
+        guard sizes.isCertain(record.data), size < record.attributes.size else {
+            return record.attributes.size
+        }
+        try noteChange(of: ByteRange(size, ByteRange.maximumOffset), of: number)
+        record.attributes.size = size
+        record.attributes.blockCount = min(record.attributes.blockCount, (size + 4095) / 4096 * 8)
+        try update(record, kind: .structural)
+        return size
+    }
+
+    /// Whether somebody may have been told that an inode's size is safe, though it has no data file that is so long.
+    package func mayRelyOnSize(of record: InodeRecord) -> Bool {
+        record.attributes.size > record.backedByteCount && inodes[record.attributes.inode]?.born != nil
     }
 
     /// Live inodes with data files of which it is not certain that a sync has covered all that their rows say.

@@ -48,6 +48,8 @@ package struct CatalogState {
     package private(set) var durableData: UInt64
     /// What is promised of data files' sizes: `CatalogState+Sizes`.
     var sizes: DataFileSizes
+    /// What the next commit waits for: `Catalog+Order`.
+    var awaited = AwaitedFiles()
     /// The number of the commit that will hold the next change.
     var openGeneration: UInt64 = 1
     /// The last commit that is known to be on disk.
@@ -499,6 +501,7 @@ package struct CatalogState {
     package mutating func discardData(_ data: DataFileNumber) throws {
         guard data != .none else { return }
         try beginIfNeeded()
+        awaited.forget(data)
         statements.putGarbage.bind(1, data.number)
         try statements.putGarbage.run()
         hasGarbage = true

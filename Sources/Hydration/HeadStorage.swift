@@ -61,6 +61,7 @@ package final class HeadStorage: Sendable {
         try beginUseOfHashes()
         try completeUnsettledFiles()
         try forgetDamageBeyondEnds()
+        catalog.awaitBytes { [weak self] in self?.synchronizeAwaited($0) ?? true }
     }
 
     /// How full the volume is, by sums that are kept: nothing is counted.
@@ -69,8 +70,11 @@ package final class HeadStorage: Sendable {
         return VolumeUsage(counters, limits: limits) { (try? bytes.diskSpace().total) ?? 0 }
     }
 
-    /// After a power loss: files that were never synced may be gone or too short, and what they lack is zeros from now
+    /// After a power loss: files that were never synced may be gone or too short, and end where their bytes do from now
     /// on. Before anything says that all files are durable, for then that would be a loss.
+    ///
+    /// What was synced is there: a sync of a file covers its data file's length, and where a size was durable before there
+    /// was a data file, `makeDataFile` has seen to it.
     private func completeUnsettledFiles() throws {
         for inode in catalog.inodesToRecover {
             // It may have been an orphan.
@@ -78,7 +82,15 @@ package final class HeadStorage: Sendable {
                 continue
             }
             do {
-                try open(record).grow(to: record.attributes.size)
+                let file = try open(record)
+                let size = try file.extent().size
+                guard size < record.attributes.size else { continue }
+                // What was refused before stays so.
+                let isLost = damage.first(of: record.data, from: size) != nil
+                try file.grow(
+                    to: isLost
+                        ? record.attributes.size
+                        : try catalog.perform { try $0.endUnsettled(inode, at: size) })
             } catch let error as ByteStoreError where [.noSuchEntry, .inputOutput].contains(error.errno) {
                 // It was synced once, or its disk fails: lost, as whoever uses it will find.
             }
@@ -144,6 +156,7 @@ package final class HeadStorage: Sendable {
     {
         let file = try bytes.create(state.nextDataFile, isNext: true)
         try file.grow(to: record.attributes.size)
+        if record.attributes.size > 0, state.mayRelyOnSize(of: record) { state.awaitBytes(of: file.number) }
         damage.noteOverwritten(ByteRange(0, ByteRange.maximumOffset), of: file.number)
         record.data = try state.takeDataFile()
         return file
@@ -211,6 +224,30 @@ package final class HeadStorage: Sendable {
     }
 
     // MARK: durability
+
+    /// Has the next commit wait until a data file's bytes, as they are now, are on the disk: it makes them take the place
+    /// of others. Costs nothing when they are there.
+    package func awaitBytes(of data: DataFileNumber, in state: inout CatalogState) {
+        guard data != .none, bytes.isChanged(data) || mayLackEarlierBytes.load(ordering: .acquiring) else {
+            return
+        }
+        state.awaitBytes(of: data)
+    }
+
+    /// - Returns: whether all are on the disk. Each that is not says so when it is synced, until `forgetSyncFailure`.
+    private func synchronizeAwaited(_ files: [DataFileNumber]) -> Bool {
+        do {
+            if mayLackEarlierBytes.load(ordering: .acquiring) {
+                try bytes.synchronizeFileSystem()
+                mayLackEarlierBytes.store(false, ordering: .releasing)
+            }
+            if let failure = bytes.synchronize(files).values.first { throw failure }
+            return true
+        } catch {
+            hasFailedSync.store(true, ordering: .releasing)
+            return false
+        }
+    }
 
     /// The disk has refused bytes: what is read from now on may not be what a later look finds there. For good.
     private func noteSyncFailure() {
@@ -309,7 +346,7 @@ package final class HeadStorage: Sendable {
         // What the disk refused before must be there before anything new is accepted.
         if catalog.trouble != nil { try catalog.synchronize() }
         // What is not even committed is settled the next time.
-        let settled = try? catalog.perform { try $0.beginSettling() }
+        let settled = try? catalog.performCommitting { try $0.beginSettling() }
         let (unrecorded, nextData) = try catalog.perform { ($0.unrecordedResidency(), $0.nextDataFile) }
         let overwritten = damage.overwritten()
         // All bytes first, also those of files without an origin: a size or a name that is durable before the

@@ -112,7 +112,7 @@ package struct HeadReader: Sendable {
     package func changes(since epoch: Epoch, after: InodeNumber) throws -> ChangesSince {
         // Of a head that has gone on without its reader's knowledge nothing is told in this way.
         guard unchangedSince == nil else { return ChangesSince(kind: .unknown) }
-        return try storage.catalog.perform {
+        return try storage.catalog.performCommitting {
             try $0.changes(since: epoch, after: after, byteCount: PeerLimits.changesAnswerByteCount)
         }
     }
@@ -120,7 +120,7 @@ package struct HeadReader: Sendable {
     /// Which bytes changed in the reign that ended with what was granted to `heir`, the inodes above `after`, in parts.
     package func changes(inReignBefore heir: Epoch, after: InodeNumber) throws -> ChangesSince {
         guard unchangedSince == nil else { return ChangesSince(kind: .unknown) }
-        return try storage.catalog.perform {
+        return try storage.catalog.performCommitting {
             try $0.changes(
                 inReignBefore: heir, after: after, byteCount: PeerLimits.changesAnswerByteCount)
         }

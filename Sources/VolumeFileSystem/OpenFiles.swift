@@ -13,13 +13,16 @@ package struct OpenFiles: Hashable, Sendable {
     var forgottenOrphans: Set<InodeNumber> = []
     /// Inodes whose fsync failed; until their last handle is closed every fsync of them fails.
     var failedSyncs: Set<InodeNumber> = []
+    /// Inodes that were cut to nothing while open, until their last handle is closed: their new bytes replace the old
+    /// ones. (ext4 ends it with any handle; here the kernel tells of a close when the file may be open anew.)
+    var rewritten: Set<InodeNumber> = []
 
     package init() {}
 }
 
 /// Plain numbers, in no order.
 extension OpenFiles: Codable {
-    private enum CodingKeys: String, CodingKey { case opened, counts, orphans, forgotten, failed }
+    private enum CodingKeys: String, CodingKey { case opened, counts, orphans, forgotten, failed, rewritten }
 
     package init(from decoder: any Decoder) throws {
         let container = try decoder.container(keyedBy: CodingKeys.self)
@@ -31,6 +34,7 @@ extension OpenFiles: Codable {
         orphans = Set(try inodes(.orphans))
         forgottenOrphans = Set(try inodes(.forgotten)).intersection(orphans)
         failedSyncs = Set(try inodes(.failed))
+        if container.contains(.rewritten) { rewritten = Set(try inodes(.rewritten)) }
     }
 
     package func encode(to encoder: any Encoder) throws {
@@ -41,5 +45,6 @@ extension OpenFiles: Codable {
         try container.encode(orphans.map(\.number), forKey: .orphans)
         try container.encode(forgottenOrphans.map(\.number), forKey: .forgotten)
         try container.encode(failedSyncs.map(\.number), forKey: .failed)
+        if !rewritten.isEmpty { try container.encode(rewritten.map(\.number), forKey: .rewritten) }
     }
 }

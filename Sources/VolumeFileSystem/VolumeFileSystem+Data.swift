@@ -14,14 +14,16 @@ extension VolumeFileSystem {
     }
 
     package func release(_ inode: InodeNumber, handle: FileHandle) {
-        let (isOver, hadFailed) = opens.withLock { opens in
+        let (isOver, hadFailed, wasRewritten) = opens.withLock { opens in
             let count = (opens.counts[inode] ?? 1) - 1
             opens.counts[inode] = count > 0 ? count : nil
-            guard count <= 0 else { return (false, false) }
+            guard count <= 0 else { return (false, false, false) }
             let isOver = opens.forgottenOrphans.remove(inode) != nil
             if isOver { opens.orphans.remove(inode) }
-            return (isOver, opens.failedSyncs.remove(inode) != nil)
+            let wasRewritten = opens.rewritten.remove(inode) != nil
+            return (isOver, opens.failedSyncs.remove(inode) != nil, wasRewritten)
         }
+        if wasRewritten { endRewriting(inode) }
         if isOver {
             removeOrphan(inode)
         } else if hadFailed {
@@ -139,6 +141,7 @@ extension VolumeFileSystem {
                     try besides(&state)
                     return cutsData
                 }
+                if size == 0, before.attributes.size > 0 { beginRewriting(inode) }
                 if cutsData { storage.cutDataFile(of: inode) }
                 return try storage.catalog.perform { try $0.existing(inode).attributes }
             }

@@ -250,6 +250,7 @@ extension VolumeFileSystem {
         _ name: [UInt8], in parent: InodeNumber, to newName: [UInt8], in newParent: InodeNumber,
         rule: RenameRule
     ) throws(FileSystemError) {
+        storage.catalog.letCommitsPass()
         let orphan = try change { state -> InodeNumber? in
             try Self.checkNewName(newName)
             _ = try state.wholeDirectory(parent)
@@ -267,6 +268,7 @@ extension VolumeFileSystem {
                     try Self.refuseCycle(of: target.inode, below: parent, in: &state)
                 }
                 try Self.exchange(source, target, in: &state)
+                for entry in [source, target] { try self.awaitBytes(of: entry.inode, in: &state) }
                 return nil
             }
             guard let target else {
@@ -279,6 +281,7 @@ extension VolumeFileSystem {
             if target.kind == .directory { try Self.adjustLinks(of: newParent, by: -1, in: &state) }
             let orphan = try Self.dropLink(of: target.inode, in: &state)
             try Self.move(source, to: newName, in: newParent, replaces: true, state: &state)
+            try self.awaitBytes(of: source.inode, in: &state)
             return orphan
         }
         noteOrphan(orphan)

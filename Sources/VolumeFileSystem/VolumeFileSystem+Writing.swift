@@ -117,6 +117,8 @@ extension VolumeFileSystem {
         _ range: ByteRange, inode: InodeNumber, _ file: DataFile, mayTakeBlocks: Bool
     ) throws {
         let blockCount = mayTakeBlocks ? try file.extent().blockCount : nil
+        let isRewritten = isRewritten(inode, range)
+        if isRewritten { storage.catalog.letCommitsPass() }
         try storage.catalog.perform { state in
             guard var record = try state.inode(inode) else { return }
             try state.markValid(range, of: inode)
@@ -130,6 +132,7 @@ extension VolumeFileSystem {
             record.attributes.modificationTime = Self.now()
             record.attributes.changeTime = record.attributes.modificationTime
             try state.update(record, kind: grows ? .structural : .metadata)
+            if grows, isRewritten { storage.awaitBytes(of: record.data, in: &state) }
         }
     }
 }

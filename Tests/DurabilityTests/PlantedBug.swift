@@ -1,4 +1,8 @@
+import Catalog
+import EngineTestSupport
 import Foundation
+import SQLite
+import VolumeModel
 
 /// A mistake that a site's file system looks as if it made, to show that it would be noticed.
 ///
@@ -23,6 +27,8 @@ enum PlantedBug: String, CaseIterable, Sendable {
     case cutBeforeCommit
     /// A file that lacks its end after a crash is overlooked.
     case notCompletedAfterCrash
+    /// A commit does not wait for the bytes of a file that replaces another.
+    case replacingNotSynced
 
     /// For a volume of which all bytes are here; the last one is seen when it is opened.
     static let ofResidentVolume: [PlantedBug] = [
@@ -47,6 +53,8 @@ struct PlantedSyncs {
     /// The moments at which the disk lacks a sync that nothing else makes up for, as far as that can be told; none: any.
     private(set) var suspects: [Range<UInt64>] = []
     private var lacking: UInt64?
+    /// Data files that are synced once only, as it is when nobody does who writes to them.
+    var syncedOnce: Set<String> = []
     private var held: [SimulatedDisk.Note] = []
     private var isDue = false
 
@@ -75,6 +83,7 @@ struct PlantedSyncs {
             }
             defer { (held, isDue) = ([], false) }
             return held + [note]
+        case .replacingNotSynced: return note.isOfBytes && syncedOnce.contains(note.text) ? [] : [note]
         case nil, .cutBeforeCommit, .notCompletedAfterCrash: return [note]
         }
     }
@@ -103,6 +112,12 @@ extension PlantedSyncs {
 }
 
 extension PlantedBug {
+    static func syncedOnce(_ notes: [SimulatedDisk.Note]) -> Set<String> {
+        var counts: [String: Int] = [:]
+        for note in notes where note.isOfBytes && note.kind == .sync { counts[note.text, default: 0] += 1 }
+        return Set(counts.filter { $0.value == 1 }.keys)
+    }
+
     /// The positions of syncs of bytes that the next sync of anything else, the log's, relies on.
     static func syncsBeforeCommits(_ notes: [SimulatedDisk.Note]) -> Set<UInt64> {
         var found: Set<UInt64> = []
@@ -180,13 +195,23 @@ enum UndoneRecovery {
         return sizes
     }
 
-    /// One file is as short again as it was before the head was opened.
-    static func shorten(in head: String, to before: [String: Int]) throws {
-        for (name, size) in sizes(of: head).sorted(by: { $0.key < $1.key }) where size > before[name] ?? 0 {
-            let file = try FileHandle(forWritingTo: URL(fileURLWithPath: "\(head)/data/\(name)"))
-            try file.truncate(atOffset: UInt64(before[name] ?? 0))
-            try file.close()
-            return
+    /// Files are again as long as their rows said, and their data files as short as they are.
+    ///
+    /// - Parameter twin: the head as it was before it was opened.
+    static func claim(what twin: String, of volume: TestVolume) throws {
+        var sizes: [InodeNumber: UInt64] = [:]
+        let rows = try Connection(path: twin + "/" + Catalog.fileName, mode: .readWrite).prepare(
+            "SELECT ino, size FROM inode WHERE died = 0 AND data > 0")
+        try rows.forEach { row in
+            sizes[InodeNumber(row.unsigned(0))] = row.unsigned(1)
+            return true
+        }
+        try volume.storage.catalog.perform { state in
+            for (inode, size) in sizes {
+                guard var record = try state.inode(inode), record.attributes.size < size else { continue }
+                record.attributes.size = size
+                try state.update(record, kind: .structural)
+            }
         }
     }
 }

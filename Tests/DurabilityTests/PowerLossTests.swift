@@ -252,14 +252,19 @@ struct PowerLossTests {
         // In memory: what comes after the power loss need not wait for a real disk.
         let memory = "/dev/shm/godwit-power-loss-\(getpid())"
         let head = (access("/dev/shm", W_OK) == 0 ? memory : directory) + "/head"
+        let twin = disk.bug == .notCompletedAfterCrash ? head + "-twin" : nil
         defer { try? FileManager.default.removeItem(atPath: memory) }
         for moment in chosen {
             disk.advance(to: moment)
-            try? FileManager.default.removeItem(atPath: head)
-            try disk.write(
-                to: head, below: below, leavingOut: { $0 == "lock" || $0.hasSuffix("-shm") }, &generator)
+            let same = generator
+            for copy in [twin, head].compactMap(\.self) {
+                try? FileManager.default.removeItem(atPath: copy)
+                generator = same
+                try disk.write(
+                    to: copy, below: below, leavingOut: { $0 == "lock" || $0.hasSuffix("-shm") }, &generator)
+            }
             let faults = await faults(
-                of: head, at: moment, promises, origin: origin, planting: disk.bug)
+                of: head, at: moment, promises, origin: origin, planting: disk.bug, twin: twin)
             if !faults.isEmpty { return "\(faults), moment \(moment) of \(moments.last ?? 0)" }
         }
         return nil
@@ -281,20 +286,22 @@ struct PowerLossTests {
 
     /// What is wrong with a head after a power loss.
     private static func faults(
-        of head: String, at moment: UInt64, _ promises: Promises, origin: Origin, planting bug: PlantedBug?
+        of head: String, at moment: UInt64, _ promises: Promises, origin: Origin, planting bug: PlantedBug?,
+        twin: String?
     ) async -> [String] {
         do {
             let names = Mutex<[InodeNumber: String]>([:])
             let source = FakeSource { inode in names.withLock { $0[inode] }.flatMap { Self.arrived[$0] } }
             if case .namesAndBytes(let catalog) = origin { source.set { $0.catalog = catalog } }
-            let before = bug == .notCompletedAfterCrash ? UndoneRecovery.sizes(of: head) : nil
             let volume: TestVolume
             if case .none = origin {
                 volume = try TestVolume(opening: head)
             } else {
                 volume = try TestVolume(opening: head, source: source)
             }
-            if let before { try UndoneRecovery.shorten(in: head, to: before) }
+            if bug == .notCompletedAfterCrash, let twin {
+                try UndoneRecovery.claim(what: twin, of: volume)
+            }
             for name in (0..<3).flatMap(Writer.arrivedFiles) {
                 guard let found = try await TreePromise.look(name, in: volume) else { continue }
                 names.withLock { $0[found.inode] = name }

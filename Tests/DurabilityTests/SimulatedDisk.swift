@@ -96,6 +96,7 @@ struct SimulatedDisk {
             position = end
         }
         if bug == .cutBeforeCommit { (notes, suspects) = PlantedBug.movingCutsBeforeCommits(notes) }
+        if bug == .replacingNotSynced { planted.syncedOnce = PlantedBug.syncedOnce(notes) }
         if bug == .recordedBeforeSynced { planted.followedByCommit = PlantedBug.syncsBeforeCommits(notes) }
         if let bug, bug != .cutBeforeCommit {
             var syncs = planted

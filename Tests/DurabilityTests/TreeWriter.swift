@@ -19,21 +19,22 @@ struct TreeWriter {
 
         var worlds: [Thing] { (mayBeAbsent ? [.absent] : []) + [.file(possible)] }
 
-        private mutating func grow(to size: Int, inOneStep: Bool) {
+        /// It may end anywhere on the way: where its bytes do.
+        private mutating func grow(to size: Int) {
             guard size > content.count else { return }
-            possible.sizes.append(inOneStep ? size...size : content.count...size)
+            possible.sizes.append(content.count...size)
             content += [UInt8](repeating: 0, count: size - content.count)
             possible.contents.append(content)
         }
 
         mutating func write(_ bytes: [UInt8], at offset: Int) {
-            grow(to: offset + bytes.count, inOneStep: false)
+            grow(to: offset + bytes.count)
             content.replaceSubrange(offset..<offset + bytes.count, with: bytes)
             possible.contents.append(content)
         }
 
         mutating func resize(to size: Int) {
-            if size > content.count { return grow(to: size, inOneStep: true) }
+            if size > content.count { return grow(to: size) }
             content.removeLast(content.count - size)
             possible.sizes.append(size...size)
             possible.contents.append(content)

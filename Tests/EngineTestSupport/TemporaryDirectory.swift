@@ -4,8 +4,11 @@ import Foundation
 package final class TemporaryDirectory: Sendable {
     package let path: String
 
-    package init() throws {
-        path = NSTemporaryDirectory() + "godwit-engine-" + UUID().uuidString.lowercased()
+    /// - Parameter directory: where; nil: where temporary files are.
+    package init(in directory: String? = nil) throws {
+        path =
+            (directory.map { $0 + "/" } ?? NSTemporaryDirectory()) + "godwit-engine-"
+            + UUID().uuidString.lowercased()
         try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
     }
 
