@@ -85,7 +85,7 @@ extension VolumeAgent {
 
     /// That the owner is behind what was followed here, and what to do; nil: it is not.
     var newerReplicaText: String? {
-        guard let owner = newerReplica, case .following = record.head.role, record.followedFrom == owner else {
+        guard let owner = newerReplica, !record.head.hasOwnHead, record.followedFrom == owner else {
             return nil
         }
         return
@@ -265,7 +265,9 @@ extension VolumeAgent {
             return try await takeChanges(of: owner, into: try openHead(record.headNumber).storage.catalog)
         } catch PeerError.call(_, _, let status) where status.code == .dataLoss {
             // Nothing is taken of it: what is here may be the only one of the newer state.
-            if newerReplica == nil { logger.error("not followed: \(status.message). What is here stays as it is") }
+            if newerReplica == nil {
+                logger.error("not followed: \(status.message). What is here stays as it is")
+            }
             newerReplica = owner
             throw SiteError.precondition(status.message)
         } catch PeerError.call(_, _, let status) where status.code == .outOfRange {
@@ -316,7 +318,8 @@ extension VolumeAgent {
         let known = record.head.knownReign.flatMap { $0.owner == owner ? $0.epoch : nil } ?? .first
         let storage = try openHead(record.headNumber).storage
         let head = try catalog.originHeadName()
-        let position = try await context.client(of: owner).follow(id, reign: known, since: since, head: head) { rows in
+        let position = try await context.client(of: owner).follow(id, reign: known, since: since, head: head)
+        { rows in
             guard since != nil || !interruption.isSet else {
                 throw SiteError.busy("the volume is being taken over, and its names follow")
             }

@@ -259,6 +259,14 @@ actor VolumeAgent {
         return answer
     }
 
+    private func isAskingForSeal(_ message: Godwit_Peer_V1_HandoffMessage, of site: SiteID) -> Bool {
+        if case .sealRequest? = message.message, case .acquiring(let from, _) = record.head.role {
+            from.owner == site
+        } else {
+            false
+        }
+    }
+
     /// Sends a message and applies the answer, which is an event like any other.
     func send(
         _ message: Godwit_Peer_V1_HandoffMessage, to site: SiteID, wait: Duration = .zero
@@ -269,7 +277,17 @@ actor VolumeAgent {
             message.sealRequest.followedHeadName = .init(try followedHeadName(of: site)?.bytes ?? [])
             message.sealRequest.waitMilliseconds = UInt32(clamping: Int64(wait / .milliseconds(1)))
         }
-        let reply = try await context.client(of: site).exchange(message, wait: wait)
+        let reply: Godwit_Peer_V1_HandoffMessage
+        do {
+            reply = try await context.client(of: site).exchange(message, wait: wait)
+        } catch PeerError.call(_, _, let status)
+            where status.code == .dataLoss && isAskingForSeal(message, of: site)
+        {
+            // It would cut back what was followed here: that is not wished for any more.
+            newerReplica = site
+            try await apply(.abort)
+            throw SiteError.precondition(status.message)
+        }
         if case .sealGrant(let grant)? = reply.message, grant.hasTail {
             do {
                 try await takeTail(

@@ -42,7 +42,8 @@ extension TestBedTests {
                 #expect((50e6...1_010e6).contains(rate), "\(rateText(rate))")
                 // 1,448 bytes of payload in each packet of at most 1,500. What arrives is counted a moment later.
                 let deadline = ContinuousClock.now + .seconds(10)
-                while link.counters.aToB.delivered.packets < 50_000_000 / 1448, ContinuousClock.now < deadline {
+                while link.counters.aToB.delivered.packets < 50_000_000 / 1448, ContinuousClock.now < deadline
+                {
                     try await Task.sleep(for: .milliseconds(1))
                 }
                 let delivered = link.counters.aToB.delivered
