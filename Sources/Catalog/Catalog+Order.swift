@@ -36,7 +36,11 @@ struct CommitOrder: ~Copyable, Sendable {
     /// Syncs data files. One that is gone needs no sync.
     ///
     /// - Returns: whether all are on the disk. Of one that is not, every later sync fails.
-    typealias Synchronizer = @Sendable ([DataFileNumber]) -> Bool
+    ///
+    /// In a structure, for a bare closure behind a lock is wrapped once more by each access.
+    struct Synchronizer: Sendable {
+        let synchronize: @Sendable ([DataFileNumber]) -> Bool
+    }
 
     let synchronizer = Mutex<Synchronizer?>(nil)
     /// Held by who waits for bytes, until it has committed.
@@ -53,7 +57,7 @@ extension Catalog {
     /// Says how data files are made durable that a commit has to wait for. Called with no lock held but `waiting`; it
     /// must not use the catalog, nor any lock that is held by who does.
     package func awaitBytes(by synchronize: @escaping @Sendable ([DataFileNumber]) -> Bool) {
-        order.synchronizer.withLock { $0 = synchronize }
+        order.synchronizer.withLock { $0 = CommitOrder.Synchronizer(synchronize: synchronize) }
     }
 
     /// To be called, without the catalog's lock, before an operation that has commits wait for bytes. As a rule it
@@ -91,8 +95,8 @@ extension Catalog {
 
     private func synchronizeAwaited() {
         let times = state.withLock { $0.awaited.times }
-        let synchronize = order.synchronizer.withLock { $0 }
-        let isDone = synchronize?(times.keys.sorted()) ?? true
+        let synchronizer = order.synchronizer.withLock { $0 }
+        let isDone = synchronizer?.synchronize(times.keys.sorted()) ?? true
         state.withLock { state in
             state.awaited.forget(times)
             // Why not is known to the file. What the commit cannot take now is noted by the next `settle`.

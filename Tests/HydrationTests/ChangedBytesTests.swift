@@ -94,7 +94,7 @@ import VolumeModel
         var after = InodeNumber(0)
         repeat {
             // Small parts, so that there are several.
-            let part = try volume.storage.catalog.perform {
+            let part = try volume.storage.catalog.performCommitting {
                 try $0.changes(since: epoch, after: after, byteCount: 40)
             }
             all = ChangesSince(

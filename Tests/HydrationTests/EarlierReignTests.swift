@@ -90,7 +90,7 @@ import VolumeModel
     /// As over the link, in small parts.
     private static func take(_ volume: TestVolume, _ reign: Epoch, of origin: TestVolume) async throws {
         try await volume.storage.catalog.takeEarlierReigns(before: reign) { heir, after in
-            try origin.storage.catalog.perform {
+            try origin.storage.catalog.performCommitting {
                 try $0.changes(inReignBefore: heir, after: after, byteCount: 40)
             }
         }
@@ -207,7 +207,7 @@ import VolumeModel
         let catalog = journey.volume.storage.catalog
         _ = try catalog.pin("heir at epoch 4", sealedFor: Epoch(4))
         func kind(_ heir: UInt64) throws -> ChangesSince.Kind {
-            try catalog.perform {
+            try catalog.performCommitting {
                 try $0.changes(inReignBefore: Epoch(heir), after: InodeNumber(0), byteCount: 1000).kind
             }
         }
@@ -252,7 +252,7 @@ import VolumeModel
         try journey.volume.storage.catalog.copy(to: temporary.path)
         let copy = try Catalog(opening: temporary.path)
         for heir in 2...3 as ClosedRange<UInt64> {
-            let kind = try copy.perform {
+            let kind = try copy.performCommitting {
                 try $0.changes(inReignBefore: Epoch(heir), after: InodeNumber(0), byteCount: 1000).kind
             }
             #expect(kind == .unknown)
