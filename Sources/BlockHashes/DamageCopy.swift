@@ -39,9 +39,9 @@ enum DamageCopy {
 
         init?(text: String) {
             let words = text.split(separator: " ", omittingEmptySubsequences: false)
-            guard words.count == 4, let byteCount = UInt64(words[0]), let first = UInt64(words[1]) else {
-                return nil
-            }
+            guard words.count == 4, let byteCount = UInt64(words[0]), let first = UInt64(words[1]),
+                first <= byteCount, byteCount <= UInt64(Int64.max / 4)
+            else { return nil }
             self.init(
                 byteCount: byteCount, firstByteCount: first, sum: String(words[2]), life: String(words[3]))
         }

@@ -13,11 +13,15 @@ package final class ByteStore: Sendable {
     package static let defaultOpenFileLimit = 512
     /// From this many changed files on, one syncfs costs less than a sync of each.
     private static let fewFiles = 16
+    /// The same where somebody waits who has written none of them.
+    private static let manyFiles = 256
 
     package let directory: String
     private let root: DataDirectory
     private let spares: SpareFiles
     private let openFiles: Mutex<OpenFiles>
+    /// Held during a sync of everything: who comes second must not return before the first one's sync has.
+    private let syncingAll = Mutex(())
 
     private struct OpenFiles {
         var files: [DataFileNumber: (file: DataFile, lastUse: UInt64)] = [:]
@@ -27,6 +31,8 @@ package final class ByteStore: Sendable {
         let limit: Int
         /// Files that were let go with changes that are not synced.
         var unsyncedBeyond: Set<DataFileNumber> = []
+        /// Those of them that are being synced just now.
+        var beingSynced: Set<DataFileNumber> = []
         /// Files that were let go and whose changes may be gone: each says so when it is opened.
         var failedBeyond: [DataFileNumber: ByteStoreError] = [:]
     }
@@ -94,6 +100,7 @@ package final class ByteStore: Sendable {
     package func isChanged(_ number: DataFileNumber) -> Bool {
         openFiles.withLock { open in
             open.files[number]?.file.isChanged ?? false || open.unsyncedBeyond.contains(number)
+                || open.beingSynced.contains(number)
         }
     }
 
@@ -101,15 +108,26 @@ package final class ByteStore: Sendable {
     ///
     /// - Returns: those of which that cannot be said, each with the reason.
     package func synchronize(_ numbers: [DataFileNumber]) -> [DataFileNumber: ByteStoreError] {
-        guard numbers.count <= Self.fewFiles else {
+        // Not the whole disk, as long as it can be helped: others write there as well.
+        guard numbers.count <= Self.manyFiles else {
             return synchronizeAll().filter { numbers.contains($0.key) }
         }
         var failures: [DataFileNumber: ByteStoreError] = [:]
         for number in numbers {
+            let file: DataFile
             do {
-                try open(number).synchronize()
+                file = try open(number)
             } catch {
-                if error.errno != .noSuchEntry { failures[number] = error }
+                guard error.errno != .noSuchEntry else { continue }
+                // Nobody knows whether it is: its own sync must not say so.
+                noteFailedBeyond([number], error)
+                failures[number] = error
+                continue
+            }
+            do {
+                try file.synchronize()
+            } catch {
+                failures[number] = error
             }
         }
         return failures
@@ -120,8 +138,13 @@ package final class ByteStore: Sendable {
     /// - Returns: the files of which that cannot be said, each with the reason: like `DataFile.synchronize`, for
     ///   good once it has failed. All others are durable.
     package func synchronizeAll() -> [DataFileNumber: ByteStoreError] {
+        syncingAll.withLock { _ in synchronizeAllAlone() }
+    }
+
+    private func synchronizeAllAlone() -> [DataFileNumber: ByteStoreError] {
+        defer { openFiles.withLock { $0.beingSynced = [] } }
         let (changed, beyond) = openFiles.withLock { open in
-            defer { open.unsyncedBeyond = [] }
+            defer { (open.unsyncedBeyond, open.beingSynced) = ([], open.unsyncedBeyond) }
             return (
                 open.files.values.map(\.file).filter { $0.isChanged || $0.hasFailed }, open.unsyncedBeyond
             )

@@ -100,7 +100,7 @@ extension Catalog {
         state.withLock { state in
             state.awaited.forget(times)
             // Why not is known to the file. What the commit cannot take now is noted by the next `settle`.
-            if !isDone { try? state.noteSyncFailure() }
+            if !isDone, !state.isClosed { try? state.noteSyncFailure() }
         }
     }
 }

@@ -212,7 +212,9 @@ package final class Catalog: Sendable {
         let (result, isCommitDue) = try state.withLock { (state) throws -> (Result, Bool) in
             let changeCount = try state.beginOperation(on: directory)
             do {
-                return (try body(&state), state.isCommitDue)
+                let result = try body(&state)
+                // Who only reads waits for nobody's bytes.
+                return (result, state.isCommitDue && state.changeCount != changeCount)
             } catch {
                 throw state.failedOperation(error, since: changeCount)
             }
@@ -242,7 +244,10 @@ package final class Catalog: Sendable {
     @discardableResult
     package func commit() throws(CatalogError) -> UInt64 {
         do {
-            return try whenNothingIsAwaited { (state) throws -> UInt64 in try state.commit() }
+            return try whenNothingIsAwaited { (state) throws -> UInt64 in
+                try checkIsOpen(state)
+                return try state.commit()
+            }
         } catch let error as CatalogError {
             throw error
         } catch let error as SQLiteError {
@@ -321,6 +326,7 @@ package final class Catalog: Sendable {
             defer { log.reserveSpace() }
             guard try log.byteCount() > Self.logByteCount else { return }
             try whenNothingIsAwaited { state in
+                try checkIsOpen(state)
                 _ = try state.commit()
                 guard !state.connection.isInTransaction else { return }
                 try checkpointer.withLock { try $0.emptyLog() }
@@ -383,6 +389,14 @@ package final class Catalog: Sendable {
             current = parent
         }
         return "/" + names.reversed().joined(separator: "/")
+    }
+
+    /// What was changed and is not committed when the catalog is let go of must not be committed later: another may have it
+    /// open by then.
+    private func checkIsOpen(_ state: borrowing CatalogState) throws(CatalogError) {
+        guard !state.isClosed || !state.hasChanges else {
+            throw .unusable(path: directory, reason: "it is closed")
+        }
     }
 
     /// Lets go of the catalog as a crash would: what is not durable may be lost.

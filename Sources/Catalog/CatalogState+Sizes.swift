@@ -102,7 +102,7 @@ extension CatalogState {
 
     /// Whether somebody may have been told that an inode's size is safe, though it has no data file that is so long.
     package func mayRelyOnSize(of record: InodeRecord) -> Bool {
-        record.attributes.size > record.backedByteCount && inodes[record.attributes.inode]?.born != nil
+        record.attributes.size > record.backedByteCount
     }
 
     /// Live inodes with data files of which it is not certain that a sync has covered all that their rows say.

@@ -236,17 +236,18 @@ package final class HeadStorage: Sendable {
 
     /// - Returns: whether all are on the disk. Each that is not says so when it is synced, until `forgetSyncFailure`.
     private func synchronizeAwaited(_ files: [DataFileNumber]) -> Bool {
-        do {
-            if mayLackEarlierBytes.load(ordering: .acquiring) {
+        var isDone = true
+        if mayLackEarlierBytes.load(ordering: .acquiring) {
+            do {
                 try bytes.synchronizeFileSystem()
                 mayLackEarlierBytes.store(false, ordering: .releasing)
+            } catch {
+                isDone = false
             }
-            if let failure = bytes.synchronize(files).values.first { throw failure }
-            return true
-        } catch {
-            hasFailedSync.store(true, ordering: .releasing)
-            return false
         }
+        isDone = bytes.synchronize(files).isEmpty && isDone
+        if !isDone { hasFailedSync.store(true, ordering: .releasing) }
+        return isDone
     }
 
     /// The disk has refused bytes: what is read from now on may not be what a later look finds there. For good.

@@ -8,7 +8,7 @@ internal import VolumeModel
 extension VolumeFileSystem {
     /// What is longer is waited for when it is closed, as on ext4, not while it is written: else whoever syncs anything
     /// would wait for who copies something large.
-    private static let rewrittenByteLimit: UInt64 = 4 << 20
+    private static let rewrittenByteLimit: UInt64 = 1 << 20
 
     /// The next commit gives an inode a name of another.
     func awaitBytes(of inode: InodeNumber, in state: inout CatalogState) throws {

@@ -112,10 +112,15 @@ extension PlantedSyncs {
 }
 
 extension PlantedBug {
-    static func syncedOnce(_ notes: [SimulatedDisk.Note]) -> Set<String> {
+    /// - Parameter first: what was synced before is no part of it.
+    static func syncedOnce(_ notes: [SimulatedDisk.Note], since first: UInt64) -> Set<String> {
         var counts: [String: Int] = [:]
-        for note in notes where note.isOfBytes && note.kind == .sync { counts[note.text, default: 0] += 1 }
-        return Set(counts.filter { $0.value == 1 }.keys)
+        var earlier: Set<String> = []
+        for note in notes where note.isOfBytes && note.kind == .sync {
+            counts[note.text, default: 0] += 1
+            if note.position < first { earlier.insert(note.text) }
+        }
+        return Set(counts.filter { $0.value == 1 }.keys).subtracting(earlier)
     }
 
     /// The positions of syncs of bytes that the next sync of anything else, the log's, relies on.

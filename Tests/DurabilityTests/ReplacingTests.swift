@@ -53,7 +53,8 @@ struct ReplacingTests {
                 #expect(broken == nil, "\(names), seed \(Self.seed)")
             }
             let bug = PlantedBug.replacingNotSynced
-            let disk = try SimulatedDisk(log: log, names: .bySyncOfTheirDirectory, planting: bug)
+            let disk = try SimulatedDisk(
+                log: log, names: .bySyncOfTheirDirectory, planting: bug, since: first)
             let broken = try await Self.firstFault(of: disk, since: first, below: below)
             print("\(bug): \(broken?.prefix(200) ?? "nothing was noticed")")
             #expect(broken != nil, "nobody noticed \(bug), seed \(Self.seed)")

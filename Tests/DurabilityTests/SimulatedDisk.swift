@@ -73,8 +73,12 @@ struct SimulatedDisk {
     /// The changes of a directory's names before this have.
     private var forcedNames: [String: UInt64] = [:]
 
-    /// - Parameter bug: one that the site looks as if it had.
-    init(log path: String, names: Names = .journalled, planting bug: PlantedBug? = nil) throws {
+    /// - Parameters:
+    ///   - bug: one that the site looks as if it had.
+    ///   - first: since when.
+    init(
+        log path: String, names: Names = .journalled, planting bug: PlantedBug? = nil, since first: UInt64 = 0
+    ) throws {
         log = Array(try Data(contentsOf: URL(fileURLWithPath: path)))
         (self.names, self.bug) = (names, bug)
         var position = 0
@@ -96,7 +100,7 @@ struct SimulatedDisk {
             position = end
         }
         if bug == .cutBeforeCommit { (notes, suspects) = PlantedBug.movingCutsBeforeCommits(notes) }
-        if bug == .replacingNotSynced { planted.syncedOnce = PlantedBug.syncedOnce(notes) }
+        if bug == .replacingNotSynced { planted.syncedOnce = PlantedBug.syncedOnce(notes, since: first) }
         if bug == .recordedBeforeSynced { planted.followedByCommit = PlantedBug.syncsBeforeCommits(notes) }
         if let bug, bug != .cutBeforeCommit {
             var syncs = planted
