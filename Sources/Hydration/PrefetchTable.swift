@@ -238,7 +238,7 @@ package struct PrefetchTable: Hashable, Sendable {
             marker segments_*
             segments_*              all
             *.si                    all
-            *.??m                   first 64Ki
+            *.?[!i]m                first 64Ki
             *.tmd                   all
             *.tip                   all
             *.cfe                   all

@@ -80,10 +80,11 @@ final class SiteOffers: Sendable {
 
     /// Before more of a replica's names are stored.
     ///
+    /// - Parameter arrived: bytes of them that came in this go, and are about to be stored.
     /// - Throws: `.exhausted` when those of its site take too much already.
-    func checkRoom(forHead number: UInt64, of id: VolumeID) throws(SiteError) {
+    func checkRoom(forHead number: UInt64, of id: VolumeID, adding arrived: UInt64) throws(SiteError) {
         guard all.withLock({ $0[id] != nil }) else { return }
-        let size = size(ofHead: number, of: id)
+        let size = max(arrived, size(ofHead: number, of: id))
         let limit = if let set = limits.replicaByteCount { set } else { try state.space().total / 4 }
         try all.withLock { all throws(SiteError) in
             guard let site = all[id]?.site else { return }
@@ -162,5 +163,17 @@ extension VolumeAgent {
             try followedSequence(of: reign.owner) ?? .zero == .zero
         else { return nil }
         return reign.owner
+    }
+}
+
+extension CatalogRow {
+    /// What it takes in a catalog, about.
+    var storedByteCount: Int {
+        switch self {
+        case .inode: 100
+        case .entry(let entry): 40 + entry.name.count
+        case .attribute(_, let name, let value): 40 + name.count + value.count
+        case .removedInode, .removedEntry, .removedAttribute: 0
+        }
     }
 }

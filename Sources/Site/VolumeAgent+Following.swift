@@ -313,6 +313,7 @@ extension VolumeAgent {
         let interruption = replicaInterruption
         let (name, site) = (record.name, context.site)
         let (offers, volume, number) = (context.offers, self.id, record.headNumber)
+        var arrived: UInt64 = 0
         let isAhead = if case .following = record.head.role { true } else { false }
         if isAhead { interruption.set(false) }
         let known = record.head.knownReign.flatMap { $0.owner == owner ? $0.epoch : nil } ?? .first
@@ -328,7 +329,11 @@ extension VolumeAgent {
                 throw SiteError.unavailable(
                     "the disk of site \(site) is full: the names of volume '\(name)' cannot come")
             }
-            if isAhead { try offers.checkRoom(forHead: number, of: volume) }
+            if isAhead {
+                // What is taken is on the disk only when all of it has come.
+                arrived += rows.reduce(0) { $0 + UInt64($1.storedByteCount) }
+                try offers.checkRoom(forHead: number, of: volume, adding: arrived)
+            }
             try catalog.apply(rows)
         }
         if position.sequence != since { try catalog.finishChanges(at: position) }

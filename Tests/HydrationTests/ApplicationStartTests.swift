@@ -297,16 +297,6 @@ import VolumeModel
             nodes 30
             """,
             expected: """
-                _state/segments_3
-                _state/_1.si
-                _state/_1.cfe
-                _state/_1.cfs 0-65536
-                indices/Q2x/0/index/segments_5
-                indices/Q2x/0/index/_0.si
-                indices/Q2x/0/index/_0.fdm
-                indices/Q2x/0/index/_0.fnm
-                indices/Q2x/0/index/_0_Lucene90_0.tmd
-                indices/Q2x/0/index/_0_Lucene90_0.tip
                 _state/_1.cfe
                 _state/_1.cfs
                 _state/_1.si
@@ -320,6 +310,16 @@ import VolumeModel
                 indices/Q2x/1/translog/translog.ckp
                 indices/Q2x/1/translog/translog-8.tlog
                 indices/Q2x/0/translog/translog-3.tlog
+                _state/segments_3
+                _state/_1.si
+                _state/_1.cfe
+                _state/_1.cfs 0-65536
+                indices/Q2x/0/index/segments_5
+                indices/Q2x/0/index/_0.si
+                indices/Q2x/0/index/_0.fdm
+                indices/Q2x/0/index/_0.fnm
+                indices/Q2x/0/index/_0_Lucene90_0.tmd
+                indices/Q2x/0/index/_0_Lucene90_0.tip
                 """),
         // https://kafka.apache.org/documentation/#log, KIP-630, KIP-866
         Application(

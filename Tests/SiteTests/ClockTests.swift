@@ -185,19 +185,18 @@ extension SiteTests {
             }
         }
 
-        /// README: certificates "allow for an hour".
+        /// README: "beyond that sites do not talk to each other, and go on by themselves once the clock is right".
         @Test(arguments: [3, -3])
-        func aClockThatIsFurtherOffThanCertificatesAllowForIsNamed(_ hours: Int) async throws {
+        func aClockThatIsFurtherOffThanCertificatesAllowForStopsTalkUntilItIsRight(_ hours: Int) async throws
+        {
             // Three hours behind no certificate is valid yet; ahead by more than it lasts none is any more.
             let off: Duration = hours < 0 ? .seconds(hours * 3600) : .seconds(21 * 365 * 86_400)
             try await ClockedSites.run((.zero, off)) { sites in
                 try await sites.london.godwit(["volume", "create", "data", "--capacity", "1Gi"])
                 let outcome = try await sites.london.run(["migrate", "data", "--to", "sydney", "--detach"])
                 #expect(!outcome.exit.isSuccess)
-                print(outcome.output)
-                #expect(
-                    outcome.output.contains("sydney") && outcome.output.contains("certificate"),
-                    "\(outcome.output)")
+                #expect(outcome.output.contains("sydney"), "\(outcome.output)")
+                #expect(try await sites.london.inspect("data")["role"] as? String == "owning")
                 // The clock is put right, and it works, without a restart.
                 try sites.sydneysClock.set(.zero)
                 try await SiteTests.wait("the hand-over") {
