@@ -33,6 +33,8 @@ struct ClaimMaker: Sendable {
             // It was here before: it and its claim are used again as they are.
             return try await adopt(persistent, volume)
         }
+        // First: what there is in a namespace that takes nothing is no other site's business.
+        if persistent == nil, let refusal = try await refusal(ofNamespace: facts) { return refusal }
         if let claim = try await client.find(PersistentVolumeClaim.self, facts.name, in: facts.namespace) {
             guard claim.spec.volumeName == name else {
                 try await drop(persistent, of: volume.id)
@@ -63,7 +65,6 @@ struct ClaimMaker: Sendable {
     private func makeVolume(
         for volume: ForeignVolume, at site: String, className: String
     ) async throws(KubernetesError) -> ClaimReport {
-        if let refusal = try await refusal(ofNamespace: volume.claim.facts) { return refusal }
         let wanted = ArrivingClaim(
             id: volume.id, facts: volume.claim.facts, className: className, site: site)
         _ = try await client.create(wanted.persistentVolume())
@@ -75,7 +76,9 @@ struct ClaimMaker: Sendable {
     ) async throws(KubernetesError) -> ClaimReport {
         let facts = volume.claim.facts
         let className = facts.storageClass.isEmpty ? "" : classes[facts.storageClass] ?? facts.storageClass
-        var refusal = try await refusal(ofNamespace: facts)
+        var refusal: ClaimReport?
+        // Else it was asked already.
+        if persistent != nil { refusal = try await self.refusal(ofNamespace: facts) }
         if refusal == nil { refusal = try await self.refusal(ofClass: className, facts) }
         if let refusal {
             try await drop(persistent, of: volume.id)

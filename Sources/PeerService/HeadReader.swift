@@ -141,7 +141,8 @@ package struct HeadReader: Sendable {
 
     /// Which parts of some extents are not in this head's storage, extent by extent.
     ///
-    /// - Returns: nil for a file that is gone, or was written to since the reader looked: its bytes are nowhere.
+    /// - Returns: nil for a file that is gone, or was written to since the reader looked, or of which the disk has damaged
+    ///   bytes: nobody is given these.
     package func missingParts(of extents: [Extent]) throws -> [[ByteRange]?] {
         try extents.map { extent in
             do {
@@ -149,10 +150,17 @@ package struct HeadReader: Sendable {
             } catch PeerError.changed {
                 return nil
             }
-            return try storage.catalog.perform { state -> [ByteRange]? in
-                guard try state.inode(extent.inode) != nil else { return nil }
-                return try state.missingRanges(of: extent.inode, in: extent.range)
+            let (record, missing) = try storage.catalog.perform { state in
+                (try state.inode(extent.inode), try state.missingRanges(of: extent.inode, in: extent.range))
             }
+            guard let record else { return nil }
+            if record.data != .none,
+                let damage = storage.firstDamage(of: record.data, from: extent.range.start),
+                damage.start < extent.range.end
+            {
+                return nil
+            }
+            return missing
         }
     }
 

@@ -84,13 +84,16 @@ final class SiteOffers: Sendable {
     /// - Throws: `.exhausted` when those of its site take too much already.
     func checkRoom(forHead number: UInt64, of id: VolumeID, adding arrived: UInt64) throws(SiteError) {
         guard all.withLock({ $0[id] != nil }) else { return }
-        let size = max(arrived, size(ofHead: number, of: id))
+        let stored = size(ofHead: number, of: id)
+        let size = max(arrived, stored)
         let limit = if let set = limits.replicaByteCount { set } else { try state.space().total / 4 }
         try all.withLock { all throws(SiteError) in
             guard let site = all[id]?.site else { return }
             all[id]?.replicaByteCount = size
             let present = all.values.reduce(UInt64(0)) { $0 + ($1.site == site ? $1.replicaByteCount : 0) }
             guard present < limit else {
+                // What came in this go is not kept, and is in nobody else's way.
+                all[id]?.replicaByteCount = stored
                 throw refusal(of: site, "\(present) bytes of names of what it offered")
             }
         }

@@ -26,15 +26,22 @@ extension VolumeAgent {
 
     func forgetFollower(_ site: SiteID) { followers[site] = nil }
 
+    /// Until a replica for which there was no room is tried again.
+    private static let exhaustedPause: Duration = .seconds(300)
+
     /// Keeps a prepared follower close behind its owner. A peer that is away holds up nobody else.
     func followOn() {
         guard case .following(let reign) = record.head.role, record.headNumber != 0,
             record.followedFrom == reign.owner, !isFollowing,
-            lastFollowed.map({ ContinuousClock.now - $0 >= Self.followInterval }) ?? true
+            lastFollowed.map({ ContinuousClock.now - $0 >= Self.followInterval }) ?? true,
+            ContinuousClock.now >= nextFollow
         else { return }
         Task {
             do {
                 _ = try await self.follow(reign.owner)
+            } catch SiteError.exhausted(let text) {
+                self.logger.notice("not followed for a while: \(text)")
+                self.nextFollow = .now + Self.exhaustedPause
             } catch {
                 self.logger.debug("will follow later: \(error)")
             }

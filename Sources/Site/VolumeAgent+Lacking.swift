@@ -45,9 +45,10 @@ extension VolumeAgent {
             guard let end = inodes.last else { return lack }
             last = end
             let counts = await lacking(missing, at: keeper, until: deadline, hops: 0, silent: &silent)
+            guard ContinuousClock.now < deadline else { return nil }
             var files: Set<InodeNumber> = []
             for (extent, count) in zip(missing, counts) where count > 0 {
-                lack.byteCount += count
+                lack.byteCount = lack.byteCount.addingClamped(count)
                 files.insert(extent.inode)
             }
             lack.fileCount += UInt64(files.count)
@@ -73,17 +74,20 @@ extension VolumeAgent {
         silent: inout Set<SiteID>
     ) async -> [UInt64] {
         var counts: [UInt64] = []
-        while counts.count < extents.count, let keeper, !silent.contains(keeper.site) {
+        while counts.count < extents.count, let keeper, !silent.contains(keeper.site),
+            ContinuousClock.now < deadline
+        {
             let part = Array(extents[counts.count...].prefix(PeerLimits.extentCount))
             do {
                 let told = try await context.client(of: keeper.site).lacking(
                     part, of: id, reign: keeper.reign, hops: hops,
-                    within: max(.milliseconds(1), deadline - ContinuousClock.now))
+                    within: deadline - ContinuousClock.now)
                 counts += zip(told.byteCounts, part).map { min($0, $1.range.byteCount) }
                 silent.formUnion(told.silent)
             } catch {
                 logger.debug("site \(keeper.site) does not tell what it has: \(error)")
-                silent.insert(keeper.site)
+                // Who was asked too late is not silent: nothing is known then.
+                if ContinuousClock.now < deadline { silent.insert(keeper.site) } else { break }
             }
         }
         return counts + extents[counts.count...].map(\.range.byteCount)
@@ -111,7 +115,8 @@ extension VolumeAgent {
         }
         let keeper = hops < Self.hopLimit ? source.map { Keeper(site: $0.site, reign: $0.reign) } : nil
         var silent: Set<SiteID> = []
-        let told = await lacking(asked, at: keeper, until: deadline, hops: hops + 1, silent: &silent)
+        let told = await lacking(
+            asked, at: keeper, until: deadline, hops: min(hops, Self.hopLimit) + 1, silent: &silent)
         for (place, count) in zip(places, told) { counts[place] += count }
         return (counts, silent)
     }
@@ -125,5 +130,13 @@ extension VolumeAgent {
         let reader = try reader(for: reign, of: site)
         let kept = record.head.keptHead(for: Reign(site, reign))
         return (reader, kept.flatMap { record.head.source(ofHead: $0) })
+    }
+}
+
+extension UInt64 {
+    /// The sum, or the most there is: what peers tell may be anything.
+    fileprivate func addingClamped(_ other: UInt64) -> UInt64 {
+        let (sum, isTooLarge) = addingReportingOverflow(other)
+        return isTooLarge ? .max : sum
     }
 }

@@ -124,7 +124,8 @@ extension VolumeAgent {
             reply.options.append(message)
         }
         reply.silentSites = silent.map(\.description).sorted()
-        reply.ownerAnswers = await answers
+        // One that is behind what is here is no better way.
+        reply.ownerAnswers = await answers && newerReplica == nil
         return reply
     }
 

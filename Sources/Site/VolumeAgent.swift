@@ -50,6 +50,8 @@ actor VolumeAgent {
     var announcement: Task<Void, Never>?
     /// When the owner's changes were last taken.
     var lastFollowed: ContinuousClock.Instant?
+    /// Not before.
+    var nextFollow = ContinuousClock.now
     /// When each follower of this head last asked for changes.
     var followers: [SiteID: ContinuousClock.Instant] = [:]
     /// The owner that is behind what was followed of it.

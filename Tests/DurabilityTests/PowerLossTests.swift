@@ -135,6 +135,32 @@ struct PowerLossTests {
         }
     }
 
+    /// Files that were safe long ago, all of them. One that is cut too early shows after a power loss that it has lost bytes.
+    private enum SettledFiles {
+        private static let paths = (0..<30).map { "settled\($0)" }
+        private static let byteCount = 64 << 10
+
+        static func make(at mountPoint: String) throws {
+            for path in paths {
+                let file = open(mountPoint + "/" + path, O_WRONLY | O_CREAT, 0o644)
+                let bytes = [UInt8](repeating: 1, count: byteCount)
+                defer { close(file) }
+                guard file >= 0, Glibc.write(file, bytes, byteCount) == byteCount, fsync(file) == 0 else {
+                    throw LabError.systemCall("write", detail: path, errno: errno)
+                }
+            }
+        }
+
+        static func cut(at mountPoint: String) throws {
+            for (number, path) in paths.enumerated() {
+                guard truncate(mountPoint + "/" + path, off_t(number % 8 * 4096)) == 0 else {
+                    throw LabError.systemCall("truncate", detail: path, errno: errno)
+                }
+                usleep(40_000)
+            }
+        }
+    }
+
     /// Names of another site that come behind.
     private enum ArrivingNames {
         /// Nothing makes them smaller: they take their time.
@@ -194,7 +220,17 @@ struct PowerLossTests {
         at mountPoint: String, _ log: String, finds: Bool = false
     ) async throws -> PromiseLog {
         let promises = PromiseLog()
+        // A settled file is one that a sync of everything has covered: those come every two seconds.
+        if !finds {
+            try SettledFiles.make(at: mountPoint)
+            try await Task.sleep(for: .seconds(5))
+        }
         try await withThrowingTaskGroup(of: Void.self) { group in
+            if !finds {
+                group.addTask {
+                    try await DedicatedThread.run("cutter") { try SettledFiles.cut(at: mountPoint) }
+                }
+            }
             for number in 0..<3 {
                 group.addTask {
                     try await DedicatedThread.run("writer-\(number)") {

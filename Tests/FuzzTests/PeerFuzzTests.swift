@@ -70,11 +70,11 @@ import VolumeModel
                     return try changes.serializedBytes()
                 }
             case "Lacking":
-                return try [(sealed, UInt64(2)), (owned, 1)].map {
+                return try [(sealed, UInt64(2), UInt32(3)), (sealed, 2, .max), (owned, 1, .max)].map {
                     var lacking = Godwit_Peer_V1_LackingRequest()
                     (lacking.volume, lacking.epoch) = ($0.0.description, $0.1)
                     lacking.extents = read().extents
-                    (lacking.milliseconds, lacking.hops) = (1000, 3)
+                    (lacking.milliseconds, lacking.hops) = (1000, $0.2)
                     return try lacking.serializedBytes()
                 }
             case "Locate":
