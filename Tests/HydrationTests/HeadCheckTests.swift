@@ -226,7 +226,7 @@ import VolumeModel
             #expect(try HeadCheck.run(after, isInUse: false) == [])
         }
         let last = try TestVolume(opening: after)
-        #expect(try await last.read(file, 0..<5000) == [UInt8](repeating: 0, count: 5000))
+        #expect(try await last.read(file, 0..<5000).isEmpty)
         try await last.close()
     }
 
