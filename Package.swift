@@ -90,7 +90,7 @@ let package = Package(
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOHTTP1", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),
-            ], swiftSettings: strict),
+            ], exclude: ["Metrics.md"], swiftSettings: strict),
         // One address for all nodes of a site: reads the name in a TLS ClientHello (NIOTLS) and passes bytes on.
         .target(
             name: "Gateway",
@@ -109,7 +109,7 @@ let package = Package(
                 "CSIProtocol", "HostMounts", "RPC", "VolumeModel",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SwiftProtobuf", package: "swift-protobuf"),
-            ], swiftSettings: strict),
+            ], exclude: ["CSI.md"], swiftSettings: strict),
         .target(
             name: "Site",
             dependencies: [
@@ -118,7 +118,7 @@ let package = Package(
                 "PeerService", "RPC", "SQLite", "SiteIdentity", "VolumeFileSystem", "VolumeModel",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SwiftProtobuf", package: "swift-protobuf"),
-            ], swiftSettings: strict),
+            ], exclude: ["HowItWorks.md", "Promises.md"], swiftSettings: strict),
         .target(
             name: "KubernetesAPI",
             dependencies: [
@@ -135,7 +135,7 @@ let package = Package(
                 "ControlProtocol", "Handoff", "Hydration", "KubernetesAPI", "RPC", "Site", "VolumeModel",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SwiftProtobuf", package: "swift-protobuf"),
-            ], swiftSettings: strict),
+            ], exclude: ["Claims.md"], swiftSettings: strict),
         .executableTarget(
             name: "godwit",
             dependencies: [
@@ -156,7 +156,7 @@ let package = Package(
             dependencies: [
                 "ClusterResources", "KubernetesAPI", "SiteIdentity", "VolumeModel",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
-            ], swiftSettings: strict),
+            ], exclude: ["Commands.md"], swiftSettings: strict),
         // The project's own test tools: an emulated WAN link, databases, sites as processes.
         .target(name: "CTestBed", path: "Tests/CTestBed"),
         .target(
@@ -168,7 +168,7 @@ let package = Package(
                 "TestBed", "ClusterResources", "KubernetesAPI",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
-            path: "Tests/Lab", swiftSettings: strict),
+            path: "Tests/Lab", exclude: ["Figures.md"], swiftSettings: strict),
         .testTarget(
             name: "TestBedTests", dependencies: ["TestBed", "godwit-lab"], path: "Tests/TestBedTests",
             swiftSettings: strict),

@@ -4,7 +4,7 @@ internal import Monitoring
 internal import Synchronization
 internal import VolumeModel
 
-/// A site's figures, for Prometheus. The README names them.
+/// A site's figures, for Prometheus. Sources/Monitoring/Metrics.md names them.
 ///
 /// What is told of each volume is told of a bounded number of them: those first with which something is the matter.
 struct SiteMetrics {

@@ -88,7 +88,7 @@ struct ReportSight {
                 .warning,
                 "member \(id): data of \(Finding.counted(count, "volume")) that the registry does not name: \(list)",
                 "the registry is from an older backup, or a crash has left them amid a creation or a deletion: look before "
-                    + "you delete them (README, 'older backup')")
+                    + "you delete them (Sources/Site/Promises.md, 'Older backup')")
         case nil:
             return Finding(
                 .warning, "member \(id): \(trouble.kind), \(Finding.counted(count, "time")): \(list)")

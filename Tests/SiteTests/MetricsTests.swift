@@ -57,7 +57,7 @@ extension SiteTests {
             }
         }
 
-        /// README: the table of metrics.
+        /// Metrics.md: its tables.
         @Test func figuresFollowAVolumeWhoseBytesArrive() async throws {
             try await withSites(
                 slowLink(megabits: 20),
@@ -115,11 +115,11 @@ extension SiteTests {
                 let london = try await self.scrape(pair.link.a.namespace, log: pair.london.logPath)
                 #expect(try london.value("godwit_volumes_unlisted") == 1)
                 #expect(london.samples.keys.filter { $0.hasPrefix("godwit_volume_owned{") }.count == 2)
-                try self.checkReadme(whole)
+                try self.checkGuide(whole)
             }
         }
 
-        /// README: "the mount holder answers".
+        /// Metrics.md: "the mount holder answers".
         @Test func whetherTheMountHolderAnswersIsTold() async throws {
             let path = "/tmp/godwit-holder-" + UUID().uuidString.lowercased() + ".sock"
             try await withSites(options: ["--monitor-listen", "127.0.0.1:0", "--mount-holder", path]) {
@@ -139,7 +139,7 @@ extension SiteTests {
             }
         }
 
-        /// README: "volumes whose data are in the state directory though the registry does not name them".
+        /// Metrics.md: "volumes whose data are in the state directory though the registry does not name them".
         @Test func aVolumeThatTheRegistryDoesNotNameIsToldOfAndLeftAsItIs() async throws {
             try await withSites(options: ["--monitor-listen", "127.0.0.1:0"]) { pair, _ in
                 let site = pair.london
@@ -182,12 +182,12 @@ extension SiteTests {
             }
         }
 
-        /// Every metric of our own stands in the README's table, and nothing else does.
-        private func checkReadme(_ scrape: Scrape) throws {
+        /// Every metric of our own stands in a table of the guide, and nothing else does.
+        private func checkGuide(_ scrape: Scrape) throws {
             let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
                 .deletingLastPathComponent().deletingLastPathComponent()
-            let readme = try String(contentsOf: root.appendingPathComponent("README.md"), encoding: .utf8)
-            let rows = readme.split(separator: "\n").filter {
+            let guide = root.appendingPathComponent("Sources/Monitoring/Metrics.md")
+            let rows = try String(contentsOf: guide, encoding: .utf8).split(separator: "\n").filter {
                 $0.hasPrefix("| `godwit_") || $0.hasPrefix("| `csi_")
             }
             let named = Set(rows.compactMap { $0.split(separator: "`").dropFirst().first }.map(String.init))
