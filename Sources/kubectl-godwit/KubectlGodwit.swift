@@ -9,7 +9,7 @@ struct KubectlGodwit: AsyncParsableCommand {
         abstract: "Claims that move between clusters: ask for it, follow it, see what is wrong.",
         discussion: """
             Put 'kubectl-godwit' into a directory of PATH; kubectl finds it there. It reads the kubeconfig that kubectl \
-            reads (--kubeconfig, else the first file of KUBECONFIG that exists, else ~/.kube/config, else it is a pod).
+            reads (--kubeconfig, else the files of KUBECONFIG, merged, else ~/.kube/config, else it is a pod).
             """,
         version: Release.current,
         subcommands: [
