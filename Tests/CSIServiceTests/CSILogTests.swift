@@ -90,7 +90,7 @@ import Testing
         #expect(unknown.first?["volume-id"] == nil)
     }
 
-    /// README: like contexts neither logged nor kept.
+    /// CSI.md: "like contexts neither logged nor kept".
     @Test func secretsAndContextsAreNotLogged() async throws {
         let service = service(.trace)
         _ = try await lines(service, "Controller/CreateVolume", creation("pvc-1"))

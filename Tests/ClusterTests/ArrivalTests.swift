@@ -25,7 +25,7 @@ extension ClusterTests {
             }
         }
 
-        /// README: "that site follows the volume (Preparing, Ready), and the claim appears there".
+        /// Claims.md: "that site follows the volume (Preparing, Ready), and the claim appears there".
         @Test func aClaimAppearsAtTheOtherClusterMovesThereAndComesHome() async throws {
             try await TwoClusters.run { both in
                 let (london, sydney) = (both.london, both.sydney)
@@ -113,7 +113,7 @@ extension ClusterTests {
             #expect(try await sydney.site.inspect("pvc-1")["role"] as? String == "retired")
         }
 
-        /// README: "deleted at home before the hand-over, the claim takes the one at the target with it".
+        /// Claims.md: "When the claim at home is deleted before the hand-over … the claim that was made there goes".
         @Test func aClaimDeletedAtHomeTakesItsTwinAndTheReplicaAway() async throws {
             try await TwoClusters.run { both in
                 let (london, sydney) = (both.london, both.sydney)

@@ -25,7 +25,7 @@ extension ClusterTests.MigrationControllerTests {
             ["status": ["phase": "Bound", "capacity": ["storage": "1Gi"]]], subresource: "status")
     }
 
-    /// README: "labels, size", also what changes about them after the claim was made.
+    /// Claims.md: "sizes grow, labels are set", what changes about them after the claim was made.
     @Test func aClaimThatGrowsAtHomeGrowsAtTheTarget() async throws {
         let (cluster, client) = try await Self.emptyCluster()
         let scene = Scene(cluster: cluster, client: client)
@@ -61,7 +61,7 @@ extension ClusterTests.MigrationControllerTests {
         }
     }
 
-    /// README: "elsewhere the site follows the volume and no claim is made, and what was made before stays".
+    /// Claims.md: "elsewhere the site follows the volume and no claim is made, and what was made before stays".
     @Test func aNamespaceGetsAClaimOnceItIsAccepted() async throws {
         let (cluster, client) = try await Self.emptyCluster()
         let scene = Scene(cluster: cluster, client: client)
@@ -131,7 +131,7 @@ extension ClusterTests.MigrationControllerTests {
         await counting.close()
     }
 
-    /// README: "what is still there at home is used again, whatever it is called", and grows with the volume.
+    /// Claims.md: "what is still there at home is used again, whatever it is called", and grows with the volume.
     @Test func aClaimThatGrewElsewhereHasGrownWhenItComesHome() async throws {
         try await withScene { scene in
             try await bind("data", scene.client)

@@ -53,7 +53,7 @@ final class Killer: Sendable {
 }
 
 extension ClusterTests {
-    /// README: "Killed at any moment and started again, it decides the same": two clusters, and both their controllers ended
+    /// Claims.md: "killed at any moment and started again, it decides the same": two clusters, and both their controllers ended
     /// after the first change that they make, the second, and so on.
     @Suite struct ControllerKillTests {
         /// How many moments of each story are tried, evenly spread over all of them.

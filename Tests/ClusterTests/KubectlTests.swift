@@ -223,7 +223,7 @@ extension ClusterTests {
             }
         }
 
-        /// README: a cluster role and a role, for whoever looks after the site without its Secrets.
+        /// Commands.md, "Rights": a cluster role and a role, for whoever looks after the site without its Secrets.
         @Test func whoHasTheDoctorsRolesSeesAllButTheSecrets() async throws {
             try await withCluster(.manifests) { cluster, _, _ in
                 for command in [

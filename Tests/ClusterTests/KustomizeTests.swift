@@ -44,7 +44,7 @@ extension ClusterTests {
             return Set(objects(text).map { "\(line($0, "kind: "))/\(line($0, "  name: "))" })
         }
 
-        /// What the README has people install, as opposed to what these tests' API server knows.
+        /// What README and Operating.md have people install, as opposed to what these tests' API server knows.
         @Test func whatIsInstalledIsTheBaseAndTheBudgetsAndAllOfItIsLabelled() async throws {
             let (whole, base) = (
                 try await Self.build(Self.manifests), try await Self.build(Self.manifests + "/base")

@@ -169,7 +169,7 @@ extension ClusterTests {
             }
         }
 
-        /// README: "Taken away by you before that, the migration is Cancelled", however long preparing takes.
+        /// Claims.md: "Cancelled: the annotation was taken away by you before the hand-over", however long preparing takes.
         @Test func whileASiteIsPreparedItsClaimIsFollowed() async throws {
             try await withScene { scene in
                 try await scene.withController {
@@ -219,7 +219,7 @@ extension ClusterTests {
             }
         }
 
-        /// README: "When the claim at home is deleted before the hand-over, the site that follows forgets the volume", also
+        /// Claims.md: "When the claim at home is deleted before the hand-over, the site that follows forgets the volume", also
         /// when nobody sees the deletion.
         @Test(arguments: [MigrationResource.Phase.preparing, .ready])
         func aClaimDeletedWhileNobodyLooksIsWithdrawn(_ phase: MigrationResource.Phase) async throws {
@@ -276,7 +276,7 @@ extension ClusterTests {
             }
         }
 
-        /// README: "nothing holds a migration that is over".
+        /// Claims.md: "Nothing holds a migration that is over".
         @Test func aMigrationIsKeptOnlyWhileItsTargetMayHaveToBeTold() async throws {
             try await withScene { scene in
                 func isKept() async throws -> Bool? { try await scene.migration()?.isKept }
@@ -337,7 +337,7 @@ extension ClusterTests {
             }
         }
 
-        /// README: "What cannot be followed is a Warning of the claim and its condition".
+        /// Claims.md: "What cannot be followed is a Warning of the claim and its condition".
         @Test func aBadValueIsAConditionUntilItIsGoneAndToldAgainBeforeItsEventIs() async throws {
             try await withScene { scene in
                 try await scene.annotate(ClaimWishes.rateLimit, "fast")

@@ -121,7 +121,7 @@ extension ClusterTests.MigrationControllerTests {
         return try KubernetesClient(.kubeconfig(path: cluster.kubeconfig), options: options)
     }
 
-    /// README: "written by Godwit and never read".
+    /// Claims.md: "written by Godwit and never read".
     @Test func aClaimTellsItsMoveByAnAnnotationWhichNothingIsReadFrom() async throws {
         try await withScene { scene in
             let (patches, requests) = (Tally(), Tally())

@@ -8,7 +8,7 @@ import Testing
 
 extension ClusterTests {
     @Suite(.enabled(if: geteuid() == 0, "sites need root")) struct OldRegistryTests {
-        /// README: "a registry restored from an older backup is noticed by the epochs kept with the data".
+        /// Promises.md, "Older backup": "It is noticed at the site's start by the epochs kept with the data."
         @Test func aVolumeWhoseRecordIsOlderThanItsDataIsNotServedAndSaysSo() async throws {
             try await TwoClusters.run { both in
                 let (london, sydney) = (both.london, both.sydney)

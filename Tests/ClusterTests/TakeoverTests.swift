@@ -8,7 +8,7 @@ import Testing
 
 extension ClusterTests {
     @Suite(.enabled(if: geteuid() == 0, "sites need root")) struct TakeoverTests {
-        /// README: "`kubectl godwit takeover` tells which states are at this site … with `--force` … it owns the volume".
+        /// Commands.md: "its owner's site is gone: which states are here … this site owns it, without what the owner had not told".
         @Test func anAdministratorTakesAVolumeOverThroughTheAPIServerWhenItsOwnersSiteIsGone() async throws {
             try await TwoClusters.run { both in
                 let (london, sydney) = (both.london, both.sydney)

@@ -10,7 +10,7 @@ import VolumeModel
 @testable import PeerService
 @testable import Site
 
-/// README: "a peer without the right certificate gets nothing; nor does a trusted one of a volume that was not offered to it,
+/// Promises.md: "A peer without the right certificate gets nothing; nor does a trusted one of a volume that was not offered to it,
 /// or no longer is". Call by call: one of Protos/peer.proto that has no row here fails.
 @Suite(.serialized, .timeLimit(.minutes(3))) struct PeerRightsTests {
     private struct Row {

@@ -59,7 +59,7 @@ extension SiteTests {
             }
         }
 
-        /// README: "an Event (`FailedAttachVolume`) that names the pods and the node that hold the volume": the attacher
+        /// Claims.md: "an Event (`FailedAttachVolume`) that names the pods and the node that hold the volume": the attacher
         /// tells what it is answered.
         @Test func whoeverIsRefusedIsToldWhichPodsAreInTheWay() async throws {
             try await withSites { pair, cleanup in

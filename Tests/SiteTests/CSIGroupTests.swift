@@ -19,7 +19,7 @@ extension SiteTests {
             try await shell("stat -c '%u:%g %a %z' \(path)", in: "/").output
         }
 
-        /// README: only the root directory changes; what is in it keeps its group.
+        /// CSI.md: only the root directory changes; what is in it keeps its group.
         @Test func aGroupGetsTheRootAndWhatIsMadeFromThenOn() async throws {
             try await withSites { pair, cleanup in
                 let site = pair.london

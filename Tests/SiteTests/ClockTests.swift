@@ -185,7 +185,7 @@ extension SiteTests {
             }
         }
 
-        /// README: "beyond that sites do not talk to each other, and go on by themselves once the clock is right".
+        /// Promises.md: "beyond that sites do not talk to each other, and go on by themselves once the clock is right".
         @Test(arguments: [3, -3])
         func aClockThatIsFurtherOffThanCertificatesAllowForStopsTalkUntilItIsRight(_ hours: Int) async throws
         {

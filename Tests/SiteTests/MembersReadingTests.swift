@@ -12,7 +12,7 @@ import VolumeModel
 @testable import TestBed
 
 extension SiteTests {
-    /// README: "`ReadOnlyMany`": several nodes of a site read a volume at once, and nobody writes to it.
+    /// CSI.md, "Read by many nodes": several nodes of a site read a volume at once, and nobody writes to it.
     @Suite struct MembersReadingTests {
         private typealias Node = MemberTown.Node
 

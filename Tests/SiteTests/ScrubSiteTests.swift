@@ -98,7 +98,7 @@ extension SiteTests {
             }
         }
 
-        /// README: "there is another copy of what the disk has damaged".
+        /// Promises.md: "There is another copy of what the disk has damaged".
         @Test func whatAnotherSiteHasIsRestoredAndNothingElse() async throws {
             let options = ["--scrub-every", "3s", "--fault-timeout", "3", "--keep-copies", "100Mi"]
             try await withSites(options: options) { directory, cleanup in
