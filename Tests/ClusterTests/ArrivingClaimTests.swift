@@ -61,7 +61,7 @@ extension ClusterTests.MigrationControllerTests {
         }
     }
 
-    /// Claims.md: "elsewhere the site follows the volume and no claim is made, and what was made before stays".
+    /// Claims.md: "Elsewhere the site follows the volume and no claim is made, and what was made before stays".
     @Test func aNamespaceGetsAClaimOnceItIsAccepted() async throws {
         let (cluster, client) = try await Self.emptyCluster()
         let scene = Scene(cluster: cluster, client: client)
