@@ -29,6 +29,8 @@ final class SpareFiles: Sendable {
         var made: UInt64 = 0
         /// Spares that are open, by number.
         var descriptors: [UInt64: Int32] = [:]
+        /// Spares of which the descriptor was closed: they are as empty as before.
+        var closed: Set<UInt64> = []
         /// Numbers whose files are just being made or deleted.
         var busy: ClosedRange<UInt64>?
         var lastRequest = ContinuousClock.now
@@ -48,20 +50,27 @@ final class SpareFiles: Sendable {
 
     deinit { state.withLock { $0.closeAll() } }
 
+    /// How many lie ready, and open.
+    var openCount: Int { state.withLock { $0.descriptors.count } }
+
     /// The file of a number, if it lies ready. Each is given once.
     func take(_ number: DataFileNumber) -> Int32? {
         while true {
-            let (spare, isBusy, begins) = state.withLock { state -> (Int32?, Bool, Bool) in
-                guard state.busy?.contains(number.number) != true else { return (nil, true, false) }
+            let (spare, isClosed, isBusy, begins) = state.withLock { state -> (Int32?, Bool, Bool, Bool) in
+                guard state.busy?.contains(number.number) != true else { return (nil, false, true, false) }
                 let spare = state.descriptors.removeValue(forKey: number.number)
-                state.note(number.number, isRunOf: Self.run, within: Self.pause)
+                let isClosed = state.closed.remove(number.number) != nil
+                state.note(number.number, isRunOf: Self.run, within: Self.pause, limit: Self.limit)
                 let begins = state.needsSpares(runLength: Self.run, limit: Self.limit) && !state.isMaking
                 if begins { state.isMaking = true }
-                return (spare, false, begins)
+                return (spare, isClosed, false, begins)
             }
             if begins { DispatchQueue.global().async { self.make() } }
-            guard isBusy else { return spare }
-            making.withLock { _ in }
+            if isBusy {
+                making.withLock { _ in }
+                continue
+            }
+            return isClosed ? try? root.open(ByteStore.name(of: number)) : spare
         }
     }
 
@@ -139,6 +148,7 @@ final class SpareFiles: Sendable {
             let unused = state.withLock { state in
                 state.hasEnded = true
                 state.closeAll()
+                state.closed = []
                 state.busy = state.made > state.highest ? state.highest + 1...state.made : nil
                 state.made = 0
                 return state.busy
@@ -163,11 +173,16 @@ final class SpareFiles: Sendable {
 
 extension SpareFiles.State {
     fileprivate mutating func closeAll() {
-        for descriptor in descriptors.values { close(descriptor) }
+        for (number, descriptor) in descriptors {
+            close(descriptor)
+            closed.insert(number)
+        }
         descriptors = [:]
     }
 
-    fileprivate mutating func note(_ number: UInt64, isRunOf length: Int, within pause: Duration) {
+    fileprivate mutating func note(
+        _ number: UInt64, isRunOf length: Int, within pause: Duration, limit: UInt64
+    ) {
         let now = ContinuousClock.now
         runLength = now - lastRequest < pause ? min(runLength + 1, length) : 0
         lastRequest = now
@@ -176,7 +191,10 @@ extension SpareFiles.State {
         for (other, descriptor) in descriptors where other <= number {
             close(descriptor)
             descriptors[other] = nil
+            closed.insert(other)
         }
+        // Those that ask side by side ask for numbers that are close together.
+        closed = closed.filter { $0 + limit > number }
     }
 
     fileprivate func needsSpares(runLength length: Int, limit: UInt64) -> Bool {

@@ -115,7 +115,7 @@ extension CatalogState {
                         statements.putXattr.bind(3, attribute.value)
                         statements.putXattr.bind(4, sequence.number)
                         try statements.putXattr.run()
-                        inodes[attribute.inode]?.hasNoAttributes = false
+                        inodes[attribute.inode]?.hasAttributes = true
                     }
                 }
                 attributes = []

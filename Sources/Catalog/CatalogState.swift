@@ -18,9 +18,9 @@ package struct CatalogState {
         var structuralGeneration: UInt64 = 0
         var metadataGeneration: UInt64 = 0
         var residency: Residency?
-        /// Whether it is known to have no extended attribute. Programs ask for some of each file that they list, and the
-        /// kernel for one of each file that is written.
-        var hasNoAttributes = false
+        /// Whether it has extended attributes, where that is known: programs ask for some of each file that they list, and
+        /// the kernel for one of each file that is written. Never false where there is one.
+        var hasAttributes: Bool?
     }
 
     let connection: Connection
@@ -220,7 +220,7 @@ package struct CatalogState {
         // A damaged sum is wrong, but no reason to end.
         counters.inodeCount &+= 1
         let record = make(number)
-        var cached = CachedInode(record: record, born: nil, hasNoAttributes: true)
+        var cached = CachedInode(record: record, born: nil, hasAttributes: false)
         mark(&cached, .structural)
         counters.byteCount &+= record.countedByteCount
         inodes[number] = cached
@@ -406,10 +406,8 @@ package struct CatalogState {
 
     /// - Returns: nil when the inode has none of that name.
     package mutating func extendedAttribute(_ name: [UInt8], of inode: InodeNumber) throws -> [UInt8]? {
-        if inodes[inode]?.hasNoAttributes == true { return nil }
-        if let value = try storedAttribute(name, of: inode) { return value }
-        try noteWhetherAttributesExist(of: inode)
-        return nil
+        if inodes[inode]?.hasAttributes == nil { try noteWhetherAttributesExist(of: inode) }
+        return inodes[inode]?.hasAttributes == false ? nil : try storedAttribute(name, of: inode)
     }
 
     func storedAttribute(_ name: [UInt8], of inode: InodeNumber) throws -> [UInt8]? {
@@ -423,7 +421,7 @@ package struct CatalogState {
         guard let cached = inodes[inode], cached.structuralGeneration < openGeneration else { return }
         statements.listXattrs.bind(1, inode.number)
         let exists = try statements.listXattrs.first { _ in true } ?? false
-        inodes[inode]?.hasNoAttributes = !exists
+        inodes[inode]?.hasAttributes = exists
     }
 
     package func extendedAttributeNames(of inode: InodeNumber) throws -> [[UInt8]] {
@@ -452,7 +450,7 @@ package struct CatalogState {
         statements.putXattr.bind(3, value)
         statements.putXattr.bind(4, sequence.number)
         try statements.putXattr.run()
-        inodes[inode]?.hasNoAttributes = false
+        inodes[inode]?.hasAttributes = true
         touch(inode)
     }
 

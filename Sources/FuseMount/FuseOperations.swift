@@ -389,7 +389,11 @@ enum FuseOperations {
             guard let (server, request) = FuseOperations.server(request) else { return }
             let (fileSystem, name) = (server.fileSystem, FuseOperations.bytes(name))
             server.serve(request) { () throws(FileSystemError) in
-                try fileSystem.extendedAttribute(name, of: InodeNumber(inode))
+                do throws(FileSystemError) {
+                    return try fileSystem.extendedAttribute(name, of: InodeNumber(inode))
+                } catch .errno(.noData) where SecurityLabel.isUnsupported(name) {
+                    throw .errno(.notSupported)
+                }
             } reply: {
                 FuseOperations.answer($0, $1, room: size)
             }

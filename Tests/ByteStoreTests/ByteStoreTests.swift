@@ -1,4 +1,4 @@
-import ByteStore
+@testable import ByteStore
 import EngineTestSupport
 import Foundation
 import Testing
@@ -33,6 +33,30 @@ import VolumeModel
             #expect(try read(file, expected.count) == expected)
             #expect(store.openFileCount <= 65)
         }
+    }
+
+    /// What lies ready is used however long nobody asks for it, and whoever comes first: to empty a file of which nothing is
+    /// known takes a sync.
+    @Test func filesMadeAheadAreUsedAfterARest() async throws {
+        let temporary = try TemporaryDirectory()
+        let spares = SpareFiles(in: try DataDirectory(path: temporary.path))
+        defer { spares.end() }
+        for number in 1...20 as ClosedRange<UInt64> { _ = spares.take(DataFileNumber(number)) }
+        for isOpen in [true, false] {
+            for _ in 0..<1000 where (spares.openCount > 0) != isOpen {
+                try await Task.sleep(for: .milliseconds(10))
+            }
+            #expect((spares.openCount > 0) == isOpen)
+        }
+        // The later one first, as when two ask at once.
+        for number in [22, 21, 23] as [UInt64] {
+            let spare = try #require(spares.take(DataFileNumber(number)))
+            var status = stat()
+            #expect(fstat(spare, &status) == 0 && status.st_size == 0)
+            close(spare)
+            #expect(spares.take(DataFileNumber(number)) == nil, "each is given once")
+        }
+        #expect(spares.take(DataFileNumber(20)) == nil, "what was asked for is nobody's spare")
     }
 
     /// Two objects for one file would not know of each other's changes, and a sync might skip some.

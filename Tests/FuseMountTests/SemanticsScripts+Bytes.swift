@@ -120,6 +120,14 @@ extension SemanticsScripts {
         is "$(probe setxattr h user.a v 0)" ENOSPC; is "$(probe setxattr h user.1 v 0)" 0
         is "$(probe setxattr h user.a v 0)" 0
         """,
+        "labelsThatNobodyReadsAreNotSupported": """
+        touch f g; without=EOPNOTSUPP; if grep -q selinuxfs /proc/filesystems; then without=ENODATA; fi
+        is "$(probe getxattr f security.selinux 9)" $without; is "$(probe getxattr f security.other 9)" ENODATA
+        is "$(probe setxattr f security.selinux v 2)" ENODATA; is "$(probe setxattr f security.selinux v 0)" 0
+        is "$(probe getxattr f security.selinux 9)" 1; is "$(probe getxattr g security.selinux 9)" $without
+        is "$(probe removexattr f security.selinux)" 0; is "$(probe removexattr f security.selinux)" ENODATA
+        ls -l . > list; is "$(grep -c ' [fg]$' list)" 2
+        """,
         "directInputOutputNeedsNoAlignment": """
         seq 1 1000 > f; dd if=f of=g iflag=direct oflag=direct bs=7 status=none; cmp f g
         """,
