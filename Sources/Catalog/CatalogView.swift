@@ -12,6 +12,13 @@ package struct DataOwner: Hashable, Sendable {
     package let blockCount: UInt64
 }
 
+/// A head that was closed in order, of which nothing is elsewhere and nothing is to be cleared up.
+package struct QuietHead: Hashable, Sendable {
+    package let counters: CatalogCounters
+    package let limits: VolumeLimits
+    package let epoch: Epoch
+}
+
 /// How long a data file has to be, on the disk.
 package struct DataFileClaim: Hashable, Sendable {
     package let data: DataFileNumber
@@ -59,6 +66,24 @@ package final class CatalogView {
             return (isClean, DataFileNumber(UInt64(bitPattern: try statements.meta(.durableData) ?? 1)))
         } catch {
             throw .database(error)
+        }
+    }
+
+    /// What is to be known of a head that need not be opened.
+    ///
+    /// - Returns: nil when it is in use or its last use did not end in order, or when it is a replica, was sealed, lacks names
+    ///   or bytes, or has files without a name: it has to be opened then.
+    package func quiet() throws(CatalogError) -> QuietHead? {
+        do {
+            var state = try CatalogState(connection: connection, memory: .standard)
+            guard try state.statements.meta(.isClean) == 1, !state.isFollower, !state.isArriving,
+                state.missingByteCount == 0, try state.sealedFor() == nil, try state.orphans().isEmpty
+            else { return nil }
+            return QuietHead(counters: state.counters, limits: state.limits, epoch: try state.epoch())
+        } catch let error as SQLiteError {
+            throw .database(error)
+        } catch {
+            throw (error as? CatalogError) ?? .unusable(path: "catalog", reason: "\(error)")
         }
     }
 

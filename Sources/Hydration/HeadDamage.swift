@@ -31,6 +31,11 @@ package enum HeadDamage {
         return try findings(directory, known)
     }
 
+    /// Whether it is known that nothing of the head is damaged, or more than that cannot be known.
+    package static func isNone(in directory: String) -> Bool {
+        (try? HashDatabase.damage(in: directory).ranges.isEmpty) ?? false
+    }
+
     /// The head is not opened then.
     static func unknown(_ error: any Error) -> HeadFinding {
         HeadFinding(.damage, "what is damaged of it is not known, so that it is not used: \(error)")

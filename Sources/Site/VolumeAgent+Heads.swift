@@ -95,6 +95,11 @@ extension VolumeAgent {
             logger.error("\(error)")
         }
         if let obstacle, obstacle != before { logger.error("not served: \(obstacle)") }
+        await showObstacle()
+    }
+
+    /// Shows people what is in the way of serving the volume, or that nothing is.
+    func showObstacle() async {
         do {
             try await context.registry.show(obstacle, of: record)
             isObstacleShown = true

@@ -1,3 +1,4 @@
+internal import Catalog
 internal import Dispatch
 internal import Handoff
 internal import Hydration
@@ -12,6 +13,26 @@ extension VolumeAgent {
     struct RestingHead {
         let number: UInt64
         let summary: VolumeSummary
+    }
+
+    /// Leaves the present head closed at the start, where it was closed in order, agrees with its record and would rest
+    /// anyway: to open each of a thousand volumes takes some syncs each, and to close them again a minute later some more.
+    ///
+    /// - Returns: whether it rests. If not, for whatever reason, it has to be opened to know what is to be done.
+    func restUnopened() async -> Bool {
+        let number = record.headNumber
+        guard case .owning(let epoch, nil) = record.head.role, number != 0, heads.isEmpty, isUnneeded(number)
+        else { return false }
+        let directory = context.state.head(number, of: id)
+        let quiet = try? await onBlockingThread {
+            HeadDamage.isNone(in: directory) ? try CatalogView(of: directory).quiet() : nil
+        }
+        guard let quiet, quiet.epoch == epoch, quiet.limits == record.limits else { return false }
+        var summary = VolumeSummary(record: record)
+        summary.add(quiet)
+        resting = RestingHead(number: number, summary: summary)
+        servedEpoch = epoch
+        return true
     }
 
     /// A follower that asked within this time may still be reading.
@@ -50,14 +71,18 @@ extension VolumeAgent {
         guard head.lastUse + context.restAfter < now,
             followers.values.allSatisfy({ $0 + Self.followerPatience < now })
         else { return false }
-        // Without a source nothing is being fetched any more, nor is anybody still told that it has come.
-        guard case .owning = record.head.role, record.head.user == nil, obstacle == nil,
-            record.head.sources.isEmpty,
-            record.head.divergences.isEmpty, !record.keptNumbers.contains(head.number),
-            ownCopies[head.number] == nil, mounts.isEmpty, endings.isEmpty, divergenceMounts.isEmpty,
-            !isEngaged, head.storage.trouble == nil
+        guard case .owning = record.head.role, isUnneeded(head.number), !isEngaged,
+            head.storage.trouble == nil
         else { return false }
         return head.isWhole
+    }
+
+    /// Whether neither a program nor another site needs the present head now. Without a source nothing is being fetched any
+    /// more, nor is anybody still told that it has come.
+    private func isUnneeded(_ number: UInt64) -> Bool {
+        record.head.user == nil && obstacle == nil && record.head.sources.isEmpty
+            && record.head.divergences.isEmpty && !record.keptNumbers.contains(number)
+            && ownCopies[number] == nil && mounts.isEmpty && endings.isEmpty && divergenceMounts.isEmpty
     }
 }
 

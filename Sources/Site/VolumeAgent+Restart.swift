@@ -146,7 +146,7 @@ extension VolumeAgent {
         noteCopies()
         let held = takeLeftMount()
         if let held { headWithOpenFiles = held.record.headNumber }
-        await lookAtRecord()
+        if held == nil, await restUnopened() { await showObstacle() } else { await lookAtRecord() }
         // Of a record that is not believed nothing follows.
         if obstacle == nil { deleteNamelessHeads() }
         if let held {

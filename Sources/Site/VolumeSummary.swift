@@ -1,3 +1,4 @@
+internal import Catalog
 internal import ControlProtocol
 package import Handoff
 internal import Hydration
@@ -212,6 +213,14 @@ extension VolumeAgent {
 }
 
 extension VolumeSummary {
+    /// Of a head that was not opened: nothing of it is elsewhere.
+    mutating func add(_ head: QuietHead) {
+        isOpen = true
+        totalByteCount = head.counters.byteCount
+        inodeCount = head.counters.inodeCount
+        allocatedByteCount = head.counters.allocatedByteCount
+    }
+
     fileprivate mutating func add(_ head: OpenHead, _ recorder: StartRecorder?) {
         isOpen = true
         trouble = head.storage.trouble

@@ -62,6 +62,41 @@ extension SiteTests {
             }
         }
 
+        /// A site starts with a thousand volumes as quickly as with the few that are in use.
+        @Test func aStartOpensOnlyWhatItHasTo() async throws {
+            try await withSites { pair, cleanup in
+                let site = pair.london
+                for name in ["data", "idle", "empty"] {
+                    try await site.godwit(["volume", "create", name, "--capacity", "1Gi"])
+                }
+                let path = try await pair.mount("idle", at: site, cleanup)
+                try writeRandomFile(path + "/file", byteCount: 3 << 20)
+                let content = try bytes(path + "/file")
+                try await pair.unmount("idle", at: site)
+                await site.stop()
+                try await site.start()
+                #expect(try await Self.openFiles(site).isEmpty)
+                #expect(try await site.number("totalBytes", of: "idle") == 3 << 20)
+                #expect(try await site.number("inodes", of: "idle") == 2)
+                #expect(try await Self.openFiles(site).isEmpty, "to be asked about opens nothing")
+
+                // What was in use when the process was killed is looked at, and nothing else.
+                let data = try await pair.mount("data", at: site, cleanup)
+                try writeRandomFile(data + "/file", byteCount: 1 << 20)
+                await site.kill()
+                try await site.start()
+                let used = try #require(try await site.inspect("data")["id"] as? String)
+                let open = try await Self.openFiles(site)
+                #expect(!open.isEmpty && open.allSatisfy { $0.contains(used) })
+
+                try await site.godwit(["migrate", "idle", "--to", "sydney"])
+                let there = try await pair.mount("idle", at: pair.sydney, cleanup)
+                #expect(try bytes(there + "/file") == content)
+                try await pair.unmount("idle", at: pair.sydney)
+                #expect(try await site.run(["volume", "check"]).exit.isSuccess)
+            }
+        }
+
         /// Somebody always comes at the wrong moment.
         @Test func operationsAndRestDoNotMeet() async throws {
             try await withSites(options: ["--rest-after", "1"]) { pair, _ in
