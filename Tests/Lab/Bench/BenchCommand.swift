@@ -63,7 +63,9 @@ struct BenchCommand: AsyncParsableCommand {
         var report = BenchReport(isQuick: quick)
         for (numbers, measure) in parts(plan, wanted) where !wanted.isDisjoint(with: numbers) {
             do {
-                for section in try await measure() where wanted.contains(section.workload) {
+                let noise = try await MachineNoise.measure()
+                for var section in try await measure() where wanted.contains(section.workload) {
+                    section.noise = noise
                     report.sections.append(section)
                     print(section.text)
                     fflush(nil)

@@ -61,6 +61,8 @@ struct BenchSection: Sendable, Encodable {
     let workload: Int
     let title: String
     var rows: [BenchRow] = []
+    /// Just before it was measured.
+    var noise: MachineNoise?
 
     init(_ workload: Int, _ title: String) {
         self.workload = workload
@@ -78,7 +80,8 @@ struct BenchSection: Sendable, Encodable {
                 row.what, row.measured, row.against, row.ratio.map { fixed($0, $0 < 0.1 ? 4 : 2) } ?? "",
                 row.aim ?? "", verdict)
         }
-        return "\(workload). \(title)\n\(table.text)\n"
+        let noise = noise.map { "\($0.text)\n" } ?? ""
+        return "\(workload). \(title)\n\(table.text)\(noise)\n"
     }
 }
 
