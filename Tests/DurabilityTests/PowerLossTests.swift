@@ -33,8 +33,8 @@ struct PowerLossTests {
     }
 
     /// The same while the files' bytes are still on their way from another site, which this one has followed; or else also
-    /// their names (`false`), which is not tried yet: its moments take too long.
-    @Test(arguments: [true])
+    /// their names (`false`).
+    @Test(arguments: [true, false])
     func whatIsPartlyElsewhereIsAsItWasSyncedOrAsItCame(isPrepared: Bool) async throws {
         try await Cleanup.scope(catchingSignals: false) { cleanup in
             let directory = try cleanup.makeTemporaryDirectory()
@@ -107,7 +107,7 @@ struct PowerLossTests {
             switch self {
             case .none: 1
             case .bytes: 4
-            case .namesAndBytes: 16
+            case .namesAndBytes: 32
             }
         }
     }

@@ -302,6 +302,36 @@ import VolumeModel
         func set() { value.store(true, ordering: .releasing) }
     }
 
+    /// A few tasks that wait for a disk would hold up all tasks of the process.
+    @Test(.timeLimit(.minutes(1))) func whatWaitsForBytesHoldsUpNoTask() async throws {
+        let scene = try Scene()
+        let catalog = scene.volume.storage.catalog
+        let disk = SlowDisk()
+        catalog.awaitBytes { disk.synchronize($0) }
+        _ = try scene.made("new")
+        try scene.rename("new", to: "old")
+        let isOver = Flag()
+        Thread.detachNewThread {
+            // Also when nobody comes to say so: then this has failed, and ends.
+            for _ in 0..<500 where !isOver.isSet { usleep(10_000) }
+            isOver.set()
+            disk.endCall()
+        }
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            for number in 0..<4 * ProcessInfo.processInfo.activeProcessorCount {
+                group.addTask {
+                    _ = try await catalog.sendChanges(to: "follower\(number)", since: nil) { _ in }
+                }
+            }
+            try await disk.waitForCall(1)
+            for _ in 0..<30 { try await Task.sleep(for: .milliseconds(1)) }
+            #expect(!isOver.isSet)
+            isOver.set()
+            try await group.waitForAll()
+        }
+        try await scene.volume.close()
+    }
+
     /// However many files are replaced all the time, a sync of another one ends.
     @Test(.timeLimit(.minutes(1))) func aSyncComesToItsTurn() async throws {
         let scene = try Scene()
