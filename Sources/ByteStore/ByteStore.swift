@@ -33,8 +33,18 @@ package final class ByteStore: Sendable {
         var unsyncedBeyond: Set<DataFileNumber> = []
         /// Those of them that are being synced just now.
         var beingSynced: Set<DataFileNumber> = []
+        /// Files that were let go of which a power loss may bring back what was cut away: whoever opens one must know. And
+        /// those that are being synced just now.
+        var cutBeyond: Set<DataFileNumber> = []
+        var cutBeingSynced: Set<DataFileNumber> = []
         /// Files that were let go and whose changes may be gone: each says so when it is opened.
         var failedBeyond: [DataFileNumber: ByteStoreError] = [:]
+
+        /// What must not be forgotten of a file that is let go.
+        mutating func noteLetGo(_ file: DataFile) {
+            if file.isChanged { unsyncedBeyond.insert(file.number) }
+            if file.hasUnsyncedCut { cutBeyond.insert(file.number) }
+        }
     }
 
     /// Opens the store, making its directory if it is missing.
@@ -91,6 +101,7 @@ package final class ByteStore: Sendable {
         openFiles.withLock { open in
             open.files[number] = nil
             open.unsyncedBeyond.remove(number)
+            open.cutBeyond.remove(number)
             open.failedBeyond[number] = nil
         }
         try root.delete(Self.name(of: number))
@@ -142,16 +153,25 @@ package final class ByteStore: Sendable {
     }
 
     private func synchronizeAllAlone() -> [DataFileNumber: ByteStoreError] {
-        defer { openFiles.withLock { $0.beingSynced = [] } }
+        var failure: ByteStoreError?
+        defer {
+            openFiles.withLock { open in
+                open.beingSynced = []
+                if failure != nil { open.cutBeyond.formUnion(open.cutBeingSynced) }
+                open.cutBeingSynced = []
+            }
+        }
         let (changed, beyond) = openFiles.withLock { open in
-            defer { (open.unsyncedBeyond, open.beingSynced) = ([], open.unsyncedBeyond) }
+            defer {
+                (open.unsyncedBeyond, open.beingSynced) = ([], open.unsyncedBeyond)
+                (open.cutBeyond, open.cutBeingSynced) = ([], open.cutBeyond)
+            }
             return (
                 open.files.values.map(\.file).filter { $0.isChanged || $0.hasFailed }, open.unsyncedBeyond
             )
         }
         var failures: [DataFileNumber: ByteStoreError] = [:]
         let covered = changed.map { ($0, $0.currentChange) }
-        var failure: ByteStoreError?
         if !beyond.isEmpty || changed.count > Self.fewFiles {
             do {
                 try root.synchronizeFileSystem()
@@ -208,9 +228,7 @@ package final class ByteStore: Sendable {
     /// Lets go of every open file: for the end, and for tests.
     package func closeAll() {
         openFiles.withLock { open in
-            for (file, _) in open.files.values where file.isChanged {
-                open.unsyncedBeyond.insert(file.number)
-            }
+            for (file, _) in open.files.values { open.noteLetGo(file) }
             open.files.removeAll()
         }
     }
@@ -249,14 +267,17 @@ package final class ByteStore: Sendable {
             open.clock += 1
             open.files[file.number] = (file, open.clock)
             if let failure = open.failedBeyond.removeValue(forKey: file.number) { file.fail(failure) }
+            if open.cutBeyond.remove(file.number) != nil || open.cutBeingSynced.contains(file.number) {
+                file.noteEarlierCut()
+            }
             if open.files.count > open.evictionCount { Self.evict(&open) }
             return file
         }
     }
 
     /// Drops the least recently used eighth, but for files that somebody uses just now: every reference is
-    /// given out under this lock, so what is referenced from here alone stays so. Nor those of which something must not
-    /// be forgotten: that a sync has failed, or that a cut is not on the disk.
+    /// given out under this lock, so what is referenced from here alone stays so. Nor those of which a sync has failed:
+    /// that must not be forgotten.
     private static func evict(_ open: inout OpenFiles) {
         let uses = open.files.values.map(\.lastUse).sorted()
         let oldest = uses[max(0, open.files.count - open.limit + open.limit / 8 - 1)]
@@ -265,10 +286,9 @@ package final class ByteStore: Sendable {
         while index != open.files.endIndex {
             if open.files.values[index].lastUse <= oldest,
                 isKnownUniquelyReferenced(&open.files.values[index].file),
-                !open.files.values[index].file.hasFailed, !open.files.values[index].file.hasUnsyncedCut
+                !open.files.values[index].file.hasFailed
             {
-                let file = open.files.values[index].file
-                if file.isChanged { open.unsyncedBeyond.insert(file.number) }
+                open.noteLetGo(open.files.values[index].file)
                 gone.append(open.files.keys[index])
             }
             open.files.formIndex(after: &index)

@@ -130,7 +130,8 @@ package final class DataFile: Sendable {
     /// Whether anything was changed through this object that is not durable yet.
     var isChanged: Bool {
         let now = currentChange
-        return isNew.load(ordering: .acquiring) || now > 1 && syncedCount.load(ordering: .acquiring) < now
+        return isNew.load(ordering: .acquiring) || hasUnsyncedCut
+            || now > 1 && syncedCount.load(ordering: .acquiring) < now
     }
 
     private func noteDurable(_ change: UInt64) {
@@ -159,6 +160,9 @@ package final class DataFile: Sendable {
         defer { cutCount.store(noteChange(), ordering: .releasing) }
         try resize(to: size)
     }
+
+    /// The same was done through an earlier descriptor of the file.
+    func noteEarlierCut() { cutCount.store(1, ordering: .releasing) }
 
     /// Whether a power loss may bring back what was cut away.
     package var hasUnsyncedCut: Bool {

@@ -20,8 +20,28 @@ extension Catalog {
         to follower: String, since: SequenceNumber?, _ send: ([UInt8]) async throws -> Void
     ) async throws -> CatalogPosition {
         let reader = try openReader()
-        // Pin and snapshot under one lock: no change may come between them.
-        let (position, removedSince) = try performCommitting { state in
+        let (position, removedSince) = try await BlockingThreads.run {
+            let begun = try self.beginSending(to: follower, since: since, by: reader)
+            // A power loss must not take back, and give to other changes, numbers that a follower has seen.
+            try self.synchronize()
+            return begun
+        }
+        do {
+            let changes = try ChangeReader(reader, since: since, removedSince: removedSince)
+            while let batch = try changes.nextBatch(byteCount: Self.batchByteCount) { try await send(batch) }
+        } catch let error as SQLiteError {
+            throw CatalogError.database(error)
+        }
+        return position
+    }
+
+    /// Pin and snapshot under one lock: no change may come between them.
+    ///
+    /// - Returns: also the sequence number from which on the follower may hold rows that have died since; nil: it holds none.
+    private func beginSending(
+        to follower: String, since: SequenceNumber?, by reader: Connection
+    ) throws -> (position: CatalogPosition, removedSince: SequenceNumber?) {
+        try performCommitting { state in
             guard !state.isApplying else {
                 throw CatalogError.unusable(path: directory, reason: "it is being brought up to date itself")
             }
@@ -42,15 +62,6 @@ extension Catalog {
                 sequence: sequence, counters: state.counters, limits: state.limits, headName: headName)
             return (position, removedSince)
         }
-        // A power loss must not take back, and give to other changes, numbers that a follower has seen.
-        try synchronize()
-        do {
-            let changes = try ChangeReader(reader, since: since, removedSince: removedSince)
-            while let batch = try changes.nextBatch(byteCount: Self.batchByteCount) { try await send(batch) }
-        } catch let error as SQLiteError {
-            throw CatalogError.database(error)
-        }
-        return position
     }
 
     private func openReader() throws(CatalogError) -> Connection {

@@ -7,24 +7,30 @@ package import VolumeModel
 ///
 /// Invariant: a commit happens only while there is none.
 struct AwaitedFiles {
-    /// When each was noted last.
-    private(set) var times: [DataFileNumber: UInt64] = [:]
-    private var clock: UInt64 = 0
-
-    var isEmpty: Bool { times.isEmpty }
-
-    mutating func note(_ data: DataFileNumber) {
-        clock &+= 1
-        times[data] = clock
+    struct Note: Hashable {
+        /// Whose bytes they are.
+        let inode: InodeNumber
+        /// When it was noted last.
+        let time: UInt64
     }
 
-    mutating func forget(_ data: DataFileNumber) { times[data] = nil }
+    private(set) var notes: [DataFileNumber: Note] = [:]
+    private var clock: UInt64 = 0
+
+    var isEmpty: Bool { notes.isEmpty }
+
+    mutating func note(_ data: DataFileNumber, of inode: InodeNumber) {
+        clock &+= 1
+        notes[data] = Note(inode: inode, time: clock)
+    }
+
+    mutating func forget(_ data: DataFileNumber) { notes[data] = nil }
 
     /// Forgets what was synced, but for what was noted anew meanwhile.
     ///
-    /// - Parameter synced: `times`, of before the sync.
-    mutating func forget(_ synced: [DataFileNumber: UInt64]) {
-        for (data, time) in synced where times[data] == time { times[data] = nil }
+    /// - Parameter synced: `notes`, of before the sync.
+    mutating func forget(_ synced: [DataFileNumber: Note]) {
+        for (data, note) in synced where notes[data] == note { notes[data] = nil }
     }
 }
 
@@ -35,12 +41,8 @@ struct CommitOrder: ~Copyable, Sendable {
 
     /// Syncs data files. One that is gone needs no sync.
     ///
-    /// - Returns: whether all are on the disk. Of one that is not, every later sync fails.
-    ///
     /// In a structure, for a bare closure behind a lock is wrapped once more by each access.
-    struct Synchronizer: Sendable {
-        let synchronize: @Sendable ([DataFileNumber]) -> Bool
-    }
+    struct Synchronizer: Sendable { let synchronize: Catalog.FileSynchronizer }
 
     let synchronizer = Mutex<Synchronizer?>(nil)
     /// Held by who waits for bytes, until it has committed.
@@ -49,14 +51,22 @@ struct CommitOrder: ~Copyable, Sendable {
 }
 
 extension CatalogState {
-    /// Has the next commit wait until a data file's bytes, as they are now, are on the disk.
-    package mutating func awaitBytes(of data: DataFileNumber) { awaited.note(data) }
+    /// Has the next commit wait until the bytes of an inode's data file, as they are now, are on the disk, and record those
+    /// that took the place of its origin's: else a power loss would show the origin's again.
+    package mutating func awaitBytes(of record: InodeRecord) {
+        if record.data != .none { awaited.note(record.data, of: record.attributes.inode) }
+    }
 }
 
 extension Catalog {
+    /// Syncs data files. One that is gone needs no sync.
+    ///
+    /// - Returns: those that are not on the disk. Of each of them every later sync fails.
+    package typealias FileSynchronizer = @Sendable ([DataFileNumber]) -> Set<DataFileNumber>
+
     /// Says how data files are made durable that a commit has to wait for. Called with no lock held but `waiting`; it
     /// must not use the catalog, nor any lock that is held by who does.
-    package func awaitBytes(by synchronize: @escaping @Sendable ([DataFileNumber]) -> Bool) {
+    package func awaitBytes(by synchronize: @escaping FileSynchronizer) {
         order.synchronizer.withLock { $0 = CommitOrder.Synchronizer(synchronize: synchronize) }
     }
 
@@ -94,13 +104,20 @@ extension Catalog {
     }
 
     private func synchronizeAwaited() {
-        let times = state.withLock { $0.awaited.times }
+        let (notes, unrecorded) = state.withLock { state in
+            let notes = state.awaited.notes
+            return (notes, notes.values.compactMap { state.unrecordedResidency(of: $0.inode) })
+        }
         let synchronizer = order.synchronizer.withLock { $0 }
-        let isDone = synchronizer?.synchronize(times.keys.sorted()) ?? true
+        let refused = synchronizer?.synchronize(notes.keys.sorted()) ?? []
         state.withLock { state in
-            state.awaited.forget(times)
-            // Why not is known to the file. What the commit cannot take now is noted by the next `settle`.
-            if !isDone, !state.isClosed { try? state.noteSyncFailure() }
+            // Only then may a commit follow.
+            defer { state.awaited.forget(notes) }
+            // Why not is known to the file. What the commit cannot take now is noted, and recorded, by the next `settle`.
+            if !refused.isEmpty { try? state.operate(on: directory) { try $0.noteSyncFailure() } }
+            for item in unrecorded where notes[item.data] != nil && !refused.contains(item.data) {
+                try? state.operate(on: directory) { try $0.record(item) }
+            }
         }
     }
 }

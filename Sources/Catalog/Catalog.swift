@@ -210,13 +210,14 @@ package final class Catalog: Sendable {
         _ body: (inout CatalogState) throws -> Result
     ) throws -> Result {
         let (result, isCommitDue) = try state.withLock { (state) throws -> (Result, Bool) in
-            let changeCount = try state.beginOperation(on: directory)
+            let rowCount = state.recorder.count
+            try state.beginOperation(on: directory)
             do {
                 let result = try body(&state)
-                // Who only reads waits for nobody's bytes.
-                return (result, state.isCommitDue && state.changeCount != changeCount)
+                // Who adds nothing to the commit, as who reads or brings bytes, waits for nobody's.
+                return (result, state.isCommitDue && state.recorder.count > rowCount)
             } catch {
-                throw state.failedOperation(error, since: changeCount)
+                throw state.failedOperation(error)
             }
         }
         // It has to wait for bytes, else it had happened. A failure is for who changes something next.
@@ -228,14 +229,7 @@ package final class Catalog: Sendable {
     package func performCommitting<Result: Sendable>(
         _ body: (inout CatalogState) throws -> Result
     ) throws -> Result {
-        try whenNothingIsAwaited { (state) throws -> Result in
-            let changeCount = try state.beginOperation(on: directory)
-            do {
-                return try body(&state)
-            } catch {
-                throw state.failedOperation(error, since: changeCount)
-            }
-        }
+        try whenNothingIsAwaited { (state) throws -> Result in try state.operate(on: directory, body) }
     }
 
     /// Writes all changes so far to the log. They survive the end of the process, not a power loss.

@@ -97,15 +97,21 @@ extension CatalogState {
     /// An inode that is gone is asked for by nobody.
     mutating func forgetChanges(of number: InodeNumber) throws {
         guard changed.since != nil, number < changed.firstNewInode else { return }
-        changed.byInode[number] = nil
-        changed.dirty.remove(number)
+        let bytes = changed.byInode.removeValue(forKey: number)
+        undo.changes.append((number, bytes, changed.dirty.remove(number) != nil))
         statements.deleteChanged.bind(1, number.number)
         try statements.deleteChanged.run()
     }
 
+    mutating func bringBackChanges(of number: InodeNumber, _ bytes: ChangedBytes?, areDirty: Bool) {
+        changed.byInode[number] = bytes
+        if areDirty { changed.dirty.insert(number) }
+    }
+
     /// A head that was granted to this site begins: from here on what changes is noted.
     mutating func beginChangeRecord(since epoch: Epoch) throws {
-        try connection.execute("DELETE FROM changed")
+        try connection.prepare("DELETE FROM changed").run()
+        undo.changeRecord = changed
         changed = ChangeRecord(since: epoch, firstNewInode: counters.nextInode)
         try statements.setMeta(.changedSince, Int64(bitPattern: epoch.number))
         try statements.setMeta(.firstChangedInode, Int64(bitPattern: counters.nextInode.number))

@@ -5,36 +5,37 @@ extension CatalogState {
     /// Changes that may wait for the next commit. They are kept in memory twice: in SQLite's pages and for `redo`.
     private static let pendingChangeLimit = 20_000
 
+    /// Runs an operation: all of what it changes is there afterwards, or nothing.
+    ///
     /// - Parameter directory: the head's, as errors name it.
-    /// - Returns: how much was changed before the operation. A commit that was due is no change of it.
-    mutating func beginOperation(on directory: String) throws -> UInt64 {
-        guard !isClosed else { throw CatalogError.unusable(path: directory, reason: "it is closed") }
-        let before = changeCount
+    mutating func operate<Result>(
+        on directory: String, _ body: (inout CatalogState) throws -> Result
+    ) throws -> Result {
+        try beginOperation(on: directory)
         do {
-            try prepareOperation()
+            return try body(&self)
         } catch {
-            throw failedOperation(error, since: before)
+            throw failedOperation(error)
         }
-        return changeCount
     }
 
-    /// - Returns: what the operation's caller is told.
-    mutating func failedOperation(_ error: any Error, since before: UInt64) -> any Error {
-        let isHalfDone = changeCount != before
-        switch error {
-        case let error as SQLiteError:
-            // The operation may be half done in the open transaction: no commit may follow.
-            if isHalfDone { failure = failure ?? error }
-            return CatalogError.database(error)
-        case CatalogError.missingDirectory(let directory, _):
-            // Asked for in the midst of an operation, which is then half done.
-            let what = "an operation needed directory \(directory) too late"
-            if isHalfDone { failure = failure ?? SQLiteError(code: 21, message: what) }
-        case CatalogError.unusable(_, let reason):
-            // Damage that was found in the midst of an operation: the same.
-            if isHalfDone { failure = failure ?? SQLiteError(code: 11, message: reason) }
-        default: break
+    /// - Parameter directory: the head's, as errors name it.
+    mutating func beginOperation(on directory: String) throws {
+        guard !isClosed else { throw CatalogError.unusable(path: directory, reason: "it is closed") }
+        do {
+            try prepareOperation()
+        } catch let error as SQLiteError {
+            throw CatalogError.database(error)
         }
+        undo.forget()
+    }
+
+    /// Takes an operation back that failed half-way.
+    ///
+    /// - Returns: what its caller is told.
+    mutating func failedOperation(_ error: any Error) -> any Error {
+        takeBack()
+        if let error = error as? SQLiteError { return CatalogError.database(error) }
         return error
     }
 
@@ -44,7 +45,8 @@ extension CatalogState {
         try redoIfTakenBack()
         if inodes.count >= nextEviction { evictInodes() }
         // A failure is for who changes something next, or waits for a commit.
-        if isCommitDue, awaited.isEmpty { _ = try? commit() }
+        guard isCommitDue, awaited.isEmpty else { return }
+        if (try? commit()) == nil { try redoIfTakenBack() }
     }
 
     /// Whether more waits for a commit than should.
@@ -84,6 +86,7 @@ extension CatalogState {
         recorder.forget()
         commitFailure = nil
         hasChanges = false
+        undo.forget()
         sequence = sequence.next
         openGeneration += 1
         return openGeneration - 1

@@ -45,7 +45,7 @@ package struct CatalogState {
     var nextData: UInt64
     /// Data files with lower numbers have durable names: one that is missing is lost. Others may never have
     /// reached the disk before a power loss, and then no byte of them was ever said to be safe.
-    package private(set) var durableData: UInt64
+    package internal(set) var durableData: UInt64
     /// What is promised of data files' sizes: `CatalogState+Sizes`.
     var sizes: DataFileSizes
     /// What the next commit waits for: `Catalog+Order`.
@@ -65,8 +65,8 @@ package struct CatalogState {
     let recorder = ChangeRecorder()
     /// Whether anything has changed since the last commit.
     var hasChanges = false
-    /// Counts changes, to tell whether an operation that failed had begun to change something.
-    var changeCount: UInt64 = 0
+    /// What takes the operation under way back.
+    var undo = UndoLog()
     /// Whether this head takes its owner's changes and nobody else's: until it is promoted.
     package internal(set) var isFollower: Bool
     /// Whether the open transaction holds an owner's changes that are not finished, and nothing else.
@@ -81,7 +81,7 @@ package struct CatalogState {
     var absentNames: Set<ListingRequest.Name> = []
     /// What has changed since this site began to own the head: `CatalogState+Changed`.
     var changed: ChangeRecord
-    /// Stays until the head is opened anew: an operation failed half-way, or part of the log is lost.
+    /// Stays until the head is opened anew: part of the log is lost.
     var failure: SQLiteError?
 
     init(connection: Connection, memory: CatalogMemory) throws(SQLiteError) {
@@ -202,11 +202,11 @@ package struct CatalogState {
         guard var cached = inodes[number] else {
             preconditionFailure("an inode is read before it is changed")
         }
+        undo.note(number, cached, wasDirty: !dirtyInodes.insert(number).inserted)
         count(removing: cached.record, adding: record)
         cached.record = record
         mark(&cached, kind)
         inodes[number] = cached
-        dirtyInodes.insert(number)
     }
 
     /// Makes a new inode with the next number.
@@ -216,6 +216,7 @@ package struct CatalogState {
         guard limits.inodeCount == 0 || counters.inodeCount < limits.inodeCount else { throw Errno.noSpace }
         try beginIfNeeded()
         let number = counters.nextInode
+        undo.note(number, nil, wasDirty: false)
         counters.nextInode = InodeNumber(number.number + 1)
         // A damaged sum is wrong, but no reason to end.
         counters.inodeCount &+= 1
@@ -245,8 +246,8 @@ package struct CatalogState {
         }
         statements.deleteAllXattrs.bind(1, number.number)
         try statements.deleteAllXattrs.run()
+        undo.note(number, inodes[number], wasDirty: dirtyInodes.remove(number) != nil)
         inodes[number] = nil
-        dirtyInodes.remove(number)
         try forgetChanges(of: number)
         try noteGone(number)
     }
@@ -254,6 +255,7 @@ package struct CatalogState {
     /// Marks an inode so that an fsync of it waits for the next commit: its names changed.
     package mutating func touch(_ number: InodeNumber) {
         guard var cached = inodes[number] else { return }
+        undo.note(number, cached, wasDirty: nil)
         mark(&cached, .structural)
         inodes[number] = cached
     }
@@ -499,6 +501,7 @@ package struct CatalogState {
     package mutating func discardData(_ data: DataFileNumber) throws {
         guard data != .none else { return }
         try beginIfNeeded()
+        if let note = awaited.notes[data] { undo.awaited[data] = note }
         awaited.forget(data)
         statements.putGarbage.bind(1, data.number)
         try statements.putGarbage.run()
@@ -518,7 +521,7 @@ package struct CatalogState {
     mutating func begin() throws {
         if !connection.isInTransaction { try beginTransaction() }
         hasChanges = true
-        changeCount &+= 1
+        if undo.sums == nil { undo.sums = undoSums }
     }
 
     func beginTransaction() throws(SQLiteError) {
@@ -547,6 +550,7 @@ package struct CatalogState {
     /// Takes back an owner's changes that were not finished.
     mutating func abandonApplication() throws {
         guard isApplying else { return }
+        undo.forget()
         isApplying = false
         recorder.isOn = true
         if connection.isInTransaction { try connection.execute("ROLLBACK") }

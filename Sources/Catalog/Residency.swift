@@ -57,10 +57,10 @@ extension CatalogState {
         missingByteCount -= min(missingByteCount, added)
         let (sum, isTooMuch) = unrecordedByteCount.addingReportingOverflow(added)
         unrecordedByteCount = isTooMuch ? .max : sum
+        undo.noteArrival(part, of: number)
         touch(number)
         unrecordedInodes.insert(number)
         hasChanges = true
-        changeCount &+= 1
     }
 
     /// Cuts an inode's origin at a new, smaller size: bytes beyond are local from now on. The caller then
@@ -71,6 +71,7 @@ extension CatalogState {
         // What may be refused comes first: bytes that were written here would be fetched from the origin again.
         try loadResidency(of: number)
         try beginIfNeeded()
+        noteFormerResidency(of: number)
         if size == 0 {
             try dropResidency(of: number)
         } else {
@@ -92,6 +93,11 @@ extension CatalogState {
     /// What is to be recorded once the data files are durable.
     package func unrecordedResidency() -> [UnrecordedResidency] {
         unrecordedInodes.compactMap { unrecordedResidency(of: $0) }
+    }
+
+    /// Whether bytes of an inode are here of which a crash would take those of its origin.
+    package func isUnrecorded(_ record: InodeRecord) -> Bool {
+        record.backedByteCount > 0 && unrecordedInodes.contains(record.attributes.inode)
     }
 
     package func unrecordedResidency(of number: InodeNumber) -> UnrecordedResidency? {
@@ -116,7 +122,6 @@ extension CatalogState {
         missingByteCount += lost.byteCount
         unrecordedInodes.remove(number)
         hasChanges = true
-        changeCount &+= 1
     }
 
     private mutating func nextResidencyLife() -> UInt64 {
@@ -133,6 +138,7 @@ extension CatalogState {
         else { return }
         let whole = ByteRange(0, cached.record.backedByteCount)
         try beginIfNeeded()
+        noteFormerResidency(of: number)
         for range in durable.ranges.ranges {
             guard let part = range.intersection(whole) else { continue }
             try recordOne(part, of: number)
@@ -174,8 +180,9 @@ extension CatalogState {
     mutating func dropResidency(of number: InodeNumber) throws {
         guard let record = try inode(number), record.backedByteCount > 0 else { return }
         let missing = try missingCount(of: record)
-        missingByteCount -= min(missingByteCount, missing)
         try beginIfNeeded()
+        noteFormerResidency(of: number)
+        missingByteCount -= min(missingByteCount, missing)
         statements.deleteResident.bind(1, number.number)
         try statements.deleteResident.run()
         forgetUnrecorded(inodes[number]?.residency?.unrecorded.byteCount ?? 0)

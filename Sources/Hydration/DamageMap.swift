@@ -1,7 +1,19 @@
 internal import BlockHashes
 internal import ByteStore
 internal import Synchronization
-internal import VolumeModel
+package import VolumeModel
+
+/// Where something has changed in what is known of damage.
+package struct DamagePlace: Hashable, Sendable {
+    package let data: DataFileNumber
+    /// Which block of it; nil: all of them.
+    package let block: ByteRange?
+
+    package init(data: DataFileNumber, block: ByteRange? = nil) {
+        self.data = data
+        self.block = block
+    }
+}
 
 /// What is damaged of an open head's data files, as of now.
 ///
@@ -11,14 +23,14 @@ internal import VolumeModel
 /// - What is found is in the database before anybody relies on it.
 /// - A database that was lost, or made anew by somebody else, gets what is known here before anything is taken from it.
 final class DamageMap: Sendable {
-    private struct State {
+    fileprivate struct State {
         var left: [DataFileNumber: RangeSet] = [:]
         /// Written over damage, and not noted in the database.
         var overwritten: [DataFileNumber: RangeSet] = [:]
         /// How often each file's have changed.
         var changes: [DataFileNumber: UInt64] = [:]
-        /// What the database has told, or was told.
-        var blocks: [DataFileNumber: [DamagedBlock]] = [:]
+        /// What the database has told, or was told, by the blocks' first bytes.
+        var blocks: [DataFileNumber: [UInt64: DamagedBlock]] = [:]
         /// The database's.
         var name: String?
     }
@@ -41,28 +53,23 @@ final class DamageMap: Sendable {
 
     /// Takes up what others have found, or decided.
     ///
-    /// - Parameter data: of one file; nil: of all.
-    /// - Returns: all blocks of which something is, or was, damaged.
-    func learn(of data: DataFileNumber? = nil) throws -> [Extent] {
+    /// - Parameter place: there alone; nil: everywhere.
+    /// - Returns: all blocks there of which something is, or was, damaged.
+    func learn(of place: DamagePlace? = nil) throws -> [Extent] {
         try database.withLock { _ in
-            let known = try withDatabase { try $0?.damage(of: data) } ?? KnownDamage()
-            take(known, of: data)
+            let known =
+                try withDatabase { try $0?.damage(of: place?.data, in: place?.block) } ?? KnownDamage()
+            take(known, of: place)
             return known.blocks.map { Extent(inode: $0.inode, range: $0.range) }
         }
     }
 
-    private func take(_ known: KnownDamage, of data: DataFileNumber? = nil) {
-        let ranges = known.ranges
+    private func take(_ known: KnownDamage, of place: DamagePlace? = nil) {
         state.withLock { state in
-            if let data {
-                state.left[data] = ranges[data]
-                state.blocks[data] = known.blocks.isEmpty ? nil : known.blocks
+            if let place, let block = place.block {
+                state.take(known, of: place.data, in: block)
             } else {
-                state.left = ranges
-                state.blocks = Dictionary(grouping: known.blocks, by: \.data)
-            }
-            for (written, ranges) in state.overwritten where data == nil || data == written {
-                for range in ranges.ranges { state.left[written]?.remove(range) }
+                state.take(known, of: place?.data)
             }
             isKnown.store(!state.left.isEmpty || !state.overwritten.isEmpty, ordering: .releasing)
         }
@@ -106,7 +113,7 @@ final class DamageMap: Sendable {
         for (data, blocks) in state.blocks {
             var doubtful = state.left[data] ?? RangeSet()
             for range in state.overwritten[data]?.ranges ?? [] { doubtful.insert(range) }
-            for block in blocks where doubtful.byteCount(in: block.range) > 0 {
+            for block in blocks.values where doubtful.byteCount(in: block.range) > 0 {
                 known.blocks.append(block)
                 for range in doubtful.gaps(in: block.range) {
                     known.overwritten[data, default: RangeSet()].insert(range)
@@ -151,7 +158,8 @@ final class DamageMap: Sendable {
     var ends: [(data: DataFileNumber, inode: InodeNumber, end: UInt64)] {
         state.withLock { state in
             state.left.compactMap { data, left in
-                guard let inode = state.blocks[data]?.first?.inode, let end = left.ranges.last?.end else {
+                guard let inode = state.blocks[data]?.values.first?.inode, let end = left.ranges.last?.end
+                else {
                     return nil
                 }
                 return (data, inode, end)
@@ -176,8 +184,7 @@ final class DamageMap: Sendable {
                 state.left[block.data, default: RangeSet()].insert(block.range)
                 state.overwritten[block.data]?.remove(block.range)
                 state.changes[block.data, default: 0] += 1
-                state.blocks[block.data, default: []].removeAll { $0.range.start == block.range.start }
-                state.blocks[block.data, default: []].append(block)
+                state.blocks[block.data, default: [:]][block.range.start] = block
                 isKnown.store(true, ordering: .releasing)
             }
             return true
@@ -225,7 +232,7 @@ final class DamageMap: Sendable {
             state.changes[data, default: 0] += 1
             return true
         }
-        if isAny { _ = try? learn(of: data) }
+        if isAny { _ = try? learn(of: DamagePlace(data: data)) }
     }
 
     /// What was asked for before is on the disk.
@@ -242,5 +249,40 @@ final class DamageMap: Sendable {
                 }
             }
         }
+    }
+}
+
+extension DamageMap.State {
+    /// What the database says of one file, or of all.
+    fileprivate mutating func take(_ known: KnownDamage, of data: DataFileNumber?) {
+        let ranges = known.ranges
+        let byFile = Dictionary(grouping: known.blocks, by: \.data).mapValues { blocks in
+            Dictionary(blocks.map { ($0.range.start, $0) }) { $1 }
+        }
+        if let data {
+            left[data] = ranges[data]
+            blocks[data] = byFile[data]
+        } else {
+            left = ranges
+            blocks = byFile
+        }
+        for (written, ranges) in overwritten where data == nil || data == written {
+            for range in ranges.ranges { left[written]?.remove(range) }
+        }
+    }
+
+    /// The same of one block, at a cost that does not grow with what else is damaged of the file.
+    ///
+    /// - Parameter known: what touches the block.
+    fileprivate mutating func take(_ known: KnownDamage, of data: DataFileNumber, in block: ByteRange) {
+        var present = RangeSet(known.blocks.compactMap { $0.range.intersection(block) })
+        for range in known.overwritten[data]?.ranges ?? [] { present.remove(range) }
+        for range in overwritten[data]?.intersection(block) ?? [] { present.remove(range) }
+        blocks[data]?[block.start] = nil
+        for found in known.blocks { blocks[data, default: [:]][found.range.start] = found }
+        if blocks[data]?.isEmpty == true { blocks[data] = nil }
+        left[data, default: RangeSet()].remove(block)
+        for range in present.ranges { left[data, default: RangeSet()].insert(range) }
+        if left[data]?.isEmpty == true, blocks[data] == nil { left[data] = nil }
     }
 }

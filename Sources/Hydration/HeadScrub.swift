@@ -52,7 +52,7 @@ package final class HeadScrub {
     private let directory: String
     private let store: String
     private let terms: ScrubTerms
-    private let noteFound: (DataFileNumber?) throws -> Void
+    private let noteFound: (DamagePlace?) throws -> Void
     private let hashes: HashDatabase
     private let buffer: UnsafeMutableRawBufferPointer
     private var files: [DataFileNumber] = []
@@ -60,7 +60,8 @@ package final class HeadScrub {
     private var scan: PartScan?
     private var fresh: [DataFileNumber] = []
     private var pending: [(part: PartID, record: PartRecord?, looked: Int64)] = []
-    private var damaged: [DataFileNumber: [DamagedBlock]] = [:]
+    /// What is noted, by the blocks' first bytes.
+    private var damaged: [DataFileNumber: [UInt64: DamagedBlock]] = [:]
     /// Whose data files are whose, once damage is found.
     private var owners: [DataFileNumber: InodeNumber]?
     private var found: [Extent] = []
@@ -69,11 +70,11 @@ package final class HeadScrub {
     /// - Parameters:
     ///   - directory: the head's.
     ///   - isInUse: whether this process has it open. Else nobody is to have it.
-    ///   - noteFound: called when damage of a file, or of some, was noted or taken back: whoever has the head open is to
-    ///     `learnDamage`.
+    ///   - noteFound: called when damage somewhere (nil: in several files) was noted or taken back: whoever has the head open
+    ///     is to `learnDamage`.
     package init(
         _ directory: String, isInUse: Bool, terms: ScrubTerms,
-        noteFound: @escaping (DataFileNumber?) throws -> Void = { _ in }
+        noteFound: @escaping (DamagePlace?) throws -> Void = { _ in }
     ) throws {
         self.directory = directory
         self.terms = terms
@@ -86,7 +87,9 @@ package final class HeadScrub {
         try hashes.begin(
             life: MountLife.current(of: directory), isClean: isInUse || ending.isClean, isUse: isInUse,
             firstUncertain: ending.firstUncertain)
-        for block in try hashes.damage().blocks { damaged[block.data, default: []].append(block) }
+        for block in try hashes.damage().blocks {
+            damaged[block.data, default: [:]][block.range.start] = block
+        }
         guard access(store, F_OK) == 0 else { return }
         var sizes: [DataFileNumber: UInt64] = [:]
         try ByteStore(directory: store).forEach { number, extent in
@@ -285,7 +288,7 @@ package final class HeadScrub {
     private func noteMismatch(
         in scan: PartScan, _ range: ByteRange, _ found: [UInt8]?, expected: [UInt8]?
     ) throws -> Bool {
-        let wasDamaged = (damaged[scan.part.data] ?? []).first { $0.range.start == range.start }
+        let wasDamaged = damaged[scan.part.data]?[range.start]
         if let found, wasDamaged?.expected == found {
             // What was hashed since was the damage.
             try noteSound(scan.part.data, range, found)
@@ -304,17 +307,16 @@ package final class HeadScrub {
         let block = DamagedBlock(
             data: scan.part.data, range: range, inode: owner.inode, expected: expected ?? [])
         guard try hashes.add(block.unconfirmed) else { return true }
-        try noteFound(block.data)
+        try noteFound(DamagePlace(data: block.data, block: range))
         // From here on who writes there tells; who has written before must not find it called damaged.
         guard try scan.file.state() == scan.state else {
             try hashes.remove(block)
-            try noteFound(block.data)
+            try noteFound(DamagePlace(data: block.data, block: range))
             return false
         }
         try hashes.confirm(block)
         self.found.append(Extent(inode: block.inode, range: block.range))
-        damaged[block.data, default: []].removeAll { $0.range.start == range.start }
-        damaged[block.data, default: []].append(block)
+        damaged[block.data, default: [:]][range.start] = block
         progress.newDamageCount += 1
         return true
     }
@@ -333,13 +335,12 @@ package final class HeadScrub {
 
     /// A block that was damaged and is again what it was: the disk has thought better of it.
     private func noteSound(_ data: DataFileNumber, _ range: ByteRange, _ hash: [UInt8]) throws {
-        guard let blocks = damaged[data] else { return }
-        for block in blocks where block.range.start == range.start {
-            guard block.expected.isEmpty || block.confirmed.expected == hash else { continue }
-            try hashes.remove(block)
-            try noteFound(data)
-            damaged[data] = blocks.filter { $0 != block }
-        }
+        guard let block = damaged[data]?[range.start],
+            block.expected.isEmpty || block.confirmed.expected == hash
+        else { return }
+        try hashes.remove(block)
+        try noteFound(DamagePlace(data: data, block: block.range))
+        damaged[data]?[range.start] = nil
     }
 }
 

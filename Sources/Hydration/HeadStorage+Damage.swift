@@ -31,11 +31,11 @@ extension HeadStorage {
 
     /// A scrub has found something, or somebody has decided about it.
     ///
-    /// - Parameter data: in one file; nil: wherever.
+    /// - Parameter place: there; nil: wherever.
     /// - Returns: where something is, or was, damaged: nobody is to go on with what was read of it before.
     @discardableResult
-    package func learnDamage(of data: DataFileNumber? = nil) throws -> [Extent] {
-        try damage.learn(of: data)
+    package func learnDamage(of place: DamagePlace? = nil) throws -> [Extent] {
+        try damage.learn(of: place)
     }
 
     /// The first bytes at or after `offset` that are known not to be what was written; nil: none are.

@@ -1,4 +1,5 @@
 internal import ByteStore
+internal import Catalog
 internal import VolumeModel
 
 extension Hydrator {
@@ -43,7 +44,7 @@ extension Hydrator {
                 note(waitingFor: nil)
                 failures = 0
                 if !found {
-                    if try isComplete() { return }
+                    if try await isComplete() { return }
                     try await Task.sleep(for: .milliseconds(50))
                 }
             } catch let error as CancellationError {
@@ -102,7 +103,9 @@ extension Hydrator {
     private func waitUntilAllIsHere() async throws {
         while true {
             do {
-                if try storage.catalog.perform({ $0.missingByteCount }) == 0, try isComplete() { return }
+                if try storage.catalog.perform({ $0.missingByteCount }) == 0, try await isComplete() {
+                    return
+                }
             } catch {
                 note(waitingFor: reason(for: error))
             }
@@ -113,9 +116,10 @@ extension Hydrator {
     /// Makes everything that is here durable and looks whether anything is left at the origin.
     ///
     /// The origin may be deleted after this: the answer is what the disk says, not what was counted.
-    private func isComplete() throws -> Bool {
+    private func isComplete() async throws -> Bool {
+        let storage = self.storage
         guard !storage.catalog.isArriving else { return false }
-        try storage.settle()
+        try await BlockingThreads.run { try storage.settle() }
         let isWhole = try storage.catalog.perform { state in
             try !state.isArriving && state.backedInodes(after: InodeNumber(0), limit: 1).isEmpty
         }

@@ -1,3 +1,4 @@
+internal import Catalog
 package import VolumeModel
 
 /// Brings the names of a head whose catalog arrives while it is in use: those that are asked for at once, the rest
@@ -56,7 +57,9 @@ extension Hydrator {
             throw HydrationError.noDirectorySource(request.places.first?.directory ?? .root)
         }
         let listing = try await directories.list(request, urgency: urgency, timeout: timeout)
-        try storage.catalog.take(listing, askedFor: request.name)
+        let catalog = storage.catalog
+        // It may have to commit.
+        try await BlockingThreads.run { try catalog.take(listing, askedFor: request.name) }
         let isNews = try storage.catalog.perform { state in
             try request.places.isEmpty
                 || request.places.contains { try state.missingPlace(of: $0.directory) != $0 }

@@ -129,7 +129,8 @@ extension Hydrator {
         let table = configuration.firstGuesses
         guard !table.applications.isEmpty else { return [] }
         // What has come is found only once it is committed.
-        try storage.catalog.commit()
+        let catalog = storage.catalog
+        try await BlockingThreads.run { _ = try catalog.commit() }
         let guess = try FirstGuess(storage.catalog)
         let found = try await Self.offThread { try guess.places(of: table) }
         var position = ProfilePosition()

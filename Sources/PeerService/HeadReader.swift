@@ -109,20 +109,26 @@ package struct HeadReader: Sendable {
 
     /// Which bytes have changed since the reign of `epoch` began, here or elsewhere before, the inodes above `after`, in
     /// parts.
-    package func changes(since epoch: Epoch, after: InodeNumber) throws -> ChangesSince {
+    package func changes(since epoch: Epoch, after: InodeNumber) async throws -> ChangesSince {
         // Of a head that has gone on without its reader's knowledge nothing is told in this way.
         guard unchangedSince == nil else { return ChangesSince(kind: .unknown) }
-        return try storage.catalog.performCommitting {
-            try $0.changes(since: epoch, after: after, byteCount: PeerLimits.changesAnswerByteCount)
+        let catalog = storage.catalog
+        return try await BlockingThreads.run {
+            try catalog.performCommitting {
+                try $0.changes(since: epoch, after: after, byteCount: PeerLimits.changesAnswerByteCount)
+            }
         }
     }
 
     /// Which bytes changed in the reign that ended with what was granted to `heir`, the inodes above `after`, in parts.
-    package func changes(inReignBefore heir: Epoch, after: InodeNumber) throws -> ChangesSince {
+    package func changes(inReignBefore heir: Epoch, after: InodeNumber) async throws -> ChangesSince {
         guard unchangedSince == nil else { return ChangesSince(kind: .unknown) }
-        return try storage.catalog.performCommitting {
-            try $0.changes(
-                inReignBefore: heir, after: after, byteCount: PeerLimits.changesAnswerByteCount)
+        let catalog = storage.catalog
+        return try await BlockingThreads.run {
+            try catalog.performCommitting {
+                try $0.changes(
+                    inReignBefore: heir, after: after, byteCount: PeerLimits.changesAnswerByteCount)
+            }
         }
     }
 

@@ -252,8 +252,8 @@ package struct PeerServer: Sendable {
         let after = InodeNumber(request.after)
         let changes =
             request.heir == 0
-            ? try reader.changes(since: Epoch(request.since), after: after)
-            : try reader.changes(inReignBefore: Epoch(request.heir), after: after)
+            ? try await reader.changes(since: Epoch(request.since), after: after)
+            : try await reader.changes(inReignBefore: Epoch(request.heir), after: after)
         try await finish(call, of: site, with: ChangesCoding.encode(changes))
     }
 

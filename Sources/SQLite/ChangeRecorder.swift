@@ -18,6 +18,9 @@ package final class ChangeRecorder {
     /// After a commit, or when the changes are wanted no longer.
     package func forget() { changes.removeAll(keepingCapacity: changes.count < 10_000) }
 
+    /// Forgets all but the first ones: the others were taken back.
+    package func forget(after count: Int) { changes.removeSubrange(min(count, changes.count)...) }
+
     /// Makes all changes again, in their order. They stay noted.
     package func replay() throws(SQLiteError) {
         for (statement, values) in changes { try statement.run(with: values) }

@@ -155,9 +155,5 @@ final class OpenStorages: Sendable {
 func onBlockingThread<Result: Sendable>(
     _ body: @escaping @Sendable () throws -> Result
 ) async throws -> Result {
-    try await withCheckedThrowingContinuation { continuation in
-        BlockingThreads.queue.async {
-            continuation.resume(with: Swift.Result { try body() })
-        }
-    }
+    try await BlockingThreads.run(body)
 }

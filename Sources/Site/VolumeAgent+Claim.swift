@@ -102,7 +102,7 @@ extension VolumeAgent {
             return
         }
         try await change { $0.sharedWith.remove(peer) }
-        try forgetReplica(of: peer)
+        try await forgetReplica(of: peer)
     }
 
     /// Before the volume is deleted here, sites that follow it forget it: else their replicas, and the claims that were
@@ -147,7 +147,7 @@ extension VolumeAgent {
             )
         }
         try await change { $0.sharedWith.remove(peer) }
-        try forgetReplica(of: peer)
+        try await forgetReplica(of: peer)
         logger.notice("site \(peer) may know of the volume no longer")
     }
 
@@ -161,13 +161,12 @@ extension VolumeAgent {
     }
 
     /// A site follows no longer: what was kept for it, or for its nodes, alone may go.
-    private func forgetReplica(of peer: SiteID) throws {
+    private func forgetReplica(of peer: SiteID) async throws {
         forgetFollowers(at: peer)
         guard record.head.hasOwnHead, record.headNumber != 0 else { return }
         let catalog = try openHead(record.headNumber).storage.catalog
-        for pin in try catalog.perform({ try $0.pinNames() }) where SiteID(pin)?.site == peer {
-            try catalog.unpin(pin)
-        }
+        let pins = try catalog.perform { try $0.pinNames() }.filter { SiteID($0)?.site == peer }
+        try await onBlockingThread { for pin in pins { try catalog.unpin(pin) } }
     }
 
     private func forgetFollowers(at site: SiteID) {

@@ -248,13 +248,14 @@ extension VolumeAgent {
     private static let pinPrefix = "heir at epoch "
 
     /// Forgets what was granted to reigns that need it no longer.
-    private func dropUnneededPins() throws {
+    private func dropUnneededPins() async throws {
         guard record.head.hasOwnHead, let head = try? openHead(record.headNumber) else { return }
         let needed = Set(record.head.keptReigns.map { Self.pinName(of: $0) })
-        let pins = try head.storage.catalog.perform { try $0.pinNames() }
-        for name in pins where name.hasPrefix(Self.pinPrefix) && !needed.contains(name) {
-            try head.storage.catalog.unpin(name)
-        }
+        let catalog = head.storage.catalog
+        let pins = try catalog.perform { try $0.pinNames() }
+            .filter { $0.hasPrefix(Self.pinPrefix) && !needed.contains($0) }
+        guard !pins.isEmpty else { return }
+        try await onBlockingThread { for name in pins { try catalog.unpin(name) } }
     }
 
     /// The reign is over: whoever still has it mounted gets ESTALE.
@@ -322,7 +323,7 @@ extension VolumeAgent {
 
     /// Deletes heads that nobody needs: not the present one, and none that is kept for an heir or aside.
     func discardUnneeded() async throws {
-        try dropUnneededPins()
+        try await dropUnneededPins()
         let needed = record.head.keptReigns
         var gone: [UInt64] = []
         for (reign, number) in record.retainedHeads where !needed.contains(reign) {

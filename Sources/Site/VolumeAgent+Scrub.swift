@@ -61,8 +61,8 @@ extension VolumeAgent {
         let directory = context.state.head(number, of: id)
         let isInUse = heads[number] != nil || endingHeads[number] != nil
         let turn = try await onBlockingThread {
-            try ScrubTurn(directory, isInUse: isInUse, terms: terms) { [weak self] data in
-                try self?.storages.of(number)?.learnDamage(of: data)
+            try ScrubTurn(directory, isInUse: isInUse, terms: terms) { [weak self] place in
+                try self?.storages.of(number)?.learnDamage(of: place)
             }
         }
         scrubTurns[number, default: []].append(turn)
@@ -147,7 +147,7 @@ final class ScrubTurn: Sendable {
 
     init(
         _ directory: String, isInUse: Bool, terms: ScrubTerms,
-        noteFound: @escaping @Sendable (DataFileNumber?) throws -> Void
+        noteFound: @escaping @Sendable (DamagePlace?) throws -> Void
     ) throws {
         scrub = Mutex(try HeadScrub(directory, isInUse: isInUse, terms: terms, noteFound: noteFound))
     }

@@ -21,6 +21,7 @@ extension VolumeFileSystem {
             let isOver = opens.forgottenOrphans.remove(inode) != nil
             if isOver { opens.orphans.remove(inode) }
             let wasRewritten = opens.rewritten.remove(inode) != nil
+            if wasRewritten { rewriting.withLock { $0[inode] = nil } }
             return (isOver, opens.failedSyncs.remove(inode) != nil, wasRewritten)
         }
         if wasRewritten { endRewriting(inode) }

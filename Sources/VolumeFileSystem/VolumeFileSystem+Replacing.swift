@@ -1,4 +1,5 @@
 internal import Catalog
+internal import Synchronization
 internal import VolumeModel
 
 /// Files that take the place of others, or of what they held themselves, though nobody syncs them: as ext4 does with
@@ -9,24 +10,35 @@ extension VolumeFileSystem {
     /// What is longer is waited for when it is closed, as on ext4, not while it is written: else whoever syncs anything
     /// would wait for who copies something large.
     private static let rewrittenByteLimit: UInt64 = 1 << 20
+    /// The same for what is still written so long after the cut, as a daemon's log is that was rotated by a copy: it is
+    /// never closed. Who writes a file anew does so at once.
+    static let rewritingTime = Duration.seconds(5)
 
     /// The next commit gives an inode a name of another.
     func awaitBytes(of inode: InodeNumber, in state: inout CatalogState) throws {
         guard let record = try state.inode(inode), record.attributes.kind == .regular else { return }
-        storage.awaitBytes(of: record.data, in: &state)
+        storage.awaitBytes(of: record, in: &state)
     }
 
     /// A file that had bytes was cut to nothing. To be called under its data lock.
     func beginRewriting(_ inode: InodeNumber) {
         opens.withLock { opens in
             // Whoever has it open ends it.
-            if opens.counts[inode] != nil { opens.rewritten.insert(inode) }
+            guard opens.counts[inode] != nil else { return }
+            opens.rewritten.insert(inode)
+            rewriting.withLock { $0[inode] = ContinuousClock.now + Self.rewritingTime }
         }
     }
 
     /// Whether bytes up to here must be on the disk before a commit that shows them.
     func isRewritten(_ inode: InodeNumber, _ range: ByteRange) -> Bool {
-        range.end <= Self.rewrittenByteLimit && opens.withLock { $0.rewritten.contains(inode) }
+        guard range.end <= Self.rewrittenByteLimit else { return false }
+        return rewriting.withLock { rewriting in
+            guard let end = rewriting[inode] else { return false }
+            if ContinuousClock.now < end { return true }
+            rewriting[inode] = nil
+            return false
+        }
     }
 
     /// The last handle was closed of a file that was rewritten.

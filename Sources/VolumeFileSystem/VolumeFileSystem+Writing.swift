@@ -132,7 +132,7 @@ extension VolumeFileSystem {
             record.attributes.modificationTime = Self.now()
             record.attributes.changeTime = record.attributes.modificationTime
             try state.update(record, kind: grows ? .structural : .metadata)
-            if grows, isRewritten { storage.awaitBytes(of: record.data, in: &state) }
+            if grows, isRewritten { storage.awaitBytes(of: record, in: &state) }
         }
     }
 }

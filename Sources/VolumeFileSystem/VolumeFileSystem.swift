@@ -37,6 +37,8 @@ package final class VolumeFileSystem: MountableFileSystem {
     private let access: Mutex<Gate>
     private let paths = Mutex<[InodeNumber: String]>([:])
     let opens: Mutex<OpenFiles>
+    /// Of those in `opens.rewritten`, the ones whose new bytes are waited for as they come, and until when.
+    let rewriting: Mutex<[InodeNumber: ContinuousClock.Instant]>
     /// Default access control lists of directories, as far as they were asked for; nil: there is none.
     let defaultLists = Mutex<[InodeNumber: AccessControlList?]>([:])
 
@@ -54,7 +56,10 @@ package final class VolumeFileSystem: MountableFileSystem {
         self.hydrator = hydrator
         self.access = Mutex(Gate(access: access))
         self.recorder = recorder
-        self.opens = Mutex(opens ?? OpenFiles())
+        let opens = opens ?? OpenFiles()
+        self.opens = Mutex(opens)
+        let end = ContinuousClock.now + Self.rewritingTime
+        rewriting = Mutex(Dictionary(uniqueKeysWithValues: opens.rewritten.map { ($0, end) }))
         self.log = log
     }
 

@@ -4,6 +4,8 @@ import Testing
 import VolumeModel
 
 @Suite struct ResidencyTests {
+    private struct Failure: Error {}
+
     private static let size: UInt64 = 4000
 
     /// A follower's head with one file that has all its bytes elsewhere.
@@ -67,6 +69,23 @@ import VolumeModel
                 size = newSize
                 valid = valid.filter { $0 < size }
                 recorded = recorded.filter { $0 < size }
+            case 17:
+                // What fails half-way is as if it had not been, but for bytes that have come all the same.
+                let unrecorded = try catalog.perform { $0.unrecordedResidency() }
+                let newSize = UInt64(generator.next(below: size))
+                #expect(throws: Failure.self) {
+                    try catalog.perform { state in
+                        for item in unrecorded { try state.record(item) }
+                        try state.markValid(range, of: inode)
+                        guard var record = try state.inode(inode) else { return }
+                        try state.cutBacking(of: &record, to: newSize)
+                        record.attributes.size = newSize
+                        try state.update(record, kind: .structural)
+                        throw Failure()
+                    }
+                }
+                #expect(try catalog.perform { try $0.inode(inode) }?.attributes.size == UInt64(size))
+                valid.formUnion((start..<Int(range.end)).filter { $0 < size })
             case 18...19:
                 // A crash keeps what was committed.
                 try catalog.commit()

@@ -23,38 +23,18 @@ struct PowerLossTests {
 
     @Test func whatWasSyncedIsThereAndNothingElseIsShown() async throws {
         try await Cleanup.scope(catchingSignals: false) { cleanup in
-            let directory = try cleanup.makeTemporaryDirectory()
-            let state = directory + "/state"
-            let log = directory + "/log"
-            let mountPoint = directory + "/mnt"
-            try FileManager.default.createDirectory(atPath: mountPoint, withIntermediateDirectories: true)
-            let site = SiteProcess(
-                name: "solo", binary: godwitBinary, stateDirectory: state, address: "127.0.0.1:0",
-                environment: [
-                    "LD_PRELOAD": try await PreloadedLibrary.build("recorder", in: directory),
-                    "RECORD_ROOT": state,
-                    "RECORD_LOG": log,
-                ])
-            try await site.initialise()
-            try cleanup.add("site") { await site.stop() }
-            try await site.start()
-            try await site.godwit(["volume", "create", "data", "--capacity", "1Gi"])
-            let id = try #require(try await site.inspect("data")["id"] as? String)
-            try await site.godwit(["volume", "mount", "data", mountPoint])
-            try cleanup.add(mountAt: mountPoint)
-            let promises = try await Self.write(at: mountPoint, log)
-            // As a crash: nothing is closed in order.
+            let site = try await RecordedSite.start(cleanup)
+            let promises = try await Self.write(at: site.mountPoint, site.log)
             await site.kill()
-            let below = "volumes/\(id)/heads/1/"
-            try await Self.failEverywhere(log, below: below, promises.all, in: directory)
+            try await Self.failEverywhere(site.log, below: site.head, promises.all, in: site.directory)
             try await Self.expectNoticed(
-                PlantedBug.ofResidentVolume, log, below: below, promises.all, in: directory)
+                PlantedBug.ofResidentVolume, site.log, below: site.head, promises.all, in: site.directory)
         }
     }
 
     /// The same while the files' bytes are still on their way from another site, which this one has followed; or else also
-    /// their names (`false`), which is not tried yet: its moments take too long.
-    @Test(arguments: [true])
+    /// their names (`false`).
+    @Test(arguments: [true, false])
     func whatIsPartlyElsewhereIsAsItWasSyncedOrAsItCame(isPrepared: Bool) async throws {
         try await Cleanup.scope(catchingSignals: false) { cleanup in
             let directory = try cleanup.makeTemporaryDirectory()
@@ -70,11 +50,8 @@ struct PowerLossTests {
             let sydney = SiteProcess(
                 name: "sydney", binary: godwitBinary, stateDirectory: state,
                 address: "\(link.b.address):7443", network: link.b.namespace,
-                environment: [
-                    "LD_PRELOAD": try await PreloadedLibrary.build("recorder", in: directory),
-                    "RECORD_ROOT": state,
-                    "RECORD_LOG": log,
-                ])
+                environment: try await RecordedSite.environment(
+                    recording: state, to: log, in: directory))
             for site in [london, sydney] {
                 try await site.initialise()
                 try cleanup.add("site") { await site.stop() }
@@ -130,7 +107,7 @@ struct PowerLossTests {
             switch self {
             case .none: 1
             case .bytes: 4
-            case .namesAndBytes: 16
+            case .namesAndBytes: 32
             }
         }
     }

@@ -21,32 +21,13 @@ struct ReplacingTests {
 
     @Test func aFileThatReplacesAnotherIsWholeThoughNobodySyncedIt() async throws {
         try await Cleanup.scope(catchingSignals: false) { cleanup in
-            let directory = try cleanup.makeTemporaryDirectory()
-            let state = directory + "/state"
-            let log = directory + "/log"
-            let mountPoint = directory + "/mnt"
-            try FileManager.default.createDirectory(atPath: mountPoint, withIntermediateDirectories: true)
-            let site = SiteProcess(
-                name: "solo", binary: godwitBinary, stateDirectory: state, address: "127.0.0.1:0",
-                environment: [
-                    "LD_PRELOAD": try await PreloadedLibrary.build("recorder", in: directory),
-                    "RECORD_ROOT": state,
-                    "RECORD_LOG": log,
-                ])
-            try await site.initialise()
-            try cleanup.add("site") { await site.stop() }
-            try await site.start()
-            try await site.godwit(["volume", "create", "data", "--capacity", "1Gi"])
-            let id = try #require(try await site.inspect("data")["id"] as? String)
-            try await site.godwit(["volume", "mount", "data", mountPoint])
-            try cleanup.add(mountAt: mountPoint)
-            var writer = ReplacingWriter(mountPoint: mountPoint, seed: Self.seed)
+            let site = try await RecordedSite.start(cleanup)
+            let (log, below) = (site.log, site.head)
+            var writer = ReplacingWriter(mountPoint: site.mountPoint, seed: Self.seed)
             try writer.makeAll()
             let first = try Self.byteCount(of: log)
-            try await Self.replace(writer, beside: mountPoint)
-            // As a crash: nothing is closed in order.
+            try await Self.replace(writer, beside: site.mountPoint)
             await site.kill()
-            let below = "volumes/\(id)/heads/1/"
             for names in [SimulatedDisk.Names.journalled, .bySyncOfTheirDirectory] {
                 let disk = try SimulatedDisk(log: log, names: names)
                 let broken = try await Self.firstFault(of: disk, since: first, below: below)

@@ -3,11 +3,11 @@ import Foundation
 import Hydration
 import Synchronization
 import Testing
-import VolumeFileSystem
 import VolumeModel
 
 @testable import ByteStore
 @testable import Catalog
+@testable import VolumeFileSystem
 
 /// Commits that wait for bytes nobody has synced, and those that do not.
 @Suite struct AwaitedBytesTests {
@@ -52,7 +52,7 @@ import VolumeModel
             volume.storage.bytes.isChanged(try data(of: inode))
         }
 
-        var awaitedCount: Int { get throws { try volume.storage.catalog.perform { $0.awaited.times.count } } }
+        var awaitedCount: Int { get throws { try volume.storage.catalog.perform { $0.awaited.notes.count } } }
     }
 
     // MARK: what is waited for
@@ -160,6 +160,71 @@ import VolumeModel
         try await scene.volume.close()
     }
 
+    /// What was written in the place of an origin's bytes, and the origin's are asked for again where that is not recorded.
+    @Test(arguments: [RenameRule.replace, .exchange])
+    func whatTookThePlaceOfTheOriginsBytesStaysInAFileThatReplacesAnother(_ rule: RenameRule) async throws {
+        let temporary = try TemporaryDirectory()
+        let heir = try temporary.make("heir")
+        let owner = try TestVolume.make(in: try temporary.make("owner"))
+        let content = (0..<20_000).map { UInt8($0 % 251) }
+        let names = ["new", "old", "other"]
+        let files = try names.map { try owner.create($0) }
+        for file in files { try owner.write(file, at: 0, content) }
+        try owner.storage.settle()
+        try await TestVolume.makeHeir(of: owner.storage.catalog, in: heir)
+        try await owner.close()
+        let source = FakeSource { _ in content }
+        let volume = try TestVolume(opening: heir, source: source)
+        try volume.write(files[0], at: 5000, [UInt8](repeating: 255, count: 3000))
+        // Also when its bytes are on the disk, and only the record is not.
+        if rule == .exchange { #expect(volume.storage.bytes.synchronizeAll().isEmpty) }
+        try volume.fileSystem.rename(
+            Array("new".utf8), in: .root, to: Array("old".utf8), in: .root, rule: rule)
+        try volume.write(files[2], at: 0, [1])
+        try volume.synchronize(files[2])
+        let copy = temporary.path + "/copy"
+        try TemporaryDirectory.copyHead(from: heir, to: copy)
+        try await volume.close()
+        let again = try TestVolume(opening: copy, source: source)
+        let found = try again.fileSystem.lookup(Array("old".utf8), in: .root)
+        #expect(found.inode == files[0])
+        var expected = content
+        expected.replaceSubrange(5000..<8000, with: [UInt8](repeating: 255, count: 3000))
+        #expect(try await again.read(found.inode, 0..<20_000) == expected)
+        try await again.close()
+    }
+
+    /// A daemon whose log was cut goes on writing for ever, and nobody else's syncs wait for that.
+    @Test func aFileThatIsWrittenForLongAfterACutIsWaitedForWhenItIsClosed() async throws {
+        let scene = try Scene()
+        let fileSystem = scene.volume.fileSystem
+        let handle = try fileSystem.open(scene.old, openFlags: 1)
+        try scene.volume.truncate(scene.old, to: 0)
+        try scene.volume.write(scene.old, at: 0, [1])
+        try scene.syncOther()
+        #expect(try !scene.isChanged(scene.old))
+        // As if it had been cut long ago.
+        fileSystem.rewriting.withLock { $0[scene.old] = ContinuousClock.now - .milliseconds(1) }
+        for byte in 1...3 {
+            try scene.volume.write(scene.old, at: byte, [1])
+            try scene.syncOther()
+            #expect(try scene.isChanged(scene.old))
+        }
+        #expect(fileSystem.rewriting.withLock { $0.isEmpty })
+        fileSystem.release(scene.old, handle: handle)
+        try scene.syncOther()
+        #expect(try !scene.isChanged(scene.old))
+        // Cut anew, it is waited for anew.
+        let second = try fileSystem.open(scene.old, openFlags: 1)
+        try scene.volume.truncate(scene.old, to: 0)
+        try scene.volume.write(scene.old, at: 0, [1])
+        try scene.syncOther()
+        #expect(try !scene.isChanged(scene.old))
+        fileSystem.release(scene.old, handle: second)
+        #expect(fileSystem.rewriting.withLock { $0.isEmpty } && fileSystem.leave() == OpenFiles())
+        try await scene.volume.close()
+    }
+
     // MARK: while it is waited
 
     /// Syncs of awaited files that end when they are told to.
@@ -172,13 +237,13 @@ import VolumeModel
         private let state = Mutex(State())
         var calls: [[DataFileNumber]] { state.withLock { $0.calls } }
 
-        func synchronize(_ files: [DataFileNumber]) -> Bool {
+        func synchronize(_ files: [DataFileNumber]) -> Set<DataFileNumber> {
             let number = state.withLock { state in
                 state.calls.append(files)
                 return state.calls.count
             }
             while state.withLock({ $0.mayEnd < number }) { usleep(500) }
-            return true
+            return []
         }
 
         func endCall() { state.withLock { $0.mayEnd += 1 } }
@@ -235,6 +300,36 @@ import VolumeModel
         private let value = Atomic(false)
         var isSet: Bool { value.load(ordering: .acquiring) }
         func set() { value.store(true, ordering: .releasing) }
+    }
+
+    /// A few tasks that wait for a disk would hold up all tasks of the process.
+    @Test(.timeLimit(.minutes(1))) func whatWaitsForBytesHoldsUpNoTask() async throws {
+        let scene = try Scene()
+        let catalog = scene.volume.storage.catalog
+        let disk = SlowDisk()
+        catalog.awaitBytes { disk.synchronize($0) }
+        _ = try scene.made("new")
+        try scene.rename("new", to: "old")
+        let isOver = Flag()
+        Thread.detachNewThread {
+            // Also when nobody comes to say so: then this has failed, and ends.
+            for _ in 0..<500 where !isOver.isSet { usleep(10_000) }
+            isOver.set()
+            disk.endCall()
+        }
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            for number in 0..<4 * ProcessInfo.processInfo.activeProcessorCount {
+                group.addTask {
+                    _ = try await catalog.sendChanges(to: "follower\(number)", since: nil) { _ in }
+                }
+            }
+            try await disk.waitForCall(1)
+            for _ in 0..<30 { try await Task.sleep(for: .milliseconds(1)) }
+            #expect(!isOver.isSet)
+            isOver.set()
+            try await group.waitForAll()
+        }
+        try await scene.volume.close()
     }
 
     /// However many files are replaced all the time, a sync of another one ends.

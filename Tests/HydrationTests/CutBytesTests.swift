@@ -1,8 +1,9 @@
 @testable import ByteStore
 @testable import Catalog
+@testable import Hydration
 import EngineTestSupport
 import Foundation
-import Hydration
+import Synchronization
 import Testing
 import VolumeFileSystem
 import VolumeModel
@@ -100,17 +101,38 @@ import VolumeModel
         try await volume.close()
     }
 
-    /// A file whose cut is not on the disk is not let go of: nobody else would know.
-    @Test func aFileWithAnUnsyncedCutStaysOpen() async throws {
+    /// However many are cut at once, only so many are open; of those that were let go it is remembered.
+    @Test func aFileThatIsLetGoIsKnownToHaveAnUnsyncedCut() async throws {
         let temporary = try TemporaryDirectory()
         let volume = try TestVolume.make(in: temporary.path, openFileLimit: 16)
-        let inode = try volume.create("file")
-        try volume.write(inode, at: 0, [UInt8](repeating: 7, count: Self.size))
-        try volume.truncate(inode, to: Self.cut)
-        for number in 0..<100 { try volume.write(try volume.create("other\(number)"), at: 0, [1]) }
-        #expect(try Self.dataFile(of: inode, in: volume).hasUnsyncedCut)
+        let inodes = try (0..<100).map { try volume.create("file\($0)") }
+        for inode in inodes {
+            try volume.write(inode, at: 0, [UInt8](repeating: 7, count: Self.size))
+            try volume.truncate(inode, to: Self.cut)
+        }
+        let bytes = volume.storage.bytes
+        #expect(bytes.openFileCount <= 20)
+        for inode in inodes { #expect(try Self.dataFile(of: inode, in: volume).hasUnsyncedCut) }
+        #expect(bytes.openFileCount <= 20)
+        // Opened anew it is no less to be synced.
+        bytes.closeAll()
+        let first = try Self.dataFile(of: inodes[0], in: volume)
+        #expect(first.hasUnsyncedCut && first.isChanged)
         try volume.storage.settle()
-        #expect(try !Self.dataFile(of: inode, in: volume).hasUnsyncedCut)
+        for inode in inodes { #expect(try !Self.dataFile(of: inode, in: volume).hasUnsyncedCut) }
+        try await volume.close()
+    }
+
+    /// Also one that is made up for by the chore: the last one of it comes before the end.
+    @Test func aCutThatIsMadeUpForIsOnTheDiskAtTheEnd() async throws {
+        let temporary = try TemporaryDirectory()
+        let volume = try TestVolume.make(in: temporary.path)
+        let inode = try Self.makeTooLong(in: volume)
+        volume.storage.uncut.withLock { _ = $0.insert(inode) }
+        let file = try Self.dataFile(of: inode, in: volume)
+        try volume.storage.settle()
+        #expect(try file.extent().size == UInt64(Self.cut) && !file.isChanged)
+        #expect(volume.storage.uncut.withLock { $0.isEmpty })
         try await volume.close()
     }
 

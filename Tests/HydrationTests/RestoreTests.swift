@@ -476,13 +476,53 @@ import VolumeModel
             data: other, range: ByteRange(0, 5), inode: InodeNumber(99), expected: DamagedBlock.lost)
         #expect(try hashes.add(found))
         #expect(
-            try volume.storage.learnDamage(of: other) == [Extent(inode: InodeNumber(99), range: found.range)])
+            try volume.storage.learnDamage(of: DamagePlace(data: other))
+                == [Extent(inode: InodeNumber(99), range: found.range)])
         #expect(volume.storage.firstDamage(of: other, from: 0) == found.range)
         #expect(volume.storage.firstDamage(of: head.data, from: 0) == Self.block)
         try hashes.remove(found)
-        #expect(try volume.storage.learnDamage(of: other) == [])
+        #expect(try volume.storage.learnDamage(of: DamagePlace(data: other)) == [])
         #expect(volume.storage.firstDamage(of: other, from: 0) == nil)
         #expect(volume.storage.firstDamage(of: head.data, from: 0) == Self.block)
+        try await volume.close()
+    }
+
+    /// What is learned of each of many blocks costs no more for what is known of the others.
+    @Test func whatIsLearnedOfOneBlockLeavesOthersOfTheFileAsTheyAre() async throws {
+        let head = try await Head()
+        let volume = try head.open()
+        let other = DataFileNumber(head.data.number + 1000)
+        let hashes = try HashDatabase(in: head.directory)
+        let mebibyte: UInt64 = 1 << 20
+        let blocks = (0..<4 as Range<UInt64>).map { number in
+            DamagedBlock(
+                data: other, range: ByteRange(number * mebibyte, (number + 1) * mebibyte),
+                inode: InodeNumber(99), expected: [UInt8(number)])
+        }
+        func learn(_ block: DamagedBlock) throws -> [ByteRange] {
+            try volume.storage.learnDamage(of: DamagePlace(data: other, block: block.range)).map(\.range)
+        }
+        func known(from offset: UInt64) -> ByteRange? {
+            volume.storage.firstDamage(of: other, from: offset)
+        }
+        for block in blocks where block != blocks[2] {
+            try hashes.add(block)
+            #expect(try learn(block) == [block.range])
+        }
+        #expect(known(from: 0) == ByteRange(0, 2 * mebibyte) && known(from: 2 * mebibyte) == blocks[3].range)
+        // Gone, or written over: that alone is taken up.
+        for block in blocks.dropLast() { try hashes.remove(block) }
+        #expect(try learn(blocks[0]) == [])
+        #expect(known(from: 0) == blocks[1].range)
+        let written = ByteRange(3 * mebibyte, 3 * mebibyte + 10)
+        try hashes.noteOverwritten([other: RangeSet([written])])
+        #expect(try learn(blocks[3]) == [blocks[3].range])
+        #expect(known(from: 2 * mebibyte) == ByteRange(written.end, 4 * mebibyte))
+        #expect(
+            try volume.storage.learnDamage(of: DamagePlace(data: other)) == [
+                Extent(inode: InodeNumber(99), range: blocks[3].range)
+            ])
+        #expect(known(from: 0) == ByteRange(written.end, 4 * mebibyte))
         try await volume.close()
     }
 
