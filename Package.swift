@@ -210,7 +210,8 @@ let package = Package(
         .testTarget(
             name: "HydrationTests",
             dependencies: [
-                "BlockHashes", "ByteStore", "Catalog", "EngineTestSupport", "Hydration", "SQLite",
+                "BlockHashes", "ByteStore", "Catalog", "EngineTestSupport", "Hydration", "PeerService",
+                "SQLite",
                 "VolumeFileSystem", "VolumeModel",
             ],
             swiftSettings: strict),

@@ -99,6 +99,16 @@ extension Catalog {
         try synchronize()
     }
 
+    /// Forgets a follower, and remembers that this was so: should it come again it begins anew. Of one that was never heard
+    /// of and has something of this very head, this is an older state.
+    package func dismiss(_ follower: String) throws {
+        try perform { state in
+            try state.unpin(follower)
+            try state.setDismissed(follower, true)
+        }
+        try synchronize()
+    }
+
     /// Applies rows of an owner to a follower's catalog. They are kept from `finishChanges` on; until then a
     /// crash, or the end of being a follower, takes them back.
     ///
@@ -141,8 +151,8 @@ extension Catalog {
     /// made now.
     package func headName() throws -> StateName? { try perform { try $0.headName() } }
 
-    /// Whether a follower of this very head has more of it than was ever given: then this is an older state of the head,
-    /// and the follower's is the newer one.
+    /// Whether a follower of this very head has more of it than was ever given, or something though nothing is known of it:
+    /// then this is an older state of the head, and the follower's is the newer one.
     ///
     /// - Parameter head: the name of the head that the follower has followed.
     package func isBehind(
@@ -152,7 +162,8 @@ extension Catalog {
         return try perform { state in
             let find = try state.connection.prepare("SELECT newest FROM pin WHERE name = ?1")
             find.bind(1, follower)
-            return position > (try find.first { SequenceNumber($0.integer(0)) } ?? state.committedSequence)
+            if let newest = try find.first({ SequenceNumber($0.integer(0)) }) { return position > newest }
+            return try position > state.committedSequence || !state.isDismissed(follower)
         }
     }
 
@@ -214,7 +225,27 @@ extension CatalogState {
         try statement.run()
         newestPin = max(newestPin ?? newest, newest)
         try dropUnpinnedRows()
+        try setDismissed(name, false)
         return since ?? known?.0
+    }
+
+    /// Beside the keys of `CatalogKey`, one for each follower that was dismissed.
+    static let dismissedPrefix = "dismissed "
+
+    fileprivate mutating func setDismissed(_ follower: String, _ isDismissed: Bool) throws {
+        try beginIfNeeded()
+        let statement = try connection.prepare(
+            isDismissed
+                ? "INSERT OR REPLACE INTO meta(key, value) VALUES (?1, 1)" : "DELETE FROM meta WHERE key = ?1"
+        )
+        statement.bind(1, Self.dismissedPrefix + follower)
+        try statement.run()
+    }
+
+    fileprivate func isDismissed(_ follower: String) throws -> Bool {
+        let find = try connection.prepare("SELECT 1 FROM meta WHERE key = ?1")
+        find.bind(1, Self.dismissedPrefix + follower)
+        return try find.first { _ in true } ?? false
     }
 
     mutating func headName() throws -> StateName? {

@@ -19,6 +19,8 @@ extension Catalog {
             }
             try connection.execute("DELETE FROM pin; DELETE FROM garbage; DELETE FROM changed")
             try connection.execute(EarlierReign.dropTables)
+            try connection.execute(
+                "DELETE FROM meta WHERE key LIKE '\(CatalogState.dismissedPrefix)%'")
             let statements = try CatalogStatements(connection)
             for key in CatalogKey.ofThisHead { try statements.deleteMeta(key) }
             try statements.setMeta(.epoch, 1)

@@ -20,6 +20,8 @@ struct ChangeRecord {
     /// The reigns before, as far as they are known, the last one first: each ends where the one before it in the list
     /// begins.
     var earlier: [EarlierReign] = []
+    /// Who granted the states that are known, by their epochs: the one that this head began with, and those before.
+    var keepers: [Epoch: SiteID] = [:]
     /// Whether there surely are tables for them.
     var hasTablesForEarlier = false
     /// Those that were looked at lately, and all that are in no commit yet.
@@ -34,7 +36,10 @@ struct ChangeRecord {
         sinceName = try statements.metaName(.changedSinceName)
         firstNewInode = InodeNumber(UInt64(bitPattern: try statements.meta(.firstChangedInode) ?? 0))
         isUncertain = try statements.meta(.changesAreUncertain) == 1
-        if let since { earlier = try EarlierReign.stored(in: connection, before: since) }
+        if let since {
+            earlier = try EarlierReign.stored(in: connection, before: since)
+            keepers = try EarlierReign.keepers(in: connection)
+        }
     }
 
     init(since: Epoch, firstNewInode: InodeNumber) {
@@ -79,7 +84,7 @@ extension CatalogState {
         return row ?? ChangedBytes(unchangedOf: 0)
     }
 
-    private static func changedBytes(of row: Statement) -> ChangedBytes? {
+    static func changedBytes(of row: Statement) -> ChangedBytes? {
         ChangedBytes(allFrom: row.unsigned(1), shift: row.unsigned32(2), bits: row.bytes(3))
     }
 
@@ -133,6 +138,16 @@ extension CatalogState {
             try statements.setMeta(.changesAreUncertain, 1)
         }
         if try statements.meta(.sealIsDurable) != 1 { try statements.setMeta(.sealIsUncertain, 1) }
+        try statements.setMeta(.lastCrash, committedSequence.number)
+    }
+
+    /// Whether data files may have bytes that were written after this position, and of which a crash has made the catalog
+    /// forget: it may have come at any time since, orderly ends after it or not.
+    ///
+    /// - Parameter position: nil: the first.
+    package func mayHideWrites(since position: SequenceNumber?) throws -> Bool {
+        guard let crash = try statements.meta(.lastCrash) else { return false }
+        return position.map { $0.number <= crash } ?? true
     }
 
     // MARK: the state that was granted
@@ -220,6 +235,7 @@ extension CatalogState {
             var answer = try changes(since: since, after: after, byteCount: byteCount)
             answer.since = since
             answer.untilName = seal.name
+            answer.sinceKeeper = changed.keepers[since]
             return answer
         }
         guard let index = changed.earlier.firstIndex(where: { $0.until == heir }) else {
@@ -234,6 +250,7 @@ extension CatalogState {
             told: statement, firstNewInode: reign.firstNewInode, byteCount: byteCount)
         answer.since = reign.since
         answer.sinceName = reign.sinceName
+        answer.sinceKeeper = changed.keepers[reign.since]
         answer.untilName = index == 0 ? changed.sinceName : changed.earlier[index - 1].sinceName
         return answer
     }

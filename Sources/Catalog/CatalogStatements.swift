@@ -210,6 +210,7 @@ enum CatalogKey: String {
     case sealIsDurable = "seal_is_durable"
     case sealIsUncertain = "seal_is_uncertain"
     case syncHasFailed = "sync_has_failed"
+    case lastCrash = "last_crash"
     /// Names, not numbers.
     case headName = "head_name"
     case originHeadName = "origin_head_name"
@@ -220,7 +221,7 @@ enum CatalogKey: String {
     static let ofThisHead: [CatalogKey] = [
         .originSequence, .arrivalGrant, .pendingInodes, .pendingBytes, .pendingAllocated, .pendingMissing,
         .changedSince, .firstChangedInode, .changesAreUncertain, .sealedFor, .sealIsDurable, .sealIsUncertain,
-        .syncHasFailed, .headName, .originHeadName, .sealName, .changedSinceName,
+        .syncHasFailed, .lastCrash, .headName, .originHeadName, .sealName, .changedSinceName,
     ]
 }
 

@@ -15,6 +15,7 @@ package import VolumeModel
 ///   is sealed, and whoever kept a state takes for unchanged only what is told since the state of that name. An heir learns
 ///   the name with the first answer of its origin, in the background. What is told by a release without names, or leads
 ///   over a state without one, has none itself: who asks compares by hash.
+/// - A name that the origin did not know when it told, because it had the volume so briefly, is asked for again.
 /// - Reigns are a chain without a gap: the last ends where this head begins, each other one where the next begins.
 /// - What is not known for sure is not told, and ends the chain. So all that is kept is exact, for ever.
 /// - A reign is noted in a commit after all its rows, so that none counts after a crash of which some are missing.
@@ -47,9 +48,11 @@ struct EarlierReign: Hashable, Sendable {
             since INTEGER PRIMARY KEY, until INTEGER NOT NULL, first_new_inode INTEGER NOT NULL,
             byte_count INTEGER NOT NULL);
         CREATE TABLE IF NOT EXISTS earlier_name(since INTEGER PRIMARY KEY, name BLOB NOT NULL);
+        CREATE TABLE IF NOT EXISTS earlier_keeper(since INTEGER PRIMARY KEY, site TEXT NOT NULL);
         """
     static let dropTables = """
-        DROP TABLE IF EXISTS earlier_change; DROP TABLE IF EXISTS earlier_reign; DROP TABLE IF EXISTS earlier_name
+        DROP TABLE IF EXISTS earlier_change; DROP TABLE IF EXISTS earlier_reign; DROP TABLE IF EXISTS earlier_name;
+        DROP TABLE IF EXISTS earlier_keeper
         """
 
     static let dropUnnoted = "DELETE FROM earlier_change WHERE since NOT IN (SELECT since FROM earlier_reign)"
@@ -64,11 +67,12 @@ struct EarlierReign: Hashable, Sendable {
         SELECT ino, all_from, shift, granules FROM earlier_change WHERE ino > ?1 AND since >= ?2
         ORDER BY ino
         """
+    static let changesOfOneInode =
+        "SELECT ino, all_from, shift, granules FROM earlier_change WHERE ino = ?1 AND since >= ?2"
 
     /// - Returns: those that lead to an epoch without a gap, the last one first.
     static func stored(in connection: Connection, before epoch: Epoch) throws(SQLiteError) -> [EarlierReign] {
-        let table = try connection.prepare("SELECT 1 FROM sqlite_master WHERE name = 'earlier_reign'")
-        guard try table.first({ _ in true }) ?? false else { return [] }
+        guard try hasTable("earlier_reign", connection) else { return [] }
         let names = try names(in: connection)
         var reigns: [EarlierReign] = []
         var end = epoch
@@ -87,9 +91,24 @@ struct EarlierReign: Hashable, Sendable {
         return reigns
     }
 
+    static func keepers(in connection: Connection) throws(SQLiteError) -> [Epoch: SiteID] {
+        guard try hasTable("earlier_keeper", connection) else { return [:] }
+        var keepers: [Epoch: SiteID] = [:]
+        try connection.prepare("SELECT since, site FROM earlier_keeper").forEach { row in
+            keepers[Epoch(row.unsigned(0))] = SiteID(row.text(1))
+            return true
+        }
+        return keepers
+    }
+
+    private static func hasTable(_ name: String, _ connection: Connection) throws(SQLiteError) -> Bool {
+        let find = try connection.prepare("SELECT 1 FROM sqlite_master WHERE name = ?1")
+        find.bind(1, name)
+        return try find.first { _ in true } ?? false
+    }
+
     private static func names(in connection: Connection) throws(SQLiteError) -> [Epoch: StateName] {
-        let table = try connection.prepare("SELECT 1 FROM sqlite_master WHERE name = 'earlier_name'")
-        guard try table.first({ _ in true }) ?? false else { return [:] }
+        guard try hasTable("earlier_name", connection) else { return [:] }
         var names: [Epoch: StateName] = [:]
         try connection.prepare("SELECT since, name FROM earlier_name").forEach { row in
             names[Epoch(row.unsigned(0))] = StateName(row.bytes(1))
@@ -151,16 +170,40 @@ extension CatalogState {
         statement.bind(3, reign.firstNewInode.number)
         statement.bind(4, Int64(reign.byteCount))
         try statement.run()
-        let forget = try connection.prepare("DELETE FROM earlier_name WHERE since = ?1")
-        forget.bind(1, reign.since.number)
-        try forget.run()
-        if let name = reign.sinceName {
-            let put = try connection.prepare("INSERT INTO earlier_name(since, name) VALUES (?1, ?2)")
-            put.bind(1, reign.since.number)
-            put.bind(2, name.bytes)
-            try put.run()
-        }
+        try putName(reign.sinceName, ofEarlier: reign.since)
         changed.earlier.append(reign)
+    }
+
+    private func putName(_ name: StateName?, ofEarlier epoch: Epoch) throws(SQLiteError) {
+        let forget = try connection.prepare("DELETE FROM earlier_name WHERE since = ?1")
+        forget.bind(1, epoch.number)
+        try forget.run()
+        guard let name else { return }
+        let put = try connection.prepare("INSERT INTO earlier_name(since, name) VALUES (?1, ?2)")
+        put.bind(1, epoch.number)
+        put.bind(2, name.bytes)
+        try put.run()
+    }
+
+    /// The name of the state with which a reign began that is known already.
+    mutating func noteName(_ name: StateName, ofEarlier index: Int) throws {
+        try makeTablesForEarlier()
+        try beginIfNeeded()
+        try putName(name, ofEarlier: changed.earlier[index].since)
+        changed.earlier[index].sinceName = name
+    }
+
+    /// Who granted a state, and may keep its bytes. Once known it stays.
+    mutating func noteKeeper(_ keeper: SiteID, of epoch: Epoch) throws {
+        guard changed.keepers[epoch] == nil else { return }
+        try makeTablesForEarlier()
+        try beginIfNeeded()
+        let put = try connection.prepare(
+            "INSERT OR REPLACE INTO earlier_keeper(since, site) VALUES (?1, ?2)")
+        put.bind(1, epoch.number)
+        put.bind(2, keeper.description)
+        try put.run()
+        changed.keepers[epoch] = keeper
     }
 
     /// In a transaction of its own, for it is not noted for a commit that has to be made again.
@@ -183,21 +226,58 @@ extension Catalog {
     ///
     /// - Parameters:
     ///   - reign: the one that the origin was sealed for. Nothing is taken unless this head began with that state.
+    ///   - keeper: the origin.
     ///   - ask: gives a part of what changed in the reign that ended with the state that was granted to an epoch, of
     ///     inodes above one.
     /// - Throws: what `ask` does, and what the catalog says of the disk. What was taken before stays.
     package func takeEarlierReigns(
-        before reign: Epoch, _ ask: (Epoch, InodeNumber) async throws -> ChangesSince
+        before reign: Epoch, of keeper: SiteID? = nil,
+        _ ask: (Epoch, InodeNumber) async throws -> ChangesSince
     ) async throws {
         guard try perform({ $0.changed.since == reign }) else { return }
+        if let keeper { try performCommitting { try $0.noteKeeper(keeper, of: reign) } }
         try perform { try $0.dropUnnotedEarlier() }
+        try await completeNames(ask)
         while true {
             let known = try perform { $0.changed.earlier }
             let room = EarlierReign.byteLimit - known.reduce(0) { $0 + $1.byteCount }
             guard known.count < EarlierReign.countLimit, room > 0,
                 let next = try await takeReign(until: known.last?.since ?? reign, room: room, ask)
             else { return }
-            try performCommitting { try $0.noteEarlier(next) }
+            try performCommitting { state in
+                try state.noteEarlier(next.reign)
+                if let keeper = next.keeper { try state.noteKeeper(keeper, of: next.reign.since) }
+            }
+        }
+    }
+
+    /// Whether the origin may yet be told what it did not know: a name of a state.
+    package func lacksNames() throws -> Bool {
+        try perform { state in
+            state.changed.since != nil
+                && (state.changed.sinceName == nil || state.changed.earlier.contains { $0.sinceName == nil })
+        }
+    }
+
+    /// Asks for the names of states that the origin did not know when it told of a reign: it had the volume so briefly. As
+    /// each name is told beside the one that follows it, they come in this order.
+    private func completeNames(_ ask: (Epoch, InodeNumber) async throws -> ChangesSince) async throws {
+        for (index, reign) in try perform({ $0.changed.earlier }).enumerated()
+        where reign.sinceName == nil {
+            // Of no inode: only what is said of all of them.
+            let told = try await ask(reign.until, InodeNumber(.max))
+            guard told.kind == .exact, told.since == reign.since, let name = told.sinceName,
+                try performCommitting({ state in
+                    let next =
+                        index == 0 ? state.changed.sinceName : state.changed.earlier[index - 1].sinceName
+                    guard let next, told.untilName == next, index < state.changed.earlier.count,
+                        state.changed.earlier[index].since == reign.since
+                    else { return false }
+                    try state.noteName(name, ofEarlier: index)
+                    if let keeper = told.sinceKeeper { try state.noteKeeper(keeper, of: reign.since) }
+                    return true
+                })
+            else { return }
         }
     }
 
@@ -212,7 +292,7 @@ extension Catalog {
     /// - Returns: nil when nothing is known of it, or what is told cannot be.
     private func takeReign(
         until end: Epoch, room: Int, _ ask: (Epoch, InodeNumber) async throws -> ChangesSince
-    ) async throws -> EarlierReign? {
+    ) async throws -> (reign: EarlierReign, keeper: SiteID?)? {
         // What is new since is in no state before.
         let (firstNewInode, earlier) = try perform { ($0.changed.firstNewInode, $0.changed.earlier) }
         var told: (since: Epoch, name: StateName?, firstNewInode: InodeNumber)?
@@ -241,12 +321,12 @@ extension Catalog {
             var reign = EarlierReign(
                 since: since, until: end, sinceName: name, firstNewInode: part.firstNewInode,
                 byteCount: byteCount)
-            if part.isComplete { return reign }
+            if part.isComplete { return (reign, part.sinceKeeper) }
             guard let next = part.inodes.last?.inode, next > last else { return nil }
             last = next
             guard byteCount < room else {
                 reign.firstNewInode = min(part.firstNewInode, last)
-                return reign
+                return (reign, part.sinceKeeper)
             }
         }
     }

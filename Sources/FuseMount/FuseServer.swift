@@ -156,7 +156,8 @@ final class FuseServer: Sendable {
             waiting.running.count += 1
             waiting.nextIdentity += 1
             let identity = waiting.nextIdentity
-            let task = Task {
+            // An application waits for it.
+            let task = Task(priority: .high) {
                 await body(identity)
                 self.ended(identity)
             }

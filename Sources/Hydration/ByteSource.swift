@@ -58,6 +58,16 @@ package enum Urgency: Hashable, Sendable {
     /// An application will probably ask soon.
     case prefetch
     case background
+
+    /// Of tasks that work for it. Each priority has threads of its own: decompressing, verifying and storing what nobody
+    /// waits for, which may wait for the disk, keeps none that a fault needs.
+    package var priority: TaskPriority {
+        switch self {
+        case .urgent: .high
+        case .prefetch: .medium
+        case .background: .utility
+        }
+    }
 }
 
 /// Where missing bytes come from.

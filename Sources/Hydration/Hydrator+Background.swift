@@ -13,8 +13,8 @@ extension Hydrator {
     package func run() async throws {
         try await withThrowingTaskGroup(of: Void.self) { group in
             // Names wait for nothing: without them the volume cannot be handed on.
-            group.addTask { try await self.streamDirectories() }
-            group.addTask {
+            group.addTask(priority: Urgency.background.priority) { try await self.streamDirectories() }
+            group.addTask(priority: Urgency.background.priority) {
                 try await self.configuration.streamsInBackground
                     ? self.streamBytes() : self.waitUntilAllIsHere()
             }

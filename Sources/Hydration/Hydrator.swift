@@ -234,7 +234,7 @@ package final class Hydrator: Sendable {
             for part in rest.ranges {
                 let identity = flights.nextIdentity
                 flights.nextIdentity += 1
-                let task = Task {
+                let task = Task(priority: urgency.priority) {
                     defer { self.land(identity, of: inode) }
                     return try await self.bring(
                         [Extent(inode: inode, range: part)], urgency: urgency, timeout: timeout)
@@ -263,7 +263,7 @@ package final class Hydrator: Sendable {
             guard !parts.isEmpty else { return nil }
             let identity = flights.nextIdentity
             flights.nextIdentity += 1
-            let task = Task { [parts] in
+            let task = Task(priority: urgency.priority) { [parts] in
                 defer { for inode in Set(parts.map(\.inode)) { self.land(identity, of: inode) } }
                 return try await self.bring(parts, urgency: urgency, timeout: timeout)
             }

@@ -471,6 +471,39 @@ package nonisolated struct Godwit_Peer_V1_ReadRequest: Sendable {
 
   package var urgent: Bool = false
 
+  /// Not the caller's reign, but one before it: of the head that was sealed for `epoch`, to whomever, the state of this
+  /// name. Only who has had the volume since was told it. Empty: the caller's own.
+  package var stateName: Data = Data()
+
+  /// After a takeover by force from an owner that went back in time, which does not know any more what the caller has
+  /// followed: the name of the head that this was, and the files as the caller has them. What is the same there has not
+  /// changed.
+  package var headName: Data = Data()
+
+  package var seen: [Godwit_Peer_V1_SeenFile] = []
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+package nonisolated struct Godwit_Peer_V1_SeenFile: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var inode: UInt64 = 0
+
+  package var size: UInt64 = 0
+
+  package var changeSeconds: Int64 = 0
+
+  package var changeNanoseconds: UInt32 = 0
+
+  package var modificationSeconds: Int64 = 0
+
+  package var modificationNanoseconds: UInt32 = 0
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -566,6 +599,9 @@ package nonisolated struct Godwit_Peer_V1_ChangesReply: Sendable {
   package var sinceName: Data = Data()
 
   package var untilName: Data = Data()
+
+  /// Of one reign: who granted the state with which it began, and may still keep its bytes. Empty: not known.
+  package var sinceKeeper: String = String()
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1302,6 +1338,10 @@ package nonisolated struct Godwit_Peer_V1_LackingRequest: Sendable {
 
   /// How many sites have passed the question on.
   package var hops: UInt32 = 0
+
+  /// Of the owner's present head: the sequence number that the caller has followed. Of a file that was written to since
+  /// nobody is given bytes any more: all of it counts as lacking. 0: the caller does not say.
+  package var through: Int64 = 0
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -2129,7 +2169,7 @@ nonisolated extension Godwit_Peer_V1_Extent: SwiftProtobuf.Message, SwiftProtobu
 
 nonisolated extension Godwit_Peer_V1_ReadRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".ReadRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0\u{1}extents\0\u{3}maximum_byte_count\0\u{1}urgent\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0\u{1}extents\0\u{3}maximum_byte_count\0\u{1}urgent\0\u{3}state_name\0\u{3}head_name\0\u{1}seen\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2142,6 +2182,9 @@ nonisolated extension Godwit_Peer_V1_ReadRequest: SwiftProtobuf.Message, SwiftPr
       case 3: try { try decoder.decodeRepeatedMessageField(value: &self.extents) }()
       case 4: try { try decoder.decodeSingularUInt32Field(value: &self.maximumByteCount) }()
       case 5: try { try decoder.decodeSingularBoolField(value: &self.urgent) }()
+      case 6: try { try decoder.decodeSingularBytesField(value: &self.stateName) }()
+      case 7: try { try decoder.decodeSingularBytesField(value: &self.headName) }()
+      case 8: try { try decoder.decodeRepeatedMessageField(value: &self.seen) }()
       default: break
       }
     }
@@ -2163,6 +2206,15 @@ nonisolated extension Godwit_Peer_V1_ReadRequest: SwiftProtobuf.Message, SwiftPr
     if self.urgent != false {
       try visitor.visitSingularBoolField(value: self.urgent, fieldNumber: 5)
     }
+    if !self.stateName.isEmpty {
+      try visitor.visitSingularBytesField(value: self.stateName, fieldNumber: 6)
+    }
+    if !self.headName.isEmpty {
+      try visitor.visitSingularBytesField(value: self.headName, fieldNumber: 7)
+    }
+    if !self.seen.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.seen, fieldNumber: 8)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2172,6 +2224,64 @@ nonisolated extension Godwit_Peer_V1_ReadRequest: SwiftProtobuf.Message, SwiftPr
     if lhs.extents != rhs.extents {return false}
     if lhs.maximumByteCount != rhs.maximumByteCount {return false}
     if lhs.urgent != rhs.urgent {return false}
+    if lhs.stateName != rhs.stateName {return false}
+    if lhs.headName != rhs.headName {return false}
+    if lhs.seen != rhs.seen {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Peer_V1_SeenFile: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".SeenFile"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}inode\0\u{1}size\0\u{3}change_seconds\0\u{3}change_nanoseconds\0\u{3}modification_seconds\0\u{3}modification_nanoseconds\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.inode) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.size) }()
+      case 3: try { try decoder.decodeSingularInt64Field(value: &self.changeSeconds) }()
+      case 4: try { try decoder.decodeSingularUInt32Field(value: &self.changeNanoseconds) }()
+      case 5: try { try decoder.decodeSingularInt64Field(value: &self.modificationSeconds) }()
+      case 6: try { try decoder.decodeSingularUInt32Field(value: &self.modificationNanoseconds) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.inode != 0 {
+      try visitor.visitSingularUInt64Field(value: self.inode, fieldNumber: 1)
+    }
+    if self.size != 0 {
+      try visitor.visitSingularUInt64Field(value: self.size, fieldNumber: 2)
+    }
+    if self.changeSeconds != 0 {
+      try visitor.visitSingularInt64Field(value: self.changeSeconds, fieldNumber: 3)
+    }
+    if self.changeNanoseconds != 0 {
+      try visitor.visitSingularUInt32Field(value: self.changeNanoseconds, fieldNumber: 4)
+    }
+    if self.modificationSeconds != 0 {
+      try visitor.visitSingularInt64Field(value: self.modificationSeconds, fieldNumber: 5)
+    }
+    if self.modificationNanoseconds != 0 {
+      try visitor.visitSingularUInt32Field(value: self.modificationNanoseconds, fieldNumber: 6)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Peer_V1_SeenFile, rhs: Godwit_Peer_V1_SeenFile) -> Bool {
+    if lhs.inode != rhs.inode {return false}
+    if lhs.size != rhs.size {return false}
+    if lhs.changeSeconds != rhs.changeSeconds {return false}
+    if lhs.changeNanoseconds != rhs.changeNanoseconds {return false}
+    if lhs.modificationSeconds != rhs.modificationSeconds {return false}
+    if lhs.modificationNanoseconds != rhs.modificationNanoseconds {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2324,7 +2434,7 @@ nonisolated extension Godwit_Peer_V1_ChangesRequest: SwiftProtobuf.Message, Swif
 
 nonisolated extension Godwit_Peer_V1_ChangesReply: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".ChangesReply"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}kind\0\u{3}first_new_inode\0\u{1}inodes\0\u{1}complete\0\u{1}since\0\u{3}since_name\0\u{3}until_name\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}kind\0\u{3}first_new_inode\0\u{1}inodes\0\u{1}complete\0\u{1}since\0\u{3}since_name\0\u{3}until_name\0\u{3}since_keeper\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2339,6 +2449,7 @@ nonisolated extension Godwit_Peer_V1_ChangesReply: SwiftProtobuf.Message, SwiftP
       case 5: try { try decoder.decodeSingularUInt64Field(value: &self.since) }()
       case 6: try { try decoder.decodeSingularBytesField(value: &self.sinceName) }()
       case 7: try { try decoder.decodeSingularBytesField(value: &self.untilName) }()
+      case 8: try { try decoder.decodeSingularStringField(value: &self.sinceKeeper) }()
       default: break
       }
     }
@@ -2366,6 +2477,9 @@ nonisolated extension Godwit_Peer_V1_ChangesReply: SwiftProtobuf.Message, SwiftP
     if !self.untilName.isEmpty {
       try visitor.visitSingularBytesField(value: self.untilName, fieldNumber: 7)
     }
+    if !self.sinceKeeper.isEmpty {
+      try visitor.visitSingularStringField(value: self.sinceKeeper, fieldNumber: 8)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2377,6 +2491,7 @@ nonisolated extension Godwit_Peer_V1_ChangesReply: SwiftProtobuf.Message, SwiftP
     if lhs.since != rhs.since {return false}
     if lhs.sinceName != rhs.sinceName {return false}
     if lhs.untilName != rhs.untilName {return false}
+    if lhs.sinceKeeper != rhs.sinceKeeper {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -3710,7 +3825,7 @@ nonisolated extension Godwit_Peer_V1_VolumeStatus: SwiftProtobuf.Message, SwiftP
 
 nonisolated extension Godwit_Peer_V1_LackingRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".LackingRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0\u{1}extents\0\u{1}milliseconds\0\u{1}hops\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0\u{1}extents\0\u{1}milliseconds\0\u{1}hops\0\u{1}through\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3723,6 +3838,7 @@ nonisolated extension Godwit_Peer_V1_LackingRequest: SwiftProtobuf.Message, Swif
       case 3: try { try decoder.decodeRepeatedMessageField(value: &self.extents) }()
       case 4: try { try decoder.decodeSingularUInt32Field(value: &self.milliseconds) }()
       case 5: try { try decoder.decodeSingularUInt32Field(value: &self.hops) }()
+      case 6: try { try decoder.decodeSingularInt64Field(value: &self.through) }()
       default: break
       }
     }
@@ -3744,6 +3860,9 @@ nonisolated extension Godwit_Peer_V1_LackingRequest: SwiftProtobuf.Message, Swif
     if self.hops != 0 {
       try visitor.visitSingularUInt32Field(value: self.hops, fieldNumber: 5)
     }
+    if self.through != 0 {
+      try visitor.visitSingularInt64Field(value: self.through, fieldNumber: 6)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -3753,6 +3872,7 @@ nonisolated extension Godwit_Peer_V1_LackingRequest: SwiftProtobuf.Message, Swif
     if lhs.extents != rhs.extents {return false}
     if lhs.milliseconds != rhs.milliseconds {return false}
     if lhs.hops != rhs.hops {return false}
+    if lhs.through != rhs.through {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -14,6 +14,7 @@ package enum ChangesCoding {
         reply.since = changes.since?.number ?? 0
         reply.sinceName = .init(changes.sinceName?.bytes ?? [])
         reply.untilName = .init(changes.untilName?.bytes ?? [])
+        reply.sinceKeeper = changes.sinceKeeper?.description ?? ""
         reply.firstNewInode = changes.firstNewInode.number
         reply.complete = changes.isComplete
         reply.inodes = changes.inodes.map { item in
@@ -58,7 +59,8 @@ package enum ChangesCoding {
         return ChangesSince(
             kind: kind, since: reply.since == 0 ? nil : Epoch(reply.since),
             sinceName: StateName(reply.sinceName), untilName: StateName(reply.untilName),
-            firstNewInode: InodeNumber(reply.firstNewInode), inodes: inodes,
+            sinceKeeper: SiteID(reply.sinceKeeper), firstNewInode: InodeNumber(reply.firstNewInode),
+            inodes: inodes,
             isComplete: reply.complete || kind == .uncertain)
     }
 }

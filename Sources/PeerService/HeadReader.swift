@@ -14,7 +14,7 @@ package struct HeadReader: Sendable {
 
     private let storage: HeadStorage
     private let hydrator: Hydrator?
-    private let unchangedSince: SequenceNumber?
+    private let basis: Basis
     /// Whether the head is kept for who reads; else it is its owner's, and what was read counts only if the right to read
     /// it still holds afterwards.
     let isKept: Bool
@@ -27,15 +27,26 @@ package struct HeadReader: Sendable {
         namesBytes = noteFailure
     }
 
-    /// - Parameter unchangedSince: what the reader has seen of a head that goes on; nil: the head does not change.
+    /// What the reader has seen of the head.
+    package enum Basis: Sendable {
+        /// All: the head does not change.
+        case all
+        /// Of a head that goes on, what is pinned there.
+        case through(SequenceNumber)
+        /// Of a head that went back in time and goes on, files that say the same.
+        case files(SeenFiles)
+    }
+
     package init(
-        storage: HeadStorage, hydrator: Hydrator?, unchangedSince: SequenceNumber? = nil, isKept: Bool = true
+        storage: HeadStorage, hydrator: Hydrator?, seen basis: Basis = .all, isKept: Bool = true
     ) {
         self.isKept = isKept
         self.storage = storage
         self.hydrator = hydrator
-        self.unchangedSince = unchangedSince
+        self.basis = basis
     }
+
+    private var goesOn: Bool { if case .all = basis { false } else { true } }
 
     /// - Returns: pieces that cover a prefix of the extents, in order, with at most `maximumByteCount` bytes
     ///   of data; a hole is named whole, also beyond what was asked.
@@ -111,7 +122,7 @@ package struct HeadReader: Sendable {
     /// parts.
     package func changes(since epoch: Epoch, after: InodeNumber) async throws -> ChangesSince {
         // Of a head that has gone on without its reader's knowledge nothing is told in this way.
-        guard unchangedSince == nil else { return ChangesSince(kind: .unknown) }
+        guard !goesOn else { return ChangesSince(kind: .unknown) }
         let catalog = storage.catalog
         return try await BlockingThreads.run {
             try catalog.performCommitting {
@@ -122,7 +133,7 @@ package struct HeadReader: Sendable {
 
     /// Which bytes changed in the reign that ended with what was granted to `heir`, the inodes above `after`, in parts.
     package func changes(inReignBefore heir: Epoch, after: InodeNumber) async throws -> ChangesSince {
-        guard unchangedSince == nil else { return ChangesSince(kind: .unknown) }
+        guard !goesOn else { return ChangesSince(kind: .unknown) }
         let catalog = storage.catalog
         return try await BlockingThreads.run {
             try catalog.performCommitting {
@@ -134,12 +145,16 @@ package struct HeadReader: Sendable {
 
     /// What the reader has seen of a head that goes on is pinned: its names are as they were.
     package func list(_ request: ListingRequest) throws -> Listing {
-        try storage.catalog.list(request, asOf: unchangedSince)
+        switch basis {
+        case .all: try storage.catalog.list(request, asOf: nil)
+        case .through(let position): try storage.catalog.list(request, asOf: position)
+        case .files: throw PeerError.refused("names of a head that went back in time")
+        }
     }
 
     /// Where the head was sealed.
     package func position() throws -> CatalogPosition {
-        guard unchangedSince == nil else {
+        guard !goesOn else {
             throw PeerError.refused("the end of a head that has gone on since it was handed over")
         }
         return try storage.catalog.position()
@@ -172,14 +187,25 @@ package struct HeadReader: Sendable {
 
     /// After the bytes were read, and with nobody amid a write: then they are what the reader saw.
     private func checkUnchanged(_ inode: InodeNumber) throws {
-        guard let unchangedSince else { return }
+        guard goesOn else { return }
         let isUnchanged = try storage.withDataLock(of: inode) {
-            let record = try storage.catalog.perform { state in
-                try state.isUnchanged(inode, since: unchangedSince) ? try state.peekInode(inode) : nil
+            let (record, mayHideWrites) = try storage.catalog.perform { state -> (InodeRecord?, Bool) in
+                switch basis {
+                case .all: return (try state.peekInode(inode), false)
+                case .through(let position):
+                    guard try state.isUnchanged(inode, since: position) else { return (nil, false) }
+                    return (try state.peekInode(inode), try state.mayHideWrites(since: position))
+                case .files(let seen):
+                    guard let file = seen.files[inode], let record = try state.peekInode(inode),
+                        record.attributes.linkCount > 0, SeenFiles.File(record.attributes) == file
+                    else { return (nil, false) }
+                    return (record, try state.mayHideWrites(since: nil))
+                }
             }
             guard let record else { return false }
-            if storage.catalog.wasClosedCleanly || record.data == .none { return true }
-            // What was written in the last moments before a crash is in the file, and the catalog does not know.
+            guard mayHideWrites, record.data != .none else { return true }
+            // What was written in the last moments before a crash is in the file, and the catalog does not know. No program
+            // sets these two times: not of the data file, nor when an inode was last changed.
             return try storage.dataFile(of: record).modificationTime() <= record.attributes.changeTime
         }
         guard isUnchanged else { throw PeerError.changed(inode) }

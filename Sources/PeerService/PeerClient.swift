@@ -14,9 +14,15 @@ package final class PeerClient: Sendable {
     package let site: SiteID
     private let urgent: RPCChannel
     private let bulk: BulkConnections
+    private let explain: @Sendable () -> String?
 
-    package init(site: SiteID, endpoint: RPCEndpoint, security: RPCSecurity) throws(PeerError) {
+    /// - Parameter explain: what may be why there is no connection, for people; nil: nothing is known.
+    package init(
+        site: SiteID, endpoint: RPCEndpoint, security: RPCSecurity,
+        explain: @escaping @Sendable () -> String? = { nil }
+    ) throws(PeerError) {
         self.site = site
+        self.explain = explain
         do {
             let options = PeerLimits.channelOptions
             urgent = try RPCChannel(to: endpoint, security: security, options: options)
@@ -144,8 +150,15 @@ package final class PeerClient: Sendable {
             guard since == nil else { return try await follow(bytes, over: urgent, patience, apply: apply) }
             return try await bulk.call { try await follow(bytes, over: $0, patience, apply: apply) }
         } catch let error as RPCStatus {
-            throw PeerError.call(site: site, method: "Follow", error)
+            throw failure("Follow", error)
         }
+    }
+
+    private func failure(_ method: String, _ status: RPCStatus) -> PeerError {
+        guard status.code == .unavailable, let reason = explain() else {
+            return .call(site: site, method: method, status)
+        }
+        return .call(site: site, method: method, RPCStatus(.unavailable, "\(status.message): \(reason)"))
     }
 
     private func follow(
@@ -189,16 +202,21 @@ package final class PeerClient: Sendable {
 
     /// Reads bytes of the head that the peer keeps for our reign; every piece is verified.
     ///
-    /// - Parameter own: what we have ourselves, by extent: where the peer has the same it does not send it.
+    /// - Parameters:
+    ///   - own: what we have ourselves, by extent: where the peer has the same it does not send it.
+    ///   - state: a state from before ours, of this name, which the peer granted to another site's reign.
+    ///   - seen: files as they are here, for a peer that may not know what was followed of it.
     package func read(
         _ extents: [Extent], own: [Extent: [UInt8]] = [:], of volume: VolumeID, reign: Epoch,
-        urgency: Urgency, timeout: Duration
+        state: StateName? = nil, seen: SeenFiles? = nil, urgency: Urgency, timeout: Duration
     ) async throws(PeerError) -> [Piece] {
         var request = Godwit_Peer_V1_ReadRequest()
         request.volume = volume.description
         request.epoch = reign.number
         request.maximumByteCount = UInt32(PeerLimits.readAnswerByteCount)
         request.urgent = urgency == .urgent
+        request.stateName = .init(state?.bytes ?? [])
+        seen?.write(to: &request)
         request.extents = extents.map { extent in
             var message = Godwit_Peer_V1_Extent()
             message.inode = extent.inode.number
@@ -274,14 +292,17 @@ package final class PeerClient: Sendable {
     /// How many bytes of each extent, of the head that the peer keeps for our reign, are neither there nor at whom the peer
     /// would get them from; of its present head, if `reign` is the peer's own.
     ///
+    /// - Parameter sequence: what we have followed of the present head: of files that were written to since all is lacking.
     /// - Returns: the counts, in the order of the extents, and who did not tell: what such a site has is said to be lacking.
     package func lacking(
-        _ extents: [Extent], of volume: VolumeID, reign: Epoch, hops: UInt32, within timeout: Duration
+        _ extents: [Extent], of volume: VolumeID, reign: Epoch, through sequence: SequenceNumber? = nil,
+        hops: UInt32, within timeout: Duration
     ) async throws(PeerError) -> (byteCounts: [UInt64], silent: [SiteID]) {
         var request = Godwit_Peer_V1_LackingRequest()
         request.volume = volume.description
         request.epoch = reign.number
         request.hops = hops
+        request.through = sequence?.number ?? 0
         // Whoever is asked on the way is to give up before this does.
         request.milliseconds = UInt32(clamping: Int64(timeout / .milliseconds(1)) * 3 / 4)
         request.extents = extents.map { extent in
@@ -312,7 +333,7 @@ package final class PeerClient: Sendable {
         do {
             return try parse(isUrgent ? try await answer(of: urgent) : try await bulk.call(answer))
         } catch let error as RPCStatus {
-            throw .call(site: site, method: method, error)
+            throw failure(method, error)
         } catch let error as PeerError {
             throw error
         } catch {
@@ -343,13 +364,17 @@ package struct PeerSource: ByteSource, DirectorySource {
     private let client: @Sendable () throws -> PeerClient
     private let volume: VolumeID
     private let reign: Epoch
+    private let seen: @Sendable ([InodeNumber]) throws -> SeenFiles?
 
     /// - Parameters:
     ///   - client: the connections to the peer, which may be others each time.
     ///   - reign: the reign under which this site owns the volume, for which the peer keeps bytes.
+    ///   - seen: files as they are here, for a peer that has refused because it does not know what was followed of it.
     package init(
-        site: SiteID, volume: VolumeID, reign: Epoch, client: @escaping @Sendable () throws -> PeerClient
+        site: SiteID, volume: VolumeID, reign: Epoch, client: @escaping @Sendable () throws -> PeerClient,
+        seen: @escaping @Sendable ([InodeNumber]) throws -> SeenFiles? = { _ in nil }
     ) {
+        self.seen = seen
         self.site = site
         self.client = client
         self.volume = volume
@@ -361,7 +386,16 @@ package struct PeerSource: ByteSource, DirectorySource {
     package func read(
         _ extents: [Extent], urgency: Urgency, timeout: Duration
     ) async throws -> [Piece] {
-        try await client().read(extents, of: volume, reign: reign, urgency: urgency, timeout: timeout)
+        do {
+            return try await client().read(
+                extents, of: volume, reign: reign, urgency: urgency, timeout: timeout)
+        } catch PeerError.call(let site, let method, let status) where status.code == .failedPrecondition {
+            guard let seen = try? seen(extents.map(\.inode)) else {
+                throw PeerError.call(site: site, method: method, status)
+            }
+            return try await client().read(
+                extents, of: volume, reign: reign, seen: seen, urgency: urgency, timeout: timeout)
+        }
     }
 
     func read(

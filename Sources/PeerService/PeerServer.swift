@@ -18,7 +18,16 @@ package protocol PeerBackend: Sendable {
     /// - Parameter reign: what the follower knows of this site's reign. Refused when that is later than any known here.
     func catalog(of volume: VolumeID, reign: Epoch, for site: SiteID) async throws -> Catalog
     /// The head whose bytes are kept for a reign of the caller.
-    func reader(of volume: VolumeID, reign: Epoch, for site: SiteID) async throws -> HeadReader
+    ///
+    /// - Parameter files: as the caller has them, if it asks so.
+    func reader(
+        of volume: VolumeID, reign: Epoch, seen files: SeenFiles?, for site: SiteID
+    ) async throws -> HeadReader
+    /// The head that is kept for a reign of another site, if it is the state of this name: the caller, who may be any, has
+    /// had the volume since.
+    func reader(
+        of volume: VolumeID, grantedTo heir: Epoch, named name: StateName, for site: SiteID
+    ) async throws -> HeadReader
     func exchange(
         _ message: Godwit_Peer_V1_HandoffMessage, from site: SiteID
     ) async throws -> Godwit_Peer_V1_HandoffMessage
@@ -33,14 +42,21 @@ package protocol PeerBackend: Sendable {
     ///
     /// - Returns: nil: no state of the volume that is here has it.
     func content(of block: LostBlock, of volume: VolumeID, for site: SiteID) async throws -> [UInt8]?
-    /// How many bytes of each extent, of the head that is kept for a reign of the caller or that it follows, nobody has who
-    /// is asked within the time.
+    /// How many bytes of each extent, of the head that is kept for a reign of the caller or that it has followed up to
+    /// `sequence`, nobody has who is asked within the time.
     func lacking(
-        _ extents: [Extent], of volume: VolumeID, reign: Epoch, hops: UInt32, within limit: Duration,
-        for site: SiteID
+        _ extents: [Extent], of volume: VolumeID, reign: Epoch, through sequence: SequenceNumber?,
+        hops: UInt32,
+        within limit: Duration, for site: SiteID
     ) async throws -> (byteCounts: [UInt64], silent: Set<SiteID>)
     /// - Returns: what serves the calls of other services that a node of this site makes; nil for anybody else.
     func serveMember(_ member: SiteID) -> RPCServer.Handler?
+}
+
+extension PeerBackend {
+    package func reader(of volume: VolumeID, reign: Epoch, for site: SiteID) async throws -> HeadReader {
+        try await reader(of: volume, reign: reign, seen: nil, for: site)
+    }
 }
 
 /// The service that peers call: decodes, authenticates, asks the backend, encodes.
@@ -234,12 +250,27 @@ package struct PeerServer: Sendable {
         let volume = try Self.volume(request.volume)
         try calls.begin(.read(isUrgent: request.urgent), by: site)
         defer { calls.end(.read(isUrgent: request.urgent), by: site) }
-        let reader = try await backend.reader(of: volume, reign: Epoch(request.epoch), for: site)
-        let pieces = try await reader.read(
-            extents, hashes: Dictionary(uniqueKeysWithValues: hashes),
-            maximumByteCount: Int(request.maximumByteCount))
-        if !reader.isKept { _ = try await backend.reader(of: volume, reign: Epoch(request.epoch), for: site) }
-        try await finish(call, of: site, with: ReadCoding.encode(pieces))
+        let reign = Epoch(request.epoch)
+        let reader: HeadReader
+        if request.stateName.isEmpty {
+            reader = try await backend.reader(
+                of: volume, reign: reign, seen: SeenFiles(request), for: site)
+        } else {
+            guard let name = StateName(request.stateName) else {
+                throw RPCStatus(.invalidArgument, "a state's name has \(StateName.byteCount) bytes")
+            }
+            reader = try await backend.reader(of: volume, grantedTo: reign, named: name, for: site)
+        }
+        let (known, limit) = (Dictionary(uniqueKeysWithValues: hashes), Int(request.maximumByteCount))
+        // Reading from the disk, hashing and compressing take their time: what nobody waits for holds up no other.
+        let reply = try await Aside.run(
+            request.urgent ? Urgency.urgent.priority : Urgency.background.priority
+        ) {
+            let pieces = try await reader.read(extents, hashes: known, maximumByteCount: limit)
+            return ReadCoding.encode(pieces)
+        }
+        if !reader.isKept { _ = try await backend.reader(of: volume, reign: reign, for: site) }
+        try await finish(call, of: site, with: reply)
     }
 
     private func changes(
@@ -289,7 +320,8 @@ package struct PeerServer: Sendable {
         try calls.begin(.read(isUrgent: false), by: site)
         defer { calls.end(.read(isUrgent: false), by: site) }
         let told = try await backend.lacking(
-            extents, of: volume, reign: Epoch(request.epoch), hops: request.hops,
+            extents, of: volume, reign: Epoch(request.epoch),
+            through: request.through > 0 ? SequenceNumber(request.through) : nil, hops: request.hops,
             within: min(.milliseconds(Int64(request.milliseconds)), PeerLimits.lackingWait), for: site)
         var reply = Godwit_Peer_V1_LackingReply()
         reply.byteCounts = told.byteCounts

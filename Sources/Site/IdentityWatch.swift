@@ -15,17 +15,17 @@ struct IdentityWatch: Sendable {
     func run(_ whenChanged: @Sendable () async -> Void) async {
         let source = context.identity.source
         var known = try? source.stamp()
-        var lastFailure: String?
-        var lastRenewalFailure: String?
+        var loading = Trouble()
+        var renewal = Trouble()
         while !Task.isCancelled {
             try? await Task.sleep(for: Self.interval)
             do {
                 // What fails is told once. Somebody else may renew it, or mend that, meanwhile.
-                lastRenewalFailure = renewIfDue(after: lastRenewalFailure)
+                renewIfDue(&renewal)
                 var stamp = try source.stamp()
                 guard stamp != known else {
-                    lastFailure = nil
-                    context.keysTrouble.withLock { $0 = lastRenewalFailure }
+                    loading.end()
+                    context.keysTrouble.withLock { $0 = renewal.text }
                     continue
                 }
                 var (fresh, change) = try source.load()
@@ -43,7 +43,7 @@ struct IdentityWatch: Sendable {
                 context.use(fresh)
                 await whenChanged()
                 known = stamp
-                lastFailure = nil
+                loading.end()
                 let peers = try fresh.peers().map(\.site.description).joined(separator: ", ")
                 context.logger.notice(
                     "new keys or trust: certificate until \(fresh.expiry.ISO8601Format()), peers: \(peers)")
@@ -52,26 +52,49 @@ struct IdentityWatch: Sendable {
                 }
             } catch {
                 // Once: what is in use stays in use.
-                if "\(error)" != lastFailure { context.logger.error("the site's keys: \(error)") }
-                lastFailure = "\(error)"
-                context.keysTrouble.withLock { $0 = "\(error)" }
+                if loading.note(error) { context.logger.error("the site's keys: \(error)") }
+                context.keysTrouble.withLock { $0 = loading.text }
             }
         }
     }
 
-    /// - Returns: why it could not be renewed.
-    private func renewIfDue(after lastFailure: String?) -> String? {
-        guard context.identity.isRenewalDue() else { return nil }
+    /// - Parameter trouble: why it could not be renewed, or is of no use.
+    private func renewIfDue(_ trouble: inout Trouble) {
+        let identity = context.identity
+        guard identity.isRenewalDue() else {
+            guard let wrong = identity.clockTrouble() else { return trouble.end() }
+            if trouble.note(wrong) { context.logger.error("no site can be talked to: \(wrong)") }
+            return
+        }
         do {
-            try context.identity.renewLeaf()
+            try identity.renewLeaf()
             context.logger.notice("the site's certificate was renewed")
-            return nil
+            trouble.end()
         } catch {
-            let failure = "\(error)"
-            if failure != lastFailure {
-                context.logger.error("the site's certificate cannot be renewed: \(failure)")
+            if trouble.note(error) {
+                context.logger.error("the site's certificate cannot be renewed: \(error)")
             }
-            return failure
+        }
+    }
+
+    /// What is wrong, told once.
+    private struct Trouble {
+        private var error: (any Error)?
+        private(set) var text: String?
+
+        mutating func end() { (error, text) = (nil, nil) }
+
+        /// - Returns: whether it is another one than before.
+        mutating func note(_ fresh: any Error) -> Bool {
+            let isKnown =
+                if let known = error as? IdentityError, let fresh = fresh as? IdentityError {
+                    fresh.isSame(as: known)
+                } else {
+                    text == "\(fresh)"
+                }
+            guard !isKnown else { return false }
+            (error, text) = (fresh, "\(fresh)")
+            return true
         }
     }
 }

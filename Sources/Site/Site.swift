@@ -228,9 +228,12 @@ package actor Site {
 
     /// Makes the follower of a volume that a peer offers; known already, it is the same one.
     ///
-    /// - Parameter stamp: when it was offered, by a node of this site.
+    /// - Parameters:
+    ///   - claim: what comes with it, for which there must be room.
+    ///   - stamp: when it was offered, by a node of this site.
     func adopt(
-        _ record: VolumeRecord, at stamp: OfferStamp?, limit: Int = Site.offerLimit
+        _ record: VolumeRecord, with claim: ClaimFacts? = nil, at stamp: OfferStamp?,
+        limit: Int = Site.offerLimit
     ) async throws -> VolumeAgent {
         if let known = agents[record.id] {
             await known.note(stamp)
@@ -245,7 +248,7 @@ package actor Site {
         if try await context.registry.volume(named: record.name) != nil {
             throw SiteError.nameTaken(record.name)
         }
-        try context.offers.admit(record)
+        try context.offers.admit(record, with: claim)
         let agent: VolumeAgent
         do {
             agent = VolumeAgent(try await context.registry.insert(record), context: context)

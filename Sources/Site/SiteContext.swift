@@ -106,7 +106,9 @@ package final class SiteContext: Sendable {
             certificateChainPEM: identity.certificateChainPEM, privateKeyPEM: identity.privateKeyPEM,
             trustedRootsPEM: try identity.rootPEM(of: peer), expectedServerName: identity.serverName(of: peer)
         )
-        let client = try PeerClient(site: peer, endpoint: endpoint, security: security)
+        let client = try PeerClient(site: peer, endpoint: endpoint, security: security) {
+            identity.clockTrouble().map { "\($0)" }
+        }
         let (used, old) = clients.withLock { clients in
             // Keys that changed meanwhile are for nobody to use again.
             guard self.identity === identity else { return (nil as PeerClient?, nil as PeerClient?) }

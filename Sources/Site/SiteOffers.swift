@@ -49,7 +49,7 @@ final class SiteOffers: Sendable {
         guard let site = offerer(of: record) else { return forget(record.id) }
         all.withLock { all in
             var offered = all[record.id] ?? Offered(site: site, recordByteCount: 0)
-            offered.recordByteCount = record.offeredByteCount
+            offered.recordByteCount = record.offeredByteCount(with: record.claim?.facts)
             if record.headNumber != 0 {
                 offered.replicaByteCount = size(ofHead: record.headNumber, of: record.id)
             }
@@ -57,12 +57,13 @@ final class SiteOffers: Sendable {
         }
     }
 
-    /// Before a volume that is offered becomes known here.
+    /// Before a volume that is offered becomes known here, and before a claim of it is kept.
     ///
+    /// - Parameter claim: the one that comes with the offer, if it is another than the record's.
     /// - Throws: `.exhausted` when its site has too much here already; nothing is noted then.
-    func admit(_ record: VolumeRecord) throws(SiteError) {
+    func admit(_ record: VolumeRecord, with claim: ClaimFacts? = nil) throws(SiteError) {
         guard let site = offerer(of: record) else { return }
-        let byteCount = record.offeredByteCount
+        let byteCount = record.offeredByteCount(with: claim ?? record.claim?.facts)
         try all.withLock { all throws(SiteError) in
             let theirs = all.filter { $0.value.site == site && $0.key != record.id }.values
             guard theirs.count < limits.volumeCount else {
@@ -74,7 +75,9 @@ final class SiteOffers: Sendable {
                     of: site,
                     "\(present) bytes of parameters and claims of what it offered; another \(byteCount)")
             }
-            all[record.id] = Offered(site: site, recordByteCount: byteCount)
+            var offered = all[record.id] ?? Offered(site: site, recordByteCount: 0)
+            offered.recordByteCount = byteCount
+            all[record.id] = offered
         }
     }
 
@@ -128,9 +131,9 @@ final class SiteOffers: Sendable {
 
 extension VolumeRecord {
     /// What another site has made this one keep by offering it.
-    fileprivate var offeredByteCount: Int {
+    fileprivate func offeredByteCount(with facts: ClaimFacts?) -> Int {
         var count = name.utf8.count + parameters.reduce(0) { $0 + $1.key.utf8.count + $1.value.utf8.count }
-        if let facts = claim?.facts {
+        if let facts {
             count += facts.labels.reduce(facts.name.utf8.count + facts.namespace.utf8.count) {
                 $0 + $1.key.utf8.count + $1.value.utf8.count
             }

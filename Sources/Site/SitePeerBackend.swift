@@ -49,7 +49,8 @@ package struct SitePeerBackend: PeerBackend {
         // Whoever owns the volume here is not to be overruled, nor asked for it, by a site that it does not name.
         if await site.knows(id), await site.isOwned(id) { _ = try await shared(id, with: owner) }
         let agent = try await site.adopt(
-            offered, at: isMember ? OfferStamp(epoch: reign.epoch, revision: request.revision) : nil)
+            offered, with: claim,
+            at: isMember ? OfferStamp(epoch: reign.epoch, revision: request.revision) : nil)
         let isAnew = await agent.isOfferedAnew()
         try await agent.note(offered.limits)
         var reply = Godwit_Peer_V1_OfferReply()
@@ -74,8 +75,21 @@ package struct SitePeerBackend: PeerBackend {
         return try await agent.catalogForFollower(peer, reign: reign)
     }
 
-    package func reader(of volume: VolumeID, reign: Epoch, for peer: SiteID) async throws -> HeadReader {
-        try await shared(volume, with: peer).reader(for: reign, of: peer)
+    package func reader(
+        of volume: VolumeID, reign: Epoch, seen files: SeenFiles?, for peer: SiteID
+    ) async throws -> HeadReader {
+        try await shared(volume, with: peer).reader(for: reign, of: peer, seen: files)
+    }
+
+    package func reader(
+        of volume: VolumeID, grantedTo heir: Epoch, named name: StateName, for peer: SiteID
+    ) async throws -> HeadReader {
+        // Whom the volume went to from there is not known here: that the state can be named is the right to read it. To
+        // anybody else there is no such volume.
+        guard await site.knows(volume), let agent = try? await site.agent(volume),
+            let reader = try? await agent.reader(grantedTo: heir, named: name)
+        else { throw PeerError.unknownVolume(volume) }
+        return reader
     }
 
     package func content(
@@ -86,11 +100,12 @@ package struct SitePeerBackend: PeerBackend {
     }
 
     package func lacking(
-        _ extents: [Extent], of volume: VolumeID, reign: Epoch, hops: UInt32, within limit: Duration,
-        for peer: SiteID
+        _ extents: [Extent], of volume: VolumeID, reign: Epoch, through sequence: SequenceNumber?,
+        hops: UInt32,
+        within limit: Duration, for peer: SiteID
     ) async throws -> (byteCounts: [UInt64], silent: Set<SiteID>) {
         try await shared(volume, with: peer).lacking(
-            extents, for: reign, of: peer, hops: hops, within: limit)
+            extents, for: reign, of: peer, through: sequence, hops: hops, within: limit)
     }
 
     package func exchange(

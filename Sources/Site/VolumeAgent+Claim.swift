@@ -17,6 +17,7 @@ extension VolumeAgent {
     func note(_ facts: ClaimFacts?, isAnew: Bool) async throws -> ClaimReport? {
         guard let facts, !record.head.hasOwnHead else { return nil }
         if isAnew || record.claim?.facts != facts {
+            try context.offers.admit(record, with: facts)
             try await change { $0.claim = ForeignClaim(facts: facts) }
             context.offers.note(record)
         }
@@ -166,7 +167,7 @@ extension VolumeAgent {
         guard record.head.hasOwnHead, record.headNumber != 0 else { return }
         let catalog = try openHead(record.headNumber).storage.catalog
         let pins = try catalog.perform { try $0.pinNames() }.filter { SiteID($0)?.site == peer }
-        try await onBlockingThread { for pin in pins { try catalog.unpin(pin) } }
+        try await onBlockingThread { for pin in pins { try catalog.dismiss(pin) } }
     }
 
     private func forgetFollowers(at site: SiteID) {

@@ -163,6 +163,24 @@ extension VolumeAgent {
         return nil
     }
 
+    /// A copy that is kept of what was granted to a reign, if it surely is the state of this name; nil: there is none. It may
+    /// go at any moment.
+    func copyReader(grantedTo heir: Epoch, named name: StateName) async throws -> HeadReader? {
+        guard let number = record.copies[heir]?.number else { return nil }
+        let storage = try await openEarlier(number).storage
+        // While the disk was waited for it may have gone.
+        guard heads[number]?.storage === storage, record.copies[heir]?.number == number,
+            let seal = try storage.catalog.perform({ try $0.sealedFor() }), seal.heir == heir,
+            seal.name == name, seal.isCertain
+        else { return nil }
+        if ownCopies[number] == nil {
+            guard let copy = try OwnCopy(storage, grantedTo: heir), use(copy, storage) else { return nil }
+            ownCopies[number] = copy
+        }
+        guard ownCopies[number]?.isGivenUp == false else { return nil }
+        return HeadReader(storage: storage, hydrator: nil)
+    }
+
     /// A head that others need is open, or soon will be. A copy may have to be read through after a crash: that
     /// holds up nothing that is asked of this volume.
     private func openEarlier(_ number: UInt64) async throws -> OpenHead {

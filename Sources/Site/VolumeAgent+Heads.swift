@@ -164,8 +164,11 @@ extension VolumeAgent {
         let head = try openHead(number)
         guard head.hydrator == nil else { return }
         let context = self.context
+        let storage = head.storage
         let origin = PeerSource(site: source.site, volume: id, reign: source.reign) {
             try context.client(of: source.site)
+        } seen: {
+            try SeenFiles($0, of: storage)
         }
         let (catalog, logger) = (head.storage.catalog, self.logger)
         let returning: ReturningSource? =
@@ -176,13 +179,19 @@ extension VolumeAgent {
             } openCopy: { [weak self] in
                 await self?.ownCopy(for: source, besides: number)
             }
+        let bytes = FormerKeepers(
+            behind: returning ?? origin, of: catalog, volume: id, at: context.site
+        ) {
+            logger.notice("\($0)")
+        } client: {
+            try context.client(of: $0)
+        }
         head.startHydration(
-            from: returning ?? origin, directories: origin, configuration: context.hydration,
-            policy: record.hydration
+            from: bytes, directories: origin, configuration: context.hydration, policy: record.hydration
         ) { line in
             logger.warning("\(line)")
         } alongside: {
-            await Self.takeEarlierReigns(catalog, source, of: origin, logger)
+            await Self.takeEarlierReigns(catalog, source, of: origin, at: context.site, logger)
         } whenComplete: { [weak self] in
             await self?.noteFlattened(source.reign)
         }
@@ -191,19 +200,36 @@ extension VolumeAgent {
     /// The source is released later by so much at most.
     private static let earlierReignsLimit: Duration = .seconds(60)
 
-    /// Takes from the source what changed before this head's reign, for sites that kept an older state. Without it they
-    /// compare by hash.
+    /// Takes from the source what changed before this head's reign, for sites that kept an older state (without it they
+    /// compare by hash) and for finding what the source cannot give. While bytes come it is asked again for what it did not
+    /// tell.
     private static func takeEarlierReigns(
-        _ catalog: Catalog, _ source: Source, of origin: PeerSource, _ logger: Logger
+        _ catalog: Catalog, _ source: Source, of origin: PeerSource, at site: SiteID, _ logger: Logger
     ) async {
-        let deadline = ContinuousClock.now + earlierReignsLimit
-        do {
-            try await catalog.takeEarlierReigns(before: source.reign) { heir, after in
-                try await origin.changes(
-                    inReignBefore: heir, after: after, timeout: max(.zero, deadline - ContinuousClock.now))
+        var pause = 1
+        var keepers: Set<SiteID> = [site]
+        while true {
+            let deadline = ContinuousClock.now + earlierReignsLimit
+            do {
+                try await catalog.takeEarlierReigns(before: source.reign, of: source.site) { heir, after in
+                    try await origin.changes(
+                        inReignBefore: heir, after: after, timeout: max(.zero, deadline - ContinuousClock.now)
+                    )
+                }
+            } catch {
+                logger.debug("what changed before epoch \(source.reign) is not known here: \(error)")
             }
-        } catch {
-            logger.debug("what changed before epoch \(source.reign) is not known here: \(error)")
+            let states = (try? catalog.perform { $0.formerStates }) ?? []
+            for keeper in states.map(\.keeper) where keepers.insert(keeper).inserted {
+                logger.info("what has not changed since can be had of site \(keeper) as well")
+            }
+            for _ in 0..<pause {
+                guard (try? catalog.lacksNames()) == true,
+                    (try? catalog.perform { $0.missingByteCount > 0 || $0.isArriving }) == true,
+                    (try? await Task.sleep(for: .seconds(1))) != nil
+                else { return }
+            }
+            pause = min(pause * 2, 60)
         }
     }
 
@@ -267,7 +293,9 @@ extension VolumeAgent {
 
     /// The head that is kept for a reign of another site; or the present one, for a node of this site that is to read it
     /// under its epoch.
-    func reader(for reign: Epoch, of site: SiteID) throws -> HeadReader {
+    ///
+    /// - Parameter files: as the site has them, for a head that may have gone back in time.
+    func reader(for reign: Epoch, of site: SiteID, seen files: SeenFiles? = nil) throws -> HeadReader {
         if record.head.mayRead(site, under: reign) {
             try checkServed()
             let head = try openHead(record.headNumber)
@@ -287,11 +315,29 @@ extension VolumeAgent {
             try state.isPinned(for: Self.pinName(of: reign), at: seen)
                 || state.isPinned(for: site.description, at: seen)
         }
-        guard isKnown else {
-            throw PeerError.refused(
-                "volume \(id): it is not known any more what has changed since site \(site) looked")
+        if isKnown {
+            return HeadReader(storage: head.storage, hydrator: head.hydrator, seen: .through(seen))
         }
-        return HeadReader(storage: head.storage, hydrator: head.hydrator, unchangedSince: seen)
+        guard let files, try head.storage.catalog.headName() == files.head else { throw notKnownSince(site) }
+        return HeadReader(storage: head.storage, hydrator: head.hydrator, seen: .files(files))
+    }
+
+    func notKnownSince(_ site: SiteID) -> PeerError {
+        .refused("volume \(id): it is not known any more what has changed since site \(site) looked")
+    }
+
+    /// The head that is kept for a reign of another site, or that was and is a copy now, if it still is the state of this
+    /// name; nil: there is none.
+    func reader(grantedTo heir: Epoch, named name: StateName) async throws -> HeadReader? {
+        guard obstacle == nil else { return nil }
+        guard record.head.keptReigns.contains(heir), let number = record.retainedHeads[heir] else {
+            return try await copyReader(grantedTo: heir, named: name)
+        }
+        let head = try openHead(number)
+        guard let seal = try head.storage.catalog.perform({ try $0.sealedFor() }), seal.heir == heir,
+            seal.name == name
+        else { return nil }
+        return HeadReader(storage: head.storage, hydrator: head.hydrator)
     }
 
     /// Opens what peers will read soon, so that their first fault does not wait for it.

@@ -17,6 +17,8 @@ extension VolumeAgent {
     struct Keeper: Hashable, Sendable {
         let site: SiteID
         let reign: Epoch
+        /// Of its own head, which goes on: what was followed of it.
+        var through: SequenceNumber?
     }
 
     /// How many inodes are looked at in one go.
@@ -80,7 +82,7 @@ extension VolumeAgent {
             let part = Array(extents[counts.count...].prefix(PeerLimits.extentCount))
             do {
                 let told = try await context.client(of: keeper.site).lacking(
-                    part, of: id, reign: keeper.reign, hops: hops,
+                    part, of: id, reign: keeper.reign, through: keeper.through, hops: hops,
                     within: deadline - ContinuousClock.now)
                 counts += zip(told.byteCounts, part).map { min($0, $1.range.byteCount) }
                 silent.formUnion(told.silent)
@@ -97,10 +99,12 @@ extension VolumeAgent {
     ///
     /// - Throws: `PeerError.refused` when neither is so.
     func lacking(
-        _ extents: [Extent], for reign: Epoch, of site: SiteID, hops: UInt32, within limit: Duration
+        _ extents: [Extent], for reign: Epoch, of site: SiteID, through sequence: SequenceNumber?,
+        hops: UInt32,
+        within limit: Duration
     ) async throws -> (byteCounts: [UInt64], silent: Set<SiteID>) {
         let deadline = ContinuousClock.now + limit
-        let (reader, source) = try keptOrFollowed(reign, by: site)
+        let (reader, source) = try keptOrFollowed(reign, by: site, through: sequence)
         let parts = try await onBlockingThread { try reader.missingParts(of: extents) }
         var counts = [UInt64](repeating: 0, count: extents.count)
         var asked: [Extent] = []
@@ -121,11 +125,23 @@ extension VolumeAgent {
         return (counts, silent)
     }
 
-    private func keptOrFollowed(_ reign: Epoch, by site: SiteID) throws -> (HeadReader, Source?) {
+    /// - Parameter sequence: what is followed of the present head. A takeover with that would be given what has not changed
+    ///   since (`reader(for:of:)`).
+    private func keptOrFollowed(
+        _ reign: Epoch, by site: SiteID, through sequence: SequenceNumber?
+    ) throws -> (HeadReader, Source?) {
         if case .owning(reign, _) = record.head.role {
             try checkServed()
             let head = try openHead(record.headNumber)
-            return (HeadReader(storage: head.storage, hydrator: nil, isKept: false), record.head.origin)
+            if let sequence {
+                let isKnown = try head.storage.catalog.perform {
+                    try $0.isPinned(for: site.description, at: sequence)
+                }
+                guard isKnown else { throw notKnownSince(site) }
+            }
+            let seen: HeadReader.Basis = if let sequence { .through(sequence) } else { .all }
+            let reader = HeadReader(storage: head.storage, hydrator: nil, seen: seen, isKept: false)
+            return (reader, record.head.origin)
         }
         let reader = try reader(for: reign, of: site)
         let kept = record.head.keptHead(for: Reign(site, reign))

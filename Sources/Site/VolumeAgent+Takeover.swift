@@ -136,7 +136,8 @@ extension VolumeAgent {
     /// Who would give what is missing in a state, once a takeover has begun with it.
     private func keeper(of base: TakeoverBase, _ overruled: Reign) -> Keeper? {
         switch base {
-        case .followed: Keeper(site: overruled.owner, reign: overruled.epoch)
+        case .followed(let sequence):
+            Keeper(site: overruled.owner, reign: overruled.epoch, through: sequence)
         case .kept(let reign):
             record.head.source(ofHead: reign).map { Keeper(site: $0.site, reign: $0.reign) }
         }

@@ -58,7 +58,7 @@ package struct IdentitySource: Hashable, Sendable {
                 "a node cannot be named '\(member.node.prefix(300))' in site \(given.site): it is made of a–z, 0–9, '-' and '.'"
             )
         }
-        guard now < given.expiry else { throw .expired(given.site) }
+        try given.certificate.checkEnd(of: given.site, isAuthority: true, now: now)
         let keys = KeyDirectory(path: directory)
         try keys.make()
         return try keys.locked { () throws(IdentityError) in
@@ -103,7 +103,8 @@ package struct IdentitySource: Hashable, Sendable {
         guard let text = try keys.read(file, isSecret: true),
             let leaf = try? SiteIdentity.leaf(text, from: file, of: authority)
         else { return false }
-        return leaf.name == name && !SiteIdentity.isRenewalDue(leaf.pair.certificate.notValidAfter, now: now)
+        return leaf.name == name
+            && !SiteIdentity.isRenewalDue(leaf.pair.certificate, of: authority.certificate, now: now)
     }
 
     /// Changes with every change of what is in the directories that a value loaded from them would tell: our keys and

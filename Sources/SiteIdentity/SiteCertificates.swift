@@ -161,10 +161,30 @@ enum SiteCertificates {
         guard let uses, uses.contains(.clientAuth), uses.contains(.serverAuth) else {
             throw .wrongUse(site, "is not for connections between sites")
         }
-        let start = max(leaf.notValidBefore, authority.notValidBefore)
-        let end = min(leaf.notValidAfter, authority.notValidAfter)
-        guard start <= now else { throw .notYetValid(site) }
-        guard now <= end else { throw .expired(site) }
-        return start...end
+        for (certificate, isAuthority) in [(authority, true), (leaf, false)] {
+            try certificate.checkTime(of: site, isAuthority: isAuthority, now: now)
+        }
+        return max(
+            leaf.notValidBefore, authority.notValidBefore)...min(
+                leaf.notValidAfter, authority.notValidAfter)
+    }
+}
+
+extension Certificate {
+    var validity: ClosedRange<Date> { notValidBefore...max(notValidBefore, notValidAfter) }
+
+    /// - Throws: `.expired` or `.notYetValid`.
+    func checkTime(of site: SiteID, isAuthority: Bool, now: Date) throws(IdentityError) {
+        guard notValidBefore <= now else {
+            throw .notYetValid(site, CertificateTime(validity, clock: now, isAuthority: isAuthority))
+        }
+        try checkEnd(of: site, isAuthority: isAuthority, now: now)
+    }
+
+    /// - Throws: `.expired`.
+    func checkEnd(of site: SiteID, isAuthority: Bool, now: Date) throws(IdentityError) {
+        guard now <= notValidAfter else {
+            throw .expired(site, CertificateTime(validity, clock: now, isAuthority: isAuthority))
+        }
     }
 }

@@ -28,6 +28,7 @@ package final class SiteIdentity: Sendable {
     private let leaf: (certificatePEM: String, keyPEM: String)
     /// When the leaf certificate ends.
     package let expiry: Date
+    private let certificate: Certificate
     /// What was proved of leaf certificates, by their PEM.
     private let proofs = Mutex<[String: Proof]>([:])
 
@@ -73,6 +74,7 @@ package final class SiteIdentity: Sendable {
         let leaf = try Self.leaf(text, from: "\(keys.path)/\(Self.leafFile)", of: authority)
         site = leaf.name
         self.leaf = (leaf.pair.certificatePEM, leaf.pair.key.pemRepresentation)
+        certificate = leaf.pair.certificate
         expiry = leaf.pair.certificate.notValidAfter
     }
 
@@ -105,7 +107,7 @@ package final class SiteIdentity: Sendable {
     package static func renewLeaf(in directory: String, now: Date = Date()) throws(IdentityError) {
         let keys = KeyDirectory(path: directory)
         guard let authority = try authority(in: keys) else { throw .missing(directory: directory) }
-        guard now < authority.expiry else { throw .expired(authority.site) }
+        try authority.certificate.checkEnd(of: authority.site, isAuthority: true, now: now)
         try keys.locked { () throws(IdentityError) in
             var name = authority.site
             if let known = try? keys.read(leafFile), let leaf = try? leaf(known, from: "", of: authority) {
@@ -115,8 +117,28 @@ package final class SiteIdentity: Sendable {
         }
     }
 
-    /// Whether less than a third of the leaf's life is left.
-    package func isRenewalDue(now: Date = Date()) -> Bool { Self.isRenewalDue(expiry, now: now) }
+    /// Whether less than a third of the leaf's life is left; or it was made by a clock that was ahead, so that it is not
+    /// valid for long yet.
+    package func isRenewalDue(now: Date = Date()) -> Bool {
+        Self.isRenewalDue(certificate, of: authority.certificate, now: now)
+    }
+
+    static func isRenewalDue(_ leaf: Certificate, of authority: Certificate, now: Date) -> Bool {
+        // By a clock that is behind the authority itself no leaf would be valid.
+        isRenewalDue(leaf.notValidAfter, now: now)
+            || now < leaf.notValidBefore && authority.notValidBefore <= now
+    }
+
+    /// What this site's own certificate, or its authority, says of the clock here; nil: they agree.
+    package func clockTrouble(now: Date = Date()) -> IdentityError? {
+        do {
+            try authority.certificate.checkTime(of: authority.site, isAuthority: true, now: now)
+            try certificate.checkTime(of: site, isAuthority: false, now: now)
+            return nil
+        } catch {
+            return error
+        }
+    }
 
     package static func isRenewalDue(_ expiry: Date, now: Date) -> Bool {
         expiry.timeIntervalSince(now) < SiteCertificates.leafLifetime / 3

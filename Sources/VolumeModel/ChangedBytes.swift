@@ -136,6 +136,8 @@ package struct ChangesSince: Sendable {
     /// The name of the state since which this is told, and, of one reign, of the one with which it ended. nil: not known.
     package var sinceName: StateName?
     package var untilName: StateName?
+    /// Of one reign: who granted the state with which it began. nil: not known.
+    package var sinceKeeper: SiteID?
     /// Inodes from this number on are new since.
     package var firstNewInode: InodeNumber
     /// Those that may have changed, ascending by number.
@@ -145,13 +147,14 @@ package struct ChangesSince: Sendable {
 
     package init(
         kind: Kind, since: Epoch? = nil, sinceName: StateName? = nil, untilName: StateName? = nil,
-        firstNewInode: InodeNumber = InodeNumber(0),
+        sinceKeeper: SiteID? = nil, firstNewInode: InodeNumber = InodeNumber(0),
         inodes: [(inode: InodeNumber, bytes: ChangedBytes)] = [], isComplete: Bool = true
     ) {
         self.kind = kind
         self.since = since
         self.sinceName = sinceName
         self.untilName = untilName
+        self.sinceKeeper = sinceKeeper
         self.firstNewInode = firstNewInode
         self.inodes = inodes
         self.isComplete = isComplete

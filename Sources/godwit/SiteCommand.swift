@@ -100,6 +100,7 @@ struct SiteCommand: AsyncParsableCommand {
             "What the names and inodes of each volume in use may take of memory, at least 4Mi. What the kernel knows of a "
                 + "volume's files comes on top, 50 bytes each.", valueName: "size"))
     var metadataMemory = ByteCount(bytes: CatalogMemory.standard.byteCount)
+    @OptionGroup var offers: OfferOptions
     @Option(
         help: ArgumentHelp(
             "The socket of a 'godwit hold', which keeps mounts while this process is replaced; none: an end ends them.",
@@ -177,7 +178,8 @@ struct SiteCommand: AsyncParsableCommand {
                 node: node ?? ProcessInfo.processInfo.hostName, state: state,
                 registry: try registry(state, of: identity.site), identity: identity, hydration: hydration,
                 copies: try copyPolicy(), restAfter: .seconds(restAfter), scrubbing: try scrubPolicy(),
-                memory: try catalogMemory(), holder: mountHolder.map { HolderClient(path: $0) },
+                memory: try catalogMemory(), offers: offers.limits,
+                holder: mountHolder.map { HolderClient(path: $0) },
                 advertised: advertise.flatMap { RPCEndpoint.bracketed($0) }, logger: logger)
             let site = Site(context: context)
             do {

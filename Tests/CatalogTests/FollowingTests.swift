@@ -197,6 +197,37 @@ import VolumeModel
         try owner.close()
     }
 
+    /// Of a follower that this very head knows nothing of, it is an older state; of one that was dropped it is not.
+    @Test func aFollowerThatWasNeverHeardOfIsNewerAndOneThatWasDroppedIsNot() async throws {
+        let temporary = try TemporaryDirectory()
+        try Catalog.create(
+            in: temporary.path, limits: VolumeLimits(byteCount: 0), epoch: .first, now: .zero, withRoot: true)
+        var owner = try Catalog(opening: temporary.path)
+        let head = try #require(try owner.headName())
+        func isBehind(_ follower: String, at number: Int64) throws -> Bool {
+            try owner.isBehind(follower, at: SequenceNumber(number), of: head)
+        }
+        let given = try await owner.sendChanges(to: "friend", since: nil) { _ in }.sequence.number
+        try owner.perform { try $0.setExtendedAttribute([1], of: .root, value: [2]) }
+        #expect(try !isBehind("friend", at: given))
+        #expect(try isBehind("friend", at: given + 1))
+        // In the life that was put back there was none of that name, however far this one has got by now.
+        #expect(try isBehind("stranger", at: given))
+        #expect(try !owner.isBehind("stranger", at: SequenceNumber(given), of: nil), "of another head")
+        try owner.dismiss("friend")
+        try owner.close()
+        owner = try Catalog(opening: temporary.path)
+        #expect(try !isBehind("friend", at: given))
+        let last = try owner.perform { $0.committedSequence.number }
+        #expect(try isBehind("friend", at: last + 1), "it has more than was ever given")
+        // It begins anew, and is known again.
+        let anew = try await owner.sendChanges(to: "friend", since: nil) { _ in }.sequence.number
+        #expect(try !isBehind("friend", at: anew))
+        try owner.unpin("friend")
+        #expect(try isBehind("friend", at: anew))
+        try owner.close()
+    }
+
     @Test func whatAFollowerWasGivenSurvivesThePowerLossOfItsOwner() async throws {
         let temporary = try TemporaryDirectory()
         let directory = try temporary.make("owner")

@@ -16,7 +16,7 @@ import VolumeModel
     private static func id(_ number: UInt64) -> VolumeID { VolumeID(randomHigh: 77, randomLow: number) }
 
     private static func offer(
-        _ number: UInt64, parameters: [String: String] = [:], withReplica: Bool = false
+        _ number: UInt64, parameters: [String: String] = [:], withReplica: Bool = false, claim labels: Int = 0
     ) throws -> [UInt8] {
         var offer = Godwit_Peer_V1_OfferRequest()
         offer.volume = id(number).description
@@ -25,6 +25,17 @@ import VolumeModel
         offer.epoch = 1
         offer.parameters = parameters
         offer.withoutReplica = !withReplica
+        if labels > 0 {
+            offer.claim.namespace = "shop"
+            offer.claim.name = "data"
+            offer.claim.requested = "1Gi"
+            offer.claim.capacity = "1Gi"
+            offer.claim.accessModes = ["ReadWriteOnce"]
+            for label in 0..<labels {
+                let name = "label-\(label)/" + String(repeating: "x", count: 60)
+                offer.claim.labels[name] = String(repeating: "y", count: 63)
+            }
+        }
         return try offer.serializedBytes()
     }
 
@@ -77,7 +88,7 @@ import VolumeModel
 
     @Test func whatComesWithOffersIsCounted() async throws {
         var limits = OfferLimits()
-        limits.recordByteCount = 100_000
+        limits.recordByteCount = 62_000
         let fixture = try await PeerFixture(offers: limits)
         let tokyo = try fixture.channel()
         let large = ["key": String(repeating: "x", count: 60_000)]
@@ -86,6 +97,15 @@ import VolumeModel
         let refused = try await tokyo.exchange("Offer", [try Self.offer(2, parameters: large)]).status
         #expect(Self.isRefused(refused, "parameters and claims", "tokyo"), "\(refused)")
         #expect(try await tokyo.exchange("Offer", [try Self.offer(3)]).status.code == .ok)
+        // Nor do claims that come later, or grow, get past that.
+        #expect(try await tokyo.exchange("Offer", [try Self.offer(3, claim: 1)]).status.code == .ok)
+        let swollen = try await tokyo.exchange("Offer", [try Self.offer(3, claim: 40)]).status
+        #expect(Self.isRefused(swollen, "parameters and claims", "tokyo"), "\(swollen)")
+        let kept = try await fixture.site.agent(Self.id(3)).record.claim?.facts.labels.count
+        #expect(kept == 1)
+        let another = try await tokyo.exchange("Offer", [try Self.offer(4, claim: 40)]).status
+        #expect(Self.isRefused(another, "parameters and claims", "tokyo"), "\(another)")
+        #expect(await !fixture.site.knows(Self.id(4)))
         tokyo.close()
         await fixture.end()
     }

@@ -36,10 +36,15 @@ import VolumeModel
             try await wait()
             throw PeerError.unknownVolume(volume)
         }
-        func reader(of volume: VolumeID, reign: Epoch, for peer: SiteID) async throws -> HeadReader {
+        func reader(
+            of volume: VolumeID, reign: Epoch, seen files: SeenFiles?, for peer: SiteID
+        ) async throws -> HeadReader {
             try await wait()
             throw PeerError.unknownVolume(volume)
         }
+        func reader(
+            of volume: VolumeID, grantedTo heir: Epoch, named name: StateName, for peer: SiteID
+        ) async throws -> HeadReader { throw PeerError.unknownVolume(volume) }
         func exchange(
             _ message: Godwit_Peer_V1_HandoffMessage, from peer: SiteID
         ) async throws -> Godwit_Peer_V1_HandoffMessage { message }
@@ -66,8 +71,8 @@ import VolumeModel
             return nil
         }
         func lacking(
-            _ extents: [Extent], of volume: VolumeID, reign: Epoch, hops: UInt32, within limit: Duration,
-            for peer: SiteID
+            _ extents: [Extent], of volume: VolumeID, reign: Epoch, through sequence: SequenceNumber?,
+            hops: UInt32, within limit: Duration, for peer: SiteID
         ) async throws -> (byteCounts: [UInt64], silent: Set<SiteID>) {
             throw PeerError.unknownVolume(volume)
         }

@@ -280,6 +280,17 @@ import VolumeModel
             try await town.fixture.site.agent(volume).revoke(tokyoSite)
         }
         try await town.getsNothing("tokyo")
+        // But who has had the volume since, whoever that is, can name the state. With another name there is no such volume.
+        let sealed = try await town.fixture.storage(of: town.sealed).catalog
+        let name = try #require(try sealed.perform { try $0.sealedFor()?.name })
+        for (name, code) in [(StateName(randomHigh: 1, randomLow: 2), RPCCode.notFound), (name, .ok)] {
+            var read = Godwit_Peer_V1_ReadRequest()
+            (read.volume, read.epoch) = (town.sealed.description, Self.heir)
+            read.extents = [Self.extent()]
+            read.stateName = .init(name.bytes)
+            let answer = try await Self.ask("Read", read, over: tokyo)
+            #expect(answer.code == code, "\(answer.message)")
+        }
         for channel in [tokyo, sydney] { channel.close() }
         await town.fixture.end()
     }

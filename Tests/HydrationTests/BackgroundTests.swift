@@ -71,6 +71,58 @@ import VolumeModel
         try await reopened.close()
     }
 
+    /// Keeps the thread of whoever asks in the background, as a disk does that is slow, until it is let go.
+    private struct StuckSource: ByteSource {
+        let contents: [InodeNumber: [UInt8]]
+        let begun: Counter
+        let name = "site elsewhere"
+
+        func read(_ extents: [Extent], urgency: Urgency, timeout: Duration) async throws -> [Piece] {
+            if urgency == .background {
+                begun.add()
+                Self.keepThread()
+            }
+            return extents.compactMap { extent in
+                contents[extent.inode].map { bytes in
+                    let part = Array(bytes[Int(extent.range.start)..<min(Int(extent.range.end), bytes.count)])
+                    return Piece(inode: extent.inode, range: extent.range, content: .bytes(part))
+                }
+            }
+        }
+
+        private static func keepThread() { usleep(1_500_000) }
+    }
+
+    @Test func aFaultNeedsNoThreadThatABackgroundRequestKeeps() async throws {
+        let heir = try await Heir()
+        let volume = try TestVolume(opening: heir.directory)
+        let begun = Counter()
+        let hydrator = Hydrator(
+            storage: volume.storage, source: StuckSource(contents: heir.contents, begun: begun)
+        ) { _ in }
+        let streaming = Task { try await hydrator.run() }
+        let deadline = ContinuousClock.now + .seconds(10)
+        while begun.value < min(4, ProcessInfo.processInfo.activeProcessorCount), .now < deadline {
+            try await Task.sleep(for: .milliseconds(5))
+        }
+        let last = try #require(heir.contents.keys.max())
+        let started = ContinuousClock.now
+        // Of no higher priority itself: whoever waits lends its own to what it waits for.
+        try await hydrator.fetch(ByteRange(0, 1), of: last)
+        let latency = ContinuousClock.now - started
+        #expect(latency < .milliseconds(700), "\(latency)")
+        streaming.cancel()
+        _ = await streaming.result
+        try await volume.close()
+    }
+
+    private final class Counter: Sendable {
+        private let count = Atomic(0)
+
+        var value: Int { count.load(ordering: .relaxed) }
+        func add() { count.wrappingAdd(1, ordering: .relaxed) }
+    }
+
     @Test func aRestartGoesOnWhereTheRecordEnds() async throws {
         let heir = try await Heir()
         var taken: UInt64 = 0

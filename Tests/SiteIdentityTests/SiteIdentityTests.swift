@@ -92,6 +92,31 @@ import X509
         #expect(try SiteIdentity(loading: directory.path + "/london").site == london)
     }
 
+    /// By a clock that is ahead a certificate is renewed which nobody believes when that clock is right again.
+    @Test func aLeafThatAClockAheadHasMadeIsRenewed() throws {
+        let one = try identity(london)
+        let made = Date()
+        #expect(one.clockTrouble() == nil)
+        try one.renewLeaf(now: made + 70 * 86_400)
+        let early = try SiteIdentity(loading: directory.path + "/london")
+        guard case .notYetValid(london, let time)? = early.clockTrouble() else {
+            Issue.record("\(String(describing: early.clockTrouble()))")
+            return
+        }
+        #expect(time.start > made + 69 * 86_400 && time.clock < made + 3600)
+        #expect(early.isRenewalDue())
+        try early.renewLeaf()
+        let renewed = try SiteIdentity(loading: directory.path + "/london")
+        #expect(renewed.clockTrouble() == nil && !renewed.isRenewalDue())
+        // A clock before the keys themselves makes none that would be good.
+        #expect(!renewed.isRenewalDue(now: made - 7200))
+        if case .notYetValid(london, let time)? = renewed.clockTrouble(now: made - 7200) {
+            #expect(time.isAuthority)
+        } else {
+            Issue.record("an authority of the future")
+        }
+    }
+
     @Test func damagedKeysAreAClearErrorAtEveryCut() throws {
         _ = try identity(london)
         for name in ["authority.pem", "leaf.pem"] {
@@ -194,19 +219,33 @@ import X509
         try two.trust(one.trustDocument(address: nil))
         let leaf = one.certificateChainPEM
         #expect(try two.authenticate(leafPEM: leaf, now: Date() + 89 * 86_400) == london)
-        #expect(throws: IdentityError.expired(london)) {
-            try two.authenticate(leafPEM: leaf, now: Date() + 91 * 86_400)
+        let late = Date() + 91 * 86_400
+        #expect {
+            try two.authenticate(leafPEM: leaf, now: late)
+        } throws: { error in
+            // What the clock says, what the certificate allows, and what to do.
+            guard case .expired(london, let time)? = error as? IdentityError else { return false }
+            return time.clock == late && !time.isAuthority
+                && [
+                    "valid until \(time.end.ISO8601Format())", "says \(late.ISO8601Format().prefix(16))",
+                    "pki renew",
+                ]
+                .allSatisfy { "\(error)".contains($0) }
         }
         // A clock that is half an hour behind is fine.
         #expect(try two.authenticate(leafPEM: leaf, now: Date() - 1800) == london)
-        #expect(throws: IdentityError.notYetValid(london)) {
+        #expect {
             try two.authenticate(leafPEM: leaf, now: Date() - 7200)
+        } throws: { error in
+            if case .notYetValid(london, _)? = error as? IdentityError { true } else { false }
         }
         // So must be its authority.
         let old = try RogueAuthority(tokyo, now: Date() - 21 * 365 * 86_400)
         try two.trust(old.document)
-        #expect(throws: IdentityError.expired(tokyo)) {
+        #expect {
             try two.authenticate(leafPEM: old.leaf(names: [name(tokyo)]))
+        } throws: { error in
+            if case .expired(tokyo, _)? = error as? IdentityError { true } else { false }
         }
     }
 

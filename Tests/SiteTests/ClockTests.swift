@@ -196,7 +196,20 @@ extension SiteTests {
                 let outcome = try await sites.london.run(["migrate", "data", "--to", "sydney", "--detach"])
                 #expect(!outcome.exit.isSuccess)
                 #expect(outcome.output.contains("sydney"), "\(outcome.output)")
+                // The site whose clock it is says so.
+                try await sites.sydney.godwit(["volume", "create", "other", "--capacity", "1Gi"])
+                let own = try await sites.sydney.run(["migrate", "other", "--to", "london", "--detach"])
+                #expect(!own.exit.isSuccess)
+                for words in [
+                    "the clock here says", "valid \(hours < 0 ? "from" : "until")", "put the clock right",
+                ] {
+                    #expect(own.output.contains(words), "\(own.output)")
+                }
                 #expect(try await sites.london.inspect("data")["role"] as? String == "owning")
+                try await SiteTests.wait("sydney's log to say so") {
+                    try String(contentsOfFile: sites.sydney.logPath, encoding: .utf8).contains(
+                        "put the clock right")
+                }
                 // The clock is put right, and it works, without a restart.
                 try sites.sydneysClock.set(.zero)
                 try await SiteTests.wait("the hand-over") {

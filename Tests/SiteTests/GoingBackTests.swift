@@ -55,5 +55,47 @@ extension SiteTests {
                 try await pair.unmount("data", at: pair.sydney)
             }
         }
+
+        /// Of what the replica lacks its owner of the other life gives what neither life has changed.
+        @Test func bytesThatNeitherLifeHasChangedComeAfterATakeover() async throws {
+            try await withSites(options: ["--fault-timeout", "1"]) { pair, cleanup in
+                try await pair.london.godwit(["volume", "create", "data", "--capacity", "1Gi"])
+                let london = try await pair.mount("data", at: pair.london, cleanup)
+                for name in ["kept", "here", "there"] {
+                    try writeRandomFile(london + "/" + name, byteCount: 300_000)
+                }
+                let kept = try bytes(london + "/kept")
+                _ = try await shell("sync kept here there .", in: london)
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney", "--prepare-only"])
+                try await pair.unmount("data", at: pair.london)
+                try await keepState(of: pair.london)
+                // One life, of which sydney hears.
+                try await pair.mount("data", at: pair.london, cleanup)
+                _ = try await shell("echo two > new; echo x >> here; sync new here .", in: london)
+                try await pair.unmount("data", at: pair.london)
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney", "--prepare-only"])
+                try await putBackState(of: pair.london)
+                // And the other.
+                try await pair.london.start()
+                try await pair.mount("data", at: pair.london, cleanup)
+                _ = try await shell("echo y | dd of=there conv=notrunc,fsync status=none", in: london)
+                try await pair.unmount("data", at: pair.london)
+                _ = try await pair.london.run(["migrate", "data", "--to", "sydney", "--prepare-only"])
+
+                try await pair.sydney.godwit(["volume", "takeover", "data", "--force", "--overrule", "1"])
+                try await SiteTests.wait("london to hear of it") {
+                    try await pair.london.inspect("data")["role"] as? String != "owning"
+                }
+                let sydney = try await pair.mount("data", at: pair.sydney, cleanup)
+                try await SiteTests.wait("what has not changed") {
+                    (try? bytes(sydney + "/kept")) == kept
+                }
+                for name in ["new", "here", "there"] {
+                    let lost = try await shell("cat \(name) 2>&1 > /dev/null || true", in: sydney)
+                    #expect(lost.output.contains("Input/output error"), "\(name): \(lost.output)")
+                }
+                try await pair.unmount("data", at: pair.sydney)
+            }
+        }
     }
 }
