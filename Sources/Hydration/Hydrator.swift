@@ -291,7 +291,6 @@ package final class Hydrator: Sendable {
         while !rest.isEmpty {
             let asked = ContinuousClock.now
             let pieces = try await source.read(rest, urgency: urgency, timeout: timeout)
-            let latency = ContinuousClock.now - asked
             let left = try Self.remainder(of: rest, after: pieces)
             var received: UInt64 = 0
             var saved: UInt64 = 0
@@ -315,9 +314,11 @@ package final class Hydrator: Sendable {
                 // What was here already says nothing of the link, nor does a few bytes' answer.
                 let isTelling =
                     urgency == .background
-                    || urgency == .prefetch && received >= configuration.batchByteCount / 2
+                    || urgency == .prefetch && !activity.window.isAlone
+                        && received >= configuration.batchByteCount / 2
                 if isTelling, pieces.contains(where: { !$0.isOwn }) {
-                    activity.window.noteAnswer(after: latency)
+                    let now = ContinuousClock.now
+                    activity.window.noteAnswer(after: now - asked, at: now)
                 }
                 activity.receivedByteCount += received
                 activity.savedByteCount += saved
