@@ -197,7 +197,7 @@ extension Catalog {
             guard known.count < EarlierReign.countLimit, room > 0,
                 let next = try await takeReign(until: known.last?.since ?? reign, room: room, ask)
             else { return }
-            try performCommitting { try $0.noteEarlier(next) }
+            try await BlockingThreads.run { try self.performCommitting { try $0.noteEarlier(next) } }
         }
     }
 
@@ -235,7 +235,9 @@ extension Catalog {
             while !rest.isEmpty {
                 let chunk = rest.prefix(EarlierReign.chunk)
                 rest = rest.dropFirst(EarlierReign.chunk)
-                try performCommitting { try $0.putEarlier(chunk, since: since) }
+                try await BlockingThreads.run {
+                    try self.performCommitting { try $0.putEarlier(chunk, since: since) }
+                }
             }
             byteCount += part.inodes.reduce(0) { $0 + $1.bytes.bits.count + EarlierReign.rowByteCount }
             var reign = EarlierReign(

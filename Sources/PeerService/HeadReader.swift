@@ -133,8 +133,10 @@ package struct HeadReader: Sendable {
     }
 
     /// What the reader has seen of a head that goes on is pinned: its names are as they were.
-    package func list(_ request: ListingRequest) throws -> Listing {
-        try storage.catalog.list(request, asOf: unchangedSince)
+    package func list(_ request: ListingRequest) async throws -> Listing {
+        let (catalog, position) = (storage.catalog, unchangedSince)
+        // What is not committed yet is, first.
+        return try await BlockingThreads.run { try catalog.list(request, asOf: position) }
     }
 
     /// Where the head was sealed.
