@@ -18,6 +18,7 @@ package final class ByteStore: Sendable {
 
     package let directory: String
     private let root: DataDirectory
+    private let refuseSync: (@Sendable () -> ByteStoreError?)?
     private let spares: SpareFiles
     private let openFiles: Mutex<OpenFiles>
     /// Held during a sync of everything: who comes second must not return before the first one's sync has.
@@ -48,10 +49,14 @@ package final class ByteStore: Sendable {
     }
 
     /// Opens the store, making its directory if it is missing.
+    ///
+    /// - Parameter refuseSync: says before each sync of the whole disk whether it is refused, and why: for tests.
     package init(
-        directory: String, openFileLimit: Int = ByteStore.defaultOpenFileLimit
+        directory: String, openFileLimit: Int = ByteStore.defaultOpenFileLimit,
+        refuseSync: (@Sendable () -> ByteStoreError?)? = nil
     ) throws(ByteStoreError) {
         self.directory = directory
+        self.refuseSync = refuseSync
         root = try DataDirectory(path: directory)
         spares = SpareFiles(in: root)
         let limit = max(16, openFileLimit)
@@ -154,10 +159,12 @@ package final class ByteStore: Sendable {
 
     private func synchronizeAllAlone() -> [DataFileNumber: ByteStoreError] {
         var failure: ByteStoreError?
+        var isAllSynced = false
         defer {
             openFiles.withLock { open in
                 open.beingSynced = []
-                if failure != nil { open.cutBeyond.formUnion(open.cutBeingSynced) }
+                // Nothing else covers them.
+                if !isAllSynced { open.cutBeyond.formUnion(open.cutBeingSynced) }
                 open.cutBeingSynced = []
             }
         }
@@ -174,7 +181,8 @@ package final class ByteStore: Sendable {
         let covered = changed.map { ($0, $0.currentChange) }
         if !beyond.isEmpty || changed.count > Self.fewFiles {
             do {
-                try root.synchronizeFileSystem()
+                try synchronizeFileSystem()
+                isAllSynced = true
             } catch {
                 failure = error
                 noteFailedBeyond(beyond, error)
@@ -197,7 +205,10 @@ package final class ByteStore: Sendable {
     }
 
     /// Makes everything on the disk durable, also what another process has written: that nobody here knows of.
-    package func synchronizeFileSystem() throws(ByteStoreError) { try root.synchronizeFileSystem() }
+    package func synchronizeFileSystem() throws(ByteStoreError) {
+        if let refusal = refuseSync?() { throw refusal }
+        try root.synchronizeFileSystem()
+    }
 
     private func noteFailedBeyond(_ beyond: Set<DataFileNumber>, _ failure: ByteStoreError) {
         openFiles.withLock { open in

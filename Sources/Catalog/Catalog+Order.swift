@@ -73,8 +73,11 @@ extension Catalog {
     /// To be called, without the catalog's lock, before an operation that has commits wait for bytes. As a rule it
     /// returns at once; else so many such operations come that a commit would never come to its turn.
     package func letCommitsPass() {
-        if order.holdsUpOthers.load(ordering: .acquiring) { order.waiting.withLock { _ in } }
+        if holdsUpOthers { order.waiting.withLock { _ in } }
     }
+
+    /// Whether `letCommitsPass` would wait.
+    package var holdsUpOthers: Bool { order.holdsUpOthers.load(ordering: .acquiring) }
 
     /// Runs what may commit, at a moment when no commit has to wait for bytes. Operations go on while that is brought
     /// about; what they add belongs to the same commit, and is waited for as well.
@@ -109,7 +112,8 @@ extension Catalog {
             return (notes, notes.values.compactMap { state.unrecordedResidency(of: $0.inode) })
         }
         let synchronizer = order.synchronizer.withLock { $0 }
-        let refused = synchronizer?.synchronize(notes.keys.sorted()) ?? []
+        // Where nobody can say, nothing is.
+        let refused = synchronizer?.synchronize(notes.keys.sorted()) ?? Set(notes.keys)
         state.withLock { state in
             // Only then may a commit follow.
             defer { state.awaited.forget(notes) }

@@ -17,6 +17,12 @@ package enum CatalogError: Error, Sendable, CustomStringConvertible {
     /// A system call on one of the catalog's files failed.
     case system(call: String, path: String, Errno)
 
+    /// Whether the database's file was found damaged.
+    package var isDamage: Bool {
+        if case .database(let error) = self { return error.isCorruption }
+        return false
+    }
+
     /// The file is not what it was.
     static func damaged(_ path: String, _ what: String) -> CatalogError {
         .unusable(path: path, reason: "\(what): restore it, with its log (-wal), from another copy")

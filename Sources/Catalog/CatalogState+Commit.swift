@@ -5,6 +5,9 @@ extension CatalogState {
     /// Changes that may wait for the next commit. They are kept in memory twice: in SQLite's pages and for `redo`.
     private static let pendingChangeLimit = 20_000
 
+    /// Changes that are made again after an operation that failed, rather than committed.
+    private static let redoLimit = 1000
+
     /// Runs an operation: all of what it changes is there afterwards, or nothing.
     ///
     /// - Parameter directory: the head's, as errors name it.
@@ -34,7 +37,10 @@ extension CatalogState {
     ///
     /// - Returns: what its caller is told.
     mutating func failedOperation(_ error: any Error) -> any Error {
+        let isMadeAgain = undo.sums != nil || connection.refusesChanges
         takeBack()
+        // The next ones may fail as well, on the same damage: not each is to make so much again.
+        if isMadeAgain, recorder.count >= Self.redoLimit, awaited.isEmpty { _ = try? commit() }
         if let error = error as? SQLiteError { return CatalogError.database(error) }
         return error
     }
@@ -59,7 +65,7 @@ extension CatalogState {
         // An owner's changes are one change: what has been applied so far is not to be seen alone.
         guard hasChanges, !isApplying else { return openGeneration - 1 }
         assert(awaited.isEmpty, "a commit that does not wait for bytes")
-        try redoIfTakenBack()
+        try redoIfSpoilt()
         let canRedo = recorder.isOn
         recorder.isOn = false
         defer { recorder.isOn = true }
@@ -90,6 +96,13 @@ extension CatalogState {
         sequence = sequence.next
         openGeneration += 1
         return openGeneration - 1
+    }
+
+    /// Damage that was only read has made the open transaction useless: it is taken back, and made again.
+    mutating func redoIfSpoilt() throws {
+        // An owner's changes are taken back when the next one fails, for these can be had again.
+        if connection.refusesChanges, !isApplying { isTakenBack = true }
+        try redoIfTakenBack()
     }
 
     /// A failed commit makes SQLite take back the whole transaction: what had been accepted is put in again.

@@ -40,8 +40,8 @@ struct UndoLog {
 
     var sums: Sums?
     var inodes: [Former] = []
-    /// Bytes that have come after the first change.
-    var arrivals: [(number: InodeNumber, range: ByteRange)] = []
+    /// Bytes that have come after the first change, and were missing until then.
+    var arrivals: [(number: InodeNumber, ranges: [ByteRange])] = []
     var awaited: [DataFileNumber: AwaitedFiles.Note] = [:]
     /// Which bytes of inodes have changed that were removed.
     var changes: [(number: InodeNumber, bytes: ChangedBytes?, wasDirty: Bool)] = []
@@ -57,8 +57,8 @@ struct UndoLog {
         inodes.append(former)
     }
 
-    mutating func noteArrival(_ range: ByteRange, of number: InodeNumber) {
-        if sums != nil { arrivals.append((number, range)) }
+    mutating func noteArrival(_ ranges: [ByteRange], of number: InodeNumber) {
+        if !ranges.isEmpty { arrivals.append((number, ranges)) }
     }
 
     /// From here on nothing is taken back.
@@ -113,7 +113,11 @@ extension CatalogState {
         isTakenBack = true
         do {
             try redoIfTakenBack()
-            for arrival in arrivals { try markValid(arrival.range, of: arrival.number) }
+            for arrival in arrivals {
+                // The sums are those of before: they are to count it once more.
+                for range in arrival.ranges { inodes[arrival.number]?.residency?.markMissing(range) }
+                for range in arrival.ranges { try markValid(range, of: arrival.number) }
+            }
         } catch {
             commitFailure = error as? SQLiteError ?? commitFailure
         }

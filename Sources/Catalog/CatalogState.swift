@@ -21,6 +21,8 @@ package struct CatalogState {
         /// Whether it has extended attributes, where that is known: programs ask for some of each file that they list, and
         /// the kernel for one of each file that is written. Never false where there is one.
         var hasAttributes: Bool?
+        /// Whether the places were looked at that its row has in the database.
+        var wasProbed = false
     }
 
     let connection: Connection
@@ -196,17 +198,34 @@ package struct CatalogState {
     }
 
     /// Changes an inode in memory; the next commit writes it.
+    ///
+    /// - Throws: also when the commit would come upon damage in doing so.
     package mutating func update(_ record: InodeRecord, kind: ChangeKind) throws {
-        try beginIfNeeded()
         let number = record.attributes.inode
         guard var cached = inodes[number] else {
             preconditionFailure("an inode is read before it is changed")
         }
+        try checkIsWritable(number, &cached)
+        try beginIfNeeded()
         undo.note(number, cached, wasDirty: !dirtyInodes.insert(number).inserted)
         count(removing: cached.record, adding: record)
         cached.record = record
         mark(&cached, kind)
         inodes[number] = cached
+    }
+
+    /// A commit that comes upon damage fails for everybody; one change that does, for who makes it. The row itself has been
+    /// read, but not where the indices name it. Once for each inode in memory: some 3 µs, measured with 500,000 of them.
+    private func checkIsWritable(_ number: InodeNumber, _ cached: inout CachedInode) throws(SQLiteError) {
+        guard let born = cached.born, !cached.wasProbed else { return }
+        statements.probeBirth.bind(1, born.number)
+        statements.probeBirth.bind(2, number.number)
+        _ = try statements.probeBirth.first { _ in true }
+        if cached.record.backedByteCount > 0 {
+            statements.probeBacking.bind(1, number.number)
+            _ = try statements.probeBacking.first { _ in true }
+        }
+        cached.wasProbed = true
     }
 
     /// Makes a new inode with the next number.
@@ -519,7 +538,7 @@ package struct CatalogState {
     }
 
     mutating func begin() throws {
-        if !connection.isInTransaction { try beginTransaction() }
+        if connection.isInTransaction { try redoIfSpoilt() } else { try beginTransaction() }
         hasChanges = true
         if undo.sums == nil { undo.sums = undoSums }
     }
@@ -529,6 +548,7 @@ package struct CatalogState {
         recorder.isOn = false
         defer { recorder.isOn = isOn }
         try statements.begin.run()
+        connection.noteBeginning()
     }
 
     /// Whether nothing may be changed at the moment, because of what the disk did not take.

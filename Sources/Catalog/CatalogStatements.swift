@@ -5,6 +5,7 @@ internal import VolumeModel
 final class CatalogStatements {
     let begin, commit: Statement
     let getInode, putInode, endInode, deleteInode: Statement
+    let probeBirth, probeBacking: Statement
     let findEntry, putEntry, endEntry, deleteEntry, listEntries, listFiles, anyEntry: Statement
     let getXattr, listXattrs, putXattr, endXattr, deleteXattr: Statement
     let listFileXattrs, endAllXattrs, deleteAllXattrs, sumXattrs: Statement
@@ -37,6 +38,11 @@ final class CatalogStatements {
             INSERT OR REPLACE INTO inode(\(Self.inodeColumns), died)
             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, 0)
             """)
+        // What a change of a row changes besides: for `CatalogState.checkIsWritable`.
+        probeBirth = try connection.prepare(
+            "SELECT 1 FROM inode INDEXED BY inode_born WHERE born = ?1 AND ino = ?2 AND died = 0")
+        probeBacking = try connection.prepare(
+            "SELECT 1 FROM inode INDEXED BY inode_backed WHERE ino = ?1 AND died = 0 AND backed > 0")
         endInode = try connection.prepare("UPDATE inode SET died = ?2 WHERE ino = ?1 AND died = 0")
         deleteInode = try connection.prepare("DELETE FROM inode WHERE ino = ?1 AND died = 0")
         findEntry = try connection.prepare(

@@ -244,9 +244,11 @@ extension Catalog {
             guard known.count < EarlierReign.countLimit, room > 0,
                 let next = try await takeReign(until: known.last?.since ?? reign, room: room, ask)
             else { return }
-            try performCommitting { state in
-                try state.noteEarlier(next.reign)
-                if let keeper = next.keeper { try state.noteKeeper(keeper, of: next.reign.since) }
+            try await BlockingThreads.run {
+                try self.performCommitting { state in
+                    try state.noteEarlier(next.reign)
+                    if let keeper = next.keeper { try state.noteKeeper(keeper, of: next.reign.since) }
+                }
             }
         }
     }
@@ -315,7 +317,9 @@ extension Catalog {
             while !rest.isEmpty {
                 let chunk = rest.prefix(EarlierReign.chunk)
                 rest = rest.dropFirst(EarlierReign.chunk)
-                try performCommitting { try $0.putEarlier(chunk, since: since) }
+                try await BlockingThreads.run {
+                    try self.performCommitting { try $0.putEarlier(chunk, since: since) }
+                }
             }
             byteCount += part.inodes.reduce(0) { $0 + $1.bytes.bits.count + EarlierReign.rowByteCount }
             var reign = EarlierReign(

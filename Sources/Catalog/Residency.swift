@@ -51,13 +51,15 @@ extension CatalogState {
             let part = range.intersection(ByteRange(0, record.backedByteCount))
         else { return }
         try loadResidency(of: number)
+        if undo.sums != nil {
+            undo.noteArrival(inodes[number]?.residency?.valid.gaps(in: part) ?? [], of: number)
+        }
         // In place: a copy of a set of many ranges for each arrival would be quadratic.
         let added = inodes[number]?.residency?.markValid(part) ?? 0
         guard added > 0 else { return }
         missingByteCount -= min(missingByteCount, added)
         let (sum, isTooMuch) = unrecordedByteCount.addingReportingOverflow(added)
         unrecordedByteCount = isTooMuch ? .max : sum
-        undo.noteArrival(part, of: number)
         touch(number)
         unrecordedInodes.insert(number)
         hasChanges = true
@@ -246,5 +248,11 @@ extension Residency {
         for gap in valid.gaps(in: range) { unrecorded.insert(gap) }
         valid.insert(range)
         return valid.byteCount - before
+    }
+
+    /// Takes back that bytes have come.
+    mutating func markMissing(_ range: ByteRange) {
+        valid.remove(range)
+        unrecorded.remove(range)
     }
 }

@@ -92,12 +92,14 @@ final class DamageMap: Sendable {
 
     /// - Returns: nil when there is none, and nothing to note.
     private func openDatabase() throws -> HashDatabase? {
-        let (name, known) = state.withLock { ($0.name, Self.known($0)) }
+        let name = state.withLock { $0.name }
         let found = try HashDatabase(existingIn: directory)
+        if let found, try found.name() == name { return found }
+        // Looks at all that is known: only for another database than the last one.
+        let known = state.withLock { Self.known($0) }
         if found == nil, known.blocks.isEmpty { return nil }
         let hashes = try found ?? HashDatabase(in: directory)
         let present = try hashes.name()
-        guard present != name else { return hashes }
         if !known.blocks.isEmpty {
             try hashes.begin(
                 life: MountLife.current(of: directory), isClean: true, isUse: true, firstUncertain: .none)

@@ -61,7 +61,7 @@ package final class HeadStorage: Sendable {
         try beginUseOfHashes()
         try completeUnsettledFiles()
         try forgetDamageBeyondEnds()
-        catalog.awaitBytes { [weak self] in self?.synchronizeAwaited($0) ?? [] }
+        catalog.awaitBytes { [weak self] in self?.synchronizeAwaited($0) ?? Set($0) }
     }
 
     /// How full the volume is, by sums that are kept: nothing is counted.
@@ -93,6 +93,8 @@ package final class HeadStorage: Sendable {
                         : try catalog.perform { try $0.endUnsettled(inode, at: size) })
             } catch let error as ByteStoreError where [.noSuchEntry, .inputOutput].contains(error.errno) {
                 // It was synced once, or its disk fails: lost, as whoever uses it will find.
+            } catch let error as CatalogError where error.isDamage {
+                // It cannot be said where it ends. The same.
             }
         }
     }

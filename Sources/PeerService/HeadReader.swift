@@ -144,12 +144,16 @@ package struct HeadReader: Sendable {
     }
 
     /// What the reader has seen of a head that goes on is pinned: its names are as they were.
-    package func list(_ request: ListingRequest) throws -> Listing {
-        switch basis {
-        case .all: try storage.catalog.list(request, asOf: nil)
-        case .through(let position): try storage.catalog.list(request, asOf: position)
-        case .files: throw PeerError.refused("names of a head that went back in time")
-        }
+    package func list(_ request: ListingRequest) async throws -> Listing {
+        let position: SequenceNumber? =
+            switch basis {
+            case .all: nil
+            case .through(let position): position
+            case .files: throw PeerError.refused("names of a head that went back in time")
+            }
+        let catalog = storage.catalog
+        // What is not committed yet is, first.
+        return try await BlockingThreads.run { try catalog.list(request, asOf: position) }
     }
 
     /// Where the head was sealed.

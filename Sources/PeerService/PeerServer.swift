@@ -236,7 +236,7 @@ package struct PeerServer: Sendable {
         defer { calls.end(.read(isUrgent: true), by: site) }
         let reader = try await backend.reader(of: volume, reign: Epoch(request.epoch), for: site)
         let position = request.wantsPosition ? try reader.position() : nil
-        let listing = try reader.list(wanted)
+        let listing = try await reader.list(wanted)
         if !reader.isKept { _ = try await backend.reader(of: volume, reign: Epoch(request.epoch), for: site) }
         try await finish(call, of: site, with: ListCoding.encode(listing, position: position))
     }

@@ -18,6 +18,8 @@ package final class Connection: @unchecked Sendable {
     /// Where changes are noted, so that they can be made once more; nil: nowhere.
     package var recorder: ChangeRecorder?
     private let log = LogLength()
+    /// Whether damage was come upon in a transaction, which need not be the open one.
+    private var hasMetDamage = false
 
     /// Opens the file and checks that it is a database.
     ///
@@ -99,6 +101,13 @@ package final class Connection: @unchecked Sendable {
     /// Whether a transaction is open.
     package var isInTransaction: Bool { sqlite3_get_autocommit(handle) == 0 }
 
+    /// Whether SQLite takes no change, nor the commit, of the open transaction: so it is from the moment on that it comes upon
+    /// damage, also in what is only read, until the transaction is taken back.
+    package var refusesChanges: Bool { hasMetDamage && isInTransaction }
+
+    /// Called when a transaction begins.
+    package func noteBeginning() { hasMetDamage = false }
+
     /// Keeps the write-ahead log's file when the last connection closes, so that a descriptor of it stays valid.
     package func keepWriteAheadLog() {
         var keep: Int32 = 1
@@ -144,6 +153,9 @@ package final class Connection: @unchecked Sendable {
     package func setBusyTimeout(milliseconds: Int32) { sqlite3_busy_timeout(handle, milliseconds) }
 
     func lastError(_ code: Int32) -> SQLiteError {
-        SQLiteError(code: code, message: "\(String(cString: sqlite3_errmsg(handle))) in \(path)")
+        let error = SQLiteError(
+            code: code, message: "\(String(cString: sqlite3_errmsg(handle))) in \(path)")
+        if error.isCorruption { hasMetDamage = true }
+        return error
     }
 }

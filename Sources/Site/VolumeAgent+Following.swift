@@ -184,11 +184,11 @@ extension VolumeAgent {
     }
 
     /// The first names of a head that was just sealed for an heir that has none; nil: it will have to ask.
-    func firstListing(for heir: Epoch, of site: SiteID) -> Godwit_Peer_V1_ListReply? {
+    func firstListing(for heir: Epoch, of site: SiteID) async -> Godwit_Peer_V1_ListReply? {
         do {
             let reader = try reader(for: heir, of: site)
             return ListCoding.encode(
-                try reader.list(Self.firstListingRequest), position: try reader.position())
+                try await reader.list(Self.firstListingRequest), position: try reader.position())
         } catch {
             logger.debug("no first names for \(site): \(error)")
             return nil

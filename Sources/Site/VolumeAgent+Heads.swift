@@ -51,7 +51,7 @@ extension VolumeAgent {
         try checkRecord()
         if try catalog.perform({ try $0.epoch() }) < epoch {
             try catalog.perform { try $0.setEpoch(epoch) }
-            try catalog.synchronize()
+            try await onBlockingThread { try catalog.synchronize() }
         }
         try await agreeOnLimits(catalog)
         try await startHydrationIfNeeded()
@@ -117,7 +117,7 @@ extension VolumeAgent {
         if agreed != own { try await change { $0.limits = agreed } }
         guard agreed != theirs else { return }
         try catalog.perform { try $0.setLimits(agreed) }
-        try catalog.synchronize()
+        try await onBlockingThread { try catalog.synchronize() }
     }
 
     /// Lets the volume hold more. Repeated it is a success; less than now is refused.
@@ -258,7 +258,7 @@ extension VolumeAgent {
     ///
     /// What the heir is about to see is pinned: should this head ever go on by force, what changes then can be told.
     func readTail(for heir: Reign) async throws -> SequenceNumber {
-        for mount in mounts.values { mount.fileSystem.fence() }
+        try await fenceMounts()
         guard mounts.isEmpty else {
             throw SiteError.precondition("volume '\(record.name)' is still mounted here")
         }
@@ -285,8 +285,13 @@ extension VolumeAgent {
     }
 
     /// The reign is over: whoever still has it mounted gets ESTALE.
-    func stopServing() async throws {
-        for mount in mounts.values { mount.fileSystem.fence() }
+    func stopServing() async throws { try await fenceMounts() }
+
+    /// Waits for the changes that are being made, and these perhaps for a disk.
+    private func fenceMounts() async throws {
+        let fileSystems = mounts.values.map(\.fileSystem)
+        guard !fileSystems.isEmpty else { return }
+        try await onBlockingThread { for fileSystem in fileSystems { fileSystem.fence() } }
     }
 
     // MARK: keeping for heirs

@@ -342,7 +342,7 @@ actor VolumeAgent {
             if case .sealRequest(let request)? = message.message, case .sealGrant(let grant)? = answer.message
             {
                 if request.followed == 0 {
-                    if let first = firstListing(for: Epoch(grant.heir.epoch), of: site) {
+                    if let first = await firstListing(for: Epoch(grant.heir.epoch), of: site) {
                         answer.sealGrant.firstListing = first
                     }
                 } else if let tail = await tail(for: site, since: SequenceNumber(request.followed)) {

@@ -94,7 +94,7 @@ extension VolumeFileSystem {
             }
         }
         // A read succeeds also while the disk takes no changes.
-        if !keepsAccessTime, !state.refusesChanges { try noteAccess(record, in: &state) }
+        if !keepsAccessTime, !state.refusesChanges { try? noteAccess(record, in: &state) }
         return (record, count)
     }
 

@@ -54,9 +54,20 @@ extension VolumeFileSystem {
     /// The inode, with a data file, and as much of the capacity as a write there may come to take. Called under
     /// its data lock.
     func roomForWriting(_ inode: InodeNumber, _ range: ByteRange) throws -> Room {
+        let mayMakeAnyFile = !storage.catalog.holdsUpOthers
+        if let room = try roomForWriting(inode, range, mayMakeAnyFile: mayMakeAnyFile) { return room }
+        storage.catalog.letCommitsPass()
+        return try roomForWriting(inode, range, mayMakeAnyFile: true) ?? { throw Errno.inputOutput }()
+    }
+
+    /// - Returns: nil when it would make a data file whose bytes a commit had to wait for, and may not.
+    private func roomForWriting(
+        _ inode: InodeNumber, _ range: ByteRange, mayMakeAnyFile: Bool
+    ) throws -> Room? {
         try storage.catalog.perform { state in
             var record = try state.regularFile(inode)
             if record.data == .none {
+                guard mayMakeAnyFile || record.attributes.size == 0 else { return nil }
                 _ = try self.storage.makeDataFile(for: &record, in: &state)
                 try state.update(record, kind: .structural)
             }

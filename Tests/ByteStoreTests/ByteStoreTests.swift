@@ -1,6 +1,7 @@
 @testable import ByteStore
 import EngineTestSupport
 import Foundation
+import Synchronization
 import Testing
 import VolumeModel
 
@@ -71,6 +72,35 @@ import VolumeModel
         for (index, file) in all.enumerated() {
             #expect(try store.open(DataFileNumber(UInt64(index + 1))) === file)
         }
+    }
+
+    /// Not even when the next sync succeeds, of what has changed since: it covers none of them.
+    @Test func cutsOfFilesThatWereLetGoAreKnownUntilTheWholeDiskIsSynced() throws {
+        let temporary = try TemporaryDirectory()
+        let isRefused = Mutex(true)
+        let store = try ByteStore(directory: temporary.path + "/data") {
+            isRefused.withLock { $0 }
+                ? ByteStoreError(call: "syncfs", path: "disk", errno: .inputOutput) : nil
+        }
+        let numbers = (1...4 as ClosedRange<UInt64>).map { DataFileNumber($0) }
+        for number in numbers {
+            let file = try store.create(number)
+            try write(file, [1, 2, 3])
+            try file.synchronize()
+            try file.truncate(to: 1)
+        }
+        store.closeAll()
+        #expect(store.synchronizeAll().count == numbers.count)
+        isRefused.withLock { $0 = false }
+        for _ in 0..<2 { #expect(store.synchronizeAll().count == numbers.count) }
+        let found = try store.open(numbers[0])
+        #expect(found.hasUnsyncedCut && found.hasFailed)
+        // One that is let go is reason for a sync of all.
+        let other = try store.create(DataFileNumber(9))
+        try write(other, [1])
+        store.closeAll()
+        _ = store.synchronizeAll()
+        #expect(try !store.open(numbers[1]).hasUnsyncedCut)
     }
 
     @Test func namesAreSpreadAndSurviveTheProcess() throws {

@@ -192,6 +192,49 @@ import VolumeModel
         try await again.close()
     }
 
+    /// Bytes that came are there all the same, and are counted once.
+    @Test func whatArrivesInAnOperationThatFailsIsCountedOnce() async throws {
+        let scene = try await Scene()
+        let catalog = scene.volume.storage.catalog
+        let whole = ByteRange(0, ByteRange.maximumOffset)
+        func sums() throws -> (missing: UInt64, counted: UInt64, unrecorded: UInt64) {
+            try catalog.perform { state in
+                let missing = try state.missingRanges(of: scene.file, in: whole)
+                return (
+                    missing.reduce(0) { $0 + $1.byteCount }, state.missingByteCount, state.unrecordedByteCount
+                )
+            }
+        }
+        let before = try sums()
+        #expect(throws: Errno.inputOutput) {
+            try catalog.perform { state in
+                try state.setExtendedAttribute(Array("user.c".utf8), of: scene.file, value: [3])
+                try state.markValid(ByteRange(12_000, 16_000), of: scene.file)
+                try state.markValid(ByteRange(11_000, 13_000), of: scene.file)
+                throw Errno.inputOutput
+            }
+        }
+        let after = try sums()
+        #expect(after.missing == before.missing - 5000)
+        #expect(after.counted == before.counted - 5000)
+        #expect(after.unrecorded == before.unrecorded + 5000)
+        try await scene.volume.close()
+    }
+
+    /// Failing as often as it likes, an operation makes little again.
+    @Test func whatIsTakenBackIsCommittedWhenItIsMuch() async throws {
+        let scene = try await Scene()
+        let catalog = scene.volume.storage.catalog
+        try scene.plant(["INSERT ON entry"])
+        for number in 0..<1200 { try scene.setAttribute("user.\(number % 20)", of: scene.file, [1]) }
+        let before = catalog.lastSequence
+        #expect(throws: (any Error).self) { _ = try scene.volume.create("new") }
+        #expect(catalog.lastSequence > before)
+        #expect(try catalog.perform { $0.recorder.count } == 0)
+        try scene.endFailures(1)
+        try await scene.volume.close()
+    }
+
     /// A page of the catalog that the disk has damaged: what is on it fails, and nothing else.
     @Test func aDamagedPageFailsWhatIsOnItAlone() async throws {
         let temporary = try TemporaryDirectory()
