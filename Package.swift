@@ -210,9 +210,8 @@ let package = Package(
         .testTarget(
             name: "HydrationTests",
             dependencies: [
-                "BlockHashes", "ByteStore", "Catalog", "EngineTestSupport", "Hydration", "PeerService",
-                "SQLite",
-                "VolumeFileSystem", "VolumeModel",
+                "BlockHashes", "ByteStore", "Catalog", "EngineTestSupport", "Hydration", "PeerService", "RPC",
+                "SQLite", "VolumeFileSystem", "VolumeModel",
             ],
             swiftSettings: strict),
         .testTarget(

@@ -109,6 +109,15 @@ extension Catalog {
         try synchronize()
     }
 
+    /// The pin of what a head began with that was taken over by force. No follower has this name: sites' have no spaces.
+    package static let beginningPin = "the beginning"
+
+    /// Whatever this head lacked at its beginning has come, or never will.
+    package func forgetBeginning() throws {
+        guard try perform({ try $0.pinNames().contains(Self.beginningPin) }) else { return }
+        try unpin(Self.beginningPin)
+    }
+
     /// Applies rows of an owner to a follower's catalog. They are kept from `finishChanges` on; until then a
     /// crash, or the end of being a follower, takes them back.
     ///
@@ -152,7 +161,8 @@ extension Catalog {
     package func headName() throws -> StateName? { try perform { try $0.headName() } }
 
     /// Whether a follower of this very head has more of it than was ever given, or something though nothing is known of it:
-    /// then this is an older state of the head, and the follower's is the newer one.
+    /// then this is an older state of the head, and the follower's is the newer one. A position from before the release that
+    /// remembers whom it dropped tells nothing.
     ///
     /// - Parameter head: the name of the head that the follower has followed.
     package func isBehind(
@@ -163,7 +173,9 @@ extension Catalog {
             let find = try state.connection.prepare("SELECT newest FROM pin WHERE name = ?1")
             find.bind(1, follower)
             if let newest = try find.first({ SequenceNumber($0.integer(0)) }) { return position > newest }
-            return try position > state.committedSequence || !state.isDismissed(follower)
+            if position > state.committedSequence { return true }
+            let isRemembered = try position.number > state.statements.meta(.dismissalsSince) ?? 0
+            return try isRemembered && !state.isDismissed(follower)
         }
     }
 
@@ -282,6 +294,16 @@ extension CatalogState {
         guard let seen, let present = try peekInode(inode)?.attributes else { return false }
         return seen.changeTime == present.changeTime && seen.size == present.size
             && seen.modificationTime == present.modificationTime && present.linkCount > 0
+    }
+
+    /// A file as it was when this head began, where that is kept; else as it is.
+    package func beginningRecord(of inode: InodeNumber) throws -> InodeRecord? {
+        let find = try connection.prepare("SELECT newest FROM pin WHERE name = ?1")
+        find.bind(1, Catalog.beginningPin)
+        guard let position = try find.first({ SequenceNumber($0.integer(0)) }) else {
+            return try peekInode(inode)
+        }
+        return try storedRecord(inode, asOf: position)
     }
 
     mutating func finishApplication(at position: CatalogPosition) throws {

@@ -67,6 +67,7 @@ package final class Catalog: Sendable {
                 try statements.setMeta(.isFollower, 1)
             }
             try statements.setMeta(.sequence, 1)
+            try statements.setMeta(.dismissalsSince, 0)
             try DataFileSizes.writeFirst(statements, at: 1, settled: 0)
             try statements.setMeta(.epoch, Int64(bitPattern: epoch.number))
             try statements.setMeta(.capacity, Int64(bitPattern: limits.byteCount))
@@ -122,6 +123,10 @@ package final class Catalog: Sendable {
             inodesToRecover = try state.inspect(wasClean: wasClosedCleanly)
             // One commit, or none where damage comes to light.
             try state.markInUse(wasClean: wasClosedCleanly)
+            if try state.statements.meta(.dismissalsSince) == nil {
+                // By a release that forgot whom it dropped.
+                try state.statements.setMeta(.dismissalsSince, foundSequence.number)
+            }
             if removesOrphans, !state.isFollower {
                 for orphan in try state.orphans() { try state.removeInode(orphan) }
             }

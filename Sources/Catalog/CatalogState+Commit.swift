@@ -244,10 +244,15 @@ extension CatalogState {
     ///
     /// A follower's head ceases to be one with it: what of its owner's changes was not finished is gone,
     /// and no more are taken.
-    package mutating func setEpoch(_ epoch: Epoch) throws {
+    ///
+    /// - Parameter keepsBeginning: whether files as the follower had them are to be known until `forgetBeginning`.
+    package mutating func setEpoch(_ epoch: Epoch, keepsBeginning: Bool = false) throws {
         try abandonApplication()
         try beginIfNeeded()
         if isFollower {
+            if keepsBeginning {
+                _ = try pin(Catalog.beginningPin, since: nil, newest: committedSequence)
+            }
             // Whoever had them open had so elsewhere.
             for orphan in try orphans() { try removeInode(orphan) }
             try statements.setMeta(.isFollower, 0)

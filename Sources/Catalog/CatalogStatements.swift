@@ -217,6 +217,8 @@ enum CatalogKey: String {
     case sealIsUncertain = "seal_is_uncertain"
     case syncHasFailed = "sync_has_failed"
     case lastCrash = "last_crash"
+    /// A follower that was dropped later than this left a word of it.
+    case dismissalsSince = "dismissals_since"
     /// Names, not numbers.
     case headName = "head_name"
     case originHeadName = "origin_head_name"

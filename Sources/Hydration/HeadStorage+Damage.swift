@@ -134,6 +134,7 @@ extension HeadStorage {
     ///
     /// - Parameter file: nil: all of it is gone.
     func noteLoss(of record: InodeRecord, in file: DataFile?) throws {
+        guard !isGivenUp.load(ordering: .acquiring) else { return }
         let inode = record.attributes.inode
         while true {
             let changes = damage.changeCount(of: record.data)

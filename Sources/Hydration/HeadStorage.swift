@@ -24,6 +24,8 @@ package final class HeadStorage: Sendable {
     let firstUncertain: DataFileNumber
     private let measureFreeSpace: @Sendable () -> UInt64
     let hasFailedSync = Atomic(false)
+    /// Whether its files go just now, which is no loss.
+    let isGivenUp = Atomic(false)
     /// After a disorderly end nobody knows which files the process before has written to.
     let mayLackEarlierBytes: Atomic<Bool>
     private let roomMaker = Mutex<RoomMaker?>(nil)
@@ -63,6 +65,9 @@ package final class HeadStorage: Sendable {
         try forgetDamageBeyondEnds()
         catalog.awaitBytes { [weak self] in self?.synchronizeAwaited($0) ?? Set($0) }
     }
+
+    /// From now on it may go, file by file.
+    package func giveUp() { isGivenUp.store(true, ordering: .releasing) }
 
     /// How full the volume is, by sums that are kept: nothing is counted.
     package func usage() throws -> VolumeUsage {

@@ -17,12 +17,15 @@ package final class FormerKeepers: ByteSource {
     private static let share = (numerator: 2, denominator: 3)
     private static let leastTurn: Duration = .seconds(5)
 
+    /// Reads bytes of a former state from its keeper, within the time that is given.
+    package typealias Keeper =
+        @Sendable (_ state: FormerState, [Extent], Urgency, _ timeout: Duration) async throws -> [Piece]
+
     private let origin: any ByteSource
     private let catalog: Catalog
-    private let volume: VolumeID
     private let site: SiteID
     private let log: @Sendable (String) -> Void
-    private let client: @Sendable (SiteID) throws -> PeerClient
+    private let keeper: Keeper
     private let state = Mutex(State())
 
     private struct State {
@@ -36,17 +39,16 @@ package final class FormerKeepers: ByteSource {
     ///   - catalog: of the head that the bytes are for.
     ///   - site: this one, which is not asked.
     ///   - log: takes a line for a person, once for each site that helps.
-    ///   - client: the connections to a site, which may be others each time.
+    ///   - keeper: asks the site that keeps a state.
     package init(
-        behind origin: any ByteSource, of catalog: Catalog, volume: VolumeID, at site: SiteID,
-        log: @escaping @Sendable (String) -> Void, client: @escaping @Sendable (SiteID) throws -> PeerClient
+        behind origin: any ByteSource, of catalog: Catalog, at site: SiteID,
+        log: @escaping @Sendable (String) -> Void, keeper: @escaping Keeper
     ) {
         self.origin = origin
         self.catalog = catalog
-        self.volume = volume
         self.site = site
         self.log = log
-        self.client = client
+        self.keeper = keeper
     }
 
     package var name: String { origin.name }
@@ -60,24 +62,33 @@ package final class FormerKeepers: ByteSource {
         _ extents: [Extent], urgency: Urgency, timeout: Duration
     ) async throws -> [Piece] {
         let deadline = ContinuousClock.now + timeout
+        let helpers = states(with: extents)
         let wasSilent = isSilent
-        if wasSilent, let pieces = await readElsewhere(extents, urgency, until: deadline) { return pieces }
+        if wasSilent {
+            // It may be back by now, and they away: most of the time is the origin's.
+            let turn = timeout * Self.urgentShare.numerator / Self.urgentShare.denominator
+            let pieces = await readElsewhere(extents, of: helpers, urgency, until: .now + turn)
+            if let pieces { return pieces }
+        }
         let share = urgency == .urgent ? Self.urgentShare : Self.share
         // Whoever could help is a reason to wait less long.
-        let helps = !wasSilent && !formerStates().isEmpty
+        let helps = !wasSilent && !helpers.isEmpty
+        let left = deadline - ContinuousClock.now
+        let turn = max(
+            .milliseconds(1), helps ? min(left, timeout * share.numerator / share.denominator) : left)
         do {
-            let pieces = try await origin.read(
-                extents, urgency: urgency,
-                timeout: helps
-                    ? timeout * share.numerator / share.denominator : deadline - ContinuousClock.now)
+            let pieces = try await origin.read(extents, urgency: urgency, timeout: turn)
             state.withLock { $0.silentUntil = nil }
             return pieces
         } catch {
             try Task.checkCancellation()
-            if Self.isSilence(error) { state.withLock { $0.silentUntil = .now + Self.silence } }
-            guard helps, let pieces = await readElsewhere(extents, urgency, until: deadline) else {
-                throw error
+            // Whoever had no time to answer is not silent.
+            if Self.isSilence(error), turn >= timeout / 4 {
+                state.withLock { $0.silentUntil = .now + Self.silence }
             }
+            guard helps,
+                let pieces = await readElsewhere(extents, of: helpers, urgency, until: deadline)
+            else { throw error }
             return pieces
         }
     }
@@ -96,10 +107,15 @@ package final class FormerKeepers: ByteSource {
 
     // MARK: who else has it
 
-    /// The newest first.
-    private func formerStates() -> [FormerState] {
+    /// The states that may be asked for, the newest first; none where nothing of these extents is in any as it is here.
+    private func states(with extents: [Extent]) -> [FormerState] {
+        let silent = state.withLock { $0.silentKeepers.filter { ContinuousClock.now < $0.value } }
         let all = (try? catalog.perform { $0.formerStates }) ?? []
-        return all.filter { $0.keeper != site }
+        let states = all.filter { $0.keeper != site && silent[$0.keeper] == nil }
+        // What has changed since one has changed since any that is older.
+        guard let newest = states.first, let parts = try? unchanged(extents, since: newest), !parts.isEmpty
+        else { return [] }
+        return states
     }
 
     /// What of some extents is in a former state as it is here.
@@ -115,10 +131,9 @@ package final class FormerKeepers: ByteSource {
 
     /// - Returns: nil: nobody else gives any of it.
     private func readElsewhere(
-        _ extents: [Extent], _ urgency: Urgency, until deadline: ContinuousClock.Instant
+        _ extents: [Extent], of states: [FormerState], _ urgency: Urgency,
+        until deadline: ContinuousClock.Instant
     ) async -> [Piece]? {
-        let silent = state.withLock { $0.silentKeepers.filter { ContinuousClock.now < $0.value } }
-        let states = formerStates().filter { silent[$0.keeper] == nil }
         for (index, state) in states.enumerated() {
             let now = ContinuousClock.now
             guard now < deadline, !Task.isCancelled else { return nil }
@@ -129,9 +144,7 @@ package final class FormerKeepers: ByteSource {
                 // Who follows is to have a turn.
                 let left = deadline - now
                 let timeout = min(left, max(Self.leastTurn, left / (states.count - index)))
-                let pieces = try await client(state.keeper).read(
-                    parts, of: volume, reign: state.heir, state: state.name, urgency: urgency,
-                    timeout: timeout)
+                let pieces = try await keeper(state, parts, urgency, timeout)
                 let ours = try clip(pieces, state)
                 guard !ours.isEmpty else { continue }
                 noteHelp(of: state.keeper)

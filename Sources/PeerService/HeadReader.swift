@@ -15,9 +15,6 @@ package struct HeadReader: Sendable {
     private let storage: HeadStorage
     private let hydrator: Hydrator?
     private let basis: Basis
-    /// Whether the head is kept for who reads; else it is its owner's, and what was read counts only if the right to read
-    /// it still holds afterwards.
-    let isKept: Bool
     /// Whether bytes are only named, for who can take them from the data file; what to do where it cannot.
     private var namesBytes: (@Sendable (InodeNumber) -> Void)?
 
@@ -38,15 +35,29 @@ package struct HeadReader: Sendable {
     }
 
     package init(
-        storage: HeadStorage, hydrator: Hydrator?, seen basis: Basis = .all, isKept: Bool = true
+        storage: HeadStorage, hydrator: Hydrator?, seen basis: Basis = .all
     ) {
-        self.isKept = isKept
         self.storage = storage
         self.hydrator = hydrator
         self.basis = basis
     }
 
     private var goesOn: Bool { if case .all = basis { false } else { true } }
+
+    /// Reads a head that may begin to change meanwhile: by a takeover, or because who reads has lost its right to.
+    ///
+    /// - Parameter find: gives the reader as of now, or throws where there is none. What was read counts only if it is the same
+    ///   afterwards: a head is said to go on before the first write.
+    package static func read<Result>(
+        of find: () async throws -> HeadReader, _ read: (HeadReader) async throws -> Result
+    ) async throws -> Result {
+        let reader = try await find()
+        let result = try await read(reader)
+        // Of one that goes on it was looked at file by file.
+        guard !reader.goesOn else { return result }
+        let after = try await find()
+        return after.goesOn ? try await read(after) : result
+    }
 
     /// - Returns: pieces that cover a prefix of the extents, in order, with at most `maximumByteCount` bytes
     ///   of data; a hole is named whole, also beyond what was asked.
@@ -173,6 +184,9 @@ package struct HeadReader: Sendable {
             do {
                 try checkUnchanged(extent.inode)
             } catch PeerError.changed {
+                return nil
+            } catch let error as ByteStoreError where error.errno == .noSuchEntry {
+                // Its data file is lost: that is no other's loss.
                 return nil
             }
             let (record, missing) = try storage.catalog.perform { state in

@@ -38,7 +38,10 @@ package final class OwnCopy: Sendable {
     package var isGivenUp: Bool { state.withLock { $0.isGivenUp } }
 
     /// From now on nothing is taken of it.
-    package func giveUp() { state.withLock { $0.isGivenUp = true } }
+    package func giveUp() {
+        state.withLock { $0.isGivenUp = true }
+        storage.giveUp()
+    }
 
     /// Bytes from the start of a range, without gaps; a hole at the end may reach beyond it. They are named, not read.
     ///

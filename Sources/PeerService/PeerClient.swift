@@ -3,6 +3,7 @@ package import Hydration
 package import PeerProtocol
 package import RPC
 internal import SwiftProtobuf
+internal import Synchronization
 package import VolumeModel
 
 /// The calls that this site makes to one peer.
@@ -365,6 +366,10 @@ package struct PeerSource: ByteSource, DirectorySource {
     private let volume: VolumeID
     private let reign: Epoch
     private let seen: @Sendable ([InodeNumber]) throws -> SeenFiles?
+    private let memory = Memory()
+
+    /// Whether the peer has refused once: from then on it is told at once, which does no harm where it does know.
+    private final class Memory: Sendable { let tellsSeen = Atomic(false) }
 
     /// - Parameters:
     ///   - client: the connections to the peer, which may be others each time.
@@ -386,15 +391,20 @@ package struct PeerSource: ByteSource, DirectorySource {
     package func read(
         _ extents: [Extent], urgency: Urgency, timeout: Duration
     ) async throws -> [Piece] {
+        let deadline = ContinuousClock.now + timeout
+        let tellsSeen = memory.tellsSeen.load(ordering: .relaxed)
+        let files = tellsSeen ? try? seen(extents.map(\.inode)) : nil
         do {
             return try await client().read(
-                extents, of: volume, reign: reign, urgency: urgency, timeout: timeout)
+                extents, of: volume, reign: reign, seen: files, urgency: urgency, timeout: timeout)
         } catch PeerError.call(let site, let method, let status) where status.code == .failedPrecondition {
-            guard let seen = try? seen(extents.map(\.inode)) else {
+            let left = deadline - ContinuousClock.now
+            guard !tellsSeen, left > .zero, let files = try? seen(extents.map(\.inode)) else {
                 throw PeerError.call(site: site, method: method, status)
             }
+            memory.tellsSeen.store(true, ordering: .relaxed)
             return try await client().read(
-                extents, of: volume, reign: reign, seen: seen, urgency: urgency, timeout: timeout)
+                extents, of: volume, reign: reign, seen: files, urgency: urgency, timeout: left)
         }
     }
 

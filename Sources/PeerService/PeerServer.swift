@@ -234,10 +234,12 @@ package struct PeerServer: Sendable {
         // Whoever lists waits for names, or will not be without them for long.
         try calls.begin(.read(isUrgent: true), by: site)
         defer { calls.end(.read(isUrgent: true), by: site) }
-        let reader = try await backend.reader(of: volume, reign: Epoch(request.epoch), for: site)
-        let position = request.wantsPosition ? try reader.position() : nil
-        let listing = try await reader.list(wanted)
-        if !reader.isKept { _ = try await backend.reader(of: volume, reign: Epoch(request.epoch), for: site) }
+        let (listing, position) = try await HeadReader.read {
+            try await backend.reader(of: volume, reign: Epoch(request.epoch), for: site)
+        } _: { reader in
+            let position = request.wantsPosition ? try reader.position() : nil
+            return (try await reader.list(wanted), position)
+        }
         try await finish(call, of: site, with: ListCoding.encode(listing, position: position))
     }
 
@@ -251,25 +253,24 @@ package struct PeerServer: Sendable {
         try calls.begin(.read(isUrgent: request.urgent), by: site)
         defer { calls.end(.read(isUrgent: request.urgent), by: site) }
         let reign = Epoch(request.epoch)
-        let reader: HeadReader
-        if request.stateName.isEmpty {
-            reader = try await backend.reader(
-                of: volume, reign: reign, seen: SeenFiles(request), for: site)
-        } else {
-            guard let name = StateName(request.stateName) else {
-                throw RPCStatus(.invalidArgument, "a state's name has \(StateName.byteCount) bytes")
-            }
-            reader = try await backend.reader(of: volume, grantedTo: reign, named: name, for: site)
+        let name = StateName(request.stateName)
+        guard request.stateName.isEmpty || name != nil else {
+            throw RPCStatus(.invalidArgument, "a state's name has \(StateName.byteCount) bytes")
         }
+        let files = SeenFiles(request)
         let (known, limit) = (Dictionary(uniqueKeysWithValues: hashes), Int(request.maximumByteCount))
         // Reading from the disk, hashing and compressing take their time: what nobody waits for holds up no other.
-        let reply = try await Aside.run(
-            request.urgent ? Urgency.urgent.priority : Urgency.background.priority
-        ) {
-            let pieces = try await reader.read(extents, hashes: known, maximumByteCount: limit)
-            return ReadCoding.encode(pieces)
+        let reply = try await HeadReader.read {
+            guard let name else {
+                return try await backend.reader(of: volume, reign: reign, seen: files, for: site)
+            }
+            return try await backend.reader(of: volume, grantedTo: reign, named: name, for: site)
+        } _: { reader in
+            try await Aside.run(request.urgent ? Urgency.urgent.priority : Urgency.background.priority) {
+                let pieces = try await reader.read(extents, hashes: known, maximumByteCount: limit)
+                return ReadCoding.encode(pieces)
+            }
         }
-        if !reader.isKept { _ = try await backend.reader(of: volume, reign: reign, for: site) }
         try await finish(call, of: site, with: reply)
     }
 

@@ -1,4 +1,5 @@
 package import Hydration
+internal import RPC
 internal import Synchronization
 package import VolumeModel
 
@@ -91,7 +92,8 @@ package final class ReturningSource: ByteSource, DirectorySource {
 
     // MARK: what is known
 
-    /// - Returns: nil when an application would wait for the answer.
+    /// - Returns: nil when an application would wait for the answer, or the peer refuses it at present: of an owner that went
+    ///   back in time it cannot be known, and bytes that have not changed come all the same.
     private func known(isUrgent: Bool) async throws -> Known? {
         let (known, asking) = state.withLock { state -> (Known?, Task<Known, any Error>?) in
             if let known = state.known { return (known, nil) }
@@ -102,7 +104,11 @@ package final class ReturningSource: ByteSource, DirectorySource {
         }
         if let known { return known }
         guard !isUrgent, let asking else { return nil }
-        return try await asking.value
+        do {
+            return try await asking.value
+        } catch PeerError.call(_, _, let status) where status.code == .failedPrecondition {
+            return nil
+        }
     }
 
     private func ask() async throws -> Known {

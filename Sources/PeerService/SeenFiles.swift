@@ -5,7 +5,8 @@ package import VolumeModel
 
 /// Files of a head as its follower has them, which took the volume over by force from an owner that went back in time: the
 /// numbers of that one's changes were given twice. Whoever changes a file's bytes sets the time of its last change, in either
-/// life; so a file that says the same at both has not changed since they parted.
+/// life; so a file that says the same at both has not changed since they parted. What was done to it here after the takeover
+/// is no part of that.
 package struct SeenFiles: Sendable {
     struct File: Hashable, Sendable {
         let size: UInt64
@@ -36,7 +37,9 @@ package struct SeenFiles: Sendable {
         self.head = head
         var files: [InodeNumber: File] = [:]
         for inode in inodes where files[inode] == nil {
-            files[inode] = try storage.catalog.perform { try $0.peekInode(inode).map { File($0.attributes) } }
+            files[inode] = try storage.catalog.perform {
+                try $0.beginningRecord(of: inode).map { File($0.attributes) }
+            }
         }
         self.files = files
     }

@@ -10,8 +10,11 @@ package struct KeptCopy: Hashable, Sendable, Codable {
     package var byteCount: UInt64
     /// When it was released, in seconds since 1970.
     package var since: Int64
+    /// The name of the state, as bytes; nil: not noted, by an older release.
+    package var name: [UInt8]?
 
-    package init(number: UInt64, byteCount: UInt64, since: Int64) {
+    package init(number: UInt64, byteCount: UInt64, since: Int64, name: [UInt8]? = nil) {
+        self.name = name
         self.number = number
         self.byteCount = byteCount
         self.since = since

@@ -60,13 +60,14 @@ final class SiteOffers: Sendable {
     /// Before a volume that is offered becomes known here, and before a claim of it is kept.
     ///
     /// - Parameter claim: the one that comes with the offer, if it is another than the record's.
-    /// - Throws: `.exhausted` when its site has too much here already; nothing is noted then.
+    /// - Throws: `.exhausted` when its site has too much here already; nothing is noted then. A volume that is known already is
+    ///   none more.
     func admit(_ record: VolumeRecord, with claim: ClaimFacts? = nil) throws(SiteError) {
         guard let site = offerer(of: record) else { return }
         let byteCount = record.offeredByteCount(with: claim ?? record.claim?.facts)
         try all.withLock { all throws(SiteError) in
             let theirs = all.filter { $0.value.site == site && $0.key != record.id }.values
-            guard theirs.count < limits.volumeCount else {
+            guard all[record.id] != nil || theirs.count < limits.volumeCount else {
                 throw refusal(of: site, "\(theirs.count) volumes that it offered and nobody took over")
             }
             let present = theirs.reduce(0) { $0 + $1.recordByteCount }

@@ -36,19 +36,25 @@ extension VolumeAgent {
         guard let best = CopyHolding.best(of: holdings), let number = spare[best.epoch],
             context.copies.mayKeep(best.heldByteCount)
         else { return [:] }
+        let name: StateName?
         do {
             let storage = try openHead(number).storage
-            try await onBlockingThread {
+            name = try await onBlockingThread {
                 try storage.settle()
-                try storage.catalog.perform { try $0.noteSealIsDurable() }
+                let name = try storage.catalog.perform { state in
+                    try state.noteSealIsDurable()
+                    return try state.sealedFor()?.name
+                }
                 try storage.catalog.synchronize()
+                return name
             }
         } catch {
             logger.debug("head \(number) is not kept: \(error)")
             return [:]
         }
         return [
-            best.epoch: KeptCopy(number: number, byteCount: best.heldByteCount, since: KeptCopies.now())
+            best.epoch: KeptCopy(
+                number: number, byteCount: best.heldByteCount, since: KeptCopies.now(), name: name?.bytes)
         ]
     }
 
@@ -166,7 +172,10 @@ extension VolumeAgent {
     /// A copy that is kept of what was granted to a reign, if it surely is the state of this name; nil: there is none. It may
     /// go at any moment.
     func copyReader(grantedTo heir: Epoch, named name: StateName) async throws -> HeadReader? {
-        guard let number = record.copies[heir]?.number else { return nil }
+        guard let kept = record.copies[heir] else { return nil }
+        // Opening it may take long, and anybody may ask.
+        if let known = kept.name, known != name.bytes { return nil }
+        let number = kept.number
         let storage = try await openEarlier(number).storage
         // While the disk was waited for it may have gone.
         guard heads[number]?.storage === storage, record.copies[heir]?.number == number,

@@ -50,7 +50,9 @@ extension VolumeAgent {
         let catalog = head.storage.catalog
         try checkRecord()
         if try catalog.perform({ try $0.epoch() }) < epoch {
-            try catalog.perform { try $0.setEpoch(epoch) }
+            // By force: the owner that is overruled may have gone back in time.
+            let isClaimed = record.head.origin?.claim != nil
+            try catalog.perform { try $0.setEpoch(epoch, keepsBeginning: isClaimed) }
             try await onBlockingThread { try catalog.synchronize() }
         }
         try await agreeOnLimits(catalog)
@@ -180,11 +182,12 @@ extension VolumeAgent {
                 await self?.ownCopy(for: source, besides: number)
             }
         let bytes = FormerKeepers(
-            behind: returning ?? origin, of: catalog, volume: id, at: context.site
+            behind: returning ?? origin, of: catalog, at: context.site
         ) {
             logger.notice("\($0)")
-        } client: {
-            try context.client(of: $0)
+        } keeper: { [id] state, extents, urgency, timeout in
+            try await context.client(of: state.keeper).read(
+                extents, of: id, reign: state.heir, state: state.name, urgency: urgency, timeout: timeout)
         }
         head.startHydration(
             from: bytes, directories: origin, configuration: context.hydration, policy: record.hydration
@@ -193,6 +196,7 @@ extension VolumeAgent {
         } alongside: {
             await Self.takeEarlierReigns(catalog, source, of: origin, at: context.site, logger)
         } whenComplete: { [weak self] in
+            try? await onBlockingThread { try catalog.forgetBeginning() }
             await self?.noteFlattened(source.reign)
         }
     }
@@ -278,6 +282,7 @@ extension VolumeAgent {
         guard record.head.hasOwnHead, let head = try? openHead(record.headNumber) else { return }
         let needed = Set(record.head.keptReigns.map { Self.pinName(of: $0) })
         let catalog = head.storage.catalog
+        if record.head.origin == nil { try await onBlockingThread { try catalog.forgetBeginning() } }
         let pins = try catalog.perform { try $0.pinNames() }
             .filter { $0.hasPrefix(Self.pinPrefix) && !needed.contains($0) }
         guard !pins.isEmpty else { return }
@@ -304,7 +309,7 @@ extension VolumeAgent {
         if record.head.mayRead(site, under: reign) {
             try checkServed()
             let head = try openHead(record.headNumber)
-            return HeadReader(storage: head.storage, hydrator: head.hydrator, isKept: false)
+            return HeadReader(storage: head.storage, hydrator: head.hydrator)
         }
         guard record.head.isKeepingBytes(for: Reign(site, reign)), let number = record.retainedHeads[reign]
         else {
@@ -332,7 +337,8 @@ extension VolumeAgent {
     }
 
     /// The head that is kept for a reign of another site, or that was and is a copy now, if it still is the state of this
-    /// name; nil: there is none.
+    /// name; nil: there is none. Where a crash, or a disk that refused bytes, may have left others than the heir was given,
+    /// these are mixed with none of the heir's.
     func reader(grantedTo heir: Epoch, named name: StateName) async throws -> HeadReader? {
         guard obstacle == nil else { return nil }
         guard record.head.keptReigns.contains(heir), let number = record.retainedHeads[heir] else {
@@ -340,7 +346,7 @@ extension VolumeAgent {
         }
         let head = try openHead(number)
         guard let seal = try head.storage.catalog.perform({ try $0.sealedFor() }), seal.heir == heir,
-            seal.name == name
+            seal.name == name, seal.isCertain
         else { return nil }
         return HeadReader(storage: head.storage, hydrator: head.hydrator)
     }

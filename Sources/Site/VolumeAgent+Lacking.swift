@@ -140,7 +140,7 @@ extension VolumeAgent {
                 guard isKnown else { throw notKnownSince(site) }
             }
             let seen: HeadReader.Basis = if let sequence { .through(sequence) } else { .all }
-            let reader = HeadReader(storage: head.storage, hydrator: nil, seen: seen, isKept: false)
+            let reader = HeadReader(storage: head.storage, hydrator: nil, seen: seen)
             return (reader, record.head.origin)
         }
         let reader = try reader(for: reign, of: site)

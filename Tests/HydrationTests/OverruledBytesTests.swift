@@ -72,4 +72,55 @@ import VolumeModel
         let pieces = try await given(kept, since: position)
         #expect(pieces == [Piece(inode: kept, range: ByteRange(0, 10_000), content: .bytes(old))])
     }
+
+    /// A sealed head that goes on while it is read, as a peer's wait for what it lacks takes long: nothing that was written since is given,
+    /// nor anything under a name that it has no longer.
+    @Test(arguments: [false, true])
+    func whatIsWrittenWhileASealedHeadIsReadIsNotGiven(byName: Bool) async throws {
+        let position = try volume.storage.catalog.pin("follower")
+        try await Task.sleep(for: .milliseconds(30))
+        let unknown = PeerError.unknownVolume(VolumeID(randomHigh: 1, randomLow: 2))
+        await #expect(throws: byName ? unknown : PeerError.changed(written)) {
+            var looks = 0
+            _ = try await HeadReader.read {
+                looks += 1
+                if looks == 1 { return HeadReader(storage: volume.storage, hydrator: nil) }
+                if byName { throw unknown }
+                return HeadReader(storage: volume.storage, hydrator: nil, seen: .through(position))
+            } _: { reader in
+                if looks == 1 { try volume.write(written, at: 4000, [1, 2, 3]) }
+                let extent = Extent(inode: written, range: ByteRange(0, 10_000))
+                return try await reader.read([extent], maximumByteCount: 1 << 20)
+            }
+        }
+        try await volume.close()
+    }
+
+    /// What is asked before a takeover is told of the other files.
+    @Test func aDataFileThatIsLostIsNoOthersLoss() async throws {
+        let position = try volume.storage.catalog.pin("follower")
+        volume.storage.catalog.abandon()
+        let crashed = try TestVolume(opening: temporary.path)
+        try crashed.storage.bytes.delete(try data(of: written, in: crashed))
+        let extents = [written, kept].map { Extent(inode: $0, range: ByteRange(0, 10_000)) }
+        let parts = try HeadReader(storage: crashed.storage, hydrator: nil, seen: .through(position))
+            .missingParts(of: extents)
+        #expect(parts == [nil, []])
+        try await crashed.close()
+    }
+
+    /// A copy that goes for room while it is read has lost nothing.
+    @Test(arguments: [false, true])
+    func whatIsGivenUpIsNotDamaged(isGivenUp: Bool) async throws {
+        if isGivenUp { volume.storage.giveUp() }
+        let record = try #require(try volume.storage.catalog.perform { try $0.inode(written) })
+        try volume.storage.bytes.delete(record.data)
+        #expect(throws: (any Error).self) { _ = try volume.storage.dataFile(of: record) }
+        #expect((volume.storage.firstDamage(of: record.data, from: 0) == nil) == isGivenUp)
+        try await volume.close()
+    }
+
+    private func data(of inode: InodeNumber, in volume: TestVolume) throws -> DataFileNumber {
+        try #require(try volume.storage.catalog.perform { try $0.inode(inode) }).data
+    }
 }

@@ -82,5 +82,39 @@ extension SiteTests {
                 try await pair.unmount("data", at: tokyo)
             }
         }
+
+        /// Who had the volume before and crashed cannot say that its disk has what the next one was given: nothing of it is
+        /// mixed with that.
+        @Test func nothingComesFromASiteThatHasCrashedSince() async throws {
+            try await withSites(options: ["--fault-timeout", "1"], withTokyo: true) { pair, cleanup in
+                let tokyo = try #require(pair.tokyo)
+                try await pair.london.godwit(["volume", "create", "data", "--capacity", "1Gi"])
+                var path = try await pair.mount("data", at: pair.london, cleanup)
+                try writeRandomFile(path + "/a", byteCount: 1 << 20)
+                let a = try bytes(path + "/a")
+                try await pair.unmount("data", at: pair.london)
+                try await move(from: pair.london, to: pair.sydney)
+                path = try await pair.mount("data", at: pair.sydney, cleanup)
+                try await pair.unmount("data", at: pair.sydney)
+                try await move(from: pair.sydney, to: tokyo)
+                try await SiteTests.wait("tokyo to know what changed at sydney") {
+                    try String(contentsOfFile: tokyo.logPath, encoding: .utf8)
+                        .contains("can be had of site london as well")
+                }
+                await pair.sydney.stop()
+                await pair.london.kill()
+                try await pair.london.start()
+                path = try await pair.mount("data", at: tokyo, cleanup)
+                for _ in 0..<3 {
+                    let lost = try await shell("cat a 2>&1 > /dev/null || true", in: path)
+                    #expect(lost.output.contains("Input/output error"), "\(lost.output)")
+                }
+                try await pair.sydney.start()
+                try await SiteTests.wait("sydney's bytes, and by it london's") {
+                    (try? bytes(path + "/a")) == a
+                }
+                try await pair.unmount("data", at: tokyo)
+            }
+        }
     }
 }
