@@ -1,12 +1,12 @@
 internal import Glibc
 
-/// Where a test lets this process die or stop: at a step of a hand-off that it names. Nothing in a release build.
+/// Where a test lets this process die or stop: at a step of a hand-off that it names. Nothing in what people run.
 ///
 /// The file that GODWIT_TEST_STOP names, if there is one, holds a signal and a step: `9 before sealed`. At that step the
 /// process removes the file and sends the signal to itself.
 enum TestStop {
     static func reach(_ place: String, _ what: @autoclosure () -> String) {
-        #if DEBUG
+        #if DEBUG || TESTING
             guard let file, let wanted = contents(of: file) else { return }
             let words = wanted.split(separator: " ", maxSplits: 1)
             // Of an event or an action with its values the first word.
@@ -18,7 +18,7 @@ enum TestStop {
         #endif
     }
 
-    #if DEBUG
+    #if DEBUG || TESTING
         private static let file = getenv("GODWIT_TEST_STOP").map { String(cString: $0) }
 
         private static func contents(of path: String) -> String? {
