@@ -86,23 +86,45 @@ extension Catalog {
     func whenNothingIsAwaited<Result: Sendable>(
         _ body: (inout CatalogState) throws -> Result
     ) throws -> Result {
-        func attempt() throws -> Result? {
-            try state.withLock { (state) throws -> Result? in
-                state.awaited.isEmpty ? try body(&state) : nil
-            }
+        if let result = try unlessAwaiting(body) { return result }
+        return try order.waiting.withLock { _ in try waitAndRun(body) }
+    }
+
+    /// Commits because much waits for it.
+    ///
+    /// - Parameter waits: for somebody else's commit that is under way, and waits for bytes.
+    func commitAsDue(waits: Bool) throws {
+        let commit = { (state: inout CatalogState) throws -> UInt64 in
+            try self.checkIsOpen(state)
+            return try state.commit()
         }
-        if let result = try attempt() { return result }
-        return try order.waiting.withLock { (_) throws -> Result in
-            defer { order.holdsUpOthers.store(false, ordering: .releasing) }
-            var rounds = 0
-            while true {
-                if let result = try attempt() { return result }
-                if rounds == CommitOrder.freeRounds {
-                    order.holdsUpOthers.store(true, ordering: .releasing)
-                }
-                rounds += 1
-                synchronizeAwaited()
+        if waits {
+            _ = try whenNothingIsAwaited(commit)
+        } else if try unlessAwaiting(commit) == nil {
+            _ = try order.waiting.withLockIfAvailable { _ in try waitAndRun(commit) }
+        }
+    }
+
+    /// - Returns: nil when it has to wait for bytes.
+    private func unlessAwaiting<Result: Sendable>(
+        _ body: (inout CatalogState) throws -> Result
+    ) throws -> Result? {
+        try state.withLock { (state) throws -> Result? in state.awaited.isEmpty ? try body(&state) : nil }
+    }
+
+    /// To be called with the lock of those who wait.
+    private func waitAndRun<Result: Sendable>(
+        _ body: (inout CatalogState) throws -> Result
+    ) throws -> Result {
+        defer { order.holdsUpOthers.store(false, ordering: .releasing) }
+        var rounds = 0
+        while true {
+            if let result = try unlessAwaiting(body) { return result }
+            if rounds == CommitOrder.freeRounds {
+                order.holdsUpOthers.store(true, ordering: .releasing)
             }
+            rounds += 1
+            synchronizeAwaited()
         }
     }
 

@@ -214,19 +214,21 @@ package final class Catalog: Sendable {
     package func perform<Result: Sendable>(
         _ body: (inout CatalogState) throws -> Result
     ) throws -> Result {
-        let (result, isCommitDue) = try state.withLock { (state) throws -> (Result, Bool) in
+        let (result, isDue, isOverdue) = try state.withLock { (state) throws -> (Result, Bool, Bool) in
             let rowCount = state.recorder.count
             try state.beginOperation(on: directory)
             do {
                 let result = try body(&state)
                 // Who adds nothing to the commit, as who reads or brings bytes, waits for nobody's.
-                return (result, state.isCommitDue && state.recorder.count > rowCount)
+                return (
+                    result, state.isCommitDue && state.recorder.count > rowCount, state.isCommitOverdue
+                )
             } catch {
                 throw state.failedOperation(error)
             }
         }
         // It has to wait for bytes, else it had happened. A failure is for who changes something next.
-        if isCommitDue { _ = try? commit() }
+        if isDue { try? commitAsDue(waits: isOverdue) }
         return result
     }
 
@@ -392,7 +394,7 @@ package final class Catalog: Sendable {
 
     /// What was changed and is not committed when the catalog is let go of must not be committed later: another may have it
     /// open by then.
-    private func checkIsOpen(_ state: borrowing CatalogState) throws(CatalogError) {
+    func checkIsOpen(_ state: borrowing CatalogState) throws(CatalogError) {
         guard !state.isClosed || !state.hasChanges else {
             throw .unusable(path: directory, reason: "it is closed")
         }

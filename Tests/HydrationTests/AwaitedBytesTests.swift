@@ -97,6 +97,49 @@ import VolumeModel
         #expect(!scene.volume.storage.bytes.isChanged(data))
     }
 
+    private final class Flag: Sendable {
+        private let value = Atomic(false)
+        var isSet: Bool { value.load(ordering: .acquiring) }
+        func set() { value.store(true, ordering: .releasing) }
+    }
+
+    /// What is changed while a commit waits for gigabytes holds up no thread that the kernel's requests need.
+    @Test func nobodyWaitsForSomebodyElsesBytesUntilFarTooMuchIsWaiting() async throws {
+        let scene = try Scene()
+        let catalog = scene.volume.storage.catalog
+        let (hasBegun, isLetGo, hasEnded) = (Flag(), Flag(), Flag())
+        catalog.awaitBytes { _ in
+            hasBegun.set()
+            while !isLetGo.isSet { usleep(1000) }
+            return []
+        }
+        @Sendable func change(_ count: Int) throws {
+            try catalog.perform { state in
+                for _ in 0..<count { try state.setLimits(state.limits) }
+            }
+        }
+        _ = try scene.made("new")
+        try scene.rename("new", to: "old")
+        async let first: Void = BlockingThreads.run { try change(20_000) }
+        while !hasBegun.isSet { try await Task.sleep(for: .milliseconds(1)) }
+        for _ in 0..<100 { try change(10) }
+        #expect(try scene.awaitedCount == 1)
+        async let last: Void = BlockingThreads.run {
+            try change(80_000)
+            hasEnded.set()
+        }
+        while try catalog.perform({ $0.recorder.count }) < 100_000 {
+            try await Task.sleep(for: .milliseconds(1))
+        }
+        try await Task.sleep(for: .milliseconds(50))
+        #expect(!hasEnded.isSet)
+        isLetGo.set()
+        try await first
+        try await last
+        #expect(try scene.awaitedCount == 0 && catalog.perform { $0.recorder.count } == 0)
+        try await scene.volume.close()
+    }
+
     @Test func aFileThatIsCutAndWrittenAnewIsCommittedAfterItsBytes() async throws {
         let scene = try Scene()
         let fileSystem = scene.volume.fileSystem
