@@ -3,9 +3,10 @@ package import VolumeModel
 
 /// Brings the bytes of one head from its origin: those that are asked for at once, the rest behind.
 ///
-/// A fault fetches exactly what is missing (`SequentialWindow`), once however many ask for it. Background
-/// streaming asks for nothing new while a fault is under way. Everything that comes is stored through
-/// `HeadStorage.store`, which keeps what was written meanwhile.
+/// A fault fetches exactly what is missing (`SequentialWindow`), once however many ask for it; what background
+/// streaming has just asked for, a small fault asks for all the same. Background streaming asks for nothing new while a
+/// fault is under way. Everything that comes is stored through `HeadStorage.store`, which keeps what was written
+/// meanwhile, and what came first.
 package final class Hydrator: Sendable {
     package struct Configuration: Sendable {
         /// How long a read waits for its source before it fails with EIO.
@@ -39,6 +40,7 @@ package final class Hydrator: Sendable {
         struct Flight {
             let identity: UInt64
             let range: ByteRange
+            let urgency: Urgency
             let task: Task<UInt64, any Error>
         }
 
@@ -218,6 +220,10 @@ package final class Hydrator: Sendable {
         }
     }
 
+    /// What a fault asks for again though it is under way in the background, at most. An answer in the background gives
+    /// way to every fault's, so who joins it waits for all of them; and there are always some bytes under way.
+    static let askedForTwice: UInt64 = 64 << 10
+
     /// Joins the flights that already fetch parts of a range and starts flights for the rest.
     ///
     /// A flight is not ended with the one who started it: others may have joined. It gives how many bytes have come
@@ -227,7 +233,10 @@ package final class Hydrator: Sendable {
     ) -> [Task<UInt64, any Error>] {
         flights.withLock { flights in
             let current = flights.byInode[inode] ?? []
-            let joined = current.filter { $0.range.overlaps(range) }
+            let isImpatient = urgency == .urgent && range.byteCount <= Self.askedForTwice
+            let joined = current.filter {
+                $0.range.overlaps(range) && !(isImpatient && $0.urgency == .background)
+            }
             var rest = RangeSet([range])
             for flight in joined { rest.remove(flight.range) }
             var tasks = joined.map(\.task)
@@ -240,7 +249,7 @@ package final class Hydrator: Sendable {
                         [Extent(inode: inode, range: part)], urgency: urgency, timeout: timeout)
                 }
                 flights.byInode[inode, default: []].append(
-                    Flights.Flight(identity: identity, range: part, task: task))
+                    Flights.Flight(identity: identity, range: part, urgency: urgency, task: task))
                 tasks.append(task)
             }
             return tasks
@@ -269,7 +278,7 @@ package final class Hydrator: Sendable {
             }
             for part in parts {
                 flights.byInode[part.inode, default: []].append(
-                    Flights.Flight(identity: identity, range: part.range, task: task))
+                    Flights.Flight(identity: identity, range: part.range, urgency: urgency, task: task))
             }
             return task
         }

@@ -21,8 +21,8 @@ package final class FakeSource: ByteSource, DirectorySource {
     package struct State: Sendable {
         package var behaviour = Behaviour.answers
         package var delay: Duration = .zero
-        /// Besides, for what an application waits for.
-        package var urgentDelay: Duration = .zero
+        /// Besides, for what is of some urgency.
+        package var delays: [Urgency: Duration] = [:]
         /// Most bytes in one answer.
         package var answerByteCount = 1 << 20
         /// Whether a hole is named to its end, also beyond what was asked.
@@ -72,7 +72,7 @@ package final class FakeSource: ByteSource, DirectorySource {
             state.requests.append((extents, urgency))
             return state
         }
-        let delay = now.delay + (urgency == .urgent ? now.urgentDelay : .zero)
+        let delay = now.delay + (now.delays[urgency] ?? .zero)
         if delay > .zero { try await Task.sleep(for: delay) }
         switch now.behaviour {
         case .answers: break
