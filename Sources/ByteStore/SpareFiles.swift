@@ -41,6 +41,14 @@ final class SpareFiles: Sendable {
         var hasEnded = false
     }
 
+    fileprivate enum Spare {
+        case absent
+        case open(Int32)
+        case closed
+        /// Just being made or deleted.
+        case busy
+    }
+
     private let root: DataDirectory
     private let state = Mutex(State())
     /// Held while something is busy, and by who waits for that.
@@ -56,21 +64,21 @@ final class SpareFiles: Sendable {
     /// The file of a number, if it lies ready. Each is given once.
     func take(_ number: DataFileNumber) -> Int32? {
         while true {
-            let (spare, isClosed, isBusy, begins) = state.withLock { state -> (Int32?, Bool, Bool, Bool) in
-                guard state.busy?.contains(number.number) != true else { return (nil, false, true, false) }
-                let spare = state.descriptors.removeValue(forKey: number.number)
-                let isClosed = state.closed.remove(number.number) != nil
+            let (spare, begins) = state.withLock { state -> (Spare, Bool) in
+                guard state.busy?.contains(number.number) != true else { return (.busy, false) }
+                let spare = state.takeSpare(number.number)
                 state.note(number.number, isRunOf: Self.run, within: Self.pause, limit: Self.limit)
                 let begins = state.needsSpares(runLength: Self.run, limit: Self.limit) && !state.isMaking
                 if begins { state.isMaking = true }
-                return (spare, isClosed, false, begins)
+                return (spare, begins)
             }
             if begins { DispatchQueue.global().async { self.make() } }
-            if isBusy {
-                making.withLock { _ in }
-                continue
+            switch spare {
+            case .absent: return nil
+            case .open(let descriptor): return descriptor
+            case .closed: return try? root.open(ByteStore.name(of: number))
+            case .busy: making.withLock { _ in }
             }
-            return isClosed ? try? root.open(ByteStore.name(of: number)) : spare
         }
     }
 
@@ -178,6 +186,11 @@ extension SpareFiles.State {
             closed.insert(number)
         }
         descriptors = [:]
+    }
+
+    fileprivate mutating func takeSpare(_ number: UInt64) -> SpareFiles.Spare {
+        if let descriptor = descriptors.removeValue(forKey: number) { return .open(descriptor) }
+        return closed.remove(number) == nil ? .absent : .closed
     }
 
     fileprivate mutating func note(

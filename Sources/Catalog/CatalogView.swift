@@ -80,10 +80,9 @@ package final class CatalogView {
                 state.missingByteCount == 0, try state.sealedFor() == nil, try state.orphans().isEmpty
             else { return nil }
             return QuietHead(counters: state.counters, limits: state.limits, epoch: try state.epoch())
-        } catch let error as SQLiteError {
-            throw .database(error)
         } catch {
-            throw (error as? CatalogError) ?? .unusable(path: "catalog", reason: "\(error)")
+            throw error as? CatalogError
+                ?? .database(error as? SQLiteError ?? SQLiteError(code: 1, message: "\(error)"))
         }
     }
 

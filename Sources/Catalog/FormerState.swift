@@ -26,25 +26,27 @@ extension CatalogState {
         }
     }
 
-    /// The parts of a range that are in a former state as they were when this head began. Whatever is missing of this head
-    /// is so as it was then.
-    package func unchangedParts(
-        of range: ByteRange, of inode: InodeNumber, since state: FormerState
-    ) throws -> [ByteRange] {
+    /// The parts of some extents that are in a former state as they were when this head began. Whatever is missing of this
+    /// head is so as it was then.
+    package func unchangedParts(of extents: [Extent], since state: FormerState) throws -> [Extent] {
         guard let reigns = changed.earlier(since: state.heir), reigns.last?.sinceName == state.name,
-            reigns.allSatisfy({ inode < $0.firstNewInode })
+            let firstNewInode = reigns.map(\.firstNewInode).min()
         else { return [] }
         let statement = try connection.prepare(EarlierReign.changesOfOneInode)
-        statement.bind(1, inode.number)
-        statement.bind(2, state.heir.number)
-        var changes: ChangedBytes?
-        try statement.forEach { row in
-            // Damaged: all of it.
-            let more = Self.changedBytes(of: row) ?? ChangedBytes(unchangedOf: 0)
-            if changes == nil { changes = more } else { changes?.formUnion(more) }
-            return true
+        return try extents.flatMap { extent -> [Extent] in
+            guard extent.inode < firstNewInode else { return [] }
+            statement.bind(1, extent.inode.number)
+            statement.bind(2, state.heir.number)
+            var changes: ChangedBytes?
+            try statement.forEach { row in
+                // Damaged: all of it.
+                let more = Self.changedBytes(of: row) ?? ChangedBytes(unchangedOf: 0)
+                if changes == nil { changes = more } else { changes?.formUnion(more) }
+                return true
+            }
+            guard let changes else { return [extent] }
+            return changes.parts(of: extent.range).filter { !$0.isChanged }
+                .map { Extent(inode: extent.inode, range: $0.range) }
         }
-        guard let changes else { return [range] }
-        return changes.parts(of: range).filter { !$0.isChanged }.map(\.range)
     }
 }

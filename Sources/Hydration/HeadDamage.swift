@@ -31,7 +31,7 @@ package enum HeadDamage {
         return try findings(directory, known)
     }
 
-    /// Whether it is known that nothing of the head is damaged, or more than that cannot be known.
+    /// Whether it is known that nothing of the head is damaged. Where what is known cannot be read, it is not.
     package static func isNone(in directory: String) -> Bool {
         (try? HashDatabase.damage(in: directory).ranges.isEmpty) ?? false
     }

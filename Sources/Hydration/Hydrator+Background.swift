@@ -205,7 +205,7 @@ extension Hydrator {
     private func hasRoom() async throws -> Bool {
         if storage.hasRoomNow { return true }
         let storage = self.storage
-        return try await Self.offThread { storage.hasRoom() }
+        return try await BlockingThreads.run { storage.hasRoom() }
     }
 
     /// Background streaming gives way: while a fault is under way nothing new is asked for. Nor is it while the policy

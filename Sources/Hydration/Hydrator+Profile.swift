@@ -1,5 +1,4 @@
 internal import Catalog
-internal import Dispatch
 internal import VolumeModel
 
 /// How far a list of extents has been asked for.
@@ -132,14 +131,14 @@ extension Hydrator {
         let catalog = storage.catalog
         try await BlockingThreads.run { _ = try catalog.commit() }
         let guess = try FirstGuess(storage.catalog)
-        let found = try await Self.offThread { try guess.places(of: table) }
+        let found = try await BlockingThreads.run { try guess.places(of: table) }
         var position = ProfilePosition()
         let heads = found.filter { $0.application.magic != nil }.map {
             Extent(inode: $0.markerInode, range: ByteRange(0, FirstGuess.magicByteCount))
         }
         try await fetch(heads, from: &position)
         let places = try found.filter { try begins($0.markerInode, with: $0.application.magic) }
-        return places.isEmpty ? [] : try await Self.offThread { try guess.extents(of: places) }
+        return places.isEmpty ? [] : try await BlockingThreads.run { try guess.extents(of: places) }
     }
 
     private func begins(_ inode: InodeNumber, with magic: String?) throws -> Bool {
@@ -152,16 +151,5 @@ extension Hydrator {
         let file = try storage.dataFile(of: record)
         try bytes.withUnsafeMutableBytes { try file.read(into: $0, at: 0) }
         return bytes == Array(magic.utf8)
-    }
-
-    /// Runs a long search where it holds up no task.
-    static func offThread<Result: Sendable>(
-        _ body: @escaping @Sendable () throws -> Result
-    ) async throws -> Result {
-        try await withCheckedThrowingContinuation { continuation in
-            DispatchQueue.global(qos: .utility).async {
-                continuation.resume(with: Swift.Result { try body() })
-            }
-        }
     }
 }

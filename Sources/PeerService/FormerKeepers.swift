@@ -120,12 +120,7 @@ package final class FormerKeepers: ByteSource {
 
     /// What of some extents is in a former state as it is here.
     private func unchanged(_ extents: [Extent], since state: FormerState) throws -> [Extent] {
-        let parts = try catalog.perform { catalog in
-            try extents.flatMap { extent in
-                try catalog.unchangedParts(of: extent.range, of: extent.inode, since: state)
-                    .map { Extent(inode: extent.inode, range: $0) }
-            }
-        }
+        let parts = try catalog.perform { try $0.unchangedParts(of: extents, since: state) }
         return Array(parts.prefix(PeerLimits.extentCount))
     }
 
@@ -162,8 +157,10 @@ package final class FormerKeepers: ByteSource {
         try catalog.perform { catalog in
             try pieces.compactMap { piece -> Piece? in
                 guard piece.content == .zeros else { return piece }
-                let parts = try catalog.unchangedParts(of: piece.range, of: piece.inode, since: state)
-                guard let first = parts.first, first.start == piece.range.start else { return nil }
+                let whole = Extent(inode: piece.inode, range: piece.range)
+                guard let first = try catalog.unchangedParts(of: [whole], since: state).first?.range,
+                    first.start == piece.range.start
+                else { return nil }
                 return Piece(inode: piece.inode, range: first, content: .zeros)
             }
         }

@@ -350,7 +350,9 @@ import VolumeModel
         // What is in that state as it was when this head began.
         func unchanged(_ inode: InodeNumber, since state: FormerState) throws -> [ByteRange] {
             try journey.volume.storage.catalog.perform {
-                try $0.unchangedParts(of: ByteRange(10, 310_000), of: inode, since: state)
+                try $0.unchangedParts(
+                    of: [Extent(inode: inode, range: ByteRange(10, 310_000))], since: state
+                ).map(\.range)
             }
         }
         #expect(
