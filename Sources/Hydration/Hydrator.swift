@@ -34,6 +34,7 @@ package final class Hydrator: Sendable {
     let log: @Sendable (String) -> Void
     private let flights = Mutex(Flights())
     let activity = Mutex(Activity())
+    package let prefetched = PrefetchedBytes()
 
     /// What is being fetched now.
     private struct Flights {
@@ -65,8 +66,6 @@ package final class Hydrator: Sendable {
         var isComplete = false
         var policy = HydrationPolicy()
         var rate = RateLimiter()
-        /// What came before it was asked for.
-        var prefetched: [InodeNumber: RangeSet] = [:]
     }
 
     /// - Parameters:
@@ -311,6 +310,10 @@ package final class Hydrator: Sendable {
                         received += piece.range.byteCount
                     }
                 }
+                // Before it can be read.
+                if urgency == .prefetch, piece.content != .zeros {
+                    prefetched.note(piece.range, of: piece.inode)
+                }
                 try storage.store(piece)
                 // A batch of small files is a long piece of work: whoever waits for a thread goes between.
                 if urgency != .urgent { await Task.yield() }
@@ -332,10 +335,6 @@ package final class Hydrator: Sendable {
                 activity.receivedByteCount += received
                 activity.savedByteCount += saved
                 if urgency == .urgent { activity.neededByteCount += received + saved }
-                guard urgency == .prefetch else { return }
-                for piece in pieces where piece.content != .zeros {
-                    activity.prefetched[piece.inode, default: RangeSet()].insert(piece.range)
-                }
             }
             come += received
             rest = left
@@ -392,9 +391,6 @@ package final class Hydrator: Sendable {
                 faultLatency: activity.faultLatency)
         }
     }
-
-    /// What came before it was asked for.
-    package var prefetched: [InodeNumber: RangeSet] { activity.withLock { $0.prefetched } }
 
     /// From the next request on.
     package func follow(_ policy: HydrationPolicy) { activity.withLock { $0.policy = policy } }

@@ -174,8 +174,17 @@ struct SiteMetrics {
         add("hydration_saved_bytes_total", "Taken from a copy here since it was opened.", .counter) {
             $0.progress?.savedByteCount
         }
-        add("hydration_needed_bytes_total", "Of both, read by applications.", .counter) {
+        add(
+            "hydration_needed_bytes_total", "Of both, waited for by applications, or fetched ahead and read.",
+            .counter
+        ) {
             $0.progress == nil ? nil : $0.neededByteCount
+        }
+        add("hydration_ahead_bytes_total", "Of both, fetched ahead of applications.", .counter) {
+            $0.progress == nil ? nil : $0.prefetchedByteCount
+        }
+        add("hydration_ahead_read_bytes_total", "Of those, read by applications since.", .counter) {
+            $0.progress == nil ? nil : $0.prefetchedReadByteCount
         }
         add("copy_bytes", "What copies take that are kept in case the volume returns.") {
             $0.record.copies.values.reduce(0) { $0 &+ $1.byteCount }

@@ -19,17 +19,15 @@ struct VolumeSummary: Sendable {
     var mounts: [String] = []
     var namesAreArriving = false
     var prefetchedByteCount: UInt64 = 0
-    var prefetchedUnreadByteCount: UInt64 = 0
+    var prefetchedReadByteCount: UInt64 = 0
     /// What is wrong with the disk, the head or a mount here; nil: nothing is.
     var trouble: String?
     /// What was wrong with bytes and was put right last; nil: nothing.
     var healed: String?
 
-    /// Bytes that came from elsewhere, or from a copy here, and that applications have read.
-    var neededByteCount: UInt64 {
-        (progress?.neededByteCount ?? 0) + prefetchedByteCount
-            - min(prefetchedByteCount, prefetchedUnreadByteCount)
-    }
+    /// Bytes that came from elsewhere, or from a copy here, because applications waited for them, or before they did and
+    /// that they have read since.
+    var neededByteCount: UInt64 { (progress?.neededByteCount ?? 0) + prefetchedReadByteCount }
 
     var roleName: String { record.head.role.name }
 
@@ -93,7 +91,7 @@ struct VolumeSummary: Sendable {
         message.hydrationBytesPerSecond = record.hydration.bytesPerSecond ?? 0
         message.hydrationPrefetch = record.hydration.prefetch.rawValue
         message.prefetchedByteCount = prefetchedByteCount
-        message.prefetchedUnreadByteCount = prefetchedUnreadByteCount
+        message.prefetchedUnreadByteCount = prefetchedByteCount - prefetchedReadByteCount
         message.trouble = trouble ?? ""
         message.healed = healed ?? ""
         message.namesArriving = namesAreArriving
@@ -185,7 +183,7 @@ extension VolumeAgent {
         do {
             // To be asked about is no use.
             let head = try heads[shownHeadNumber] ?? openHead(shownHeadNumber)
-            summary.add(head, mounts.values.first?.recorder)
+            summary.add(head)
         } catch {
             summary.trouble = "\(error)"
         }
@@ -196,7 +194,7 @@ extension VolumeAgent {
         var summary = VolumeSummary(record: record)
         summary.mounts = Array(mounts.keys)
         if addResting(to: &summary) { return summary }
-        if let head = heads[shownHeadNumber] { summary.add(head, mounts.values.first?.recorder) }
+        if let head = heads[shownHeadNumber] { summary.add(head) }
         return summary
     }
 
@@ -221,7 +219,7 @@ extension VolumeSummary {
         allocatedByteCount = head.counters.allocatedByteCount
     }
 
-    fileprivate mutating func add(_ head: OpenHead, _ recorder: StartRecorder?) {
+    fileprivate mutating func add(_ head: OpenHead) {
         isOpen = true
         trouble = head.storage.trouble
         let counts = try? head.storage.catalog.perform { ($0.counters, $0.missingByteCount) }
@@ -231,10 +229,9 @@ extension VolumeSummary {
         missingByteCount = counts?.1 ?? 0
         namesAreArriving = head.storage.catalog.isArriving
         progress = head.hydrator?.progress()
-        guard let prefetched = head.hydrator?.prefetched else { return }
-        let all = prefetched.values.reduce(0) { $0 + $1.byteCount }
-        prefetchedByteCount = all
-        prefetchedUnreadByteCount = recorder?.unreadByteCount(of: prefetched) ?? all
+        if let prefetched = head.hydrator?.prefetched.counts {
+            (prefetchedByteCount, prefetchedReadByteCount) = prefetched
+        }
     }
 }
 

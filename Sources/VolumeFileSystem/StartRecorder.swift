@@ -65,18 +65,6 @@ package final class StartRecorder: Sendable {
             return state.order
         }
     }
-
-    /// How many of these bytes were not read while this was recording.
-    package func unreadByteCount(of ranges: [InodeNumber: RangeSet]) -> UInt64 {
-        state.withLock { state in
-            var count: UInt64 = 0
-            for (inode, set) in ranges {
-                let seen = state.seen[inode] ?? RangeSet()
-                for range in set.ranges { count += range.byteCount - seen.byteCount(in: range) }
-            }
-            return count
-        }
-    }
 }
 
 extension VolumeFileSystem {

@@ -47,6 +47,7 @@ extension VolumeFileSystem {
             }
             guard count > 0 else { return 0 }
             recorder?.note(inode, offset: offset, byteCount: count)
+            hydrator?.prefetched.noteRead(ByteRange(offset, offset + UInt64(count)), of: inode)
             let part = UnsafeMutableRawBufferPointer(rebasing: buffer[0..<count])
             guard record.data != .none else {
                 part.initializeMemory(as: UInt8.self, repeating: 0)

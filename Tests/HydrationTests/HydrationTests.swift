@@ -150,9 +150,17 @@ import VolumeModel
         for offset in stride(from: 0, to: 8 << 20, by: 64 << 10) {
             let found = try await volume.read(inode, offset..<offset + (64 << 10))
             #expect(found == Array(heir.contents[inode]![offset..<offset + (64 << 10)]))
+            guard offset == 1 << 20 else { continue }
+            // A byte that is read again counts once.
+            _ = try await volume.read(inode, 0..<100_000)
+            let ahead = try #require(volume.hydrator).prefetched.counts
+            #expect(ahead.read > 0 && ahead.read <= ahead.all && ahead.read <= 1 << 20, "\(ahead)")
         }
         let urgent = heir.source.requests.filter { $0.urgency == .urgent }.count
         #expect(urgent < 40, "\(urgent) of 128 reads had to ask themselves")
+        // What was fetched ahead has all been read.
+        let ahead = try #require(volume.hydrator).prefetched.counts
+        #expect(ahead.all > 4 << 20 && ahead.read == ahead.all, "\(ahead)")
         #expect(heir.source.requestedByteCount == 8 << 20)
         try await volume.close()
     }

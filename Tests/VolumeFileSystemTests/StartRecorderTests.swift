@@ -24,10 +24,6 @@ import VolumeModel
                 extent(5, 4096, 8192), extent(2, 0, 4096), extent(5, 0, 4096), extent(5, 8192, 20_480),
             ])
         #expect(recorder.take(isOver: true) == nil)
-        let ahead = [
-            InodeNumber(5): RangeSet([ByteRange(0, 40_960)]), InodeNumber(9): RangeSet([ByteRange(0, 100)]),
-        ]
-        #expect(recorder.unreadByteCount(of: ahead) == 20_480 + 100)
     }
 
     @Test func readingOnMakesOneLongRange() {
