@@ -26,7 +26,7 @@ extension VolumeAgent {
     /// - Returns: by the reign that the head was granted to: one at most, and none where an older copy is better.
     func copyWorthKeeping(among dead: Set<UInt64>) async -> [Epoch: KeptCopy] {
         // Whoever has all of the present state needs no older one.
-        guard !(record.head.hasOwnHead && record.head.origin == nil) else { return [:] }
+        guard !record.hasAllOfItsHead else { return [:] }
         let spare = record.retainedHeads.filter { _, number in
             dead.contains(number) && !record.divergentHeads.values.contains(number)
         }

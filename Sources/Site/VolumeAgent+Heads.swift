@@ -402,7 +402,8 @@ extension VolumeAgent {
                 !dropsPresent || record.isRetired,
                 divergences.isSuperset(of: record.head.divergences.map(\.epoch))
             else { return }
-            record.copies.merge(copies) { $1 }
+            // The last byte may have come meanwhile.
+            if !record.hasAllOfItsHead { record.copies.merge(copies) { $1 } }
             record.retainedHeads = record.retainedHeads.filter { needed.contains($0.key) }
             record.divergentHeads = record.divergentHeads.filter { divergences.contains($0.key) }
             if dropsPresent { record.headNumber = 0; record.followedFrom = nil }
@@ -432,4 +433,7 @@ extension VolumeAgent {
 extension VolumeRecord {
     /// Whether another site owns the volume, and nothing of it is followed here.
     fileprivate var isRetired: Bool { if case .retired = head.role { true } else { false } }
+
+    /// Whether the head here is its own, and nothing of it is elsewhere.
+    var hasAllOfItsHead: Bool { head.hasOwnHead && head.origin == nil }
 }
