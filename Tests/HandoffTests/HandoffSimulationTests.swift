@@ -7,7 +7,7 @@ import Testing
         ProcessInfo.processInfo.environment[name].flatMap { UInt64($0) }
     }
 
-    private static let usualCount: UInt64 = 5_000
+    private static let usualCount: UInt64 = 10_000
 
     private struct Failure {
         let seed: UInt64

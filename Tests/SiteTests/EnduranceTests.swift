@@ -86,6 +86,7 @@ struct EnduranceDatabase: Sendable {
         case .postgreSQL(let server):
             try await query("create table ledger(id bigint primary key, body text); create extension amcheck")
             try await server.load(byteCount: 1)
+            _ = try await server.query("create extension amcheck", database: "bench")
         case .mariaDB(let server):
             try await query(
                 "create table ledger(id bigint primary key, body blob) engine=innodb; create database bench")
@@ -138,10 +139,21 @@ struct EnduranceDatabase: Sendable {
         guard body == "0" else { return "\(body) rows with another content" }
         if let damage = try await loadDamage() { return damage }
         switch server {
-        case .postgreSQL:
-            let index = try await query("select bt_index_parent_check('ledger_pkey', true, true)")
-            let heap = try await query("select count(*) from verify_heapam('ledger')")
-            return index.isEmpty && heap == "0" ? nil : "amcheck: \(index), \(heap) corruptions"
+        case .postgreSQL(let server):
+            // Of every table and index, the server's own as well. A damaged index is an error of the query.
+            for database in ["postgres", "bench"] {
+                _ = try await server.query(
+                    """
+                    select bt_index_parent_check(class.oid, true, true) from pg_index
+                        join pg_class class on class.oid = indexrelid
+                        join pg_am access on access.oid = relam and amname = 'btree' where indisvalid
+                    """, database: database)
+                let heap = try await server.query(
+                    "select count(*) from pg_class, verify_heapam(pg_class.oid) where relkind in ('r', 't', 'm')",
+                    database: database)
+                guard heap == "0" else { return "amcheck: \(heap) corruptions in \(database)" }
+            }
+            return nil
         case .mariaDB:
             let report = try await query("check table ledger extended")
             return report.hasSuffix("OK") ? nil : report

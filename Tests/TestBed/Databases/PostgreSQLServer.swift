@@ -50,7 +50,11 @@ package actor PostgreSQLServer {
     package func initialise() async throws {
         try DatabaseFiles.makeDirectory(dataDirectory, owner: user, mode: 0o700)
         var program = program(
-            "initdb", ["-D", dataDirectory, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"])
+            "initdb",
+            [
+                "-D", dataDirectory, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C",
+                "--data-checksums",
+            ])
         program.directory = "/"
         try await ChildProcess.check(program, limit: .seconds(300))
     }
