@@ -97,12 +97,6 @@ import VolumeModel
         #expect(!scene.volume.storage.bytes.isChanged(data))
     }
 
-    private final class Flag: Sendable {
-        private let value = Atomic(false)
-        var isSet: Bool { value.load(ordering: .acquiring) }
-        func set() { value.store(true, ordering: .releasing) }
-    }
-
     /// What is changed while a commit waits for gigabytes holds up no thread that the kernel's requests need.
     @Test func nobodyWaitsForSomebodyElsesBytesUntilFarTooMuchIsWaiting() async throws {
         let scene = try Scene()
