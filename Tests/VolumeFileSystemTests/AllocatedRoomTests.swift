@@ -1,0 +1,145 @@
+import Catalog
+import EngineTestSupport
+import Hydration
+import Synchronization
+import Testing
+import VolumeFileSystem
+import VolumeModel
+
+/// What of a volume's capacity is taken where st_blocks alone does not tell: room that was allocated and not written to,
+/// holes beside it, files that have just come.
+@Suite struct AllocatedRoomTests {
+    private static let capacity: UInt64 = 1 << 20
+
+    private func make() throws -> (TemporaryDirectory, TestVolume) {
+        let temporary = try TemporaryDirectory()
+        let limits = VolumeLimits(byteCount: Self.capacity)
+        return (temporary, try TestVolume.make(in: try temporary.make("head"), limits: limits))
+    }
+
+    private func isFull(_ body: () throws -> Void) throws -> Bool {
+        do {
+            try body()
+            return false
+        } catch FileSystemError.errno(.noSpace) {
+            return true
+        }
+    }
+
+    private func allocate(
+        _ volume: TestVolume, _ inode: InodeNumber, _ mode: AllocationMode, _ offset: UInt64, _ count: UInt64
+    ) throws {
+        try volume.fileSystem.allocate(
+            inode, handle: FileHandle(inode.number), mode: mode, offset: offset, byteCount: count)
+    }
+
+    @discardableResult
+    private func write(_ volume: TestVolume, _ inode: InodeNumber, at offset: Int, _ count: Int) throws -> Int
+    {
+        try volume.write(inode, at: offset, [UInt8](repeating: 7, count: count))
+    }
+
+    private func taken(_ volume: TestVolume) throws -> UInt64 {
+        try volume.storage.catalog.perform { $0.counters.allocatedByteCount }
+    }
+
+    /// Writes to another file until nothing more fits.
+    private func fill(_ volume: TestVolume) throws {
+        let filler = try volume.create("filler")
+        var end = 0
+        while let count = try? write(volume, filler, at: end, 100_000) { end += count }
+        #expect(try taken(volume) == Self.capacity)
+    }
+
+    @Test func roomThatWasAllocatedIsThereWhenTheVolumeIsFull() async throws {
+        let (temporary, volume) = try make()
+        defer { _ = temporary }
+        let file = try volume.create("f")
+        try allocate(volume, file, .allocateKeepingSize, 0, 300_000)
+        #expect(try volume.fileSystem.attributes(of: file).size == 0)
+        try fill(volume)
+        // 300,000 bytes are 74 blocks, and these are all that there is.
+        #expect(try write(volume, file, at: 0, 100_000) == 100_000)
+        #expect(try write(volume, file, at: 150_000, 50_000) == 50_000)
+        #expect(try write(volume, file, at: 200_000, 200_000) == 74 * 4096 - 200_000)
+        #expect(try isFull { try write(volume, file, at: 74 * 4096, 1) })
+        #expect(try volume.fileSystem.attributes(of: file).size == 74 * 4096)
+        #expect(try taken(volume) == Self.capacity)
+        try await volume.close()
+    }
+
+    @Test func roomThatWasAllocatedInAHoleIsThereWhenTheVolumeIsFull() async throws {
+        let (temporary, volume) = try make()
+        defer { _ = temporary }
+        let file = try volume.create("f")
+        try volume.truncate(file, to: 16 << 20)
+        try allocate(volume, file, .allocate, 1 << 20, 65_536)
+        try allocate(volume, file, .allocate, 3 << 20, 65_536)
+        try fill(volume)
+        #expect(try write(volume, file, at: 1 << 20, 65_536) == 65_536)
+        // From allocated room into a hole: as much as there is.
+        #expect(try write(volume, file, at: (3 << 20) + 32_768, 65_536) == 32_768)
+        #expect(try isFull { try write(volume, file, at: (1 << 20) - 1, 1) })
+        #expect(try isFull { try write(volume, file, at: 2 << 20, 1) })
+        #expect(try taken(volume) == Self.capacity)
+        try await volume.close()
+    }
+
+    /// As many blocks as the size needs, and all of them beyond the end.
+    @Test(arguments: [false, true])
+    func holesCountThoughThereIsAsMuchRoomBeyondTheEnd(isOpenedAnew: Bool) async throws {
+        let (temporary, made) = try make()
+        defer { _ = temporary }
+        var volume = made
+        let file = try volume.create("f")
+        try volume.truncate(file, to: 400_000)
+        try allocate(volume, file, .allocateKeepingSize, 409_600, 409_600)
+        #expect(try taken(volume) == 409_600)
+        if isOpenedAnew {
+            try await volume.close()
+            volume = try TestVolume(opening: made.directory)
+        }
+        try write(volume, file, at: 200_000, 1)
+        #expect(try taken(volume) == 409_600 + 4096)
+        try write(volume, file, at: 399_999, 1)
+        #expect(try taken(volume) == 409_600 + 8192)
+        try write(volume, file, at: 0, 200_000)
+        try fill(volume)
+        // In the hole that is left there is room for nothing, beyond it for what was allocated.
+        #expect(try isFull { try write(volume, file, at: 300_000, 1000) })
+        #expect(try write(volume, file, at: 409_600, 409_600) == 409_600)
+        #expect(try write(volume, file, at: 0, 200_000) == 200_000)
+        #expect(try taken(volume) == Self.capacity)
+        try await volume.close()
+    }
+
+    @Test func anEmptyFileGivesItsRoomBackWhenItIsCutAgain() async throws {
+        let (temporary, volume) = try make()
+        defer { _ = temporary }
+        let file = try volume.create("f")
+        try allocate(volume, file, .allocateKeepingSize, 0, 300_000)
+        try volume.truncate(file, to: 0)
+        #expect(try taken(volume) == 0)
+        #expect(try volume.fileSystem.attributes(of: file).blockCount == 0)
+        try await volume.close()
+    }
+
+    /// Bytes free, as the disk is made to tell.
+    private final class Disk: Sendable { let free = Mutex<UInt64>(1 << 40) }
+
+    @Test func whatIsAllocatedAlreadyNeedsNoRoomOnTheDisk() async throws {
+        let (temporary, made) = try make()
+        defer { _ = temporary }
+        try await made.close()
+        let disk = Disk()
+        let volume = try TestVolume(opening: made.directory, freeSpace: { disk.free.withLock { $0 } })
+        let file = try volume.create("f")
+        try allocate(volume, file, .allocate, 0, 409_600)
+        disk.free.withLock { $0 = (64 << 20) + 40_960 }
+        try allocate(volume, file, .allocate, 4096, 405_504)
+        #expect(try isFull { try allocate(volume, file, .allocate, 0, 409_600 + 45_056) })
+        #expect(try volume.fileSystem.attributes(of: file).size == 409_600)
+        try allocate(volume, file, .allocate, 0, 409_600 + 36_864)
+        try await volume.close()
+    }
+}
