@@ -142,4 +142,45 @@ import VolumeModel
         try allocate(volume, file, .allocate, 0, 409_600 + 36_864)
         try await volume.close()
     }
+
+    /// What an origin said of a file that has no bytes in its holes, and of one that is full of zeros, is wrong here.
+    @Test(arguments: [false, true])
+    func whatFillsHolesOfAnArrivingFileCountsWhenItHasCome(isSynced: Bool) async throws {
+        let temporary = try TemporaryDirectory()
+        let owner = try TestVolume.make(in: try temporary.make("owner"))
+        let sparse = try owner.create("sparse")
+        try owner.truncate(sparse, to: 1 << 20)
+        try write(owner, sparse, at: 0, 4096)
+        let zeros = try owner.create("zeros")
+        try owner.write(zeros, at: 0, [UInt8](repeating: 0, count: 65_536))
+        #expect(try taken(owner) == 4096 + 65_536)
+        let directory = try temporary.make("heir")
+        try await TestVolume.makeHeir(of: owner.storage.catalog, in: directory)
+        let contents = [
+            sparse: [UInt8](repeating: 7, count: 4096) + [UInt8](repeating: 0, count: (1 << 20) - 4096),
+            zeros: [UInt8](repeating: 0, count: 65_536),
+        ]
+        let source = FakeSource { contents[$0] }
+        let heir = try TestVolume(opening: directory, source: source)
+        try write(heir, sparse, at: 524_288, 100_000)
+        try allocate(heir, sparse, .allocate, 1 << 20, 4096)
+        // What it has grown by counts at once.
+        #expect(try taken(heir) == 4096 + 65_536 + 4096)
+        if isSynced {
+            _ = try await heir.read(sparse, 0..<1 << 20)
+            _ = try await heir.read(zeros, 0..<65_536)
+            for file in [sparse, zeros] { try heir.synchronize(file) }
+        } else {
+            heir.startHydration()
+            try await heir.waitForHydration()
+            try heir.storage.settle()
+        }
+        let backed = try heir.storage.catalog.perform { try $0.backedInodes(after: InodeNumber(0), limit: 1) }
+        #expect(backed == [])
+        #expect(try taken(heir) == 4096 + 25 * 4096 + 4096)
+        #expect(try heir.fileSystem.attributes(of: zeros).blockCount == 0)
+        #expect(try CatalogImage(heir.storage.catalog).faults() == [])
+        try await heir.close()
+        try await owner.close()
+    }
 }
