@@ -143,6 +143,59 @@ import VolumeModel
         try await volume.close()
     }
 
+    /// Below the reserve nothing is asked about what it would take.
+    @Test func aDiskThatIsFullButForAReserveTakesOnlyWhatMakesRoom() async throws {
+        let (temporary, made) = try make()
+        defer { _ = temporary }
+        let file = try made.create("f")
+        try write(made, file, at: 0, 100_000)
+        func bytes(_ name: String) -> [UInt8] { Array(name.utf8) }
+        func set(_ name: String, _ volume: TestVolume) throws {
+            try volume.fileSystem.setExtendedAttribute(
+                bytes(name), of: file, value: [1], mustCreate: false, mustReplace: false, caller: .root)
+        }
+        try set("user.a", made)
+        let directory = try made.fileSystem.makeDirectory(
+            bytes("d"), in: .root, permissions: 0o755, caller: .root
+        ).inode
+        try await made.close()
+        let volume = try TestVolume(opening: made.directory, freeSpace: { 64 << 20 })
+        let system = volume.fileSystem
+        #expect(try isFull { try write(volume, file, at: 0, 10) })
+        #expect(try isFull { try allocate(volume, file, .allocate, 0, 100_000) })
+        #expect(try isFull { try allocate(volume, file, .zeroRange, 0, 10) })
+        #expect(try isFull { _ = try volume.create("g") })
+        #expect(
+            try isFull {
+                _ = try system.makeDirectory(bytes("e"), in: .root, permissions: 0o755, caller: .root)
+            })
+        #expect(
+            try isFull {
+                _ = try system.makeSymbolicLink(bytes("l"), in: .root, target: [65], caller: .root)
+            })
+        #expect(try isFull { _ = try system.link(file, as: bytes("g"), in: .root) })
+        #expect(
+            try isFull {
+                try system.rename(bytes("f"), in: .root, to: bytes("g"), in: directory, rule: .replace)
+            })
+        #expect(try isFull { try set("user.a", volume) })
+        #expect(try await volume.read(file, 99_999..<100_005) == [7])
+        try volume.synchronize(file)
+        var changes = AttributeChanges()
+        changes.permissions = 0o600
+        changes.uid = 5
+        changes.modificationTime = .now
+        _ = try system.setAttributes(changes, of: file, caller: .root)
+        try system.removeExtendedAttribute(bytes("user.a"), of: file)
+        try allocate(volume, file, .punchHole, 0, 8192)
+        try volume.truncate(file, to: 50_000)
+        try volume.truncate(file, to: 60_000)
+        #expect(try taken(volume) == 11 * 4096)
+        try system.unlink(bytes("f"), in: .root)
+        try system.removeDirectory(bytes("d"), in: .root)
+        try await volume.close()
+    }
+
     /// What an origin said of a file that has no bytes in its holes, and of one that is full of zeros, is wrong here.
     @Test(arguments: [false, true])
     func whatFillsHolesOfAnArrivingFileCountsWhenItHasCome(isSynced: Bool) async throws {
