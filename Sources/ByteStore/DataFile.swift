@@ -8,7 +8,7 @@ package import VolumeModel
 /// Closed when the store has let go of it and nobody uses it any more.
 package final class DataFile: Sendable {
     package let number: DataFileNumber
-    private let descriptor: Int32
+    let descriptor: Int32
     private let name: String
     private let directory: DataDirectory
     /// Counts changes, so that a sync knows what it covered. Starts at 1: what was written through an
@@ -18,6 +18,8 @@ package final class DataFile: Sendable {
     private let syncedCount = Atomic<UInt64>(0)
     /// The last change that cut bytes away.
     private let cutCount = Atomic<UInt64>(0)
+    /// Up to here it has all blocks, as far as we know: `DataFile+Blocks`.
+    let solidEnd = Atomic<UInt64>(0)
     private let isNew: Atomic<Bool>
     private let hasFailedSync = Atomic<Bool>(false)
     /// Held while the disk works. What failed stays: after a failed fsync the kernel drops the pages, and a
@@ -66,7 +68,10 @@ package final class DataFile: Sendable {
     ) -> (byteCount: Int, failure: ByteStoreError?) {
         var done = 0
         // After the bytes, also when only some were written: a sync that began earlier does not cover them.
-        defer { noteChange() }
+        defer {
+            noteChange()
+            noteBlocks(from: offset, byteCount: UInt64(done))
+        }
         while done < bytes.count {
             let count = pwrite(
                 descriptor, bytes.baseAddress?.advanced(by: done), bytes.count - done,
@@ -117,6 +122,7 @@ package final class DataFile: Sendable {
     /// are safe, and that an application which has opened the file anew will write again.
     package func forgetFailure() {
         noteChange()
+        noteHoles(from: 0)
         syncing.withLock { failed in
             failed = nil
             hasFailedSync.store(false, ordering: .releasing)
@@ -158,6 +164,7 @@ package final class DataFile: Sendable {
     /// Cuts the file. Until that is on the disk, `hasUnsyncedCut`.
     package func truncate(to size: UInt64) throws(ByteStoreError) {
         defer { cutCount.store(noteChange(), ordering: .releasing) }
+        noteHoles(from: size)
         try resize(to: size)
     }
 
@@ -190,16 +197,19 @@ package final class DataFile: Sendable {
 
     package func allocate(_ range: ByteRange) throws(ByteStoreError) {
         try fallocate(Int32(GW_FALLOC_FL_KEEP_SIZE), range)
+        noteBlocks(from: range.start, byteCount: range.byteCount)
     }
 
     /// Makes bytes zero and gives their blocks back.
     package func punchHole(_ range: ByteRange) throws(ByteStoreError) {
+        noteHoles(from: range.start)
         try fallocate(Int32(GW_FALLOC_FL_KEEP_SIZE | GW_FALLOC_FL_PUNCH_HOLE), range)
     }
 
     package func zero(_ range: ByteRange) throws(ByteStoreError) {
         do {
             try fallocate(Int32(GW_FALLOC_FL_KEEP_SIZE | GW_FALLOC_FL_ZERO_RANGE), range)
+            noteBlocks(from: range.start, byteCount: range.byteCount)
         } catch {
             // tmpfs knows holes but not this.
             guard error.errno == .notSupported else { throw error }
@@ -301,6 +311,8 @@ package final class DataFile: Sendable {
     /// - Returns: false where that cannot be: on ext4, or across file systems.
     private func share(_ range: ByteRange, with other: DataFile) -> Bool {
         defer { noteChange() }
+        // The other one's holes come with its bytes.
+        noteHoles(from: range.start)
         while gw_clone_range(descriptor, other.descriptor, range.start, range.byteCount) != 0 {
             guard errno == EINTR else { return false }
         }

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <linux/stat.h>
 #include <string.h>
@@ -27,6 +28,23 @@ int gw_clone_range(int target, int source, uint64_t offset, uint64_t byte_count)
 
 int gw_sync_file_range(int descriptor, int64_t offset, int64_t byte_count, unsigned int flags) {
     return sync_file_range(descriptor, offset, byte_count, flags);
+}
+
+int gw_fiemap(int descriptor, uint64_t offset, uint64_t byte_count, struct gw_extent *extents) {
+    struct {
+        struct fiemap head;
+        struct fiemap_extent extents[GW_EXTENT_LIMIT];
+    } map;
+    memset(&map, 0, sizeof map);
+    map.head.fm_start = offset;
+    map.head.fm_length = byte_count;
+    map.head.fm_extent_count = GW_EXTENT_LIMIT;
+    if (ioctl(descriptor, FS_IOC_FIEMAP, &map) != 0) return -1;
+    for (uint32_t index = 0; index < map.head.fm_mapped_extents; index++) {
+        extents[index].offset = map.extents[index].fe_logical;
+        extents[index].byte_count = map.extents[index].fe_length;
+    }
+    return map.head.fm_mapped_extents;
 }
 
 int gw_open_direct(const char *path) {

@@ -142,7 +142,7 @@ extension Catalog {
             // Why not is known to the file. What the commit cannot take now is noted, and recorded, by the next `settle`.
             if !refused.isEmpty { try? state.operate(on: directory) { try $0.noteSyncFailure() } }
             for item in unrecorded where notes[item.data] != nil && !refused.contains(item.data) {
-                try? state.operate(on: directory) { try $0.record(item) }
+                try? state.operate(on: directory) { try $0.record(item, blockCount: nil) }
             }
         }
     }

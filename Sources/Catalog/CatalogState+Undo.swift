@@ -151,7 +151,12 @@ extension CatalogState {
         var cached = former.cached
         if !former.holdsResidency { cached?.residency = inodes[number]?.residency }
         inodes[number] = cached
-        if cached?.residency?.unrecorded.isEmpty == false { unrecordedInodes.insert(number) }
+        if let cached, let residency = cached.residency,
+            !residency.unrecorded.isEmpty
+                || residency.valid.contains(ByteRange(0, cached.record.backedByteCount))
+        {
+            unrecordedInodes.insert(number)
+        }
         switch former.wasDirty {
         case true?: dirtyInodes.insert(number)
         case false?: dirtyInodes.remove(number)

@@ -131,9 +131,18 @@ extension CatalogState {
         return lastResidencyLife
     }
 
+    /// Whether all of an inode's bytes are here, so that it may need its origin no longer.
+    package func isAllHere(_ unrecorded: UnrecordedResidency) -> Bool {
+        guard let cached = inodes[unrecorded.inode], let residency = cached.residency else { return false }
+        return residency.valid.contains(ByteRange(0, cached.record.backedByteCount))
+    }
+
     /// Records ranges whose bytes are durable. Nothing is recorded when the inode has another data file by now, or
     /// when what was here has been lost meanwhile.
-    package mutating func record(_ durable: UnrecordedResidency) throws {
+    ///
+    /// - Parameter blockCount: what the data file takes, in blocks of 512 bytes: once it holds everything, that counts, and
+    ///   the inode has no origin any more. nil: nobody has looked; then it keeps its origin until somebody has.
+    package mutating func record(_ durable: UnrecordedResidency, blockCount: UInt64?) throws {
         let number = durable.inode
         guard let cached = inodes[number], cached.residency?.life == durable.life,
             cached.record.data == durable.data, cached.record.backedByteCount > 0
@@ -147,12 +156,14 @@ extension CatalogState {
         }
         touch(number)
         guard let residency = inodes[number]?.residency else { return }
-        if residency.recorded.contains(whole) {
+        let isWhole = residency.recorded.contains(whole)
+        if isWhole, let blockCount {
             try dropResidency(of: number)
             var flattened = cached.record
             flattened.backedByteCount = 0
+            flattened.attributes.blockCount = blockCount
             try update(flattened, kind: .structural)
-        } else if residency.unrecorded.isEmpty {
+        } else if residency.unrecorded.isEmpty, !isWhole {
             unrecordedInodes.remove(number)
         }
     }

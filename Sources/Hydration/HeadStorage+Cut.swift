@@ -73,8 +73,8 @@ extension HeadStorage {
         try noteBlocks(of: file, record.attributes.inode)
     }
 
-    /// Counts anew what a file takes.
-    private func noteBlocks(of file: DataFile, _ inode: InodeNumber) throws {
+    /// Counts anew what a file takes. To be called under its data lock.
+    func noteBlocks(of file: DataFile, _ inode: InodeNumber) throws {
         let blockCount = try file.extent().blockCount
         try catalog.perform { state in
             guard var record = try state.inode(inode), record.data == file.number,

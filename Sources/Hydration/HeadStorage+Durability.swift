@@ -62,19 +62,36 @@ extension HeadStorage {
                 return record
             }
             try synchronize(file)
-            let extent = try file.extent()
-            try catalog.perform { state in
-                guard var record = try state.inode(inode), record.data == file.number else { return }
-                if record.backedByteCount == 0, record.attributes.blockCount != extent.blockCount {
-                    record.attributes.blockCount = extent.blockCount
-                    try state.update(record, kind: .metadata)
-                }
+            // Nearly always nothing has changed there since the last write.
+            if record.backedByteCount == 0, try file.extent().blockCount != record.attributes.blockCount {
+                try withDataLock(of: inode) { try noteBlocks(of: file, inode) }
             }
         }
-        if let unrecorded {
-            try catalog.perform { try $0.record(unrecorded) }
-        }
+        if let unrecorded { try self.record(unrecorded) }
         return nil
+    }
+
+    /// Records what is durable of an inode. Where that is all of it, what it takes counts from now on, and no longer what its
+    /// origin said: who writes to it holds the lock, so that nothing comes in between.
+    private func record(_ durable: UnrecordedResidency) throws {
+        guard try catalog.perform({ $0.isAllHere(durable) }) else {
+            return try catalog.perform { try $0.record(durable, blockCount: nil) }
+        }
+        try withDataLock(of: durable.inode) {
+            let blockCount = try blockCount(of: durable.data)
+            try catalog.perform { try $0.record(durable, blockCount: blockCount) }
+        }
+    }
+
+    /// Of a data file that is gone: 0, as whoever uses it is told.
+    private func blockCount(of data: DataFileNumber) throws -> UInt64 {
+        guard data != .none else { return 0 }
+        do {
+            return try bytes.open(data).extent().blockCount
+        } catch {
+            guard error.errno == .noSuchEntry else { throw error }
+            return 0
+        }
     }
 
     /// Makes a data file durable, and then that what was written over damage in it is good.
@@ -140,7 +157,7 @@ extension HeadStorage {
         var unrecordable: (any Error)?
         for item in unrecorded where failures[item.data] == nil {
             do {
-                try catalog.perform { try $0.record(item) }
+                try record(item)
             } catch {
                 unrecordable = unrecordable ?? error
             }

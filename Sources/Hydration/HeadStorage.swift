@@ -13,7 +13,7 @@ package import VolumeModel
 package final class HeadStorage: Sendable {
     /// Free disk space below which nothing new is written, so that the catalog can always commit. What frees space
     /// is accepted in any case.
-    package static let reservedByteCount: UInt64 = 64 << 20
+    private static let reservedByteCount: UInt64 = 64 << 20
 
     package let catalog: Catalog
     package let bytes: ByteStore
@@ -278,6 +278,14 @@ package final class HeadStorage: Sendable {
 
     /// The same, without giving anything up.
     package var hasRoomNow: Bool { freeByteCount() > Self.reservedByteCount }
+
+    /// Whether there is disk space for so many bytes at once, by a look at the disk now.
+    package func hasRoom(for byteCount: UInt64) -> Bool {
+        guard byteCount > 0 else { return true }
+        let free = measureFreeSpace()
+        return free > Self.reservedByteCount && free - Self.reservedByteCount >= byteCount
+            || makesRoom(for: byteCount)
+    }
 
     /// Gives up things that are needed by nobody until `missingByteCount` says 0.
     ///

@@ -163,7 +163,8 @@ extension VolumeFileSystem {
             try state.discardData(record.data)
             record.data = .none
         }
-        if size < oldSize {
+        // Also where it had room beyond an end at 0.
+        if size < oldSize || size == 0 {
             record.attributes.blockCount = min(record.attributes.blockCount, (size + 4095) / 4096 * 8)
         }
         record.attributes.size = size
@@ -183,15 +184,17 @@ extension VolumeFileSystem {
         let takesRoom = mode != .punchHole
         try changing(frees: !takesRoom) {
             try storage.withDataLock(of: inode) {
-                let room = try roomForWriting(inode, range)
+                var room = try roomForWriting(inode, range)
                 defer { giveBack(room) }
                 let file = try storage.dataFile(of: room.record)
                 if mode.mayExtend, range.end > room.record.attributes.size {
                     try storage.prepareGrowth(of: room.record, in: file)
                 }
-                let fitting = takesRoom ? try fits(range, room, file) : range
-                guard fitting == range, try !takesRoom || diskHasRoom(for: byteCount) else {
-                    throw Errno.noSpace
+                if takesRoom {
+                    let missing = try Self.missingByteCount(range, in: file)
+                    guard try fits(range, &room, file) == range, storage.hasRoom(for: missing) else {
+                        throw Errno.noSpace
+                    }
                 }
                 switch mode {
                 case .allocate, .allocateKeepingSize: try file.allocate(range)
@@ -214,20 +217,14 @@ extension VolumeFileSystem {
         }
     }
 
-    private func diskHasRoom(for byteCount: UInt64) throws -> Bool {
-        let free = try storage.bytes.diskSpace().free
-        return free > HeadStorage.reservedByteCount && free - HeadStorage.reservedByteCount >= byteCount
-            || storage.makesRoom(for: byteCount)
-    }
-
     private static func noteAllocated(
         _ range: ByteRange, _ mode: AllocationMode, _ inode: InodeNumber, blockCount: UInt64,
         in state: inout CatalogState
     ) throws {
         guard var record = try state.inode(inode) else { return }
         if mode.makesZeros { try state.markValid(range, of: inode) }
+        noteTaken(blockCount, end: mode.mayExtend ? range.end : 0, of: &record)
         if mode.mayExtend { record.attributes.size = max(record.attributes.size, range.end) }
-        if record.backedByteCount == 0 { record.attributes.blockCount = blockCount }
         // As ext4, also when bytes and size stay as they are.
         record.attributes.changeTime = now()
         record.attributes.modificationTime = record.attributes.changeTime

@@ -27,13 +27,13 @@ extension VolumeFileSystem {
         return try changing {
             guard !range.isEmpty else { return 0 }
             return try storage.withDataLock(of: inode) {
-                let room = try roomForWriting(inode, range)
+                var room = try roomForWriting(inode, range)
                 defer { giveBack(room) }
                 let file = try storage.dataFile(of: room.record)
                 if range.end > room.record.attributes.size {
                     try storage.prepareGrowth(of: room.record, in: file)
                 }
-                let allowed = try fits(range, room, file)
+                let allowed = try fits(range, &room, file)
                 let part = UnsafeRawBufferPointer(rebasing: bytes[0..<Int(allowed.byteCount)])
                 var (count, failure) = file.writeSome(part, at: range.start)
                 if failure?.errno == .noSpace, storage.makesRoom() {
@@ -83,45 +83,72 @@ extension VolumeFileSystem {
         try? storage.catalog.perform { $0.unreserve(room.granted) }
     }
 
-    /// Bytes that a write may newly take, at the most.
-    private static func newByteCount(_ range: ByteRange, in record: InodeRecord) -> UInt64 {
-        let first = range.start / blockByteCount * blockByteCount
-        let end = roundedUp(range.end)
-        let size = roundedUp(record.attributes.size)
-        // Without holes, or with those that only the origin knows, nothing new is taken before the end.
-        let isDense = record.attributes.blockCount &* 512 >= size || record.backedByteCount > 0
-        let start = isDense ? max(first, size) : first
-        return end > start ? end - start : 0
+    /// A file that has as many blocks as its size needs may have holes all the same, when it has room beyond its end: what a
+    /// write may take there is set aside as well. Costs nothing where the data file is known to have none.
+    private func lookForHoles(_ range: ByteRange, _ room: inout Room, in file: DataFile) throws {
+        let record = room.record
+        let size = Self.roundedUp(record.attributes.size)
+        guard record.backedByteCount == 0, range.start < size, Self.hasBlocksForAll(record),
+            try !file.isSolid(upTo: min(range.end, size), of: record.attributes.size)
+        else { return }
+        let wanted = Self.roundedUp(range.end) - Self.roundedDown(range.start)
+        let more = wanted - min(wanted, room.wanted)
+        let granted = try storage.catalog.perform { $0.reserve(more) }
+        room = Room(record: record, wanted: wanted, granted: room.granted + granted)
     }
 
-    private static func roundedUp(_ offset: UInt64) -> UInt64 {
-        (offset + blockByteCount - 1) / blockByteCount * blockByteCount
+    /// Bytes that a write may newly take, at the most.
+    private static func newByteCount(_ range: ByteRange, in record: InodeRecord) -> UInt64 {
+        // Without holes, or with those that only the origin knows, nothing new is taken before the end.
+        let mayFillHoles = record.backedByteCount == 0 && !hasBlocksForAll(record)
+        let first = roundedDown(range.start)
+        let start = mayFillHoles ? first : max(first, roundedUp(record.attributes.size))
+        return roundedUp(range.end).subtracting(start)
     }
+
+    private static func hasBlocksForAll(_ record: InodeRecord) -> Bool {
+        record.attributes.blockCount &* 512 >= roundedUp(record.attributes.size)
+    }
+
+    private static func roundedUp(_ offset: UInt64) -> UInt64 { roundedDown(offset + blockByteCount - 1) }
+
+    private static func roundedDown(_ offset: UInt64) -> UInt64 { offset / blockByteCount * blockByteCount }
 
     /// The part of a write, from its start, that the capacity allows.
     ///
     /// - Throws: ENOSPC when that is nothing.
-    func fits(_ range: ByteRange, _ room: Room, _ file: DataFile) throws -> ByteRange {
+    func fits(_ range: ByteRange, _ room: inout Room, _ file: DataFile) throws -> ByteRange {
+        try lookForHoles(range, &room, in: file)
         if room.granted == room.wanted { return range }
+        // What fills holes that only the origin knows was not asked for.
+        let size = room.record.backedByteCount > 0 ? Self.roundedUp(room.record.attributes.size) : 0
         // Near the limit it pays to look which blocks are there already.
-        var left = room.granted
-        var position = range.start / Self.blockByteCount * Self.blockByteCount
-        let end = Self.roundedUp(range.end)
+        let (end, _) = try Self.advance(
+            from: max(size, Self.roundedDown(range.start)), to: range.end, taking: room.granted, in: file)
+        guard end > range.start else { throw Errno.noSpace }
+        return ByteRange(range.start, min(range.end, end))
+    }
+
+    /// What a data file lacks of a range, in bytes of whole blocks.
+    static func missingByteCount(_ range: ByteRange, in file: DataFile) throws -> UInt64 {
+        try advance(from: roundedDown(range.start), to: range.end, taking: .max, in: file).taken
+    }
+
+    /// How far one comes from a block on with so many bytes of new blocks, and how many it takes.
+    private static func advance(
+        from start: UInt64, to end: UInt64, taking limit: UInt64, in file: DataFile
+    ) throws -> (end: UInt64, taken: UInt64) {
+        let end = roundedUp(end)
+        var position = start
+        var taken: UInt64 = 0
         while position < end {
-            let hole = min(Self.roundedUp(try file.nextHole(from: position)), end)
-            if hole > position { position = hole }
-            guard position < end else { break }
-            let data = min(try file.nextData(from: position) ?? end, end)
-            let missing = data / Self.blockByteCount * Self.blockByteCount - position
-            if missing > left {
-                position += left / Self.blockByteCount * Self.blockByteCount
-                break
-            }
-            left -= missing
-            position = max(data, position + Self.blockByteCount)
+            let next = try file.blocks(from: position, upTo: end)
+            let missing = min(end, roundedDown(next?.start ?? end)).subtracting(position)
+            guard missing <= limit - taken else { return (position + roundedDown(limit - taken), limit) }
+            taken += missing
+            position = next.map { roundedUp($0.end) } ?? end
         }
-        guard position > range.start else { throw Errno.noSpace }
-        return ByteRange(range.start, min(range.end, position))
+        return (position, taken)
     }
 
     private func noteWritten(
@@ -134,17 +161,22 @@ extension VolumeFileSystem {
             guard var record = try state.inode(inode) else { return }
             try state.markValid(range, of: inode)
             let grows = range.end > record.attributes.size
-            if let blockCount {
-                let grown = Self.roundedUp(range.end).subtracting(Self.roundedUp(record.attributes.size))
-                record.attributes.blockCount =
-                    record.backedByteCount == 0 ? blockCount : record.attributes.blockCount + grown / 512
-            }
+            if let blockCount { Self.noteTaken(blockCount, end: range.end, of: &record) }
             if grows { record.attributes.size = range.end }
             record.attributes.modificationTime = Self.now()
             record.attributes.changeTime = record.attributes.modificationTime
             try state.update(record, kind: grows ? .structural : .metadata)
             if grows, isRewritten { storage.awaitBytes(of: record, in: &state) }
         }
+    }
+
+    /// What a file takes now: blocks of 512 bytes. To be called before its size changes.
+    ///
+    /// - Parameter end: how far the file reaches at least from now on.
+    static func noteTaken(_ blockCount: UInt64, end: UInt64, of record: inout InodeRecord) {
+        let grown = roundedUp(end).subtracting(roundedUp(record.attributes.size))
+        record.attributes.blockCount =
+            record.backedByteCount == 0 ? blockCount : record.attributes.blockCount &+ grown / 512
     }
 }
 

@@ -208,6 +208,60 @@ import VolumeModel
         #expect(try read(file, 2, at: 104_999) == [7, 0])
     }
 
+    /// Where the file system tells of it.
+    @Test func roomThatWasNeverWrittenToIsBlocksAndNoHole() throws {
+        let temporary = try TemporaryDirectory()
+        let store = try ByteStore(directory: temporary.path + "/data")
+        let file = try store.create(DataFileNumber(1))
+        #expect(try file.blocks(from: 0, upTo: 1 << 30) == nil)
+        try file.allocate(ByteRange(8192, 1 << 20))
+        #expect(try file.extent().size == 0)
+        #expect(try file.blocks(from: 0, upTo: 1 << 30) == ByteRange(8192, 1 << 20))
+        #expect(try file.blocks(from: 0, upTo: 8192) == nil)
+        // More pieces than are asked for at a time, one after the other.
+        for block in 0..<100 as Range<UInt64> where block % 2 == 1 {
+            try write(file, [7], at: 16_384 + block * 4096)
+        }
+        try file.synchronize()
+        #expect(try file.blocks(from: 0, upTo: 1 << 30) == ByteRange(8192, 1 << 20))
+        try file.grow(to: 1 << 20)
+        for block in 0..<40 as Range<UInt64> {
+            try file.punchHole(ByteRange(524_288 + block * 8192, 524_288 + block * 8192 + 4096))
+        }
+        #expect(try file.blocks(from: 500_000, upTo: 1 << 20)?.end == 524_288)
+        #expect(try file.blocks(from: 524_288, upTo: 1 << 20) == ByteRange(528_384, 532_480))
+        #expect(try file.blocks(from: 843_776, upTo: 1 << 30) == ByteRange(847_872, 1 << 20))
+    }
+
+    @Test func aFileIsKnownToHaveNoHolesAsFarAsThatIsSo() throws {
+        let temporary = try TemporaryDirectory()
+        let store = try ByteStore(directory: temporary.path + "/data")
+        var file = try store.create(DataFileNumber(1))
+        for reopens in [false, true] {
+            try write(file, [UInt8](repeating: 7, count: 100_000))
+            try file.grow(to: 200_000)
+            if reopens {
+                store.closeAll()
+                file = try store.open(DataFileNumber(1))
+            }
+            #expect(try file.isSolid(upTo: 102_400, of: 200_000))
+            #expect(try !file.isSolid(upTo: 102_401, of: 200_000))
+            try write(file, [7], at: 102_400)
+            #expect(try file.isSolid(upTo: 106_496, of: 200_000))
+            // The hole is seen again, wherever it is made.
+            try file.punchHole(ByteRange(4096, 8192))
+            #expect(try file.isSolid(upTo: 4096, of: 200_000))
+            #expect(try !file.isSolid(upTo: 4097, of: 200_000))
+            try file.allocate(ByteRange(0, 200_000))
+            #expect(try file.isSolid(upTo: 200_704, of: 200_000))
+            try file.truncate(to: 50_000)
+            try file.grow(to: 200_000)
+            #expect(try file.isSolid(upTo: 53_248, of: 200_000))
+            #expect(try !file.isSolid(upTo: 53_249, of: 200_000))
+            try file.truncate(to: 0)
+        }
+    }
+
     @Test func aSyncCoversWhatWasWrittenBeforeItByAnybody() async throws {
         let temporary = try TemporaryDirectory()
         let store = try ByteStore(directory: temporary.path + "/data", openFileLimit: 16)

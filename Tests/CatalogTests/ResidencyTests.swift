@@ -54,7 +54,7 @@ import VolumeModel
             case 13...16:
                 let unrecorded = try catalog.perform { $0.unrecordedResidency() }
                 try catalog.perform { state in
-                    for item in unrecorded { try state.record(item) }
+                    for item in unrecorded { try state.record(item, blockCount: 8) }
                 }
                 if !unrecorded.isEmpty { recorded = valid }
                 try catalog.synchronize()
@@ -75,7 +75,7 @@ import VolumeModel
                 let newSize = UInt64(generator.next(below: size))
                 #expect(throws: Failure.self) {
                     try catalog.perform { state in
-                        for item in unrecorded { try state.record(item) }
+                        for item in unrecorded { try state.record(item, blockCount: 8) }
                         try state.markValid(range, of: inode)
                         guard var record = try state.inode(inode) else { return }
                         try state.cutBacking(of: &record, to: newSize)
@@ -122,11 +122,42 @@ import VolumeModel
         let unrecorded = try catalog.perform { $0.unrecordedResidency() }
         #expect(try catalog.perform { try $0.backedInodes(after: InodeNumber(0), limit: 9) } == [inode])
         try catalog.perform { state in
-            for item in unrecorded { try state.record(item) }
+            for item in unrecorded { try state.record(item, blockCount: 8) }
         }
         try catalog.commit()
         #expect(try catalog.perform { try $0.backedInodes(after: InodeNumber(0), limit: 9) } == [])
         #expect(try catalog.perform { $0.missingByteCount } == 0)
+        try catalog.close()
+    }
+
+    @Test func whatAFileTakesCountsOnceItIsAllHereAndSomebodyHasLooked() throws {
+        let temporary = try TemporaryDirectory()
+        let (catalog, inode) = try make(temporary.path)
+        func backed() throws -> [InodeNumber] {
+            try catalog.commit()
+            return try catalog.perform { try $0.backedInodes(after: InodeNumber(0), limit: 9) }
+        }
+        func record(_ blockCount: UInt64?, fails: Bool = false) throws {
+            try catalog.perform { state in
+                let unrecorded = state.unrecordedResidency()
+                #expect(unrecorded.count == 1)
+                for item in unrecorded { try state.record(item, blockCount: blockCount) }
+                if fails { throw Failure() }
+            }
+        }
+        try catalog.perform { try $0.markValid(ByteRange(0, Self.size), of: inode) }
+        try record(nil)
+        #expect(try backed() == [inode])
+        // It is not forgotten, nor by what is taken back.
+        try record(nil)
+        #expect(throws: Failure.self) { try record(24, fails: true) }
+        #expect(try backed() == [inode])
+        try record(16)
+        #expect(try backed() == [])
+        let blockCount = try catalog.perform { try $0.inode(inode)?.attributes.blockCount }
+        #expect(blockCount == 16)
+        #expect(try catalog.perform { $0.counters.allocatedByteCount } == 8192)
+        #expect(try catalog.perform { $0.unrecordedResidency().isEmpty })
         try catalog.close()
     }
 
@@ -143,7 +174,7 @@ import VolumeModel
         try catalog.synchronize()
         try catalog.perform { state in
             for item in state.unrecordedResidency() {
-                try state.record(item)
+                try state.record(item, blockCount: 8)
             }
         }
         let generation = try catalog.perform { $0.generationToSync(inode, dataOnly: dataOnly) }
@@ -166,7 +197,7 @@ import VolumeModel
             guard var record = try state.inode(inode) else { return }
             record.data = try state.takeDataFile()
             try state.update(record, kind: .structural)
-            try state.record(item)
+            try state.record(item, blockCount: 8)
         }
         try catalog.commit()
         catalog.abandon()
@@ -191,7 +222,7 @@ import VolumeModel
         #expect(try catalog.perform { $0.missingByteCount } == Self.size)
         // It comes again, and is not durable yet.
         try catalog.perform { try $0.markValid(ByteRange(50, 150), of: inode) }
-        try catalog.perform { state in for item in before { try state.record(item) } }
+        try catalog.perform { state in for item in before { try state.record(item, blockCount: 8) } }
         try catalog.synchronize()
         catalog.abandon()
         let reopened = try Catalog(opening: temporary.path)

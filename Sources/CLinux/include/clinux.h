@@ -11,6 +11,14 @@ int gw_syncfs(int descriptor);
 int gw_clone_range(int target, int source, uint64_t offset, uint64_t byte_count);
 int gw_sync_file_range(int descriptor, int64_t offset, int64_t byte_count, unsigned int flags);
 
+// ioctl_fiemap(2) (FS_IOC_FIEMAP): the blocks that a file has in a range, also those that were never written to, in their
+// order. The first of them may begin before the range, and the last one end behind it. Returns how many it has put into
+// `extents`, of which there is room for GW_EXTENT_LIMIT; fewer than that: there are no more.
+struct gw_extent {
+    uint64_t offset, byte_count;
+};
+int gw_fiemap(int descriptor, uint64_t offset, uint64_t byte_count, struct gw_extent *_Nonnull extents);
+
 // open(2) for reading what the disk holds, not what memory holds of it, with no trace in the access time.
 // Never waits, whatever is there.
 int gw_open_direct(const char *_Nonnull path);
@@ -50,7 +58,7 @@ int64_t gw_receive_descriptors(int socket, void *_Nonnull bytes, uint64_t byte_c
 // The user at the other end of a Unix socket (SO_PEERCRED).
 int gw_peer_user(int socket, uint32_t *_Nonnull user);
 
-enum { GW_PASSED_LIMIT = 8 };
+enum { GW_PASSED_LIMIT = 8, GW_EXTENT_LIMIT = 32 };
 
 enum { GW_O_PATH = 010000000 };
 
