@@ -239,7 +239,7 @@ actor VolumeAgent {
                 answer =
                     try await apply(.caughtUp(wanted: grant.heir.epoch, sequence: sequence), from: peer)
                     ?? answer
-            case .stopServing: try await stopServing()
+            case .stopServing(let epoch): try await stopServing(through: epoch)
             case .keepDivergence(let epoch):
                 // The directory stays as it is: nobody writes to it again, and a new head gets a new number.
                 try await apply(.divergenceKept(under: epoch))

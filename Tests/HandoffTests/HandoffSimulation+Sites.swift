@@ -91,8 +91,8 @@ extension HandoffSimulation {
         guard let record = sites[index].memory else { return }
         if case .stopServing(let epoch) = action {
             guard bug != .writeWhenSealed else { return }
-            if sites[index].mounted == epoch { sites[index].mounted = nil }
-            sites[index].begun.removeAll { $0.epoch == epoch }
+            if let mounted = sites[index].mounted, mounted <= epoch { sites[index].mounted = nil }
+            sites[index].begun.removeAll { $0.epoch <= epoch }
             return
         }
         guard record.actionsAfterRestart().contains(action) else { return }
