@@ -273,6 +273,10 @@ package final class FuseMount: Sendable {
         server.invalidate(inode, range)
     }
 
+    /// The same of all that it has cached of bytes, when the file system gives nothing any more. Returns at once. What it
+    /// has cached of another server's answers stays, for nobody knows what that is, and so do names and attributes.
+    package func invalidateAll() { server.invalidateAll() }
+
     /// Returns when the file system is unmounted, by us or by anybody, or left, and nothing of it runs any more.
     package func waitUntilUnmounted() async {
         await withCheckedContinuation { continuation in

@@ -373,6 +373,27 @@ final class FuseServer: Sendable {
     /// elsewhere: whoever asks for it does so again when they have come.
     func invalidate(_ inode: InodeNumber, _ range: ByteRange) {
         guard !fileSystem.mayFault(reading: inode) else { return }
+        notify { session in
+            _ = fuse_lowlevel_notify_inval_inode(
+                session, inode.number, off_t(clamping: range.start), off_t(clamping: range.byteCount))
+        }
+    }
+
+    /// The same of all files of which bytes may be cached, but for those that wait for bytes that are elsewhere.
+    func invalidateAll() {
+        let inodes = cached.withLock { $0 }
+        guard !inodes.isEmpty else { return }
+        notify { session in
+            for inode in inodes where !self.fileSystem.mayFault(reading: inode) {
+                // Whoever ends the mount need not wait for all of them.
+                guard self.waiting.withLock({ $0.ending == nil && !$0.leavesDirectWrites }) else { return }
+                _ = fuse_lowlevel_notify_inval_inode(session, inode.number, 0, 0)
+            }
+        }
+    }
+
+    /// Tells the kernel something, on a thread of its own, unless the mount is being ended: that waits for it.
+    private func notify(_ tell: @escaping @Sendable (OpaquePointer) -> Void) {
         let isServing = waiting.withLock { waiting in
             guard waiting.ending == nil, !waiting.leavesDirectWrites else { return false }
             waiting.directWrites.count += 1
@@ -381,8 +402,7 @@ final class FuseServer: Sendable {
         guard isServing else { return }
         syncs.async {
             if let session = OpaquePointer(bitPattern: self.session.load(ordering: .acquiring)) {
-                _ = fuse_lowlevel_notify_inval_inode(
-                    session, inode.number, off_t(clamping: range.start), off_t(clamping: range.byteCount))
+                tell(session)
             }
             self.endDirectWrite()
         }

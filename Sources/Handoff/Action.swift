@@ -15,7 +15,9 @@ package enum Action: Hashable, Sendable {
     case readTail(heir: Reign)
     /// Bring the catalog up to this sequence number from the source; then apply `caughtUp`.
     case fetchTail(from: SiteID, grant: Grant)
-    /// End every mount that was opened under this epoch: its callers get ESTALE.
+    /// End every mount that was opened under this epoch or an earlier one: its callers get ESTALE, and so does an fsync
+    /// that it overtakes between commit and acknowledgement. Until then such a mount is written to; what relies on the end
+    /// of that (`readTail`, `keepDivergence`) comes after this.
     case stopServing(Epoch)
     /// Keep the state that was written under this epoch as a snapshot; then apply `divergenceKept`.
     case keepDivergence(under: Epoch)

@@ -76,12 +76,6 @@ package struct HeadRecord: Hashable, Sendable {
 
     // MARK: what it says
 
-    /// Whether a write that carries this epoch may be accepted. Ask again between commit and
-    /// acknowledgement.
-    package func mayWrite(under epoch: Epoch) -> Bool {
-        if case .owning(epoch, _) = role { readers.isEmpty } else { false }
-    }
-
     /// Whether a member of this site may read the head under this epoch. Ask again after having read: what was read
     /// before a no may be of a later state.
     package func mayRead(_ member: SiteID, under epoch: Epoch) -> Bool {

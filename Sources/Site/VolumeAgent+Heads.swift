@@ -262,7 +262,7 @@ extension VolumeAgent {
     ///
     /// What the heir is about to see is pinned: should this head ever go on by force, what changes then can be told.
     func readTail(for heir: Reign) async throws -> SequenceNumber {
-        try await fenceMounts()
+        try await stopServing(through: heir.epoch)
         guard mounts.isEmpty else {
             throw SiteError.precondition("volume '\(record.name)' is still mounted here")
         }
@@ -289,14 +289,16 @@ extension VolumeAgent {
         try await onBlockingThread { for name in pins { try catalog.unpin(name) } }
     }
 
-    /// The reign is over: whoever still has it mounted gets ESTALE.
-    func stopServing() async throws { try await fenceMounts() }
-
+    /// The reign is over, and those before it: whoever still has one mounted gets ESTALE. Not who reads another node's head,
+    /// which ends otherwise (`endReading`).
+    ///
     /// Waits for the changes that are being made, and these perhaps for a disk.
-    private func fenceMounts() async throws {
-        let fileSystems = mounts.values.map(\.fileSystem)
-        guard !fileSystems.isEmpty else { return }
-        try await onBlockingThread { for fileSystem in fileSystems { fileSystem.fence() } }
+    func stopServing(through epoch: Epoch) async throws {
+        let ended = mounts.values.filter { !$0.isBorrowed && $0.epoch <= epoch }
+        guard !ended.isEmpty else { return }
+        try await onBlockingThread {
+            for mount in ended where mount.fileSystem.fence() { mount.fuse.invalidateAll() }
+        }
     }
 
     // MARK: keeping for heirs

@@ -157,6 +157,11 @@ actor VolumeAgent {
         _ = try await perform(try await decide(event, if: isDue), answering: nil)
     }
 
+    /// The same, without the actions: `resume` does them.
+    func decideAlone(_ event: Event, if isDue: () -> Bool) async throws {
+        _ = try await decide(event, if: isDue)
+    }
+
     private func decide(_ event: Event, if isDue: () -> Bool = { true }) async throws -> [Action] {
         while isDeciding { await withCheckedContinuation { waitingDecisions.append($0) } }
         isDeciding = true
@@ -239,7 +244,7 @@ actor VolumeAgent {
                 answer =
                     try await apply(.caughtUp(wanted: grant.heir.epoch, sequence: sequence), from: peer)
                     ?? answer
-            case .stopServing: try await stopServing()
+            case .stopServing(let epoch): try await stopServing(through: epoch)
             case .keepDivergence(let epoch):
                 // The directory stays as it is: nobody writes to it again, and a new head gets a new number.
                 try await apply(.divergenceKept(under: epoch))
@@ -360,6 +365,7 @@ actor VolumeAgent {
         guard !isClosed else { return }
         if obstacle != nil || !isObstacleShown { await lookAtRecord() }
         guard obstacle == nil else { return }
+        await endUnwantedTakeover()
         // Each for itself: a peer that is away must not hold up the others, nor hydration.
         for action in stored.value.head.actionsAfterRestart() {
             if case .serve(let epoch) = action, epoch == servedEpoch { continue }

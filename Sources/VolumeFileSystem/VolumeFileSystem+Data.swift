@@ -38,7 +38,7 @@ extension VolumeFileSystem {
         _ inode: InodeNumber, handle: FileHandle, offset: UInt64, keepsAccessTime: Bool,
         into buffer: UnsafeMutableRawBufferPointer
     ) throws(FileSystemError) -> Int {
-        let keepsAccessTime = keepsAccessTime || refusal != nil
+        let keepsAccessTime = keepsAccessTime || isReadOnly
         var patience = Self.readPatience
         while true {
             let (record, count) = try run { state in
@@ -279,6 +279,7 @@ extension VolumeFileSystem {
     package func synchronize(
         _ inode: InodeNumber, handle: FileHandle?, dataOnly: Bool
     ) throws(FileSystemError) {
+        try checkServed()
         if opens.withLock({ $0.failedSyncs.contains(inode) }) { throw .errno(.inputOutput) }
         do {
             try storage.synchronize(inode, dataOnly: dataOnly)
@@ -288,5 +289,7 @@ extension VolumeFileSystem {
             }
             throw translate(error)
         }
+        // Between commit and acknowledgement: what was fenced meanwhile may be in no later state, and is promised to nobody.
+        try checkServed()
     }
 }

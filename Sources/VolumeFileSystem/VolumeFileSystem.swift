@@ -19,14 +19,8 @@ package final class VolumeFileSystem: MountableFileSystem {
         case readWrite
         /// EROFS: somebody mounted it so.
         case readOnly
-        /// ESTALE: the head was sealed or fenced, another site owns the volume.
+        /// ESTALE, whatever is asked: the head was sealed or fenced, another site owns the volume.
         case fenced
-    }
-
-    /// Who changes something is counted, so that a fence can wait until the last of them is done.
-    private struct Gate {
-        var access: Access
-        var changing = 0
     }
 
     package let storage: HeadStorage
@@ -34,7 +28,11 @@ package final class VolumeFileSystem: MountableFileSystem {
     /// Notes what is read; nil: nobody wants to know.
     let recorder: StartRecorder?
     let log: @Sendable (String) -> Void
-    private let access: Mutex<Gate>
+    let isReadOnly: Bool
+    /// For good. Set under the lock of `changeCount`, and looked at by every operation.
+    private let isFenced: Atomic<Bool>
+    /// Who changes something is counted, so that a fence can wait until the last of them is done.
+    private let changeCount = Mutex(0)
     private let paths = Mutex<[InodeNumber: String]>([:])
     let opens: Mutex<OpenFiles>
     /// Of those in `opens.rewritten`, the ones whose new bytes are waited for as they come, and until when.
@@ -54,7 +52,8 @@ package final class VolumeFileSystem: MountableFileSystem {
     ) {
         self.storage = storage
         self.hydrator = hydrator
-        self.access = Mutex(Gate(access: access))
+        isReadOnly = access == .readOnly
+        isFenced = Atomic(access == .fenced)
         self.recorder = recorder
         let opens = opens ?? OpenFiles()
         self.opens = Mutex(opens)
@@ -77,11 +76,15 @@ package final class VolumeFileSystem: MountableFileSystem {
     /// operation is under way or follows.
     package func leave() -> OpenFiles { opens.withLock { $0 } }
 
-    /// From the return of this on, no change is made, under any circumstances, by this file system. Waits for
-    /// those that are being made.
-    package func fence() {
-        access.withLock { $0.access = .fenced }
-        while access.withLock({ $0.changing > 0 }) { usleep(100) }
+    /// From the return of this on, no change is made, under any circumstances, by this file system, and what is asked of
+    /// it fails: ESTALE. Waits for changes that are being made. What is open can be closed, and statfs is answered.
+    ///
+    /// - Returns: whether it was not fenced before.
+    @discardableResult
+    package func fence() -> Bool {
+        let isFirst = changeCount.withLock { _ in !isFenced.exchange(true, ordering: .acquiringAndReleasing) }
+        while changeCount.withLock({ $0 > 0 }) { usleep(100) }
+        return isFirst
     }
 
     /// Removes what was unlinked while open, when the kernel has let go of everything.
@@ -93,15 +96,22 @@ package final class VolumeFileSystem: MountableFileSystem {
             }
             return opens.orphans
         }
-        try run { state in
+        try perform { state in
             for orphan in orphans { try state.removeInode(orphan) }
         }
     }
 
     // MARK: one operation
 
-    /// Runs an operation that changes nothing.
+    /// Runs an operation that changes nothing, unless the file system is fenced.
     func run<Result: Sendable>(
+        _ body: (inout CatalogState) throws -> Result
+    ) throws(FileSystemError) -> Result {
+        try checkServed()
+        return try perform(body)
+    }
+
+    private func perform<Result: Sendable>(
         _ body: (inout CatalogState) throws -> Result
     ) throws(FileSystemError) -> Result {
         do {
@@ -123,13 +133,13 @@ package final class VolumeFileSystem: MountableFileSystem {
     /// Runs anything that changes the volume, unless it is fenced; a fence waits for the end of it.
     func changing<Result>(frees: Bool = false, _ body: () throws -> Result) throws(FileSystemError) -> Result
     {
-        let isAllowed = access.withLock { gate in
-            guard gate.access == .readWrite else { return false }
-            gate.changing += 1
-            return true
+        let refused = changeCount.withLock { count -> Errno? in
+            if let refusal { return refusal }
+            count += 1
+            return nil
         }
-        guard isAllowed else { throw .errno(refusal ?? .readOnly) }
-        defer { access.withLock { $0.changing -= 1 } }
+        if let refused { throw .errno(refused) }
+        defer { changeCount.withLock { $0 -= 1 } }
         guard frees || storage.hasRoom() else { throw .errno(.noSpace) }
         do {
             return try body()
@@ -140,11 +150,13 @@ package final class VolumeFileSystem: MountableFileSystem {
 
     /// Why a change is refused at the moment; nil: it is not.
     var refusal: Errno? {
-        switch access.withLock({ $0.access }) {
-        case .readWrite: nil
-        case .readOnly: .readOnly
-        case .fenced: .stale
-        }
+        if isFenced.load(ordering: .acquiring) { return .stale }
+        return isReadOnly ? .readOnly : nil
+    }
+
+    /// - Throws: ESTALE once the head was fenced: who only reads would not learn otherwise that what it sees is over.
+    func checkServed() throws(FileSystemError) {
+        if isFenced.load(ordering: .acquiring) { throw .errno(.stale) }
     }
 
     /// The one table from what went wrong below to what the application sees.

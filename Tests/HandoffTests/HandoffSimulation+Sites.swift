@@ -71,6 +71,7 @@ extension HandoffSimulation {
             }
             sites[index].memory = record
             sites[index].actions += actions
+            if owns(record) { sites[index].isWished = false }
             if !isLost(record) { sites[index].persist(record) }
             trace?.note("\(sites[index].id) persists \(record.role)")
             try checkReign(index)
@@ -91,8 +92,8 @@ extension HandoffSimulation {
         guard let record = sites[index].memory else { return }
         if case .stopServing(let epoch) = action {
             guard bug != .writeWhenSealed else { return }
-            if sites[index].mounted == epoch { sites[index].mounted = nil }
-            sites[index].begun.removeAll { $0.epoch == epoch }
+            if let mounted = sites[index].mounted, mounted <= epoch { sites[index].mounted = nil }
+            sites[index].begun.removeAll { $0.epoch <= epoch }
             return
         }
         guard record.actionsAfterRestart().contains(action) else { return }
@@ -275,6 +276,7 @@ extension HandoffSimulation {
         weather = Weather()
         blocked = blocked.map { _ in false }
         deadLink = nil
+        let stays = random.chance(50) ? endAllWishes() : nil
         for _ in 0..<80 {
             for index in sites.indices {
                 if sites[index].memory == nil {
@@ -290,7 +292,7 @@ extension HandoffSimulation {
                     try apply(.detach(node: reader.node), at: index)
                 }
                 try drain(index)
-                tick(index)
+                try tick(index)
                 hydrate(index)
                 announceForced(index)
             }
@@ -299,9 +301,27 @@ extension HandoffSimulation {
                 try receive(message)
                 network.removeFirst()
             }
-            if isAtRest { return try checkNothingIsDeleted() }
+            if isAtRest {
+                if let stays, forceCount == 0, stays != lastReign.owner {
+                    throw Violation("nobody wanted it any more, and it went from \(stays) to \(lastReign)")
+                }
+                return try checkNothingIsDeleted()
+            }
         }
         throw Violation("no rest: \(sites.map { "\($0.id) \($0.durable)" }.joined(separator: "\n"))")
+    }
+
+    /// Whoever waited for the head has been told that it does not come.
+    ///
+    /// - Returns: where it has to stay then, unless it is taken by force; nil when it was granted already.
+    private mutating func endAllWishes() -> SiteID? {
+        for index in sites.indices { sites[index].isWished = false }
+        let isGranted = sites.contains { site in
+            [site.durable, site.memory, site.staged?.record, site.doubtful].contains { record in
+                if case .receiving? = record?.role { true } else { false }
+            }
+        }
+        return isGranted ? nil : lastReign.owner
     }
 
     /// Who took over by force says so to everybody, from time to time.

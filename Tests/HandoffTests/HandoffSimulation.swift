@@ -161,7 +161,7 @@ struct HandoffSimulation {
             try work(index)
             // Often nothing comes between the pieces of its work.
             if random.chance(weather.haste) { try drain(index) }
-        case ..<(68 + weather.tick): tick(index)
+        case ..<(68 + weather.tick): try tick(index)
         case ..<84: try write(index)
         case ..<88: replicate()
         case ..<91: if random.chance(weather.hydration) { hydrate(index) }
@@ -173,6 +173,7 @@ struct HandoffSimulation {
         if sites[index].memory == nil {
             sites[index].restart(findsDoubtful: random.chance(50))
             trace?.note("\(sites[index].id) restarts: \(sites[index].durable.role)")
+            try tick(index)
             try checkReign(index)
         } else {
             sites[index].crash()
@@ -193,8 +194,14 @@ struct HandoffSimulation {
 
     func tickable(_ index: Int) -> Bool { sites[index].isIdle && sites[index].actions.count < 12 }
 
-    mutating func tick(_ index: Int) {
+    /// What a site does by itself from time to time: what was lost is done again, and what nobody waits for is given up.
+    mutating func tick(_ index: Int) throws {
         guard tickable(index), let record = sites[index].memory else { return }
+        switch record.role {
+        case .acquiring, .reclaiming:
+            if !sites[index].isWished, bug != .takeoverOutlivesItsWish { return try apply(.abort, at: index) }
+        case .following, .receiving, .declining, .owning, .sealing, .sealed, .retired, .fenced: break
+        }
         sites[index].actions += record.actionsAfterRestart()
     }
 
@@ -252,6 +259,8 @@ struct HandoffSimulation {
                 ? .unmounted(node: holder.node) : .detach(node: holder.node)
         }
         if case .prepare(let reign) = event, reign.owner == sites[index].id { return }
+        if event == .takeOver { sites[index].isWished = true }
+        if event == .abort { sites[index].isWished = false }
         try apply(event, at: index)
         if let now = sites[index].memory, !now.readers.isEmpty, case .owning(let epoch, _) = now.role {
             readEpochs.insert(epoch)
@@ -260,13 +269,12 @@ struct HandoffSimulation {
 
     // MARK: writes
 
+    /// A mount does not know the record: it goes on until it is ended.
     private mutating func write(_ index: Int) throws {
-        guard let record = sites[index].memory else { return }
+        guard sites[index].memory != nil else { return }
         switch random.below(3) {
         case 0:
-            guard let epoch = sites[index].mounted, writeCount < 60,
-                record.mayWrite(under: epoch) || bug == .writeWhenSealed
-            else { return }
+            guard let epoch = sites[index].mounted, writeCount < 60 else { return }
             sites[index].begun.append(.init(number: writeCount, epoch: epoch))
             writeCount += 1
         case 1:
@@ -291,7 +299,8 @@ struct HandoffSimulation {
         default:
             guard !sites[index].committed.isEmpty else { return }
             let write = sites[index].committed.removeFirst()
-            guard record.mayWrite(under: write.epoch) || bug == .writeWhenSealed else { return }
+            // As fsync does, which asks again when all is committed: not the record, but the mount.
+            guard sites[index].mounted == write.epoch else { return }
             worlds[Self.world(of: write.epoch)]?.acknowledged |= 1 << UInt64(write.number)
             trace?.note("\(sites[index].id) acknowledges \(write.number)")
         }

@@ -1,3 +1,5 @@
+import VolumeModel
+
 @testable import Handoff
 
 /// The cases of `Role`, without what is in them.
@@ -102,5 +104,12 @@ struct Coverage {
     static func += (left: inout Coverage, right: Coverage) {
         for index in left.counts.indices { left.counts[index] += right.counts[index] }
         left.refusalCount += right.refusalCount
+    }
+}
+
+extension HeadRecord {
+    /// Whether a mount may be opened under this epoch to write.
+    func mayWrite(under epoch: Epoch) -> Bool {
+        if case .owning(epoch, _) = role { readers.isEmpty } else { false }
     }
 }

@@ -1,4 +1,5 @@
 import Foundation
+import Glibc
 import Testing
 
 @testable import TestBed
@@ -155,12 +156,33 @@ extension SiteTests {
             }
         }
 
+        private final class OpenFile: Sendable {
+            private let descriptor: Int32
+
+            init(_ path: String) { descriptor = open(path, O_RDWR | O_CLOEXEC) }
+
+            func end() { close(descriptor) }
+
+            /// Of reading the first byte; nil: none.
+            var readError: Int32? {
+                var byte: UInt8 = 0
+                return pread(descriptor, &byte, 1, 0) == 1 ? nil : errno
+            }
+
+            var syncError: Int32? { fsync(descriptor) == 0 ? nil : errno }
+        }
+
         /// An old epoch says so in the log, in the volume's condition and to the application.
         private func expectOverruled(
             _ volume: String, at site: SiteProcess, mountedAt path: String
         ) async throws {
-            let used = try await shell("touch x 2>&1 | grep -c 'Stale'", in: path)
-            #expect(used.output == "1\n")
+            // Not in the directory itself: who is told nothing of it cannot go there.
+            for use in ["touch x", "cat changing", "cat unlisted/steady", "ls unlisted", "sync more"] {
+                let words = use.split(separator: " ")
+                let used = try await shell(
+                    "LC_ALL=C \(words[0]) '\(path)/\(words[1])' 2>&1 | grep -c 'Stale'", in: "/")
+                #expect(used.output == "1\n", "\(use): \(used.output)")
+            }
             let log = try String(contentsOfFile: site.logPath, encoding: .utf8)
             #expect(log.contains("was overruled by sydney at epoch"), "\(log.suffix(2000))")
             let trouble = try #require(try await site.inspect(volume)["trouble"] as? String)
@@ -188,7 +210,9 @@ extension SiteTests {
             try await withSites(options: ["--fault-timeout", "2"]) { pair, cleanup in
                 try await pair.london.godwit(["volume", "create", "data", "--capacity", "1Gi"])
                 let london = try await pair.mount("data", at: pair.london, cleanup)
-                _ = try await shell("echo steady > steady; echo old > changing", in: london)
+                _ = try await shell(
+                    "echo steady > steady; echo old > changing; mkdir unlisted; ln steady unlisted/steady",
+                    in: london)
                 let nothing = try await pair.sydney.run(["volume", "takeover", "data"])
                 #expect(!nothing.exit.isSuccess && nothing.output.contains("no volume"), "\(nothing.output)")
                 try await pair.london.godwit(["migrate", "data", "--to", "sydney", "--prepare-only"])
@@ -207,14 +231,20 @@ extension SiteTests {
                 let sydney = try await pair.mount("data", at: pair.sydney, cleanup)
                 let alone = try await shell(
                     "ls; cat steady 2>&1 | grep -o 'Input/output'; echo mine > mine", in: sydney)
-                #expect(alone.output == "changing\nsteady\nInput/output\n", "\(alone.output)")
+                #expect(alone.output == "changing\nsteady\nunlisted\nInput/output\n", "\(alone.output)")
                 // Two owners, as long as they do not hear of each other: that is what force means.
                 _ = try await shell("echo more > more", in: london)
+                // A program that has what it needs open, and in the kernel's cache.
+                let file = OpenFile(london + "/steady")
+                #expect(file.readError == nil && file.syncError == nil)
 
                 try await pair.link.cut([])
                 try await SiteTests.wait("london to stop") {
-                    try await shell("touch x 2>&1 | grep -c 'Stale'", in: london).output == "1\n"
+                    try await shell("touch '\(london)/x' 2>&1 | grep -c 'Stale'", in: "/").output == "1\n"
                 }
+                #expect(file.syncError == ESTALE)
+                try await SiteTests.wait("the cache to be dropped") { file.readError == ESTALE }
+                file.end()
                 try await SiteTests.wait("the bytes to come") {
                     try await shell("cat steady mine", in: sydney).output == "steady\nmine\n"
                 }

@@ -36,16 +36,18 @@ import VolumeModel
         let what: String
     }
 
+    /// - Parameter other: a file system on the same head; nil: the volume's own.
     private static func read(
-        _ volume: TestVolume, _ inode: InodeNumber, _ range: Range<Int>
+        _ volume: TestVolume, _ inode: InodeNumber, _ range: Range<Int>, by other: VolumeFileSystem? = nil
     ) throws -> [UInt8] {
+        let fileSystem = other ?? volume.fileSystem
         var bytes = [UInt8](repeating: 0xee, count: range.count)
         while true {
             do throws(FileSystemError) {
                 var failure: FileSystemError?
                 let count = bytes.withUnsafeMutableBytes { buffer -> Int in
                     do throws(FileSystemError) {
-                        return try volume.fileSystem.read(
+                        return try fileSystem.read(
                             inode, handle: FileHandle(inode.number), offset: UInt64(range.lowerBound),
                             into: buffer)
                     } catch {
@@ -61,7 +63,7 @@ import VolumeModel
                 let outcome = Mutex<FileSystemError?>(nil)
                 Task {
                     do throws(FileSystemError) {
-                        try await volume.fileSystem.resolve(fault)
+                        try await fileSystem.resolve(fault)
                     } catch {
                         outcome.withLock { $0 = error }
                     }
@@ -221,13 +223,14 @@ import VolumeModel
         let inode = try volume.create("f")
         try volume.write(inode, at: 0, [UInt8](repeating: 0, count: 1 << 16))
         let sealed = Mutex<(SequenceNumber, [UInt8])?>(nil)
+        let reader = VolumeFileSystem(storage: volume.storage, hydrator: nil, access: .readOnly) { _ in }
         let failures = await threads(4) { index in
             if index == 0 {
                 usleep(20_000)
                 volume.fileSystem.fence()
                 try volume.storage.catalog.synchronize()
                 let sequence = try volume.storage.catalog.perform { $0.committedSequence }
-                let bytes = try Self.read(volume, inode, 0..<1 << 16)
+                let bytes = try Self.read(volume, inode, 0..<1 << 16, by: reader)
                 sealed.withLock { $0 = (sequence, bytes) }
                 return
             }
@@ -245,7 +248,37 @@ import VolumeModel
         let (sequence, bytes) = try #require(sealed.withLock { $0 })
         try volume.storage.settle()
         #expect(try volume.storage.catalog.perform { $0.committedSequence }.number <= sequence.number + 1)
-        #expect(try await volume.read(inode, 0..<1 << 16) == bytes)
+        #expect(try Self.read(volume, inode, 0..<1 << 16, by: reader) == bytes)
+        try await volume.close()
+    }
+
+    /// What was fenced while it was being committed may be in no later state.
+    @Test func aSyncThatAFenceOvertakesIsNotAcknowledged() async throws {
+        let temporary = try TemporaryDirectory()
+        let volume = try TestVolume.make(in: try temporary.make("head"))
+        let inode = try volume.create("f")
+        try volume.write(inode, at: 0, [1])
+        let isHeld = DispatchSemaphore(value: 0)
+        let failures = await threads(2) { index in
+            if index == 0 {
+                // Whoever syncs waits for the catalog meanwhile.
+                try volume.storage.catalog.perform { _ in
+                    isHeld.signal()
+                    usleep(200_000)
+                    volume.fileSystem.fence()
+                }
+                return
+            }
+            isHeld.wait()
+            do throws(FileSystemError) {
+                try volume.synchronize(inode)
+            } catch {
+                guard error == .errno(.stale) else { throw error }
+                return
+            }
+            throw Wrong(what: "what was synced was acknowledged after the fence")
+        }
+        #expect(failures.isEmpty, "\(failures)")
         try await volume.close()
     }
 }

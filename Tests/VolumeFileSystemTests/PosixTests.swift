@@ -169,47 +169,93 @@ import VolumeModel
         try await volume.close()
     }
 
-    @Test func readOnlyAndFencedRefuseEveryChangeAndReadsChangeNothing() async throws {
-        let temporary = try TemporaryDirectory()
-        let head = try temporary.make("head")
-        let volume = try TestVolume.make(in: head)
+    /// What changes a volume with a file `f`.
+    private func changes(
+        _ fileSystem: VolumeFileSystem, _ inode: InodeNumber
+    ) -> [() throws -> Void] {
+        [
+            { _ = try fileSystem.create([65], in: .root, permissions: 0, openFlags: 0, caller: .root) },
+            { try fileSystem.unlink(self.bytes("f"), in: .root) },
+            { _ = try fileSystem.open(inode, openFlags: 1) },
+            {
+                _ = try fileSystem.write(
+                    inode, handle: FileHandle(0), offset: 0,
+                    bytes: UnsafeRawBufferPointer(start: nil, count: 0))
+            },
+            {
+                var changes = AttributeChanges()
+                changes.size = 0
+                _ = try fileSystem.setAttributes(changes, of: inode, caller: .root)
+            },
+            {
+                try fileSystem.allocate(
+                    inode, handle: FileHandle(0), mode: .punchHole, offset: 0, byteCount: 1)
+            },
+        ]
+    }
+
+    /// What only looks at it.
+    private func looks(_ fileSystem: VolumeFileSystem, _ inode: InodeNumber) -> [() throws -> Void] {
+        [
+            { _ = try fileSystem.open(inode, openFlags: 0) },
+            {
+                var buffer = [UInt8](repeating: 0, count: 3)
+                _ = try buffer.withUnsafeMutableBytes {
+                    try fileSystem.read(inode, handle: FileHandle(0), offset: 0, into: $0)
+                }
+            },
+            { _ = try fileSystem.seek(inode, handle: FileHandle(0), offset: 0, toHole: true) },
+            { _ = try fileSystem.lookup(self.bytes("f"), in: .root) },
+            { _ = try fileSystem.lookup(itself: inode) },
+            { _ = try fileSystem.attributes(of: inode) },
+            { _ = try fileSystem.readDirectory(.root, offset: 0, limit: 10) },
+            { _ = try fileSystem.parent(ofDirectory: .root) },
+            { _ = try fileSystem.extendedAttributeNames(of: inode) },
+            { try fileSystem.synchronize(inode, handle: FileHandle(0), dataOnly: true) },
+        ]
+    }
+
+    @Test func readOnlyRefusesEveryChangeAndReadsChangeNothing() async throws {
+        let (temporary, volume) = try make()
+        defer { _ = temporary }
         let inode = try volume.create("f")
         try volume.write(inode, at: 0, [1, 2, 3])
         try volume.storage.settle()
-        for (access, expected) in [(VolumeFileSystem.Access.readOnly, Errno.readOnly), (.fenced, .stale)] {
-            let fileSystem = VolumeFileSystem(storage: volume.storage, hydrator: nil, access: access) { _ in }
-            let before = try volume.storage.catalog.perform { $0.committedSequence }
-            let refused: [() throws -> Void] = [
-                {
-                    _ = try fileSystem.create(
-                        [65], in: .root, permissions: 0, openFlags: 0, caller: .root)
-                },
-                { try fileSystem.unlink(Array("f".utf8), in: .root) },
-                { _ = try fileSystem.open(inode, openFlags: 1) },
-                {
-                    _ = try fileSystem.write(
-                        inode, handle: FileHandle(0), offset: 0,
-                        bytes: UnsafeRawBufferPointer(start: nil, count: 0))
-                },
-                {
-                    var changes = AttributeChanges()
-                    changes.size = 0
-                    _ = try fileSystem.setAttributes(changes, of: inode, caller: .root)
-                },
-                {
-                    try fileSystem.allocate(
-                        inode, handle: FileHandle(0), mode: .punchHole, offset: 0, byteCount: 1)
-                },
-            ]
-            for operation in refused { #expect(errno(operation) == expected) }
-            var buffer = [UInt8](repeating: 0, count: 3)
-            let count = try buffer.withUnsafeMutableBytes {
-                try fileSystem.read(inode, handle: FileHandle(0), offset: 0, into: $0)
-            }
-            #expect(count == 3 && buffer == [1, 2, 3])
-            try volume.storage.settle()
-            #expect(try volume.storage.catalog.perform { $0.committedSequence } == before)
+        let fileSystem = VolumeFileSystem(storage: volume.storage, hydrator: nil, access: .readOnly) { _ in }
+        let before = try volume.storage.catalog.perform { $0.committedSequence }
+        for operation in changes(fileSystem, inode) { #expect(errno(operation) == .readOnly) }
+        for operation in looks(fileSystem, inode) { #expect(errno(operation) == nil) }
+        try volume.storage.settle()
+        #expect(try volume.storage.catalog.perform { $0.committedSequence } == before)
+        try await volume.close()
+    }
+
+    @Test func whatIsFencedRefusesEveryUseButForClosing() async throws {
+        let (temporary, volume) = try make()
+        defer { _ = temporary }
+        let inode = try volume.create("f")
+        try volume.write(inode, at: 0, [1, 2, 3])
+        let fileSystem = volume.fileSystem
+        let handle = try fileSystem.open(inode, openFlags: 2)
+        let (unnamed, last) = try fileSystem.createUnnamed(
+            in: .root, permissions: 0o600, openFlags: 2, caller: .root)
+        for operation in looks(fileSystem, inode) { #expect(errno(operation) == nil) }
+        #expect(fileSystem.fence())
+        #expect(!fileSystem.fence())
+        try volume.storage.settle()
+        let before = try volume.storage.catalog.perform { $0.committedSequence }
+        for operation in changes(fileSystem, inode) + looks(fileSystem, inode) {
+            #expect(errno(operation) == .stale)
         }
+        #expect(throws: Never.self) { try fileSystem.statistics() }
+        try volume.storage.settle()
+        #expect(try volume.storage.catalog.perform { $0.committedSequence } == before)
+        fileSystem.release(inode, handle: handle)
+        fileSystem.release(unnamed.inode, handle: last)
+        fileSystem.forget(unnamed.inode, count: 1)
+        // Of another file system on the same head, such as a divergence's, nothing is refused.
+        let other = VolumeFileSystem(storage: volume.storage, hydrator: nil, access: .readOnly) { _ in }
+        for operation in looks(other, inode) { #expect(errno(operation) == nil) }
         try await volume.close()
     }
 
