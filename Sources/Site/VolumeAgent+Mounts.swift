@@ -24,24 +24,10 @@ extension VolumeAgent {
         // Whatever can be done before the old owner stops is done before.
         case .following(let reign) where isClose(lastFollowed) && record.followedFrom == reign.owner: break
         case .following(let reign), .retired(let reign): try await beReady(for: reign)
-        // It may have sealed for what was given up here, and is told so first.
-        case .declining(let reign, let declined):
-            _ = try await perform([.tellDeclined(declined, to: reign.owner)], answering: nil)
         default: break
         }
         isAskingOwner = true
-        do {
-            let epoch = try await askToOwn(patience)
-            isAskingOwner = false
-            return epoch
-        } catch {
-            isAskingOwner = false
-            await endUnwantedTakeover()
-            throw error
-        }
-    }
-
-    private func askToOwn(_ patience: Duration) async throws -> Epoch {
+        defer { isAskingOwner = false }
         let deadline = ContinuousClock.now + patience
         while true {
             let asked = ContinuousClock.now
@@ -56,23 +42,6 @@ extension VolumeAgent {
             try await prepareToAskAgain()
         }
         throw SiteError.precondition(await explainNotOwning())
-    }
-
-    /// What nobody waits for any more, because it failed or because of a restart, is not asked for again: a volume that
-    /// changes hands long after somebody was told that it does not would surprise. Who still wants it asks anew, as
-    /// Kubernetes does. What was granted is taken all the same, for nobody else may have it.
-    ///
-    /// Only decided here: `resume` tells it, as often as it takes.
-    func endUnwantedTakeover() async {
-        guard !isAskingOwner, record.head.role.isAsking else { return }
-        // Also when whoever asked was cancelled.
-        await Task {
-            do {
-                try await decideAlone(.abort) { !isAskingOwner && record.head.role.isAsking }
-            } catch {
-                logger.debug("given up later: \(error)")
-            }
-        }.value
     }
 
     /// Whether it is this node that reads the volume, by its owner's word: it would wait for itself.
@@ -299,15 +268,5 @@ extension VolumeAgent {
             }
         }
         logger.info("unmounted \(path)")
-    }
-}
-
-extension Role {
-    /// Whether another site is asked for the head, and has not answered.
-    fileprivate var isAsking: Bool {
-        switch self {
-        case .acquiring, .reclaiming: true
-        case .following, .receiving, .declining, .owning, .sealing, .sealed, .retired, .fenced: false
-        }
     }
 }

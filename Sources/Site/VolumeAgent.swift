@@ -157,11 +157,6 @@ actor VolumeAgent {
         _ = try await perform(try await decide(event, if: isDue), answering: nil)
     }
 
-    /// The same, without the actions: `resume` does them.
-    func decideAlone(_ event: Event, if isDue: () -> Bool) async throws {
-        _ = try await decide(event, if: isDue)
-    }
-
     private func decide(_ event: Event, if isDue: () -> Bool = { true }) async throws -> [Action] {
         while isDeciding { await withCheckedContinuation { waitingDecisions.append($0) } }
         isDeciding = true
@@ -365,7 +360,6 @@ actor VolumeAgent {
         guard !isClosed else { return }
         if obstacle != nil || !isObstacleShown { await lookAtRecord() }
         guard obstacle == nil else { return }
-        await endUnwantedTakeover()
         // Each for itself: a peer that is away must not hold up the others, nor hydration.
         for action in stored.value.head.actionsAfterRestart() {
             if case .serve(let epoch) = action, epoch == servedEpoch { continue }

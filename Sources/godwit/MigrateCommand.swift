@@ -9,9 +9,8 @@ struct MigrateCommand: AsyncParsableCommand {
         commandName: "migrate", abstract: "Hand a volume to another site, and follow its bytes.",
         discussion: """
             Run at the site that owns the volume. The target owns it, and can mount and write it, as soon as \
-            the phase 'hydrating' is shown; its bytes stream behind. Ended from then on, the move goes on; started \
-            again, the display goes on where it is. Where it fails or is ended before, the volume stays here, unless \
-            the target was given it already.
+            the phase 'hydrating' is shown; its bytes stream behind. Ended at any time, the move goes on, but for \
+            waiting (--wait); started again, the display goes on where it is.
 
             Examples:
               godwit migrate data --to sydney

@@ -161,7 +161,7 @@ struct HandoffSimulation {
             try work(index)
             // Often nothing comes between the pieces of its work.
             if random.chance(weather.haste) { try drain(index) }
-        case ..<(68 + weather.tick): try tick(index)
+        case ..<(68 + weather.tick): tick(index)
         case ..<84: try write(index)
         case ..<88: replicate()
         case ..<91: if random.chance(weather.hydration) { hydrate(index) }
@@ -173,7 +173,6 @@ struct HandoffSimulation {
         if sites[index].memory == nil {
             sites[index].restart(findsDoubtful: random.chance(50))
             trace?.note("\(sites[index].id) restarts: \(sites[index].durable.role)")
-            try tick(index)
             try checkReign(index)
         } else {
             sites[index].crash()
@@ -194,14 +193,8 @@ struct HandoffSimulation {
 
     func tickable(_ index: Int) -> Bool { sites[index].isIdle && sites[index].actions.count < 12 }
 
-    /// What a site does by itself from time to time: what was lost is done again, and what nobody waits for is given up.
-    mutating func tick(_ index: Int) throws {
+    mutating func tick(_ index: Int) {
         guard tickable(index), let record = sites[index].memory else { return }
-        switch record.role {
-        case .acquiring, .reclaiming:
-            if !sites[index].isWished, bug != .takeoverOutlivesItsWish { return try apply(.abort, at: index) }
-        case .following, .receiving, .declining, .owning, .sealing, .sealed, .retired, .fenced: break
-        }
         sites[index].actions += record.actionsAfterRestart()
     }
 
@@ -259,8 +252,6 @@ struct HandoffSimulation {
                 ? .unmounted(node: holder.node) : .detach(node: holder.node)
         }
         if case .prepare(let reign) = event, reign.owner == sites[index].id { return }
-        if event == .takeOver { sites[index].isWished = true }
-        if event == .abort { sites[index].isWished = false }
         try apply(event, at: index)
         if let now = sites[index].memory, !now.readers.isEmpty, case .owning(let epoch, _) = now.role {
             readEpochs.insert(epoch)

@@ -20,8 +20,6 @@ enum PlantedBug: String, CaseIterable, Sendable {
     case pastDenied
     /// The source goes on without the target's word.
     case takenBackUnasked
-    /// A site goes on asking for the head though nobody waits for it any more.
-    case takeoverOutlivesItsWish
     /// The target tells that it lacks nothing while it does.
     case releasedEarly
     /// A site that owns the head again releases what its earlier states depend on.

@@ -42,8 +42,6 @@ struct SimulatedSite {
     var mounted: Epoch?
     var begun: [Write] = []
     var committed: [Write] = []
-    /// Whether somebody waits until the head is owned here.
-    var isWished = false
 
     init(_ record: HeadRecord) {
         id = record.site
@@ -59,7 +57,6 @@ struct SimulatedSite {
         mounted = nil
         begun = []
         committed = []
-        isWished = false
     }
 
     /// - Parameter findsDoubtful: whether what was refused is on the disk.
@@ -67,6 +64,7 @@ struct SimulatedSite {
         if let doubtful, findsDoubtful { persist(doubtful) }
         doubtful = nil
         memory = durable
+        actions = durable.actionsAfterRestart()
     }
 
     var isIdle: Bool { memory != nil && staged == nil }
