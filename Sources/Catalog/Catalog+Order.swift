@@ -98,9 +98,13 @@ extension Catalog {
             try self.checkIsOpen(state)
             return try state.commit()
         }
+        guard try unlessAwaiting(commit) == nil else { return }
         if waits {
-            _ = try whenNothingIsAwaited(commit)
-        } else if try unlessAwaiting(commit) == nil {
+            try order.waiting.withLock { _ in
+                // Somebody else's may have been this one's as well.
+                if state.withLock({ $0.isCommitDue }) { _ = try waitAndRun(commit) }
+            }
+        } else {
             _ = try order.waiting.withLockIfAvailable { _ in try waitAndRun(commit) }
         }
     }

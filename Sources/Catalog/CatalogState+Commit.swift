@@ -4,9 +4,10 @@ package import VolumeModel
 extension CatalogState {
     /// Changes that may wait for the next commit. They are kept in memory twice: in SQLite's pages and for `redo`.
     private static let pendingChangeLimit = 20_000
+    private static let pendingByteLimit = 16 << 20
     /// The same while a commit is under way that waits for bytes, maybe for many seconds: what is changed meanwhile is not
     /// held up until then.
-    static let overdueChangeLimit = 5 * pendingChangeLimit
+    private static let overdueFactor = 5
 
     /// Changes that are made again after an operation that failed, rather than committed.
     private static let redoLimit = 1000
@@ -59,10 +60,15 @@ extension CatalogState {
     }
 
     /// Whether more waits for a commit than should.
-    var isCommitDue: Bool { recorder.count >= Self.pendingChangeLimit && commitFailure == nil }
+    var isCommitDue: Bool { hasPending(1) && commitFailure == nil }
 
     /// Whether so much waits that nothing may be added before it.
-    var isCommitOverdue: Bool { recorder.count >= Self.overdueChangeLimit }
+    var isCommitOverdue: Bool { hasPending(Self.overdueFactor) }
+
+    private func hasPending(_ factor: Int) -> Bool {
+        recorder.count >= factor * Self.pendingChangeLimit
+            || recorder.byteCount >= factor * Self.pendingByteLimit
+    }
 
     /// Gives everything to SQLite's log. After a failure all changes are still there, in memory, and the next
     /// call tries again; until then nothing new is accepted.

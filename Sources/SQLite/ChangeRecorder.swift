@@ -10,16 +10,31 @@ package final class ChangeRecorder {
     package init() {}
 
     package var count: Int { changes.count }
+    /// Of all values together, about.
+    package private(set) var byteCount = 0
 
     func note(_ statement: Statement, _ values: [SQLiteValue]) {
-        if isOn { changes.append((statement, values)) }
+        guard isOn else { return }
+        changes.append((statement, values))
+        byteCount += Self.byteCount(of: values)
     }
 
     /// After a commit, or when the changes are wanted no longer.
-    package func forget() { changes.removeAll(keepingCapacity: changes.count < 10_000) }
+    package func forget() {
+        changes.removeAll(keepingCapacity: changes.count < 10_000)
+        byteCount = 0
+    }
 
     /// Forgets all but the first ones: the others were taken back.
-    package func forget(after count: Int) { changes.removeSubrange(min(count, changes.count)...) }
+    package func forget(after count: Int) {
+        let dropped = changes[min(count, changes.count)...]
+        byteCount -= dropped.reduce(0) { $0 + Self.byteCount(of: $1.values) }
+        changes.removeLast(dropped.count)
+    }
+
+    private static func byteCount(of values: [SQLiteValue]) -> Int {
+        values.reduce(0) { $0 + $1.byteCount }
+    }
 
     /// Makes all changes again, in their order. They stay noted.
     package func replay() throws(SQLiteError) {
@@ -33,4 +48,12 @@ enum SQLiteValue: Sendable {
     case bytes([UInt8])
     case text(String)
     case null
+
+    var byteCount: Int {
+        switch self {
+        case .bytes(let bytes): bytes.count
+        case .text(let text): text.utf8.count
+        case .integer, .null: 8
+        }
+    }
 }

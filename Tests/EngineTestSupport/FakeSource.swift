@@ -21,8 +21,10 @@ package final class FakeSource: ByteSource, DirectorySource {
     package struct State: Sendable {
         package var behaviour = Behaviour.answers
         package var delay: Duration = .zero
-        /// Besides, for what is of some urgency.
-        package var delays: [Urgency: Duration] = [:]
+        /// Besides, for what an application waits for.
+        package var urgentDelay: Duration = .zero
+        /// Whether only what an application asks for, or soon will, is answered.
+        package var holdsBackground = false
         /// Most bytes in one answer.
         package var answerByteCount = 1 << 20
         /// Whether a hole is named to its end, also beyond what was asked.
@@ -72,7 +74,10 @@ package final class FakeSource: ByteSource, DirectorySource {
             state.requests.append((extents, urgency))
             return state
         }
-        let delay = now.delay + (now.delays[urgency] ?? .zero)
+        while urgency == .background, state.withLock({ $0.holdsBackground }) {
+            try await Task.sleep(for: .milliseconds(2))
+        }
+        let delay = now.delay + (urgency == .urgent ? now.urgentDelay : .zero)
         if delay > .zero { try await Task.sleep(for: delay) }
         switch now.behaviour {
         case .answers: break

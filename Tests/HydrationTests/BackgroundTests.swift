@@ -198,7 +198,7 @@ import VolumeModel
         let heir = try await Heir(largest: 300_000)
         heir.source.set {
             $0.delay = .milliseconds(10)
-            $0.delays[.urgent] = .milliseconds(200)
+            $0.urgentDelay = .milliseconds(200)
         }
         let volume = try heir.open()
         volume.startHydration()
