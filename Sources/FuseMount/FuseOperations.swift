@@ -369,19 +369,26 @@ enum FuseOperations {
             guard let (_, request) = FuseOperations.server(request) else { return }
             request.fail(.notImplemented)
         }
-        table.readdir = { request, inode, size, offset, _ in
-            guard let (server, request) = FuseOperations.server(request) else { return }
-            server.readDirectory(
-                request, InodeNumber(inode), size: size, offset: Int64(offset), isPlus: false)
+        table.readdir = { request, inode, size, offset, info in
+            FuseOperations.readDirectory(request, inode, size, offset, info, isPlus: false)
         }
-        table.readdirplus = { request, inode, size, offset, _ in
-            guard let (server, request) = FuseOperations.server(request) else { return }
-            server.readDirectory(
-                request, InodeNumber(inode), size: size, offset: Int64(offset), isPlus: true)
+        table.readdirplus = { request, inode, size, offset, info in
+            FuseOperations.readDirectory(request, inode, size, offset, info, isPlus: true)
         }
         table.fsyncdir = { request, inode, dataOnly, info in
             FuseOperations.synchronize(request, inode, dataOnly: dataOnly != 0, info)
         }
+    }
+
+    /// - Parameter info: its handle is the flags with which the directory was opened (see shim.h).
+    private static func readDirectory(
+        _ request: fuse_req_t?, _ inode: fuse_ino_t, _ size: Int, _ offset: off_t,
+        _ info: UnsafeMutablePointer<fuse_file_info>?, isPlus: Bool
+    ) {
+        guard let (server, request) = FuseOperations.server(request) else { return }
+        server.readDirectory(
+            request, InodeNumber(inode), size: size, offset: Int64(offset),
+            openFlags: Int32(truncatingIfNeeded: info?.pointee.fh ?? 0), isPlus: isPlus)
     }
 
     private static func addExtendedAttributes(to table: inout fuse_lowlevel_ops) {

@@ -123,13 +123,8 @@ package final class VolumeFileSystem: MountableFileSystem {
     /// Runs anything that changes the volume, unless it is fenced; a fence waits for the end of it.
     func changing<Result>(frees: Bool = false, _ body: () throws -> Result) throws(FileSystemError) -> Result
     {
-        let isAllowed = access.withLock { gate in
-            guard gate.access == .readWrite else { return false }
-            gate.changing += 1
-            return true
-        }
-        guard isAllowed else { throw .errno(refusal ?? .readOnly) }
-        defer { access.withLock { $0.changing -= 1 } }
+        guard beginChange() else { throw .errno(refusal ?? .readOnly) }
+        defer { endChange() }
         guard frees || storage.hasRoom() else { throw .errno(.noSpace) }
         do {
             return try body()
@@ -137,6 +132,17 @@ package final class VolumeFileSystem: MountableFileSystem {
             throw translate(error)
         }
     }
+
+    /// - Returns: whether something may be changed until `endChange`, which a fence waits for.
+    func beginChange() -> Bool {
+        access.withLock { gate in
+            guard gate.access == .readWrite else { return false }
+            gate.changing += 1
+            return true
+        }
+    }
+
+    func endChange() { access.withLock { $0.changing -= 1 } }
 
     /// Why a change is refused at the moment; nil: it is not.
     var refusal: Errno? {
@@ -210,7 +216,7 @@ package final class VolumeFileSystem: MountableFileSystem {
     package static func now() -> FileTime {
         var time = timespec()
         clock_gettime(CLOCK_REALTIME, &time)
-        return FileTime(seconds: Int64(time.tv_sec), nanoseconds: UInt32(clamping: time.tv_nsec))
+        return FileTime(seconds: Int64(time.tv_sec), nanoseconds: UInt32(clamping: time.tv_nsec)).held
     }
 }
 
