@@ -407,13 +407,14 @@ enum FuseOperations {
         }
         table.listxattr = { request, inode, size in
             guard let (server, request) = FuseOperations.server(request) else { return }
-            let fileSystem = server.fileSystem
-            // xattr(7): trusted attributes exist only for those who may use them.
-            let seesTrusted = request.caller.uid == 0
+            let (fileSystem, caller) = (server.fileSystem, request.caller)
             server.serve(request) { () throws(FileSystemError) in
-                try fileSystem.extendedAttributeNames(of: InodeNumber(inode))
-                    .filter { seesTrusted || !$0.starts(with: "trusted.".utf8) }
-                    .flatMap { $0 + [0] }
+                var names = try fileSystem.extendedAttributeNames(of: InodeNumber(inode))
+                // xattr(7): they exist only for those who may use them. Nearly always there are none.
+                if names.contains(where: FuseOperations.isTrusted), !CallerPrivilege.seesTrusted(caller) {
+                    names.removeAll(where: FuseOperations.isTrusted)
+                }
+                return names.flatMap { $0 + [0] }
             } reply: {
                 FuseOperations.answer($0, $1, room: size)
             }
@@ -440,6 +441,8 @@ enum FuseOperations {
             }
         }
     }
+
+    private static func isTrusted(_ name: [UInt8]) -> Bool { name.starts(with: "trusted.".utf8) }
 
     /// Whether the caller is in the file's group matters to access control lists only.
     private static func callerOfSettingAttribute(
