@@ -94,7 +94,8 @@ import Testing
         let mount = try FuseMount(fileSystem: volume.fileSystem, at: next, options: FuseMountOptions())
         #expect(holder.isRunning)
         #expect(try Shell.run("flock -n f true", in: next).code == 0)
-        holder.terminate()
+        // SIGTERM is blocked in what a test starts.
+        kill(holder.processIdentifier, SIGKILL)
         holder.waitUntilExit()
         try await mount.unmount()
         await volume.end()
