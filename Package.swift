@@ -274,8 +274,8 @@ let package = Package(
         .testTarget(
             name: "FuseMountTests",
             dependencies: [
-                "BlockHashes", "Catalog", "EngineTestSupport", "FuseMount", "Hydration", "VolumeFileSystem",
-                "VolumeModel",
+                "BlockHashes", "Catalog", "EngineTestSupport", "FuseMount", "Hydration", "TestBed",
+                "VolumeFileSystem", "VolumeModel",
             ],
             // Compiled by the tests that use it.
             exclude: ["probe.c", "replay.c"], swiftSettings: strict),

@@ -20,10 +20,12 @@ enum gw_fuse_opcode {
     GW_FUSE_FORGET = 2,
     GW_FUSE_WRITE = 16,
     GW_FUSE_INIT = 26,
+    GW_FUSE_READDIR = 28,
     GW_FUSE_CREATE = 35,
     GW_FUSE_INTERRUPT = 36,
     GW_FUSE_NOTIFY_REPLY = 41,
     GW_FUSE_BATCH_FORGET = 42,
+    GW_FUSE_READDIRPLUS = 44,
     GW_FUSE_TMPFILE = 51,
 };
 
@@ -60,7 +62,7 @@ static const struct gw_fuse_form gw_fuse_forms[] = {
     [25] = {24},                        // FLUSH
     [GW_FUSE_INIT] = {16},
     [27] = {8},                         // OPENDIR
-    [28] = {40},                        // READDIR
+    [GW_FUSE_READDIR] = {40},
     [29] = {24},                        // RELEASEDIR
     [30] = {16},                        // FSYNCDIR
     [31] = {48},                        // GETLK
@@ -74,7 +76,7 @@ static const struct gw_fuse_form gw_fuse_forms[] = {
     [40] = {24},                        // POLL
     [GW_FUSE_BATCH_FORGET] = {8, 0, 16},
     [43] = {32},                        // FALLOCATE
-    [44] = {40},                        // READDIRPLUS
+    [GW_FUSE_READDIRPLUS] = {40},
     [45] = {16, 2},                     // RENAME2
     [46] = {24},                        // LSEEK
     [47] = {56},                        // COPY_FILE_RANGE

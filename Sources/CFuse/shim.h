@@ -41,7 +41,8 @@ struct gw_fuse_init_out {
 
 // O_TMPFILE has an opcode of its own (51). Request and answer are those of FUSE_CREATE (35), and the name is "/",
 // which no file has: so it is handed on as that. A write (16) tells in write_flags (at 20 of fuse_write_in, bit 2),
-// which libfuse keeps to itself, what we look for in the file's flags (at 32), which it hands on.
+// which libfuse keeps to itself, what we look for in the file's flags (at 32), which it hands on. Of a listing (28, 44) it
+// keeps these to itself (at 32 of fuse_read_in), and hands on the handle (at 0), which we give none: so they come as that.
 static inline void gw_fuse_translate(char *request) {
     char *body = request + GW_FUSE_HEADER_SIZE;
     uint32_t opcode = gw_fuse_number(request + 4);
@@ -52,6 +53,9 @@ static inline void gw_fuse_translate(char *request) {
         uint32_t flags = gw_fuse_number(body + 32) & ~(uint32_t)GW_FUSE_WRITE_KILLS_SET_IDS;
         if (gw_fuse_number(body + 20) & 4) flags |= GW_FUSE_WRITE_KILLS_SET_IDS;
         memcpy(body + 32, &flags, sizeof flags);
+    } else if (opcode == GW_FUSE_READDIR || opcode == GW_FUSE_READDIRPLUS) {
+        uint64_t flags = gw_fuse_number(body + 32);
+        memcpy(body, &flags, sizeof flags);
     }
 }
 

@@ -189,12 +189,14 @@ package struct CatalogState {
         return row
     }
 
-    /// Which part of an inode a change concerns: what fdatasync must wait for, or only fsync.
+    /// Which part of an inode a change concerns: what fdatasync must wait for, only fsync, or nobody.
     package enum ChangeKind: Sendable {
         /// Size, existence, names, valid ranges.
         case structural
         /// Times, owner, permissions.
         case metadata
+        /// When it was last read.
+        case access
     }
 
     /// Changes an inode in memory; the next commit writes it.
@@ -280,8 +282,13 @@ package struct CatalogState {
     }
 
     private func mark(_ cached: inout CachedInode, _ kind: ChangeKind) {
-        cached.metadataGeneration = openGeneration
-        if case .structural = kind { cached.structuralGeneration = openGeneration }
+        switch kind {
+        case .structural:
+            cached.structuralGeneration = openGeneration
+            cached.metadataGeneration = openGeneration
+        case .metadata: cached.metadataGeneration = openGeneration
+        case .access: break
+        }
     }
 
     mutating func count(removing old: InodeRecord?, adding new: InodeRecord?) {

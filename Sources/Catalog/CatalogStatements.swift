@@ -236,11 +236,7 @@ enum CatalogKey: String {
 extension FileTime {
     /// Seconds in the upper 34 bits and nanoseconds in the lower 30: years 1697 to 2242 keep their place in
     /// the order, and times outside are held at the ends.
-    var packed: Int64 {
-        let limit: Int64 = 1 << 33
-        let held = min(max(seconds, -limit), limit - 1)
-        return held << 30 | Int64(nanoseconds)
-    }
+    var packed: Int64 { held.seconds << 30 | Int64(held.nanoseconds) }
 
     init(packed: Int64) {
         self.init(seconds: packed >> 30, nanoseconds: UInt32(packed & ((1 << 30) - 1)))

@@ -369,19 +369,26 @@ enum FuseOperations {
             guard let (_, request) = FuseOperations.server(request) else { return }
             request.fail(.notImplemented)
         }
-        table.readdir = { request, inode, size, offset, _ in
-            guard let (server, request) = FuseOperations.server(request) else { return }
-            server.readDirectory(
-                request, InodeNumber(inode), size: size, offset: Int64(offset), isPlus: false)
+        table.readdir = { request, inode, size, offset, info in
+            FuseOperations.readDirectory(request, inode, size, offset, info, isPlus: false)
         }
-        table.readdirplus = { request, inode, size, offset, _ in
-            guard let (server, request) = FuseOperations.server(request) else { return }
-            server.readDirectory(
-                request, InodeNumber(inode), size: size, offset: Int64(offset), isPlus: true)
+        table.readdirplus = { request, inode, size, offset, info in
+            FuseOperations.readDirectory(request, inode, size, offset, info, isPlus: true)
         }
         table.fsyncdir = { request, inode, dataOnly, info in
             FuseOperations.synchronize(request, inode, dataOnly: dataOnly != 0, info)
         }
+    }
+
+    /// - Parameter info: its handle is the flags with which the directory was opened (see shim.h).
+    private static func readDirectory(
+        _ request: fuse_req_t?, _ inode: fuse_ino_t, _ size: Int, _ offset: off_t,
+        _ info: UnsafeMutablePointer<fuse_file_info>?, isPlus: Bool
+    ) {
+        guard let (server, request) = FuseOperations.server(request) else { return }
+        server.readDirectory(
+            request, InodeNumber(inode), size: size, offset: Int64(offset),
+            openFlags: Int32(truncatingIfNeeded: info?.pointee.fh ?? 0), isPlus: isPlus)
     }
 
     private static func addExtendedAttributes(to table: inout fuse_lowlevel_ops) {
@@ -400,13 +407,14 @@ enum FuseOperations {
         }
         table.listxattr = { request, inode, size in
             guard let (server, request) = FuseOperations.server(request) else { return }
-            let fileSystem = server.fileSystem
-            // xattr(7): trusted attributes exist only for those who may use them.
-            let seesTrusted = request.caller.uid == 0
+            let (fileSystem, caller) = (server.fileSystem, request.caller)
             server.serve(request) { () throws(FileSystemError) in
-                try fileSystem.extendedAttributeNames(of: InodeNumber(inode))
-                    .filter { seesTrusted || !$0.starts(with: "trusted.".utf8) }
-                    .flatMap { $0 + [0] }
+                var names = try fileSystem.extendedAttributeNames(of: InodeNumber(inode))
+                // xattr(7): they exist only for those who may use them. Nearly always there are none.
+                if names.contains(where: FuseOperations.isTrusted), !CallerPrivilege.seesTrusted(caller) {
+                    names.removeAll(where: FuseOperations.isTrusted)
+                }
+                return names.flatMap { $0 + [0] }
             } reply: {
                 FuseOperations.answer($0, $1, room: size)
             }
@@ -433,6 +441,8 @@ enum FuseOperations {
             }
         }
     }
+
+    private static func isTrusted(_ name: [UInt8]) -> Bool { name.starts(with: "trusted.".utf8) }
 
     /// Whether the caller is in the file's group matters to access control lists only.
     private static func callerOfSettingAttribute(

@@ -491,9 +491,10 @@ final class FuseServer: Sendable {
     /// Fills the kernel's buffer with entries. `.` and `..` have the offsets 1 and 2, the file system's own
     /// are moved behind them.
     func readDirectory(
-        _ request: FuseRequest, _ inode: InodeNumber, size: Int, offset: Int64, isPlus: Bool
+        _ request: FuseRequest, _ inode: InodeNumber, size: Int, offset: Int64, openFlags: Int32, isPlus: Bool
     ) {
         let fileSystem = self.fileSystem
+        let keepsAccessTime = openFlags & Int32(GW_O_NOATIME) != 0
         let cacheSeconds = options.cacheSeconds
         let size = min(size, options.transferByteCount)
         serve(request) { () throws(FileSystemError) -> [UInt8] in
@@ -506,7 +507,7 @@ final class FuseServer: Sendable {
             }
             let limit = max(4, size / (isPlus ? 168 : 40))
             let entries = try fileSystem.readDirectory(
-                inode, offset: max(2, offset) - 2, limit: limit)
+                inode, offset: max(2, offset) - 2, limit: limit, keepsAccessTime: keepsAccessTime)
             for entry in entries {
                 guard listing.add(entry, nextOffset: entry.nextOffset + 2) else { break }
                 if isPlus { fileSystem.retain(entry.attributes.inode, count: 1) }

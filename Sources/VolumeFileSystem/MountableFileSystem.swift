@@ -196,10 +196,11 @@ package protocol MountableFileSystem: AnyObject, Sendable {
     ) throws(FileSystemError) -> UInt64
 
     /// Lists a directory, which needs no opening. `.` and `..` are the caller's to add.
+    /// - Parameter keepsAccessTime: O_NOATIME of open(2).
     /// - Returns: up to `limit` entries after `offset` (0: from the start); empty at the end.
     ///   An entry that exists throughout a listing is given exactly once.
     func readDirectory(
-        _ inode: InodeNumber, offset: Int64, limit: Int
+        _ inode: InodeNumber, offset: Int64, limit: Int, keepsAccessTime: Bool
     ) throws(FileSystemError) -> [DirectoryEntry]
     /// The parent of a directory; the root's is itself.
     func parent(ofDirectory inode: InodeNumber) throws(FileSystemError) -> InodeNumber
@@ -233,5 +234,10 @@ extension MountableFileSystem {
         _ inode: InodeNumber, handle: FileHandle, offset: UInt64, into buffer: UnsafeMutableRawBufferPointer
     ) throws(FileSystemError) -> Int {
         try read(inode, handle: handle, offset: offset, keepsAccessTime: false, into: buffer)
+    }
+    package func readDirectory(
+        _ inode: InodeNumber, offset: Int64, limit: Int
+    ) throws(FileSystemError) -> [DirectoryEntry] {
+        try readDirectory(inode, offset: offset, limit: limit, keepsAccessTime: false)
     }
 }

@@ -58,7 +58,7 @@ extension VolumeFileSystem {
         if let modification = changes.modificationTime {
             attributes.modificationTime = moment(modification, now: time)
         }
-        attributes.changeTime = changes.changeTime ?? time
+        attributes.changeTime = changes.changeTime?.held ?? time
     }
 
     package func clearSetIDs(
@@ -89,10 +89,11 @@ extension VolumeFileSystem {
         if attributes.permissions & 0o010 != 0 || !isInGroup { attributes.permissions &= ~0o2000 }
     }
 
+    /// As it will be stored: else it would be another one as soon as the inode is read again.
     private static func moment(_ time: AttributeChanges.Time, now: FileTime) -> FileTime {
         switch time {
         case .now: now
-        case .at(let time): time
+        case .at(let time): time.held
         }
     }
 

@@ -38,11 +38,10 @@ extension VolumeFileSystem {
         _ inode: InodeNumber, handle: FileHandle, offset: UInt64, keepsAccessTime: Bool,
         into buffer: UnsafeMutableRawBufferPointer
     ) throws(FileSystemError) -> Int {
-        let keepsAccessTime = keepsAccessTime || isReadOnly
         var patience = Self.readPatience
         while true {
             let (record, count) = try run { state in
-                try Self.prepareRead(
+                try self.prepareRead(
                     inode, offset, buffer.count, keepsAccessTime: keepsAccessTime, in: &state)
             }
             guard count > 0 else { return 0 }
@@ -81,7 +80,7 @@ extension VolumeFileSystem {
     }
 
     /// - Returns: the inode, and how many bytes there are to read.
-    private static func prepareRead(
+    private func prepareRead(
         _ inode: InodeNumber, _ offset: UInt64, _ limit: Int, keepsAccessTime: Bool,
         in state: inout CatalogState
     ) throws -> (InodeRecord, Int) {
@@ -94,22 +93,8 @@ extension VolumeFileSystem {
                 throw FileSystemError.fault(.bytes(inode, ByteRange(first.start, last.end)))
             }
         }
-        // A read succeeds also while the disk takes no changes.
-        if !keepsAccessTime, !state.refusesChanges { try? noteAccess(record, in: &state) }
+        if !keepsAccessTime { noteAccess(to: record, in: &state) }
         return (record, count)
-    }
-
-    /// relatime, as Linux mounts by default: once a day, and after each change.
-    private static func noteAccess(_ record: InodeRecord, in state: inout CatalogState) throws {
-        let attributes = record.attributes
-        let isStale =
-            attributes.accessTime <= attributes.modificationTime
-            || attributes.accessTime <= attributes.changeTime
-        let time = now()
-        guard isStale || time.seconds - attributes.accessTime.seconds > 86_400 else { return }
-        var changed = record
-        changed.attributes.accessTime = time
-        try state.update(changed, kind: .metadata)
     }
 
     // MARK: size

@@ -5,7 +5,7 @@ package import VolumeModel
 /// throughout a listing is given exactly once, whatever else changes meanwhile.
 extension VolumeFileSystem {
     package func readDirectory(
-        _ inode: InodeNumber, offset: Int64, limit: Int
+        _ inode: InodeNumber, offset: Int64, limit: Int, keepsAccessTime: Bool
     ) throws(FileSystemError) -> [DirectoryEntry] {
         try run { state in
             var entries: [DirectoryEntry] = []
@@ -14,6 +14,10 @@ extension VolumeFileSystem {
                 entries.append(
                     DirectoryEntry(
                         name: entry.name, nextOffset: entry.cookie, attributes: record.attributes))
+            }
+            // Its names can be read although it itself is damaged.
+            if !keepsAccessTime, let directory = try? state.inode(inode) {
+                self.noteAccess(to: directory, in: &state)
             }
             return entries
         }

@@ -63,18 +63,26 @@ extension VolumeFileSystem {
                 try self.set(list, place, of: inode, caller, in: &state)
                 return
             }
-            if current == nil {
-                let names = try state.extendedAttributeNames(of: inode)
-                let used = names.reduce(name.count + 1) { $0 + $1.count + 1 }
-                guard used <= Self.nameListLimit else { throw Errno.noSpace }
-            }
-            let stored = try state.extendedAttributeByteCount(of: inode) - (current?.count ?? 0)
-            guard stored + value.count <= Self.allValuesLimit else { throw Errno.noSpace }
             var record = try state.existing(inode)
-            try state.setExtendedAttribute(name, of: inode, value: value)
+            try Self.store(value, name, of: inode, in: &state)
             record.attributes.changeTime = Self.now()
             try state.update(record, kind: .metadata)
         }
+    }
+
+    /// - Throws: ENOSPC, before anything is changed, where there is no room for the name or for the value.
+    private static func store(
+        _ value: [UInt8], _ name: [UInt8], of inode: InodeNumber, in state: inout CatalogState
+    ) throws {
+        let current = try state.extendedAttribute(name, of: inode)
+        if current == nil {
+            let names = try state.extendedAttributeNames(of: inode)
+            let used = names.reduce(name.count + 1) { $0 + $1.count + 1 }
+            guard used <= nameListLimit else { throw Errno.noSpace }
+        }
+        let stored = try state.extendedAttributeByteCount(of: inode) - (current?.count ?? 0)
+        guard stored + value.count <= allValuesLimit else { throw Errno.noSpace }
+        try state.setExtendedAttribute(name, of: inode, value: value)
     }
 
     package func removeExtendedAttribute(
@@ -124,7 +132,7 @@ extension VolumeFileSystem {
         _ list: AccessControlList?, _ name: [UInt8], of inode: InodeNumber, in state: inout CatalogState
     ) throws {
         if let list {
-            try state.setExtendedAttribute(name, of: inode, value: list.attribute)
+            try store(list.attribute, name, of: inode, in: &state)
         } else if try state.extendedAttribute(name, of: inode) != nil {
             try state.removeExtendedAttribute(name, of: inode)
         }
@@ -166,11 +174,12 @@ extension VolumeFileSystem {
     static func store(
         _ inheritance: Inheritance, of inode: InodeNumber, in state: inout CatalogState
     ) throws {
-        if let list = inheritance.accessList {
-            try store(list, AccessControlList.accessName, of: inode, in: &state)
+        // It is new: there is room.
+        if let list = inheritance.accessList?.attribute {
+            try state.setExtendedAttribute(AccessControlList.accessName, of: inode, value: list)
         }
-        if let list = inheritance.defaultList {
-            try store(list, AccessControlList.defaultName, of: inode, in: &state)
+        if let list = inheritance.defaultList?.attribute {
+            try state.setExtendedAttribute(AccessControlList.defaultName, of: inode, value: list)
         }
     }
 

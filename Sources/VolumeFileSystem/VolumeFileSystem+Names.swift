@@ -366,6 +366,7 @@ extension VolumeFileSystem {
         try run { state in
             let record = try state.existing(inode)
             guard record.attributes.kind == .symbolicLink else { throw Errno.invalidArgument }
+            self.noteAccess(to: record, in: &state)
             return record.target
         }
     }

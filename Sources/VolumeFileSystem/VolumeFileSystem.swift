@@ -133,13 +133,8 @@ package final class VolumeFileSystem: MountableFileSystem {
     /// Runs anything that changes the volume, unless it is fenced; a fence waits for the end of it.
     func changing<Result>(frees: Bool = false, _ body: () throws -> Result) throws(FileSystemError) -> Result
     {
-        let refused = changeCount.withLock { count -> Errno? in
-            if let refusal { return refusal }
-            count += 1
-            return nil
-        }
-        if let refused { throw .errno(refused) }
-        defer { changeCount.withLock { $0 -= 1 } }
+        if let refused = beginChange() { throw .errno(refused) }
+        defer { endChange() }
         guard frees || storage.hasRoom() else { throw .errno(.noSpace) }
         do {
             return try body()
@@ -147,6 +142,17 @@ package final class VolumeFileSystem: MountableFileSystem {
             throw translate(error)
         }
     }
+
+    /// - Returns: why nothing may be changed; nil: it may, until `endChange`, which a fence waits for.
+    func beginChange() -> Errno? {
+        changeCount.withLock { count in
+            if let refusal { return refusal }
+            count += 1
+            return nil
+        }
+    }
+
+    func endChange() { changeCount.withLock { $0 -= 1 } }
 
     /// Why a change is refused at the moment; nil: it is not.
     var refusal: Errno? {
@@ -222,7 +228,7 @@ package final class VolumeFileSystem: MountableFileSystem {
     package static func now() -> FileTime {
         var time = timespec()
         clock_gettime(CLOCK_REALTIME, &time)
-        return FileTime(seconds: Int64(time.tv_sec), nanoseconds: UInt32(clamping: time.tv_nsec))
+        return FileTime(seconds: Int64(time.tv_sec), nanoseconds: UInt32(clamping: time.tv_nsec)).held
     }
 }
 

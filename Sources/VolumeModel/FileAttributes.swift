@@ -10,6 +10,12 @@ package struct FileTime: Hashable, Sendable, Comparable {
     }
 
     package static let zero = FileTime(seconds: 0, nanoseconds: 0)
+    /// In the year 1697, and in 2242: 2^33 seconds from 1970.
+    package static let earliest = FileTime(seconds: -(1 << 33), nanoseconds: 0)
+    package static let latest = FileTime(seconds: (1 << 33) - 1, nanoseconds: 0)
+
+    /// The nearest of those that a catalog can hold.
+    package var held: FileTime { min(max(self, .earliest), .latest) }
 
     package static func < (left: FileTime, right: FileTime) -> Bool {
         (left.seconds, left.nanoseconds) < (right.seconds, right.nanoseconds)

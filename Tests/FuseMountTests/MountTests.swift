@@ -1,5 +1,6 @@
 import Catalog
 import Foundation
+import FuseMount
 import Hydration
 import Testing
 import VolumeModel
@@ -99,6 +100,29 @@ import VolumeModel
             test "$(sqlite3 t.db 'pragma integrity_check; select count(*) from t')" = "$(printf 'ok\\n1000')"
             tar cf ../x.tar .; mkdir ../y; tar xf ../x.tar -C ../y; diff -r . ../y
             """)
+    }
+
+    /// Nobody is kept out any more by who holds one of a mount that is gone.
+    @Test func locksEndWithTheMount() async throws {
+        let volume = try MountedVolume()
+        let holder = Process()
+        holder.executableURL = URL(fileURLWithPath: "/usr/bin/flock")
+        holder.arguments = ["--no-fork", volume.mountPoint + "/f", "sleep", "60"]
+        try holder.run()
+        let end = ContinuousClock.now + .seconds(20)
+        while try volume.shell("test -e f && ! flock -n f true").code != 0, ContinuousClock.now < end {}
+        #expect(try volume.shell("flock -n f true").code != 0)
+        let next = volume.directory + "/next"
+        try FileManager.default.createDirectory(atPath: next, withIntermediateDirectories: true)
+        #expect(try Shell.run("umount -l '\(volume.mountPoint)'", in: "/").code == 0)
+        let mount = try FuseMount(fileSystem: volume.fileSystem, at: next, options: FuseMountOptions())
+        #expect(holder.isRunning)
+        #expect(try Shell.run("flock -n f true", in: next).code == 0)
+        // SIGTERM is blocked in what a test starts.
+        kill(holder.processIdentifier, SIGKILL)
+        holder.waitUntilExit()
+        try await mount.unmount()
+        await volume.end()
     }
 
     @Test func aBusyMountIsNotUnmounted() async throws {

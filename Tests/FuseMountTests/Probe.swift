@@ -1,5 +1,7 @@
 import Foundation
 import Glibc
+import TestBed
+import Testing
 
 /// The program `probe`, which makes single system calls for scripts.
 enum Probe {
@@ -41,19 +43,40 @@ enum Shell {
     }
 }
 
-/// A directory on ext4, to compare with.
+/// A directory on ext4, to compare with: beside temporary files, or where these are not on ext4 in a file system that is
+/// made for it.
 struct Ext4Directory {
+    private static let place = Task { try await findPlace() }
+
+    /// For tests that have nothing to compare with where there is none.
+    static let isNeeded: ConditionTrait = .enabled(
+        "temporary files are not on ext4, and no loop device can be mounted here"
+    ) {
+        (try? await place.value) != nil
+    }
+
     let path: String
 
-    /// - Returns: nil where temporary files are not on ext4.
-    init?() throws {
-        path = NSTemporaryDirectory() + "godwit-ext4-" + UUID().uuidString.lowercased()
+    init() async throws {
+        path = try await Self.place.value + "/godwit-ext4-" + UUID().uuidString.lowercased()
         try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
-        guard try Shell.run("stat -f -c %t .", in: path).output == "ef53\n" else {
-            remove()
-            return nil
-        }
     }
 
     func remove() { try? FileManager.default.removeItem(atPath: path) }
+
+    private static func findPlace() async throws -> String {
+        let temporary = NSTemporaryDirectory()
+        if try Shell.run("stat -f -c %t .", in: temporary).output == "ef53\n" { return temporary }
+        // One for the whole run, and gone with it.
+        try FileManager.default.createDirectory(atPath: ownDirectory, withIntermediateDirectories: true)
+        atexit {
+            umount2(Ext4Directory.ownDirectory + "/mount", Int32(MNT_DETACH))
+            try? FileManager.default.removeItem(atPath: Ext4Directory.ownDirectory)
+        }
+        try await LoopFileSystem.makeExt4(image: ownDirectory + "/image")
+        try await LoopFileSystem.mount(ownDirectory + "/image", at: ownDirectory + "/mount", nil)
+        return ownDirectory + "/mount"
+    }
+
+    private static let ownDirectory = NSTemporaryDirectory() + "godwit-ext4-\(getpid())"
 }

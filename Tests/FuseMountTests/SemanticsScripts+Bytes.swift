@@ -106,6 +106,13 @@ extension SemanticsScripts {
         echo x > f; probe times f 1000.5 2000; sync f; cat f; test "$(stat -c %X f)" -gt 3000; echo y > g
         probe times g 1000.5 2000; dd if=g iflag=noatime status=none; is "$(stat -c %X g)" 1000
         """,
+        "listingAndFollowingMoveTheAccessTimeAsRelatime": """
+        mkdir d e; touch d/x; echo x > x; ln -s x l; ln -s x m; use() { sleep 0.02; ls d; readlink l; cat m; }
+        for name in d e l m; do is "$(probe times $name 1000.5 2000)" 0; done; use; probe list e 0 '' quietly
+        is "$(stat -c %X e)" 1000; for name in d l m; do test "$(stat -c %X $name)" -gt 3000; done
+        times() { stat -c %.9X d l m | tr '\\n' ' '; }; old=$(times); use; is "$(times)" "$old"
+        touch d/y; ls d; fails test "$(stat -c %.9X d)" = "${old%% *}"
+        """,
     ]
 
     /// What ext4 does otherwise, or need not do so.
@@ -115,7 +122,8 @@ extension SemanticsScripts {
         is "$(probe getxattr f user.b 65536)" 65536; touch g; for i in $(seq 1 255); do
         probe setxattr g user.$(printf %0250d $i) v 0; done | sort -u > seen; is "$(cat seen)" 0
         is "$(probe listxattr g 0)" 65280; is "$(probe setxattr g user.$(printf %0250d 256) v 0)" 0
-        is "$(probe setxattr g user.b v 0)" ENOSPC; is "$(probe listxattr g 65536)" 65536
+        is "$(probe setxattr g user.b v 0)" ENOSPC; fails setfacl -m u:10:r g; is "$(stat -c %a g)" 644
+        is "$(probe listxattr g 65536)" 65536
         touch h; for i in $(seq 1 64); do probe bigxattr h user.$i 65536; done | sort -u > seen; is "$(cat seen)" 0
         is "$(probe setxattr h user.a v 0)" ENOSPC; is "$(probe setxattr h user.1 v 0)" 0
         is "$(probe setxattr h user.a v 0)" 0
@@ -136,8 +144,12 @@ extension SemanticsScripts {
         is "$(probe fallocate f $mode 4096 4096)" EOPNOTSUPP; done
         """,
         "accessTimesAreRelatimeWhateverTheMountSays": """
-        echo x > f; probe times f 1000.5 2000; mount -i -o remount,bind,noatime "$PWD"
-        sync f; cat f; test "$(stat -c %X f)" -gt 3000; mount -i -o remount,bind,relatime "$PWD"
+        echo x > f; mkdir d; for name in f d; do is "$(probe times $name 1000.5 2000)" 0; done; sync f
+        mount -i -o remount,bind,noatime "$PWD"; cat f; mount -i -o remount,bind,ro,nodiratime "$PWD"; ls d
+        for name in f d; do test "$(stat -c %X $name)" -gt 3000; done; mount -i -o remount,bind,rw,relatime "$PWD"
+        """,
+        "birthTimesAndExtentsAreNotTold": """
+        echo x > f; is "$(stat -c %W f)" 0; is "$(probe fiemap f)" EOPNOTSUPP
         """,
         "whiteoutsAreRefused": """
         touch a; is "$(probe rename a b 4)" EINVAL; test -e a

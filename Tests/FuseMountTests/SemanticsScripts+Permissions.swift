@@ -122,6 +122,7 @@ extension SemanticsScripts {
         "trustedAttributesAreRootsOnly": """
         touch f; chown 10 f; probe setxattr f trusted.a v 0; is "$(as 10 probe getxattr f trusted.a 9)" ENODATA
         is "$(as 10 probe listxattr f 99)" 0; is "$(as 10 probe setxattr f trusted.b v 0)" EPERM
+        is "$(probe listxattr f 99)" 10; is "$(setpriv --bounding-set -sys_admin probe listxattr f 99)" 0
         is "$(as 10 probe setxattr f user.b v 0)" 0; is "$(as 11 probe setxattr f user.b v 0)" EACCES
         """,
         "attributesAreCreatedOrReplaced": """

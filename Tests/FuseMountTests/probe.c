@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/aio_abi.h>
+#include <linux/fiemap.h>
+#include <linux/fs.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -11,6 +13,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/inotify.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -45,8 +48,9 @@ static int flag(const char *words) {
 
 // Names in the order of a listing; after the first `pause` of them something is changed, and the place that
 // telldir gave there is sought again.
-static int list(const char *path, int pause, const char *command) {
-    DIR *directory = opendir(path);
+static int list(const char *path, int pause, const char *command, int flags) {
+    int descriptor = open(path, O_RDONLY | O_DIRECTORY | flags);
+    DIR *directory = descriptor < 0 ? NULL : fdopendir(descriptor);
     struct dirent *entry;
     long place = 0;
     int count = 0;
@@ -223,6 +227,10 @@ int main(int count, char **words) {
         return say(pwrite(open(path, flag(words[3]), 0666), words[5], strlen(words[5]), number(4)));
     if (!strcmp(call, "fallocate")) return say(fallocate(open(path, O_RDWR), number(3), number(4), number(5)));
     if (!strcmp(call, "seek")) return say(lseek(open(path, O_RDONLY), number(4), number(3)));
+    if (!strcmp(call, "fiemap")) {
+        struct fiemap map = {.fm_length = FIEMAP_MAX_OFFSET};
+        return say(ioctl(open(path, O_RDONLY), FS_IOC_FIEMAP, &map));
+    }
     if (!strcmp(call, "copy")) {
         off_t from = number(3), to = number(5);
         return say(copy_file_range(open(path, O_RDONLY), &from, open(words[4], O_RDWR), &to, number(6), 0));
@@ -232,7 +240,8 @@ int main(int count, char **words) {
     if (!strcmp(call, "lock")) return lock(path, words[3]);
     if (!strcmp(call, "unlinked")) return unlinked(path);
     if (!strcmp(call, "direct")) return direct(path);
-    if (!strcmp(call, "list")) return list(path, number(3), count > 4 ? words[4] : "");
+    if (!strcmp(call, "list"))
+        return list(path, number(3), count > 4 ? words[4] : "", count > 5 ? O_NOATIME : 0);
     if (!strcmp(call, "asynchronous")) return asynchronous(path);
     if (!strcmp(call, "handle")) return by_handle(path, words[3]);
     if (!strcmp(call, "watch")) return watch(path, words[3]);

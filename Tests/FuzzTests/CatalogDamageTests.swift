@@ -106,7 +106,7 @@ import VolumeModel
     }
 
     @Test func aHeadWithDamagedPagesIsRefusedOrReadWithErrors() async throws {
-        var mutator = Mutator(seed: 41)
+        var mutator = Mutator(41)
         var outcomes = Outcomes()
         for kind in Kind.allCases {
             let temporary = try TemporaryDirectory()
@@ -147,7 +147,7 @@ import VolumeModel
     ]
 
     @Test func aHeadWithDamagedRowsIsRefusedOrReadWithErrors() async throws {
-        var mutator = Mutator(seed: 42)
+        var mutator = Mutator(42)
         var outcomes = Outcomes()
         for kind in Kind.allCases {
             let temporary = try TemporaryDirectory()

@@ -49,7 +49,7 @@ import VolumeModel
     }
 
     @Test func damagedCatalogRowsAreErrorsOrOtherRows() throws {
-        var mutator = Mutator(seed: 1)
+        var mutator = Mutator(1)
         let inputs = Self.rows.map { Self.encoded([$0]) } + [Self.encoded(Self.rows)]
         var readable = 0
         for round in 0..<Self.rounds {
@@ -61,7 +61,7 @@ import VolumeModel
     }
 
     @Test func damagedFollowRepliesAreErrorsOrOtherRows() throws {
-        var mutator = Mutator(seed: 2)
+        var mutator = Mutator(2)
         let many = Self.encoded(Array(repeating: Self.rows, count: 20).flatMap { $0 })
         var last = FollowCoding.encode([])
         last.position = Godwit_Peer_V1_CatalogPosition(
@@ -124,7 +124,7 @@ import VolumeModel
     // MARK: bytes of files
 
     @Test func damagedReadRepliesAreErrorsOrAnswersToTheQuestion() throws {
-        var mutator = Mutator(seed: 3)
+        var mutator = Mutator(3)
         let inode = InodeNumber(12)
         let asked = [
             Extent(inode: inode, range: ByteRange(0, 9000)),
@@ -158,7 +158,7 @@ import VolumeModel
 
     /// Whatever a peer sends in place of a block, it is the block or an error.
     @Test func damagedBlocksAreErrorsOrWhatWasAskedFor() throws {
-        var mutator = Mutator(seed: 32)
+        var mutator = Mutator(32)
         let peer = try #require(SiteID("tokyo"))
         let content = mutator.generator.bytes(5000) + [UInt8](repeating: 0, count: 8192) + [1, 2, 3]
         let extent = Extent(inode: InodeNumber(7), range: ByteRange(1 << 20, 1 << 20 + UInt64(content.count)))
@@ -185,7 +185,7 @@ import VolumeModel
     }
 
     @Test func damagedChangesAreErrorsOrChangesThatCanBe() throws {
-        var mutator = Mutator(seed: 31)
+        var mutator = Mutator(31)
         let peer = try #require(SiteID("tokyo"))
         var inodes: [(inode: InodeNumber, bytes: ChangedBytes)] = []
         for inode in 3..<9 as Range<UInt64> {
@@ -230,7 +230,7 @@ import VolumeModel
     // MARK: start profiles
 
     @Test func damagedStartProfilesAreErrorsOrProfilesThatCanBeUsed() throws {
-        var mutator = Mutator(seed: 4)
+        var mutator = Mutator(4)
         var profile = StartProfile()
         let extents = (1...30).map { number in
             Extent(
@@ -256,7 +256,7 @@ import VolumeModel
     // MARK: text
 
     @Test func damagedTrustDocumentsAreErrorsOrOtherDocuments() throws {
-        var mutator = Mutator(seed: 5)
+        var mutator = Mutator(5)
         let site = try #require(SiteID("london"))
         let pem = "-----BEGIN CERTIFICATE-----\nMIIBszCCAVmgAwIBAgIUQ==\n-----END CERTIFICATE-----\n"
         let inputs = try ["203.0.113.7:7443", "[2001:db8::1]:7443", "site.example:1", nil].map { address in
@@ -276,7 +276,7 @@ import VolumeModel
     }
 
     @Test func damagedEndpointsAreRefusedOrReadAgain() throws {
-        var mutator = Mutator(seed: 6)
+        var mutator = Mutator(6)
         let inputs = ["203.0.113.7:7443", "[2001:db8::1]:7443", "site.example:1", "unix:///run/godwit.sock"]
             .map { Array($0.utf8) }
         var readable = 0

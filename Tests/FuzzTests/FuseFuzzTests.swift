@@ -100,12 +100,7 @@ private final class ServedVolume: Sendable {
 /// sends EAGAIN where it does not know yet what was interrupted.
 @Suite struct FuseFuzzTests {
     private static let rounds = 1500 * Mutator.factor
-    private static let seed: UInt64 = {
-        let given = ProcessInfo.processInfo.environment["GODWIT_FUZZ_SEED"].flatMap { UInt64($0) }
-        let seed = given ?? UInt64.random(in: 0..<1 << 32)
-        print("FUSE requests: GODWIT_FUZZ_SEED=\(seed)")
-        return seed
-    }()
+    private static let seed = Mutator.seed
 
     /// Sends requests, with at most so many on their way, and waits for the last answer.
     private static func ask(

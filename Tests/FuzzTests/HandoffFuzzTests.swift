@@ -58,7 +58,7 @@ import VolumeModel
     }
 
     @Test func damagedRecordsAreErrorsOrOtherRecords() throws {
-        var mutator = Mutator(seed: 11)
+        var mutator = Mutator(11)
         let inputs = try Self.records().map { Array(try Self.stored($0)) }
         for (record, input) in zip(Self.records(), inputs) { #expect(try Self.read(Data(input)) == record) }
         var readable = 0
@@ -142,7 +142,7 @@ import VolumeModel
 
     /// A peer may say anything, in any order. The machine refuses it or takes it, and what it stores can be read.
     @Test func whateverPeersSayTheRecordStaysOneThatCanBeRead() throws {
-        var mutator = Mutator(seed: 12)
+        var mutator = Mutator(12)
         let inputs = try Self.messages()
         let peers = Self.sites.filter { $0 != Self.here }
         var (decoded, accepted) = (0, 0)

@@ -6,9 +6,24 @@ struct Mutator {
     /// Multiplies the rounds of every test here: `GODWIT_FUZZ=100 Tests/run --filter FuzzTests`.
     static let factor = max(1, ProcessInfo.processInfo.environment["GODWIT_FUZZ"].flatMap { Int($0) } ?? 1)
 
+    /// Where all of them begin: `GODWIT_FUZZ_SEED` repeats a run.
+    static let seed: UInt64 = {
+        let given = ProcessInfo.processInfo.environment["GODWIT_FUZZ_SEED"].flatMap { UInt64($0) }
+        let seed = given ?? UInt64.random(in: 0..<1 << 32)
+        print("fuzzing: GODWIT_FUZZ_SEED=\(seed)")
+        // Also of a run that ends in a trap.
+        fflush(nil)
+        return seed
+    }()
+
     var generator: Generator
 
     init(seed: UInt64) { generator = Generator(seed: seed) }
+
+    /// One of this run's.
+    ///
+    /// - Parameter number: another one for each test, so that none has to come after another.
+    init(_ number: UInt64) { self.init(seed: Self.seed &+ number << 32) }
 
     /// One to four kinds of damage to one of the inputs, or, rarely, bytes that never were one.
     mutating func damaged(_ inputs: [[UInt8]]) -> [UInt8] {

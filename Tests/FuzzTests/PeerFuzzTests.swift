@@ -227,7 +227,7 @@ import VolumeModel
     @Test func everyDamagedRequestIsAnsweredOrRefusedWithAReason() async throws {
         let town = try await Town()
         let channel = try town.fixture.channel()
-        var mutator = Mutator(seed: 31)
+        var mutator = Mutator(31)
         for method in Self.methods {
             let sound = try town.requests(method)
             // What is written to a volume's record stays: the machine may refuse what was sound at the beginning.

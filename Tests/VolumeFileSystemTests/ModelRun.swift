@@ -16,6 +16,7 @@ final class ModelRun {
     let source: FakeSource?
     let configuration: Hydrator.Configuration
     let temporary: TemporaryDirectory
+    let seed: UInt64
     var generator: Generator
     var openHandles: [Model.Node] = []
     var trace: [String] = []
@@ -30,6 +31,7 @@ final class ModelRun {
         self.source = source
         self.configuration = configuration
         self.temporary = temporary
+        self.seed = seed
         generator = Generator(seed: seed)
     }
 
@@ -38,7 +40,9 @@ final class ModelRun {
     }
 
     func fail(_ what: String) -> Difference {
-        Difference(description: what + "\nlast steps:\n" + trace.suffix(25).joined(separator: "\n"))
+        Difference(
+            description: "seed \(seed): " + what + "\nlast steps:\n"
+                + trace.suffix(25).joined(separator: "\n"))
     }
 
     func run(steps: Int, crashes: Bool) async throws {

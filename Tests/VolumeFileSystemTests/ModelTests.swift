@@ -5,13 +5,24 @@ import Testing
 import VolumeFileSystem
 import VolumeModel
 
-/// Random operations, compared with a model after each. GODWIT_MODEL_STEPS makes the runs longer.
+/// Random operations, compared with a model after each. GODWIT_MODEL_STEPS makes the runs longer, GODWIT_MODEL_SEED
+/// repeats them.
 @Suite struct ModelTests {
     private static let steps =
         ProcessInfo.processInfo.environment["GODWIT_MODEL_STEPS"].flatMap { Int($0) } ?? 500
+    /// The runs' own come after it.
+    private static let seed: UInt64 = {
+        let given = ProcessInfo.processInfo.environment["GODWIT_MODEL_SEED"].flatMap { UInt64($0) }
+        let seed = given ?? UInt64.random(in: 0..<1 << 32)
+        print("model runs: GODWIT_MODEL_SEED=\(seed)")
+        // Also of a run that ends in a trap.
+        fflush(nil)
+        return seed
+    }()
 
     @Test(arguments: 1...4 as ClosedRange<UInt64>)
-    func aVolumeDoesWhatAFileSystemDoes(_ seed: UInt64) async throws {
+    func aVolumeDoesWhatAFileSystemDoes(_ number: UInt64) async throws {
+        let seed = Self.seed &+ number
         let temporary = try TemporaryDirectory()
         let volume = try TestVolume.make(in: try temporary.make("head"), openFileLimit: 16)
         let run = ModelRun(
@@ -22,13 +33,13 @@ import VolumeModel
     }
 
     @Test(arguments: 11...16 as ClosedRange<UInt64>)
-    func aVolumeWhoseBytesAreElsewhereDoesTheSame(_ seed: UInt64) async throws {
-        try await runElsewhere(seed, namesArrive: false)
+    func aVolumeWhoseBytesAreElsewhereDoesTheSame(_ number: UInt64) async throws {
+        try await runElsewhere(Self.seed &+ number, namesArrive: false)
     }
 
     @Test(arguments: 21...30 as ClosedRange<UInt64>)
-    func aVolumeWhoseNamesAreElsewhereDoesTheSame(_ seed: UInt64) async throws {
-        try await runElsewhere(seed, namesArrive: true)
+    func aVolumeWhoseNamesAreElsewhereDoesTheSame(_ number: UInt64) async throws {
+        try await runElsewhere(Self.seed &+ number, namesArrive: true)
     }
 
     private func runElsewhere(_ seed: UInt64, namesArrive: Bool) async throws {
@@ -79,7 +90,7 @@ import VolumeModel
         }
         let run = ModelRun(
             heir, before.model, source: source, configuration: configuration, temporary: temporary,
-            seed: seed + 1000)
+            seed: seed &+ 1000)
         if !namesArrive { try run.checkNames() }
         try await run.run(steps: Self.steps, crashes: true)
         try await run.volume.close()

@@ -91,6 +91,101 @@ import VolumeModel
         try await owner.close()
     }
 
+    /// A file, a directory and a symbolic link, each with what reads it.
+    private func readers(_ volume: TestVolume) throws -> [(inode: InodeNumber, read: () async throws -> Void)]
+    {
+        let files = volume.fileSystem
+        let file = try volume.create("f")
+        try volume.write(file, at: 0, [1, 2, 3])
+        let directory = try files.makeDirectory(bytes("d"), in: .root, permissions: 0o755, caller: .root)
+            .inode
+        let link = try files.makeSymbolicLink(bytes("l"), in: .root, target: bytes("f"), caller: .root).inode
+        return [
+            (file, { _ = try await volume.read(file, 0..<9) }),
+            (directory, { _ = try files.readDirectory(directory, offset: 0, limit: 9) }),
+            (link, { _ = try files.readSymbolicLink(link) }),
+        ]
+    }
+
+    /// No program can do that: it sets the change time to now.
+    private func setTimes(of inode: InodeNumber, access: Int64, change: Int64, _ volume: TestVolume) throws {
+        let now = VolumeFileSystem.now().seconds
+        let times = [access, change].map { FileTime(seconds: now + $0, nanoseconds: 1) }
+        var changes = AttributeChanges()
+        (changes.accessTime, changes.modificationTime) = (.at(times[0]), .at(times[1]))
+        changes.changeTime = times[1]
+        _ = try volume.fileSystem.setAttributes(changes, of: inode, caller: .root)
+    }
+
+    @Test func anAccessTimeMovesOnceADay() async throws {
+        let temporary = try TemporaryDirectory()
+        let volume = try TestVolume.make(in: try temporary.make("head"))
+        let day: Int64 = 86_400
+        for (inode, read) in try readers(volume) {
+            for (age, moves) in [(2 * day, true), (day - 60, false), (4 * day, true), (60, false)] {
+                // The last change was three days ago.
+                try setTimes(of: inode, access: -age, change: -3 * day, volume)
+                let before = try volume.fileSystem.attributes(of: inode)
+                try await read()
+                let after = try volume.fileSystem.attributes(of: inode)
+                #expect((after.accessTime != before.accessTime) == moves, "\(before.kind), \(age) s")
+                #expect(after.changeTime == before.changeTime)
+            }
+        }
+        try await volume.close()
+    }
+
+    /// What is only read has nothing that a sync would have to wait for, and nothing moves where nothing may be changed.
+    @Test func readingMakesNobodyWaitAndChangesNothingBehindAFence() async throws {
+        let temporary = try TemporaryDirectory()
+        let volume = try TestVolume.make(in: try temporary.make("head"))
+        let all = try readers(volume)
+        func generation(_ inode: InodeNumber) throws -> UInt64? {
+            try volume.storage.catalog.perform { $0.generationToSync(inode, dataOnly: false) }
+        }
+        for (inode, read) in all {
+            try volume.synchronize(inode)
+            let (before, changes) = (try volume.fileSystem.attributes(of: inode), try generation(inode))
+            try await read()
+            #expect(try volume.fileSystem.attributes(of: inode).accessTime != before.accessTime)
+            #expect(try generation(inode) == changes, "\(before.kind)")
+            try setTimes(of: inode, access: -9, change: -1, volume)
+        }
+        volume.fileSystem.fence()
+        for (inode, read) in all {
+            let before = try volume.fileSystem.attributes(of: inode)
+            try await read()
+            #expect(try volume.fileSystem.attributes(of: inode) == before)
+        }
+        try await volume.close()
+    }
+
+    @Test func timesAreHeldBetween1697And2242() async throws {
+        let temporary = try TemporaryDirectory()
+        let head = try temporary.make("head")
+        let first = try TestVolume.make(in: head)
+        let inode = try first.create("f")
+        try await first.close()
+        let ends: [(FileTime, FileTime)] = [
+            (.earliest, .earliest), (.latest, .latest),
+            (FileTime(seconds: -(1 << 33) - 1, nanoseconds: 5), .earliest),
+            (FileTime(seconds: .min, nanoseconds: 5), .earliest),
+            (FileTime(seconds: (1 << 33) - 1, nanoseconds: 5), .latest),
+            (FileTime(seconds: .max, nanoseconds: 999_999_999), .latest),
+        ]
+        for (time, held) in ends {
+            let volume = try TestVolume(opening: head)
+            var changes = AttributeChanges()
+            (changes.accessTime, changes.modificationTime, changes.changeTime) = (.at(time), .at(time), time)
+            let told = try volume.fileSystem.setAttributes(changes, of: inode, caller: .root)
+            #expect([told.accessTime, told.modificationTime, told.changeTime] == [held, held, held])
+            try await volume.close()
+            let again = try TestVolume(opening: head)
+            #expect(try again.fileSystem.attributes(of: inode) == told)
+            try await again.close()
+        }
+    }
+
     /// user::rwx, user:10:rwx, group::r-x, a mask, other::---
     private func list(mask: UInt8) -> [UInt8] {
         let entries: [(UInt8, UInt8, UInt8)] = [
