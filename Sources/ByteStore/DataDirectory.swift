@@ -8,6 +8,8 @@ internal import VolumeModel
 /// Everything is relative to its descriptor and follows no symbolic link. Lives as long as any file of it.
 final class DataDirectory: Sendable {
     let path: String
+    /// Whether files here have blocks ahead of their ends for a while, as on XFS.
+    let makesBlocksAhead: Bool
     private let descriptor: Int32
     /// Subdirectories that were made by this process and whose own names may not be durable yet.
     private let newParents = Mutex<Set<String>>([])
@@ -20,6 +22,7 @@ final class DataDirectory: Sendable {
         let opened = Glibc.open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)
         guard opened >= 0 else { throw Self.failure("open", path) }
         descriptor = opened
+        makesBlocksAhead = gw_is_xfs(opened) != 0
         if isNew { try Self.synchronizeDirectory("..", at: opened, path: path + "/..") }
     }
 

@@ -22,9 +22,9 @@ extension DataFile {
         return end <= Self.roundedUp(known)
     }
 
-    /// The first run of blocks that ends after `offset`, up to the next hole, or up to `end` at least; nil: there is none
-    /// before `end`.
+    /// The first run of blocks that ends after `offset`, up to the next hole or `end`; nil: there is none before `end`.
     package func blocks(from offset: UInt64, upTo end: UInt64) throws(ByteStoreError) -> ByteRange? {
+        let end = min(end, try lastingEnd())
         var found: ByteRange?
         var position = offset
         while position < end {
@@ -32,7 +32,8 @@ extension DataFile {
                 // Not every file system tells: tmpfs only where it has bytes.
                 return try bytes(from: offset, upTo: end)
             }
-            for extent in extents where extent.end > position {
+            for extent in extents where extent.start < end && extent.end > position {
+                let extent = ByteRange(extent.start, min(extent.end, end))
                 guard let first = found else {
                     found = extent
                     continue
@@ -46,6 +47,24 @@ extension DataFile {
             position = reached
         }
         return found
+    }
+
+    /// What counts of the blocks of 512 bytes that it takes.
+    package func takenBlockCount() throws(ByteStoreError) -> UInt64 {
+        let extent = try extent()
+        let needed = Self.roundedUp(extent.size) / 512
+        guard extent.blockCount > needed, hasBlocksAhead else { return extent.blockCount }
+        return needed
+    }
+
+    /// From here on all blocks may be gone when they are wanted.
+    private func lastingEnd() throws(ByteStoreError) -> UInt64 {
+        hasBlocksAhead ? Self.roundedUp(try extent().size) : ByteRange.maximumOffset
+    }
+
+    /// Whether what is beyond the end was made ahead by the file system, as nobody has asked for it.
+    private var hasBlocksAhead: Bool {
+        directory.makesBlocksAhead && gw_has_allocated_room(descriptor) == 0
     }
 
     private static let extentLimit = Int(GW_EXTENT_LIMIT)

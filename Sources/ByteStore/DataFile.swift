@@ -10,7 +10,7 @@ package final class DataFile: Sendable {
     package let number: DataFileNumber
     let descriptor: Int32
     private let name: String
-    private let directory: DataDirectory
+    let directory: DataDirectory
     /// Counts changes, so that a sync knows what it covered. Starts at 1: what was written through an
     /// earlier descriptor of the file may not be durable.
     private let changeCount = Atomic<UInt64>(1)

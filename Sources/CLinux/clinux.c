@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/fiemap.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <linux/stat.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -12,6 +13,7 @@
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 int gw_fallocate(int descriptor, int mode, int64_t offset, int64_t byte_count) {
@@ -45,6 +47,16 @@ int gw_fiemap(int descriptor, uint64_t offset, uint64_t byte_count, struct gw_ex
         extents[index].byte_count = map.extents[index].fe_length;
     }
     return map.head.fm_mapped_extents;
+}
+
+int gw_is_xfs(int descriptor) {
+    struct statfs status;
+    return fstatfs(descriptor, &status) == 0 && status.f_type == XFS_SUPER_MAGIC;
+}
+
+int gw_has_allocated_room(int descriptor) {
+    struct fsxattr flags;
+    return ioctl(descriptor, FS_IOC_FSGETXATTR, &flags) == 0 && (flags.fsx_xflags & FS_XFLAG_PREALLOC) != 0;
 }
 
 int gw_open_direct(const char *path) {

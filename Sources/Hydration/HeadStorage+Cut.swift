@@ -75,7 +75,7 @@ extension HeadStorage {
 
     /// Counts anew what a file takes. To be called under its data lock.
     func noteBlocks(of file: DataFile, _ inode: InodeNumber) throws {
-        let blockCount = try file.extent().blockCount
+        let blockCount = try file.takenBlockCount()
         try catalog.perform { state in
             guard var record = try state.inode(inode), record.data == file.number,
                 record.backedByteCount == 0, record.attributes.blockCount != blockCount

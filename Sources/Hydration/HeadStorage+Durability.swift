@@ -63,7 +63,7 @@ extension HeadStorage {
             }
             try synchronize(file)
             // Nearly always nothing has changed there since the last write.
-            if record.backedByteCount == 0, try file.extent().blockCount != record.attributes.blockCount {
+            if record.backedByteCount == 0, try file.takenBlockCount() != record.attributes.blockCount {
                 try withDataLock(of: inode) { try noteBlocks(of: file, inode) }
             }
         }
@@ -87,7 +87,7 @@ extension HeadStorage {
     private func blockCount(of data: DataFileNumber) throws -> UInt64 {
         guard data != .none else { return 0 }
         do {
-            return try bytes.open(data).extent().blockCount
+            return try bytes.open(data).takenBlockCount()
         } catch {
             guard error.errno == .noSuchEntry else { throw error }
             return 0

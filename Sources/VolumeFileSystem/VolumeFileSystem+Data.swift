@@ -194,7 +194,7 @@ extension VolumeFileSystem {
                         try storage.noteWritten(ByteRange(range.start, end), to: file)
                     }
                 }
-                let blockCount = try file.extent().blockCount
+                let blockCount = try file.takenBlockCount()
                 try storage.catalog.perform { state in
                     try Self.noteAllocated(range, mode, inode, blockCount: blockCount, in: &state)
                 }

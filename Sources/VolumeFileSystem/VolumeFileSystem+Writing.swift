@@ -154,7 +154,7 @@ extension VolumeFileSystem {
     private func noteWritten(
         _ range: ByteRange, inode: InodeNumber, _ file: DataFile, mayTakeBlocks: Bool
     ) throws {
-        let blockCount = mayTakeBlocks ? try file.extent().blockCount : nil
+        let blockCount = mayTakeBlocks ? try file.takenBlockCount() : nil
         let isRewritten = isRewritten(inode, range)
         if isRewritten { storage.catalog.letCommitsPass() }
         try storage.catalog.perform { state in

@@ -19,6 +19,12 @@ struct gw_extent {
 };
 int gw_fiemap(int descriptor, uint64_t offset, uint64_t byte_count, struct gw_extent *_Nonnull extents);
 
+// Whether a directory is on an XFS: it makes blocks ahead of a growing file's end, and takes them back.
+int gw_is_xfs(int descriptor);
+
+// Of a file on XFS: whether room was allocated in it (FS_IOC_FSGETXATTR, FS_XFLAG_PREALLOC), which stays.
+int gw_has_allocated_room(int descriptor);
+
 // open(2) for reading what the disk holds, not what memory holds of it, with no trace in the access time.
 // Never waits, whatever is there.
 int gw_open_direct(const char *_Nonnull path);
