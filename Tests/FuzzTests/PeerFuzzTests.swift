@@ -227,7 +227,8 @@ import VolumeModel
     @Test func everyDamagedRequestIsAnsweredOrRefusedWithAReason() async throws {
         let town = try await Town()
         let channel = try town.fixture.channel()
-        var mutator = Mutator(31)
+        // Not of this run's seed: of so few calls all may happen to be refused, and one has to be answered.
+        var mutator = Mutator(seed: 31)
         for method in Self.methods {
             let sound = try town.requests(method)
             // What is written to a volume's record stays: the machine may refuse what was sound at the beginning.
