@@ -37,8 +37,9 @@ extension SiteTests {
                     (try JSONSerialization.jsonObject(with: Data(made.utf8)) as? [String: Any])
                         .flatMap { $0["volume"] as? [String: Any] }?["volume_id"] as? String, "\(made)")
                 let london = try await pair.mount("data", at: pair.london, cleanup)
+                // Not zeros: these would come as holes.
                 let full = try await shell(
-                    "dd if=/dev/zero of=f bs=100k count=200 2>&1 | grep -o 'No space left'; stat -c %s f",
+                    "dd if=/dev/urandom of=f bs=100k count=200 2>&1 | grep -o 'No space left'; stat -c %s f",
                     in: london)
                 #expect(full.output == "No space left\n16777216\n")
                 #expect(try await freeBlocks(london) == (4096, 0))
@@ -47,7 +48,8 @@ extension SiteTests {
                 let expanded = try await pair.london.csi(["expand-volume", id, "--required-bytes", "32Mi"])
                 #expect(expanded.contains("33554432"), "\(expanded)")
                 #expect(try await freeBlocks(london) == (8192, 4096))
-                let more = try await shell("dd if=/dev/zero of=g bs=1M count=8 status=none; ls", in: london)
+                let more = try await shell(
+                    "dd if=/dev/urandom of=g bs=1M count=8 status=none; ls", in: london)
                 #expect(more.output == "f\ng\n")
                 // Again, and to less than there is: both are done already. A limit below is refused.
                 try await pair.london.csi(["expand-volume", id, "--required-bytes", "20Mi"])
