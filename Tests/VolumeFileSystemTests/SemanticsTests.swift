@@ -153,9 +153,9 @@ import VolumeModel
         }
         volume.fileSystem.fence()
         for (inode, read) in all {
-            let before = try volume.fileSystem.attributes(of: inode)
-            try await read()
-            #expect(try volume.fileSystem.attributes(of: inode) == before)
+            let before = try volume.storage.catalog.perform { try $0.inode(inode)?.attributes }
+            await #expect(throws: FileSystemError.errno(.stale)) { try await read() }
+            #expect(try volume.storage.catalog.perform { try $0.inode(inode)?.attributes } == before)
         }
         try await volume.close()
     }
