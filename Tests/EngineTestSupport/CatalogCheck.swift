@@ -2,8 +2,8 @@ package import Catalog
 package import VolumeModel
 
 /// A catalog's whole content, as an application could see it, and whether it makes sense.
-package struct CatalogImage: Equatable {
-    package struct Node: Equatable {
+package struct CatalogImage: Equatable, Sendable {
+    package struct Node: Equatable, Sendable {
         package var attributes: FileAttributes
         package var parent: InodeNumber
         package var target: [UInt8]
@@ -15,29 +15,30 @@ package struct CatalogImage: Equatable {
     package var entries: [DirectoryEntryRecord] = []
     package var counters: CatalogCounters
 
-    /// What is reachable from the root, and the inodes of `others` besides.
+    /// What is reachable from the root, and the inodes of `others` besides, at one moment: bytes may be arriving.
     package init(_ catalog: Catalog, others: [InodeNumber] = []) throws {
-        counters = try catalog.perform { $0.counters }
-        var waiting = [InodeNumber.root] + others
-        while let number = waiting.popLast() {
-            guard nodes[number] == nil, let record = try catalog.perform({ try $0.inode(number) }) else {
-                continue
-            }
-            let xattrs = try catalog.perform { state in
-                try state.extendedAttributeNames(of: number).map {
+        self = try catalog.perform { state in
+            var image = CatalogImage(counters: state.counters)
+            var waiting = [InodeNumber.root] + others
+            while let number = waiting.popLast() {
+                guard image.nodes[number] == nil, let record = try state.inode(number) else { continue }
+                let xattrs = try state.extendedAttributeNames(of: number).map {
                     ($0, try state.extendedAttribute($0, of: number) ?? [])
                 }
+                image.nodes[number] = Node(
+                    attributes: record.attributes, parent: record.parent, target: record.target,
+                    mayHoldData: record.mayHoldData, xattrs: Dictionary(uniqueKeysWithValues: xattrs))
+                guard record.attributes.kind == .directory else { continue }
+                let found = try state.entries(of: number, after: 0, limit: 100_000)
+                image.entries += found
+                waiting += found.map(\.inode)
             }
-            nodes[number] = Node(
-                attributes: record.attributes, parent: record.parent, target: record.target,
-                mayHoldData: record.mayHoldData, xattrs: Dictionary(uniqueKeysWithValues: xattrs))
-            guard record.attributes.kind == .directory else { continue }
-            let found = try catalog.perform { try $0.entries(of: number, after: 0, limit: 100_000) }
-            entries += found
-            waiting += found.map(\.inode)
+            image.entries.sort { $0.cookie < $1.cookie }
+            return image
         }
-        entries.sort { $0.cookie < $1.cookie }
     }
+
+    private init(counters: CatalogCounters) { self.counters = counters }
 
     /// What is wrong with it; empty: nothing.
     ///
