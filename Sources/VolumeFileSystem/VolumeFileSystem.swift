@@ -76,8 +76,9 @@ package final class VolumeFileSystem: MountableFileSystem {
     /// operation is under way or follows.
     package func leave() -> OpenFiles { opens.withLock { $0 } }
 
-    /// From the return of this on, no change is made, under any circumstances, by this file system, and what is asked of
-    /// it fails: ESTALE. Waits for changes that are being made. What is open can be closed, and statfs is answered.
+    /// From the return of this on, no application's change is made by this file system, and what is asked of
+    /// it fails: ESTALE. Waits for changes that are being made. What is open can be closed, and statfs is answered. Files that
+    /// were unlinked while open are removed all the same, when the kernel lets go of them: no name leads there.
     ///
     /// - Returns: whether it was not fenced before.
     @discardableResult
