@@ -1,8 +1,8 @@
 internal import Synchronization
 package import VolumeModel
 
-/// What came before an application asked for it, and how much of that it has read since. What is removed or overwritten
-/// before stays unread.
+/// What came before an application asked for it, and how much of that it has read since. What is removed before
+/// stays unread.
 package final class PrefetchedBytes: Sendable {
     private struct State {
         var unread: [InodeNumber: RangeSet] = [:]
