@@ -361,7 +361,7 @@ extension ClusterTests {
                     #expect(try await count() == 1)
                 }
                 try await scene.withController(retelling: .seconds(1)) {
-                    try await eventually("it is told again") { try await count() == 2 }
+                    try await eventually("it is told again") { try await count() > 1 }
                     // Without the annotations there is nothing to complain of.
                     try await scene.annotate(ClaimWishes.rateLimit, nil)
                     try await scene.annotate(ClaimWishes.pause, nil)
@@ -382,7 +382,7 @@ extension ClusterTests {
                     #expect(try await count() == 1)
                 }
                 try await scene.withController(retelling: .seconds(1)) {
-                    try await eventually("it is told again") { try await count() == 2 }
+                    try await eventually("it is told again") { try await count() > 1 }
                 }
             }
         }
