@@ -162,7 +162,8 @@ extension Hydrator {
             while true {
                 while running < activity.withLock({ $0.window.requestCount }) {
                     try await waitForTurn()
-                    guard let batch = try cursor.next() else { break }
+                    let units = activity.withLock { $0.window.requestUnits }
+                    guard let batch = try cursor.next(units: units) else { break }
                     found = true
                     let taken = try await waitForRate(batch)
                     running += 1
@@ -284,10 +285,11 @@ private struct BatchCursor {
         self.configuration = configuration
     }
 
-    mutating func next() throws -> [Extent]? {
+    /// - Parameter units: how many times what the configuration says is to be in one request, at most.
+    mutating func next(units: Int) throws -> [Extent]? {
         var batch: [Extent] = []
-        var room = configuration.batchByteCount
-        while batch.count < configuration.batchExtentCount, room > 0 {
+        var room = configuration.batchByteCount * UInt64(units)
+        while batch.count < configuration.batchExtentCount * units, room > 0 {
             guard let inode = try currentInode() else { break }
             let from = offset
             guard let gap = try storage.catalog.perform({ try $0.firstMissingRange(of: inode, from: from) })

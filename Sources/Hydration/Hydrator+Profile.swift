@@ -54,7 +54,7 @@ extension Hydrator {
 
     private func profileRequestLimit(after started: Int) -> Int {
         if started < Self.profileRequestCount { return Self.profileRequestCount }
-        return max(Self.fewestProfileRequests, activity.withLock { $0.window.requestCount })
+        return max(Self.fewestProfileRequests, activity.withLock { $0.window.unitCount })
     }
 
     /// The next request's worth of missing bytes. A long range is several: who faults on something in a request waits

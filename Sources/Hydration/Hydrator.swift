@@ -11,7 +11,8 @@ package final class Hydrator: Sendable {
     package struct Configuration: Sendable {
         /// How long a read waits for its source before it fails with EIO.
         package var faultTimeout: Duration = .seconds(30)
-        /// Data asked for in one background request, in bytes and in files.
+        /// Data asked for in one background request, in bytes and in files; several times that on a quick link
+        /// (`StreamWindow`).
         package var batchByteCount: UInt64 = 128 << 10
         package var batchExtentCount = 128
         /// Whether bytes are streamed in the background at all; faults are served in any case.
@@ -327,10 +328,13 @@ package final class Hydrator: Sendable {
                 let isTelling =
                     urgency == .background
                     || urgency == .prefetch && !activity.window.isAlone
-                        && received >= configuration.batchByteCount / 2
+                        && received >= configuration.batchByteCount * UInt64(activity.window.requestUnits) / 2
                 if isTelling, pieces.contains(where: { !$0.isOwn }) {
                     let now = ContinuousClock.now
-                    activity.window.noteAnswer(after: now - asked, at: now)
+                    let units = max(
+                        received / configuration.batchByteCount,
+                        UInt64(pieces.count / configuration.batchExtentCount))
+                    activity.window.noteAnswer(of: Int(clamping: units), after: now - asked, at: now)
                 }
                 activity.receivedByteCount += received
                 activity.savedByteCount += saved

@@ -287,7 +287,7 @@ import VolumeModel
         var jitter = 0.0
         private let start = ContinuousClock.now
         private var now = 0.0
-        private var connections: [[(asked: Double, arrives: Double, left: Double)]] = Array(
+        private var connections: [[(asked: Double, arrives: Double, left: Double, units: Int)]] = Array(
             repeating: [], count: 4)
         private var requestCount = 0
 
@@ -301,12 +301,14 @@ import VolumeModel
         mutating func serve(_ window: inout StreamWindow, for time: Double) -> (
             share: Double, longest: Double
         ) {
-            let (begin, step) = (now, 0.5)
+            let (begin, step) = (now, min(0.5, transfer / 10))
             var (used, longest) = (0.0, 0.0)
             while now < begin + time {
                 while connections.reduce(0, { $0 + $1.count }) < window.requestCount {
                     let late = jitter * Double(requestCount * 7 % 10) / 10
-                    connections[requestCount % 4].append((now, now + roundTrip + late, transfer))
+                    let units = window.requestUnits
+                    connections[requestCount % 4].append(
+                        (now, now + roundTrip + late, transfer * Double(units), units))
                     requestCount += 1
                 }
                 let active = connections.indices.filter {
@@ -316,9 +318,11 @@ import VolumeModel
                 if !active.isEmpty { used += step }
                 now += step
                 for index in active where connections[index][0].left <= 0 {
-                    let latency = now - connections[index].removeFirst().asked
+                    let answer = connections[index].removeFirst()
+                    let latency = now - answer.asked
                     longest = max(longest, latency)
-                    window.noteAnswer(after: .seconds(latency / 1000), at: start + .seconds(now / 1000))
+                    window.noteAnswer(
+                        of: answer.units, after: .seconds(latency / 1000), at: start + .seconds(now / 1000))
                 }
             }
             return (used / time, longest)
@@ -340,12 +344,27 @@ import VolumeModel
         var window = StreamWindow()
         var link = Link(transfer: 1, roundTrip: 100)
         _ = link.serve(&window, for: 5000)
-        #expect(window.requestCount > 80)
+        #expect(window.unitCount > 80)
         link.transfer = 20
         _ = link.serve(&window, for: 60_000)
-        #expect(window.requestCount < 20)
+        #expect(window.unitCount < 20)
         window.noteFailure()
         #expect(window == StreamWindow())
+    }
+
+    /// 100 Mbit/s, 1 Gbit/s over three distances, and what the processors of one host carry.
+    @Test(arguments: [(10.5, 20.0, 1), (1, 100, 8), (1, 20, 4), (1, 0.5, 2), (0.5, 0.5, 4)])
+    func aQuickLinkIsAskedForMoreAtATime(_ transfer: Double, _ roundTrip: Double, _ units: Int) {
+        var window = StreamWindow()
+        #expect(window.requestUnits == 1)
+        var link = Link(transfer: transfer, roundTrip: roundTrip)
+        _ = link.serve(&window, for: 5000)
+        let (share, longest) = link.serve(&window, for: 5000)
+        #expect(window.requestUnits == units, "\(window)")
+        #expect(share > 0.9 && longest < 10 + 3 * (roundTrip + transfer), "\(share), \(longest) ms")
+        link.transfer = 100
+        _ = link.serve(&window, for: 100_000)
+        #expect(window.requestUnits == 1)
     }
 
     @Test func aRateIsKeptAndCanBeLiftedAtAnyTime() async throws {
