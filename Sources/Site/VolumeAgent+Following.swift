@@ -53,11 +53,14 @@ extension VolumeAgent {
     /// - Returns: the owner's sequence number that is here durably.
     func follow(_ owner: SiteID) async throws -> SequenceNumber {
         try await followAlone { agent in
+            let reached = try agent.followedSequence(of: owner)
+            switch agent.record.head.role {
             // What was granted is here, or on its way: there is nothing to follow any more.
-            if case .receiving = agent.record.head.role, let reached = try agent.followedSequence(of: owner) {
-                return reached
+            case .receiving: return reached ?? .zero
+            // It is being taken over, so names that are not here yet come with that.
+            case .acquiring where reached == nil: return .zero
+            default: return try await agent.takeChanges(of: owner)
             }
-            return try await agent.takeChanges(of: owner)
         }
     }
 
