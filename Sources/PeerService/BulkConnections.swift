@@ -6,6 +6,8 @@ internal import Synchronization
 /// is for the caller to say: it bounds the queue on the link, behind which faults would wait.
 final class BulkConnections: Sendable {
     static let count = 4
+    /// From so many other calls under way on, packets gather.
+    private static let gatheringCount = 2
 
     private let channels: [RPCChannel]
     /// Calls under way on each.
@@ -22,12 +24,18 @@ final class BulkConnections: Sendable {
     func call<Reply: Sendable, Failure: Error>(
         _ body: (RPCChannel) async throws(Failure) -> Reply
     ) async throws(Failure) -> Reply {
-        let index = running.withLock { running in
+        let (index, gathers) = running.withLock { running in
             let index = running.indices.min { running[$0] < running[$1] } ?? 0
+            // Of few answers the last packet's way counts.
+            let gathers = running.reduce(0, +) >= Self.gatheringCount
             running[index] += 1
-            return index
+            return (index, gathers)
         }
-        defer { running.withLock { $0[index] -= 1 } }
+        if gathers { PacketGathering.begin() }
+        defer {
+            if gathers { PacketGathering.end() }
+            running.withLock { $0[index] -= 1 }
+        }
         return try await body(channels[index])
     }
 

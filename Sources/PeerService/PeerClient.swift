@@ -28,7 +28,9 @@ package final class PeerClient: Sendable {
             let options = PeerLimits.channelOptions
             urgent = try RPCChannel(to: endpoint, security: security, options: options)
             bulk = try BulkConnections { () throws(RPCStatus) in
-                try RPCChannel(to: endpoint, security: security, options: options)
+                var options = options
+                options.gathersPackets = true
+                return try RPCChannel(to: endpoint, security: security, options: options)
             }
         } catch {
             throw .call(site: site, method: "connect", error)

@@ -24,7 +24,8 @@ package final class RPCChannel: Sendable {
             maximum_backoff: options.maximumBackoff.millisecondsForGRPC,
             connect_timeout: options.connectTimeout.millisecondsForGRPC,
             keepalive_interval: options.keepaliveInterval?.millisecondsForGRPC ?? Int32.max,
-            keepalive_timeout: options.keepaliveTimeout.millisecondsForGRPC,
+            keepalive_timeout: options.gathersPackets
+                ? Int32(cgrpc_gathering_timeout) : options.keepaliveTimeout.millisecondsForGRPC,
             keepalive_without_calls: options.keepaliveWithoutCalls,
             memory_quota_count: Int64(options.memoryQuotaByteCount))
         native = Native.withText(target) { target in

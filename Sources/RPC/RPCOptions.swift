@@ -53,6 +53,8 @@ package struct RPCChannelOptions: Sendable {
     /// A server that is silent for so long is asked for a sign of life; nil never asks.
     package var keepaliveInterval: Duration? = Duration.seconds(20)
     package var keepaliveTimeout = Duration.seconds(10)
+    /// Whether packets may gather before they are read (`PacketGathering`). The keepalive time-out is ten seconds then.
+    package var gathersPackets = false
     /// Asks also while no call is running.
     package var keepaliveWithoutCalls = false
     /// Bound of what gRPC holds in buffers for this channel, as on the server.

@@ -262,6 +262,15 @@ void cgrpc_client_call_cancel(cgrpc_client_call *call);
 /// Cancels the call if it has not ended.
 void cgrpc_client_call_release(cgrpc_client_call *call);
 
+// MARK: Gathering
+
+/// As a channel's `keepalive_timeout`, which is its connection's TCP_USER_TIMEOUT: marks it as one of which packets may gather.
+enum { cgrpc_gathering_timeout = 10001 };
+
+/// Lets packets of all marked connections gather, until as many ends as begins.
+void cgrpc_gathering_begin(void);
+void cgrpc_gathering_end(void);
+
 // MARK: Library
 
 /// Sends gRPC's own log lines to `write` from now on; `severity` is 0 (debug), 1 (information) or 2 (error).
