@@ -12,6 +12,7 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <system_error>
 #include <thread>
 #include <unordered_map>
 #include <unordered_set>
@@ -31,7 +32,9 @@ using Clock = std::chrono::steady_clock;
 /// Between two looks.
 constexpr auto lookInterval = std::chrono::milliseconds(5);
 /// Between two searches for connections: they are made anew when a link was broken.
-constexpr auto searchInterval = std::chrono::milliseconds(200);
+constexpr auto searchInterval = std::chrono::milliseconds(500);
+/// How long connections are remembered that nobody asks for.
+constexpr auto rest = std::chrono::seconds(1);
 /// Bytes since the last look below which every packet is read as it comes.
 constexpr uint64_t fewest = 4 << 10;
 constexpr uint64_t most = 128 << 10;
@@ -39,12 +42,11 @@ constexpr uint64_t most = 128 << 10;
 /// A connection of gRPC's, by a descriptor of our own: that gRPC closes its own changes nothing here.
 class Socket {
 public:
-    explicit Socket(int descriptor) : descriptor(descriptor), received(count()) {}
+    explicit Socket(int descriptor) : descriptor(descriptor) { received = count(); }
     Socket(const Socket &) = delete;
     Socket &operator=(const Socket &) = delete;
     ~Socket() {
-        // Also wakes whoever waits for what is there.
-        set(1);
+        readAtOnce();
         close(descriptor);
     }
 
@@ -54,6 +56,9 @@ public:
         received = now;
         set(come < fewest ? 1 : static_cast<int>(std::min(come, most)));
     }
+
+    /// Also wakes whoever waits for what is there.
+    void readAtOnce() { set(1); }
 
 private:
     uint64_t count() const {
@@ -80,8 +85,12 @@ public:
         std::lock_guard<std::mutex> guard(mutex);
         askers++;
         if (!runs) {
-            runs = true;
-            std::thread([this] { run(); }).detach();
+            try {
+                std::thread([this] { run(); }).detach();
+                runs = true;
+            } catch (const std::system_error &) {
+                // No thread to be had: packets are read as they come.
+            }
         }
         changed.notify_all();
     }
@@ -92,32 +101,38 @@ public:
     }
 
 private:
+    using Sockets = std::unordered_map<ino_t, std::unique_ptr<Socket>>;
+
     void run() {
-        std::unordered_map<ino_t, std::unique_ptr<Socket>> sockets;
-        auto searched = Clock::time_point::min();
+        Sockets sockets;
         while (true) {
-            {
-                std::unique_lock<std::mutex> lock(mutex);
-                if (askers == 0) {
-                    lock.unlock();
-                    sockets.clear();
-                    searched = Clock::time_point::min();
-                    lock.lock();
-                    changed.wait(lock, [this] { return askers > 0; });
-                }
-            }
+            waitForAskers(sockets);
             auto now = Clock::now();
-            if (searched == Clock::time_point::min() || now - searched >= searchInterval) {
+            if (now >= nextSearch) {
                 search(sockets);
-                searched = now;
+                nextSearch = now + searchInterval;
             }
             for (auto &entry : sockets) { entry.second->look(); }
             std::this_thread::sleep_for(lookInterval);
         }
     }
 
+    void waitForAskers(Sockets &sockets) {
+        std::unique_lock<std::mutex> lock(mutex);
+        if (askers > 0) { return; }
+        lock.unlock();
+        for (auto &entry : sockets) { entry.second->readAtOnce(); }
+        lock.lock();
+        if (changed.wait_for(lock, rest, [this] { return askers > 0; })) { return; }
+        lock.unlock();
+        sockets.clear();
+        nextSearch = Clock::now();
+        lock.lock();
+        changed.wait(lock, [this] { return askers > 0; });
+    }
+
     /// Finds the marked connections among all descriptors, and lets go of those that gRPC has closed.
-    static void search(std::unordered_map<ino_t, std::unique_ptr<Socket>> &sockets) {
+    static void search(Sockets &sockets) {
         DIR *directory = opendir("/proc/self/fd");
         if (directory == nullptr) { return; }
         std::unordered_map<ino_t, int> found;
@@ -158,6 +173,8 @@ private:
     std::condition_variable changed;
     int64_t askers = 0;
     bool runs = false;
+    /// The thread's own.
+    Clock::time_point nextSearch = Clock::now();
 };
 
 /// Never destroyed: its thread uses it until the process ends.
