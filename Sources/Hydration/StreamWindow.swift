@@ -72,8 +72,10 @@ package struct StreamWindow: Hashable, Sendable {
             return
         }
         answeredCount += max(1, units)
-        guard answeredCount >= requestCount * requestUnits else { return }
-        let seconds = max(.microseconds(1), now - (roundBegan ?? now)) / .seconds(1)
+        // Several that end together are no round: what they would say is how quick the processor is.
+        let elapsed = now - (roundBegan ?? now)
+        guard answeredCount >= requestCount * requestUnits, elapsed >= base else { return }
+        let seconds = elapsed / .seconds(1)
         let rate = Double(answeredCount) / seconds
         if levelCount < Self.levelLimit, rate < 1.25 * (rates.max() ?? 0) { levelCount += 1 }
         rates = (rates + [rate]).suffix(Self.roundCount)

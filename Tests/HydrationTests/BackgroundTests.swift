@@ -363,7 +363,7 @@ import VolumeModel
         #expect(window.requestUnits == units, "\(window)")
         #expect(share > 0.9 && longest < 10 + 3 * (roundTrip + transfer), "\(share), \(longest) ms")
         link.transfer = 100
-        _ = link.serve(&window, for: 100_000)
+        _ = link.serve(&window, for: 200_000)
         #expect(window.requestUnits == 1)
     }
 

@@ -16,16 +16,16 @@ struct GatheringTests {
     private static func marks(to port: UInt16) -> [Int32] {
         let names = (try? FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd")) ?? []
         return names.compactMap(Int32.init).compactMap { descriptor in
-            var address = sockaddr_in()
-            var size = socklen_t(MemoryLayout<sockaddr_in>.size)
+            // The port is at the same place in both kinds; gRPC's sockets for IPv4 are of IPv6.
+            var address = sockaddr_in6()
+            var size = socklen_t(MemoryLayout<sockaddr_in6>.size)
             let failed = withUnsafeMutablePointer(to: &address) { pointer in
                 pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
                     getpeername(descriptor, $0, &size)
                 }
             }
-            guard failed == 0, address.sin_family == AF_INET, address.sin_port == port.bigEndian else {
-                return nil
-            }
+            let isInternet = [AF_INET, AF_INET6].contains(Int32(address.sin6_family))
+            guard failed == 0, isInternet, address.sin6_port == port.bigEndian else { return nil }
             var (mark, markSize) = (Int32(0), socklen_t(4))
             guard getsockopt(descriptor, SOL_SOCKET, SO_RCVLOWAT, &mark, &markSize) == 0 else { return nil }
             return mark
