@@ -212,9 +212,10 @@ package final class Hydrator: Sendable {
     }
 
     private func prefetch(_ range: ByteRange, of inode: InodeNumber, timeout: Duration) {
+        let units = activity.withLock { $0.window.requestUnits }
         var start = range.start
         while start < range.end {
-            let end = min(range.end, start + configuration.batchByteCount)
+            let end = min(range.end, start + configuration.batchByteCount * UInt64(units))
             _ = fly(ByteRange(start, end), of: inode, urgency: .prefetch, timeout: timeout)
             start = end
         }
