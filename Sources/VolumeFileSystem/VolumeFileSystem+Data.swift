@@ -99,7 +99,7 @@ extension VolumeFileSystem {
 
     // MARK: size
 
-    /// Cuts or extends a file.
+    /// Cuts or extends a file. One that is cut where it ends gives back what was allocated beyond that, as on ext4.
     ///
     /// Bytes that are cut away stay in the data file until the catalog no longer shows them durably: a
     /// crash in between must not leave a hole where data was. When the disk refuses that now, the file is shorter even so,
@@ -115,18 +115,20 @@ extension VolumeFileSystem {
         return try changing(frees: true) {
             try storage.withDataLock(of: inode) {
                 let before = try storage.catalog.perform { try $0.regularFile(inode) }
+                var givesRoomBack = false
                 if size > before.attributes.size, before.data != .none {
                     let file = try storage.dataFile(of: before)
                     try storage.prepareGrowth(of: before, in: file)
                     try file.grow(to: size)
                 } else if size > 0, before.data != .none {
                     // What a crash left beyond the old size goes before there is a new one.
-                    _ = try storage.dataFile(of: before)
+                    let file = try storage.dataFile(of: before)
+                    givesRoomBack = try size == before.attributes.size && file.hasRoomBeyondEnd(of: size)
                 }
                 let cutsData = try storage.catalog.perform { state in
-                    let cutsData = try Self.resize(inode, to: size, in: &state)
+                    let isCut = try Self.resize(inode, to: size, in: &state)
                     try besides(&state)
-                    return cutsData
+                    return isCut || givesRoomBack
                 }
                 if size == 0, before.attributes.size > 0 { beginRewriting(inode) }
                 if cutsData { storage.cutDataFile(of: inode) }

@@ -85,6 +85,25 @@ import VolumeModel
         try await volume.close()
     }
 
+    @Test func aFileGivesBackWhatIsBeyondItsEndWhenItIsCutThere() async throws {
+        let (temporary, volume) = try SmallVolume.make()
+        defer { _ = temporary }
+        let file = try volume.create("f")
+        try volume.write(file, at: 0, 5000)
+        try volume.allocate(file, .allocateKeepingSize, 0, 300_000)
+        #expect(try volume.takenByteCount() == 74 * 4096)
+        try volume.truncate(file, to: 5000)
+        let attributes = try volume.fileSystem.attributes(of: file)
+        #expect(attributes.size == 5000 && attributes.blockCount == 16)
+        #expect(try volume.takenByteCount() == 8192)
+        // All of it is free for others.
+        try volume.fill()
+        #expect(try volume.takenByteCount() == SmallVolume.capacity)
+        #expect(try isFull { try volume.write(file, at: 8192, 1) })
+        #expect(try await volume.read(file, 0..<10_000) == [UInt8](repeating: 7, count: 5000))
+        try await volume.close()
+    }
+
     /// Bytes free, as the disk is made to tell.
     private final class Disk: Sendable { let free = Mutex<UInt64>(1 << 40) }
 
