@@ -132,6 +132,9 @@ extension VolumeFileSystem {
                     try besides(&state)
                     return isCut || givesRoomBack
                 }
+                if size < before.attributes.size {
+                    hydrator?.prefetched.noteGone(ByteRange(size, ByteRange.maximumOffset), of: inode)
+                }
                 if size == 0, before.attributes.size > 0 { beginRewriting(inode) }
                 if cutsData { storage.cutDataFile(of: inode) }
                 return try storage.catalog.perform { try $0.existing(inode).attributes }
