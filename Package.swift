@@ -49,7 +49,8 @@ let package = Package(
             exclude: ["Semantics.md"], swiftSettings: strict),
         .systemLibrary(name: "CFuse"),
         .target(
-            name: "FuseMount", dependencies: ["CFuse", "HostMounts", "VolumeFileSystem", "VolumeModel"],
+            name: "FuseMount",
+            dependencies: ["CFuse", "Catalog", "HostMounts", "VolumeFileSystem", "VolumeModel"],
             swiftSettings: strict),
         .target(
             name: "CGRPC",

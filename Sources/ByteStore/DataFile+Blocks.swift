@@ -57,6 +57,11 @@ extension DataFile {
         return needed
     }
 
+    /// Whether somebody has allocated room beyond the block in which a file of this size ends.
+    package func hasRoomBeyondEnd(of size: UInt64) throws(ByteStoreError) -> Bool {
+        try blocks(from: Self.roundedUp(size), upTo: ByteRange.maximumOffset) != nil
+    }
+
     /// From here on all blocks may be gone when they are wanted.
     private func lastingEnd() throws(ByteStoreError) -> UInt64 {
         hasBlocksAhead ? Self.roundedUp(try extent().size) : ByteRange.maximumOffset

@@ -28,6 +28,13 @@ package enum BlockingThreads {
         }
     }
 
+    /// The same for what cannot fail.
+    package static func value<Result: Sendable>(of body: @escaping @Sendable () -> Result) async -> Result {
+        await withCheckedContinuation { continuation in
+            add { continuation.resume(returning: body()) }
+        }
+    }
+
     private static func add(_ job: @escaping @Sendable () -> Void) {
         let needsThread = state.withLock { state in
             state.jobs.append(job)

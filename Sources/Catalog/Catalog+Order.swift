@@ -94,18 +94,20 @@ extension Catalog {
     ///
     /// - Parameter waits: for somebody else's commit that is under way, and waits for bytes.
     func commitAsDue(waits: Bool) throws {
-        let commit = { (state: inout CatalogState) throws -> UInt64 in
+        // Whenever a lock was free again, somebody else's commit may have been this one's as well.
+        let commit = { (state: inout CatalogState) throws -> Void in
+            guard state.isCommitDue else { return }
             try self.checkIsOpen(state)
-            return try state.commit()
+            _ = try state.commit()
         }
         guard try unlessAwaiting(commit) == nil else { return }
+        let waitAndCommit = {
+            if self.state.withLock({ $0.isCommitDue }) { try self.waitAndRun(commit) }
+        }
         if waits {
-            try order.waiting.withLock { _ in
-                // Somebody else's may have been this one's as well.
-                if state.withLock({ $0.isCommitDue }) { _ = try waitAndRun(commit) }
-            }
+            try order.waiting.withLock { _ in try waitAndCommit() }
         } else {
-            _ = try order.waiting.withLockIfAvailable { _ in try waitAndRun(commit) }
+            _ = try order.waiting.withLockIfAvailable { _ in try waitAndCommit() }
         }
     }
 

@@ -1,4 +1,5 @@
 internal import CFuse
+internal import Catalog
 internal import Dispatch
 internal import Glibc
 internal import Synchronization
@@ -7,9 +8,9 @@ internal import VolumeModel
 
 /// Answers the kernel's requests with a file system's operations.
 ///
-/// An operation is answered on the thread that brought it. If it faults, a task fetches what is missing and
-/// tries again; if it waits for a disk's sync, a thread of its own does. Either way it is answered once:
-/// whoever ends the request's entry in `waiting` answers.
+/// An operation is answered on the thread that brought it. If it faults, a task fetches what is missing; then the task
+/// tries a read again, and a thread that may wait for a disk anything else. If it waits for a disk's sync, a thread of
+/// its own does. Either way it is answered once: whoever ends the request's entry in `waiting` answers.
 final class FuseServer: Sendable {
     let fileSystem: any MountableFileSystem
     let options: FuseMountOptions
@@ -93,13 +94,15 @@ final class FuseServer: Sendable {
         } catch {
             switch error {
             case .errno(let errno): request.fail(errno)
-            case .fault(let fault): serveLater(request, fault, operation, reply)
+            case .fault(let fault): serveLater(request, fault, mayWait: true, operation, reply)
             }
         }
     }
 
+    /// - Parameter mayWait: whether the operation may wait for a disk, or for a commit that does: tasks are few, and others
+    ///   need them.
     private func serveLater<Result>(
-        _ request: FuseRequest, _ fault: Fault,
+        _ request: FuseRequest, _ fault: Fault, mayWait: Bool,
         _ operation: @escaping @Sendable () throws(FileSystemError) -> Result,
         _ reply: @escaping @Sendable (FuseRequest, Result) -> Void
     ) {
@@ -113,20 +116,24 @@ final class FuseServer: Sendable {
                 }
                 // From here on a signal comes too late: what was answered with EINTR must not be done afterwards.
                 guard let claim = self.claim(request, identity) else { return }
-                do throws(FileSystemError) {
-                    if let failure { throw failure }
-                    reply(request, try operation())
-                    return
-                } catch {
-                    switch error {
-                    case .errno(let errno):
-                        request.fail(errno)
-                        return
-                    case .fault(let next):
-                        missing = next
-                        guard self.giveBack(claim, request) else { return }
+                let answer = { @Sendable [failure] () -> Fault? in
+                    do throws(FileSystemError) {
+                        if let failure { throw failure }
+                        reply(request, try operation())
+                        return nil
+                    } catch {
+                        switch error {
+                        case .errno(let errno):
+                            request.fail(errno)
+                            return nil
+                        case .fault(let next): return next
+                        }
                     }
                 }
+                guard let next = mayWait ? await BlockingThreads.value(of: answer) : answer(),
+                    self.giveBack(claim, request)
+                else { return }
+                missing = next
             }
         }
         if !isStarted { request.fail(.interrupted) }
@@ -459,8 +466,9 @@ final class FuseServer: Sendable {
             case .errno(let errno): request.fail(errno)
             case .fault(let fault):
                 let fileSystem = self.fileSystem
+                // It waits for no commit, and reads what has nearly always just been written.
                 serveLater(
-                    request, fault,
+                    request, fault, mayWait: false,
                     { () throws(FileSystemError) -> [UInt8] in
                         try Self.readBytes(
                             fileSystem, inode, handle, offset, size, keepsAccessTime: keepsAccessTime)

@@ -14,8 +14,8 @@ extension HeadStorage {
     /// Besides these, what is too long is cut when it is to grow.
     private static let uncutLimit = 10_000
 
-    /// To be called, under the inode's data lock, after the inode was made shorter. What the disk refuses now is tried
-    /// again by each `settle`.
+    /// To be called, under the inode's data lock, after the inode was made shorter, or was cut where it ends and its data
+    /// file has room beyond that. What the disk refuses now is tried again by each `settle`.
     package func cutDataFile(of inode: InodeNumber) {
         do {
             try cutNow(inode)
@@ -68,7 +68,8 @@ extension HeadStorage {
         let size = record.attributes.size
         try catalog.synchronize()
         // One that is shorter has lost its end: that is not to look like zeros.
-        if try file.extent().size > size { try file.truncate(to: size) }
+        let end = try file.extent().size
+        if try end > size || end == size && file.hasRoomBeyondEnd(of: size) { try file.truncate(to: size) }
         try noteCut(of: file, to: size)
         try noteBlocks(of: file, record.attributes.inode)
     }

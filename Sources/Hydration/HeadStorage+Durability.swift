@@ -78,18 +78,20 @@ extension HeadStorage {
             return try catalog.perform { try $0.record(durable, blockCount: nil) }
         }
         try withDataLock(of: durable.inode) {
-            let blockCount = try blockCount(of: durable.data)
+            let record = try catalog.perform { try $0.inode(durable.inode) }
+            // Nothing is recorded of one that has another data file by now.
+            guard let record, record.data == durable.data else { return }
+            let blockCount = try blockCount(of: record)
             try catalog.perform { try $0.record(durable, blockCount: blockCount) }
         }
     }
 
     /// Of a data file that is gone: 0, as whoever uses it is told.
-    private func blockCount(of data: DataFileNumber) throws -> UInt64 {
-        guard data != .none else { return 0 }
+    private func blockCount(of record: InodeRecord) throws -> UInt64 {
+        guard record.data != .none else { return 0 }
         do {
-            return try bytes.open(data).takenBlockCount()
-        } catch {
-            guard error.errno == .noSuchEntry else { throw error }
+            return try open(record).takenBlockCount()
+        } catch let error as ByteStoreError where error.errno == .noSuchEntry {
             return 0
         }
     }

@@ -313,9 +313,7 @@ package final class Hydrator: Sendable {
                     }
                 }
                 // Before it can be read.
-                if urgency == .prefetch, piece.content != .zeros {
-                    prefetched.note(piece.range, of: piece.inode)
-                }
+                if urgency == .prefetch, piece.content != .zeros { try notePrefetched(piece) }
                 try storage.store(piece)
                 // A batch of small files is a long piece of work: whoever waits for a thread goes between.
                 if urgency != .urgent { await Task.yield() }
@@ -345,6 +343,12 @@ package final class Hydrator: Sendable {
             rest = left
         }
         return come
+    }
+
+    /// What is here by now, or gone, is not stored.
+    private func notePrefetched(_ piece: Piece) throws {
+        let missing = try storage.catalog.perform { try $0.missingRanges(of: piece.inode, in: piece.range) }
+        for range in missing { prefetched.note(range, of: piece.inode) }
     }
 
     /// What was asked for and has not come.

@@ -29,15 +29,31 @@ package final class PrefetchedBytes: Sendable {
     package func noteRead(_ range: ByteRange, of inode: InodeNumber) {
         guard hasUnread.load(ordering: .relaxed) else { return }
         state.withLock { state in
-            guard let before = state.unread[inode]?.byteCount else { return }
-            state.unread[inode]?.remove(range)
-            let left = state.unread[inode]?.byteCount ?? 0
-            state.readByteCount += before - left
-            guard left == 0 else { return }
+            let byteCount = remove(range, of: inode, from: &state)
+            state.readByteCount += byteCount
+        }
+    }
+
+    /// Notes that bytes are gone: whatever is read there from now on was not fetched.
+    package func noteGone(_ range: ByteRange, of inode: InodeNumber) {
+        guard hasUnread.load(ordering: .relaxed) else { return }
+        state.withLock { state in _ = remove(range, of: inode, from: &state) }
+    }
+
+    /// - Returns: how many bytes these were.
+    private func remove(_ range: ByteRange, of inode: InodeNumber, from state: inout State) -> UInt64 {
+        guard let before = state.unread[inode]?.byteCount else { return 0 }
+        state.unread[inode]?.remove(range)
+        let left = state.unread[inode]?.byteCount ?? 0
+        if left == 0 {
             state.unread[inode] = nil
             if state.unread.isEmpty { hasUnread.store(false, ordering: .relaxed) }
         }
+        return before - left
     }
+
+    /// Of how many files something is unread.
+    var unreadFileCount: Int { state.withLock { $0.unread.count } }
 
     /// In bytes, since the head was opened.
     package var counts: (all: UInt64, read: UInt64) { state.withLock { ($0.byteCount, $0.readByteCount) } }

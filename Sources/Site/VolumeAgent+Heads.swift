@@ -301,6 +301,17 @@ extension VolumeAgent {
         }
     }
 
+    /// Makes durable what was accepted until the volume was overruled, for nobody can sync it any more. What the disk refuses
+    /// is tried again, as for any head that is open. One that is not was closed in order.
+    func settleOverruled() async {
+        guard record.head.hasOwnHead, let storage = heads[record.headNumber]?.storage else { return }
+        do {
+            try await onBlockingThread { try storage.settle() }
+        } catch {
+            logger.error("what was written until the volume was overruled is not all durable yet: \(error)")
+        }
+    }
+
     // MARK: keeping for heirs
 
     /// The head that is kept for a reign of another site; or the present one, for a node of this site that is to read it

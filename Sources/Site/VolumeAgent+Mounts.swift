@@ -130,6 +130,8 @@ extension VolumeAgent {
     /// Mounts a head at a directory.
     ///
     /// - Parameter isBorrowed: whether another node owns it.
+    /// - Throws: `.precondition` when its reign has ended meanwhile: nobody who ended it knew of the mount, which is ended
+    ///   here.
     func show(
         _ head: OpenHead, at path: String, under epoch: Epoch, isReadOnly: Bool, group: UInt32? = nil,
         isBorrowed: Bool = false
@@ -154,6 +156,11 @@ extension VolumeAgent {
             at: path)
         logger.info("mounted at \(path)")
         TestStop.reach("after", "mount")
+        guard let mount = mounts[path], isServed(mount) else {
+            await forsake(path)
+            throw SiteError.precondition(
+                "volume '\(record.name)' is not served under epoch \(epoch) any more")
+        }
     }
 
     func fileSystem(

@@ -149,11 +149,6 @@ extension VolumeAgent {
         let isBorrowed = reign.owner != context.site
         let head = isBorrowed ? try await readHead(of: reign) : try openHead(record.headNumber)
         try await show(head, at: path, under: reign.epoch, isReadOnly: true, isBorrowed: isBorrowed)
-        guard let mount = mounts[path], isServed(mount) else {
-            await forsake(path)
-            throw SiteError.precondition(
-                "volume '\(record.name)' is not read under epoch \(reign.epoch) any more")
-        }
     }
 
     /// The head to read of another node's reign: the one that is here, or a new one, with the root's names.

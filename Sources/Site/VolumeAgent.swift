@@ -242,6 +242,7 @@ actor VolumeAgent {
             case .stopServing(let epoch): try await stopServing(through: epoch)
             case .keepDivergence(let epoch):
                 // The directory stays as it is: nobody writes to it again, and a new head gets a new number.
+                await settleOverruled()
                 try await apply(.divergenceKept(under: epoch))
             case .mayDiscard: try await discardUnneeded()
             case .requestSeal, .grantSeal, .requestDecline, .tellDeclined, .announce, .requestRelease,

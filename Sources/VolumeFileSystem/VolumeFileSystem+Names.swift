@@ -44,11 +44,13 @@ extension VolumeFileSystem {
 
     func removeOrphan(_ inode: InodeNumber) {
         do {
-            try storage.catalog.perform { state in
+            let isGone = try storage.catalog.perform { state -> Bool in
                 // It may have been given a name meanwhile.
-                guard try state.inode(inode)?.attributes.linkCount == 0 else { return }
+                guard try state.inode(inode)?.attributes.linkCount == 0 else { return false }
                 try state.removeInode(inode)
+                return true
             }
+            if isGone { hydrator?.prefetched.noteGone(ByteRange(0, ByteRange.maximumOffset), of: inode) }
         } catch {
             log("inode \(inode) stays until the next start: \(error)")
         }

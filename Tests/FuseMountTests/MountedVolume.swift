@@ -13,9 +13,12 @@ final class MountedVolume: Sendable {
     let fileSystem: VolumeFileSystem
     let mount: FuseMount
 
-    /// - Parameter makeHead: makes the head in the directory that it is given.
+    /// - Parameters:
+    ///   - makeHead: makes the head in the directory that it is given.
+    ///   - freeSpace: what the disk is said to have; nil: what it has.
     init(
-        makeHead: (String) async throws -> Void, source: (any ByteSource)?
+        makeHead: (String) async throws -> Void, source: (any ByteSource)?,
+        directories: (any DirectorySource)? = nil, freeSpace: (@Sendable () -> UInt64)? = nil
     ) async throws {
         directory = NSTemporaryDirectory() + "godwit-mount-" + UUID().uuidString.lowercased()
         mountPoint = directory + "/mnt"
@@ -23,9 +26,11 @@ final class MountedVolume: Sendable {
         let head = directory + "/head"
         try FileManager.default.createDirectory(atPath: head, withIntermediateDirectories: true)
         try await makeHead(head)
-        let storage = try HeadStorage(opening: head)
+        let storage = try HeadStorage(opening: head, freeSpace: freeSpace)
         self.storage = storage
-        let hydrator = source.map { Hydrator(storage: storage, source: $0) { _ in } }
+        let hydrator = source.map {
+            Hydrator(storage: storage, source: $0, directories: directories) { _ in }
+        }
         fileSystem = VolumeFileSystem(storage: storage, hydrator: hydrator) { _ in }
         var options = FuseMountOptions()
         options.fsName = "godwit:test"

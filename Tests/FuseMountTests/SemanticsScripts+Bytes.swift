@@ -41,6 +41,13 @@ extension SemanticsScripts {
         is "$(head -c 4 f | tr '\\0' z)" abcz; is "$(probe fallocate f 0 -1 5)" EINVAL
         is "$(probe fallocate f 0 0 0)" EINVAL; is "$(probe fallocate f 0 $((1 << 45)) 4)" EFBIG
         """,
+        "roomBeyondTheEndGoesWhenAFileIsCut": """
+        for size in 0 3 5000; do head -c $size /dev/urandom > f; cp f g
+        is "$(probe fallocate f 1 0 1000000)" 0; test "$(stat -c %b f)" -ge 1953
+        is "$(probe truncate f $size)" 0; is "$(stat -c %s f)" $size; test "$(stat -c %b f)" -le 16; cmp f g
+        is "$(probe fallocate f 1 0 1000000)" 0; is "$(probe truncate f 10000)" 0; test "$(stat -c %b f)" -ge 1953
+        is "$(probe truncate f 9000)" 0; test "$(stat -c %b f)" -le 24; cmp -n $size f g; done
+        """,
         "holesArePunched": """
         head -c 40000 /dev/zero | tr '\\0' d > f; before=$(stat -c %b f)
         is "$(probe fallocate f 3 4096 20000)" 0; is "$(stat -c %s f)" 40000

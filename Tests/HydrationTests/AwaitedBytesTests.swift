@@ -97,6 +97,24 @@ import VolumeModel
         #expect(!scene.volume.storage.bytes.isChanged(data))
     }
 
+    /// Whose commit was another's as well has nothing to wait for, and nothing to commit.
+    @Test(arguments: [false, true]) func whoComesTooLateToCommitDoesNot(waits: Bool) async throws {
+        let scene = try Scene()
+        let catalog = scene.volume.storage.catalog
+        let new = try scene.made("new")
+        let before = catalog.lastSequence
+        try catalog.commitAsDue(waits: waits)
+        #expect(catalog.lastSequence == before)
+        try scene.rename("new", to: "old")
+        try catalog.commitAsDue(waits: waits)
+        #expect(try catalog.lastSequence == before && scene.isChanged(new) && scene.awaitedCount == 1)
+        try catalog.perform { state in
+            for _ in 0..<20_000 { try state.setLimits(state.limits) }
+        }
+        #expect(try catalog.lastSequence > before && !scene.isChanged(new))
+        try await scene.volume.close()
+    }
+
     /// What is changed while a commit waits for gigabytes holds up no thread that the kernel's requests need.
     @Test func nobodyWaitsForSomebodyElsesBytesUntilFarTooMuchIsWaiting() async throws {
         let scene = try Scene()

@@ -164,6 +164,34 @@ import VolumeModel
         try await volume.close()
     }
 
+    /// It stays unread, and nothing of it is remembered.
+    @Test func whatWasFetchedAheadIsForgottenWhenItIsGone() async throws {
+        let heir = try await Heir([200_000, 200_000, 200_000])
+        let volume = try heir.open()
+        let hydrator = try #require(volume.hydrator)
+        func fetchAhead(_ inode: InodeNumber) async throws {
+            let extent = Extent(inode: inode, range: ByteRange(0, 200_000))
+            _ = try await hydrator.bring([extent], urgency: .prefetch, timeout: .seconds(10))
+        }
+        func remove(_ number: Int) throws {
+            try volume.fileSystem.unlink(Array("f\(number)".utf8), in: .root)
+            volume.fileSystem.forget(heir.files[number], count: 1)
+        }
+        for file in heir.files[..<2] { try await fetchAhead(file) }
+        #expect(hydrator.prefetched.counts == (400_000, 0) && hydrator.prefetched.unreadFileCount == 2)
+        // Cut, and grown again: of what is read then a quarter was fetched.
+        for size in [50_000, 200_000] { try volume.truncate(heir.files[0], to: size) }
+        #expect(try await volume.read(heir.files[0], 0..<200_000).count == 200_000)
+        #expect(hydrator.prefetched.counts == (400_000, 50_000) && hydrator.prefetched.unreadFileCount == 1)
+        try remove(1)
+        #expect(hydrator.prefetched.counts == (400_000, 50_000) && hydrator.prefetched.unreadFileCount == 0)
+        // On its way while its file goes.
+        try remove(2)
+        try await fetchAhead(heir.files[2])
+        #expect(hydrator.prefetched.counts == (400_000, 50_000) && hydrator.prefetched.unreadFileCount == 0)
+        try await volume.close()
+    }
+
     @Test func aSmallFileIsFetchedWholeAtOnce() async throws {
         let heir = try await Heir([20_000])
         let volume = try heir.open()

@@ -304,6 +304,48 @@ import VolumeModel
         #expect(findings.count == 1 && findings[0].contains("bytes [150000, "), "\(findings)")
     }
 
+    /// Also of a file of which every byte is here, and that nobody uses: all that is left to do is to record that.
+    @Test func whatACrashHasLeftBeyondTheEndIsGoneBeforeAFilesBlocksAreCounted() async throws {
+        let temporary = try TemporaryDirectory()
+        let owner = try TestVolume.make(in: try temporary.make("owner"))
+        let file = try owner.create("f")
+        let content = Self.content()
+        try owner.write(file, at: 0, content)
+        let directory = try temporary.make("heir")
+        try await TestVolume.makeHeir(of: owner.storage.catalog, in: directory)
+        try await owner.close()
+        let source = FakeSource { _ in content }
+        let before = try TestVolume(opening: directory, source: source)
+        func store(_ range: Range<Int>, in volume: TestVolume) throws {
+            try volume.storage.store(
+                Piece(
+                    inode: file, range: ByteRange(UInt64(range.lowerBound), UInt64(range.upperBound)),
+                    content: .bytes(Array(content[range]))))
+        }
+        try store(0..<100_000, in: before)
+        try before.storage.settle()
+        try store(100_000..<Self.size, in: before)
+        #expect(before.storage.bytes.synchronizeAll().isEmpty)
+        let catalog = before.storage.catalog
+        try catalog.perform { state in
+            for item in state.unrecordedResidency() { try state.record(item, blockCount: nil) }
+        }
+        try catalog.synchronize()
+        catalog.abandon()
+        let path = try #require(try Self.dataFiles(of: directory).first)
+        let descriptor = Glibc.open(path, O_WRONLY)
+        let rest = [UInt8](repeating: 7, count: 100_000)
+        #expect(pwrite(descriptor, rest, rest.count, 500_000) == rest.count && close(descriptor) == 0)
+
+        let volume = try TestVolume(opening: directory, source: source)
+        volume.startHydration()
+        try await volume.waitForHydration()
+        #expect(Self.byteCount(of: path) == Self.size)
+        #expect(try volume.fileSystem.attributes(of: file).blockCount == 74 * 8)
+        try await volume.close()
+        #expect(try HeadCheck.run(directory, isInUse: false) == [])
+    }
+
     /// Everything that changes a size, against a look from beside: nothing is ever called lost.
     @Test func sizesThatChangeAreNeverTakenForLosses() async throws {
         let temporary = try TemporaryDirectory()

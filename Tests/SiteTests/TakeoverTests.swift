@@ -156,6 +156,45 @@ extension SiteTests {
             }
         }
 
+        /// No fsync of it succeeds any more: all of it is safe before anything else is done.
+        @Test func whatAnOverruledOwnerHasAcceptedIsDurableBeforeItGoesOn() async throws {
+            try await withSites(options: ["--fault-timeout", "2"]) { pair, cleanup in
+                try await pair.london.godwit(["volume", "create", "data", "--capacity", "1Gi"])
+                let london = try await pair.mount("data", at: pair.london, cleanup)
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney", "--prepare-only"])
+                try await pair.link.cut(Set(LinkDirection.allCases))
+                try await pair.sydney.godwit(["volume", "takeover", "data", "--force", "--overrule", "1"])
+                // Writes until it is told no, and syncs nothing.
+                let file = london + "/log"
+                async let writing = shell(
+                    """
+                    exec 5>> '\(file)'; count=0; exec 2> /dev/null
+                    while printf 0123456789 >&5; do count=$((count + 1)); done
+                    echo $count
+                    """, in: "/")
+                try await SiteTests.wait("writing to begin") {
+                    ((try? FileManager.default.attributesOfItem(atPath: file))?[.size] as? Int ?? 0) > 1000
+                }
+                try pair.london.arm(SIGKILL, at: "before retired")
+                try await pair.link.cut([])
+                let output = try await writing.output
+                let accepted = try #require(Int(output.split(separator: "\n").last ?? ""), "\(output)")
+                try await SiteTests.wait("london to end") { !pair.london.isArmed }
+                await pair.london.kill()
+                _ = try await shell("umount -l '\(london)'", in: "/")
+
+                try await pair.london.start()
+                try await SiteTests.wait("london to keep it") {
+                    try await pair.london.inspect("data")["divergences"] as? [String] == ["1"]
+                }
+                try await pair.london.godwit(["volume", "divergence", "mount", "data", "1", london])
+                let kept = try await shell("tr -d '\\0' < log | wc -c", in: london)
+                let count = try #require(Int(kept.output.split(separator: "\n").first ?? ""))
+                #expect(accepted > 100 && count >= accepted * 10, "\(count) bytes of \(accepted) times 10")
+                try await pair.unmount("data", at: pair.london)
+            }
+        }
+
         private final class OpenFile: Sendable {
             private let descriptor: Int32
 

@@ -9,118 +9,98 @@ import VolumeModel
 /// What of a volume's capacity is taken where st_blocks alone does not tell: room that was allocated and not written to,
 /// holes beside it, files that have just come.
 @Suite struct AllocatedRoomTests {
-    private static let capacity: UInt64 = 1 << 20
-
-    private func make() throws -> (TemporaryDirectory, TestVolume) {
-        let temporary = try TemporaryDirectory()
-        let limits = VolumeLimits(byteCount: Self.capacity)
-        return (temporary, try TestVolume.make(in: try temporary.make("head"), limits: limits))
-    }
-
-    private func isFull(_ body: () throws -> Void) throws -> Bool {
-        do {
-            try body()
-            return false
-        } catch FileSystemError.errno(.noSpace) {
-            return true
-        }
-    }
-
-    private func allocate(
-        _ volume: TestVolume, _ inode: InodeNumber, _ mode: AllocationMode, _ offset: UInt64, _ count: UInt64
-    ) throws {
-        try volume.fileSystem.allocate(
-            inode, handle: FileHandle(inode.number), mode: mode, offset: offset, byteCount: count)
-    }
-
-    @discardableResult
-    private func write(_ volume: TestVolume, _ inode: InodeNumber, at offset: Int, _ count: Int) throws -> Int
-    {
-        try volume.write(inode, at: offset, [UInt8](repeating: 7, count: count))
-    }
-
-    private func taken(_ volume: TestVolume) throws -> UInt64 {
-        try volume.storage.catalog.perform { $0.counters.allocatedByteCount }
-    }
-
-    /// Writes to another file until nothing more fits.
-    private func fill(_ volume: TestVolume) throws {
-        let filler = try volume.create("filler")
-        var end = 0
-        while let count = try? write(volume, filler, at: end, 100_000) { end += count }
-        #expect(try taken(volume) == Self.capacity)
-    }
-
     @Test func roomThatWasAllocatedIsThereWhenTheVolumeIsFull() async throws {
-        let (temporary, volume) = try make()
+        let (temporary, volume) = try SmallVolume.make()
         defer { _ = temporary }
         let file = try volume.create("f")
-        try allocate(volume, file, .allocateKeepingSize, 0, 300_000)
+        try volume.allocate(file, .allocateKeepingSize, 0, 300_000)
         #expect(try volume.fileSystem.attributes(of: file).size == 0)
-        try fill(volume)
+        try volume.fill()
+        #expect(try volume.takenByteCount() == SmallVolume.capacity)
         // 300,000 bytes are 74 blocks, and these are all that there is.
-        #expect(try write(volume, file, at: 0, 100_000) == 100_000)
-        #expect(try write(volume, file, at: 150_000, 50_000) == 50_000)
-        #expect(try write(volume, file, at: 200_000, 200_000) == 74 * 4096 - 200_000)
-        #expect(try isFull { try write(volume, file, at: 74 * 4096, 1) })
+        #expect(try volume.write(file, at: 0, 100_000) == 100_000)
+        #expect(try volume.write(file, at: 150_000, 50_000) == 50_000)
+        #expect(try volume.write(file, at: 200_000, 200_000) == 74 * 4096 - 200_000)
+        #expect(try isFull { try volume.write(file, at: 74 * 4096, 1) })
         #expect(try volume.fileSystem.attributes(of: file).size == 74 * 4096)
-        #expect(try taken(volume) == Self.capacity)
+        #expect(try volume.takenByteCount() == SmallVolume.capacity)
         try await volume.close()
     }
 
     @Test func roomThatWasAllocatedInAHoleIsThereWhenTheVolumeIsFull() async throws {
-        let (temporary, volume) = try make()
+        let (temporary, volume) = try SmallVolume.make()
         defer { _ = temporary }
         let file = try volume.create("f")
         try volume.truncate(file, to: 16 << 20)
-        try allocate(volume, file, .allocate, 1 << 20, 65_536)
-        try allocate(volume, file, .allocate, 3 << 20, 65_536)
-        try fill(volume)
-        #expect(try write(volume, file, at: 1 << 20, 65_536) == 65_536)
+        try volume.allocate(file, .allocate, 1 << 20, 65_536)
+        try volume.allocate(file, .allocate, 3 << 20, 65_536)
+        try volume.fill()
+        #expect(try volume.takenByteCount() == SmallVolume.capacity)
+        #expect(try volume.write(file, at: 1 << 20, 65_536) == 65_536)
         // From allocated room into a hole: as much as there is.
-        #expect(try write(volume, file, at: (3 << 20) + 32_768, 65_536) == 32_768)
-        #expect(try isFull { try write(volume, file, at: (1 << 20) - 1, 1) })
-        #expect(try isFull { try write(volume, file, at: 2 << 20, 1) })
-        #expect(try taken(volume) == Self.capacity)
+        #expect(try volume.write(file, at: (3 << 20) + 32_768, 65_536) == 32_768)
+        #expect(try isFull { try volume.write(file, at: (1 << 20) - 1, 1) })
+        #expect(try isFull { try volume.write(file, at: 2 << 20, 1) })
+        #expect(try volume.takenByteCount() == SmallVolume.capacity)
         try await volume.close()
     }
 
     /// As many blocks as the size needs, and all of them beyond the end.
     @Test(arguments: [false, true])
     func holesCountThoughThereIsAsMuchRoomBeyondTheEnd(isOpenedAnew: Bool) async throws {
-        let (temporary, made) = try make()
+        let (temporary, made) = try SmallVolume.make()
         defer { _ = temporary }
         var volume = made
         let file = try volume.create("f")
         try volume.truncate(file, to: 400_000)
-        try allocate(volume, file, .allocateKeepingSize, 409_600, 409_600)
-        #expect(try taken(volume) == 409_600)
+        try volume.allocate(file, .allocateKeepingSize, 409_600, 409_600)
+        #expect(try volume.takenByteCount() == 409_600)
         if isOpenedAnew {
             try await volume.close()
             volume = try TestVolume(opening: made.directory)
         }
-        try write(volume, file, at: 200_000, 1)
-        #expect(try taken(volume) == 409_600 + 4096)
-        try write(volume, file, at: 399_999, 1)
-        #expect(try taken(volume) == 409_600 + 8192)
-        try write(volume, file, at: 0, 200_000)
-        try fill(volume)
+        try volume.write(file, at: 200_000, 1)
+        #expect(try volume.takenByteCount() == 409_600 + 4096)
+        try volume.write(file, at: 399_999, 1)
+        #expect(try volume.takenByteCount() == 409_600 + 8192)
+        try volume.write(file, at: 0, 200_000)
+        try volume.fill()
+        #expect(try volume.takenByteCount() == SmallVolume.capacity)
         // In the hole that is left there is room for nothing, beyond it for what was allocated.
-        #expect(try isFull { try write(volume, file, at: 300_000, 1000) })
-        #expect(try write(volume, file, at: 409_600, 409_600) == 409_600)
-        #expect(try write(volume, file, at: 0, 200_000) == 200_000)
-        #expect(try taken(volume) == Self.capacity)
+        #expect(try isFull { try volume.write(file, at: 300_000, 1000) })
+        #expect(try volume.write(file, at: 409_600, 409_600) == 409_600)
+        #expect(try volume.write(file, at: 0, 200_000) == 200_000)
+        #expect(try volume.takenByteCount() == SmallVolume.capacity)
         try await volume.close()
     }
 
     @Test func anEmptyFileGivesItsRoomBackWhenItIsCutAgain() async throws {
-        let (temporary, volume) = try make()
+        let (temporary, volume) = try SmallVolume.make()
         defer { _ = temporary }
         let file = try volume.create("f")
-        try allocate(volume, file, .allocateKeepingSize, 0, 300_000)
+        try volume.allocate(file, .allocateKeepingSize, 0, 300_000)
         try volume.truncate(file, to: 0)
-        #expect(try taken(volume) == 0)
+        #expect(try volume.takenByteCount() == 0)
         #expect(try volume.fileSystem.attributes(of: file).blockCount == 0)
+        try await volume.close()
+    }
+
+    @Test func aFileGivesBackWhatIsBeyondItsEndWhenItIsCutThere() async throws {
+        let (temporary, volume) = try SmallVolume.make()
+        defer { _ = temporary }
+        let file = try volume.create("f")
+        try volume.write(file, at: 0, 5000)
+        try volume.allocate(file, .allocateKeepingSize, 0, 300_000)
+        #expect(try volume.takenByteCount() == 74 * 4096)
+        try volume.truncate(file, to: 5000)
+        let attributes = try volume.fileSystem.attributes(of: file)
+        #expect(attributes.size == 5000 && attributes.blockCount == 16)
+        #expect(try volume.takenByteCount() == 8192)
+        // All of it is free for others.
+        try volume.fill()
+        #expect(try volume.takenByteCount() == SmallVolume.capacity)
+        #expect(try isFull { try volume.write(file, at: 8192, 1) })
+        #expect(try await volume.read(file, 0..<10_000) == [UInt8](repeating: 7, count: 5000))
         try await volume.close()
     }
 
@@ -128,27 +108,27 @@ import VolumeModel
     private final class Disk: Sendable { let free = Mutex<UInt64>(1 << 40) }
 
     @Test func whatIsAllocatedAlreadyNeedsNoRoomOnTheDisk() async throws {
-        let (temporary, made) = try make()
+        let (temporary, made) = try SmallVolume.make()
         defer { _ = temporary }
         try await made.close()
         let disk = Disk()
         let volume = try TestVolume(opening: made.directory, freeSpace: { disk.free.withLock { $0 } })
         let file = try volume.create("f")
-        try allocate(volume, file, .allocate, 0, 409_600)
+        try volume.allocate(file, .allocate, 0, 409_600)
         disk.free.withLock { $0 = (64 << 20) + 40_960 }
-        try allocate(volume, file, .allocate, 4096, 405_504)
-        #expect(try isFull { try allocate(volume, file, .allocate, 0, 409_600 + 45_056) })
+        try volume.allocate(file, .allocate, 4096, 405_504)
+        #expect(try isFull { try volume.allocate(file, .allocate, 0, 409_600 + 45_056) })
         #expect(try volume.fileSystem.attributes(of: file).size == 409_600)
-        try allocate(volume, file, .allocate, 0, 409_600 + 36_864)
+        try volume.allocate(file, .allocate, 0, 409_600 + 36_864)
         try await volume.close()
     }
 
     /// Below the reserve nothing is asked about what it would take.
     @Test func aDiskThatIsFullButForAReserveTakesOnlyWhatMakesRoom() async throws {
-        let (temporary, made) = try make()
+        let (temporary, made) = try SmallVolume.make()
         defer { _ = temporary }
         let file = try made.create("f")
-        try write(made, file, at: 0, 100_000)
+        try made.write(file, at: 0, 100_000)
         func bytes(_ name: String) -> [UInt8] { Array(name.utf8) }
         func set(_ name: String, _ volume: TestVolume) throws {
             try volume.fileSystem.setExtendedAttribute(
@@ -161,9 +141,9 @@ import VolumeModel
         try await made.close()
         let volume = try TestVolume(opening: made.directory, freeSpace: { 64 << 20 })
         let system = volume.fileSystem
-        #expect(try isFull { try write(volume, file, at: 0, 10) })
-        #expect(try isFull { try allocate(volume, file, .allocate, 0, 100_000) })
-        #expect(try isFull { try allocate(volume, file, .zeroRange, 0, 10) })
+        #expect(try isFull { try volume.write(file, at: 0, 10) })
+        #expect(try isFull { try volume.allocate(file, .allocate, 0, 100_000) })
+        #expect(try isFull { try volume.allocate(file, .zeroRange, 0, 10) })
         #expect(try isFull { _ = try volume.create("g") })
         #expect(
             try isFull {
@@ -187,13 +167,60 @@ import VolumeModel
         changes.modificationTime = .now
         _ = try system.setAttributes(changes, of: file, caller: .root)
         try system.removeExtendedAttribute(bytes("user.a"), of: file)
-        try allocate(volume, file, .punchHole, 0, 8192)
+        try volume.allocate(file, .punchHole, 0, 8192)
         try volume.truncate(file, to: 50_000)
         try volume.truncate(file, to: 60_000)
-        #expect(try taken(volume) == 11 * 4096)
+        #expect(try volume.takenByteCount() == 11 * 4096)
         try system.unlink(bytes("f"), in: .root)
         try system.removeDirectory(bytes("d"), in: .root)
         try await volume.close()
+    }
+
+    /// Once, whatever becomes of it then: also when the file grows into it, or gives it back.
+    @Test func roomBeyondTheOriginsPartOfAnArrivingFileCountsAtOnce() async throws {
+        let temporary = try TemporaryDirectory()
+        let owner = try TestVolume.make(in: try temporary.make("owner"))
+        let file = try owner.create("f")
+        try owner.write(file, at: 0, 100_000)
+        let directory = try temporary.make("heir")
+        try await TestVolume.makeHeir(of: owner.storage.catalog, in: directory)
+        let heir = try TestVolume(
+            opening: directory, source: FakeSource { _ in [UInt8](repeating: 7, count: 100_000) })
+        try heir.storage.catalog.perform { try $0.setLimits(VolumeLimits(byteCount: SmallVolume.capacity)) }
+        func blocks() throws -> UInt64 { try heir.fileSystem.attributes(of: file).blockCount / 8 }
+        // Of 100,000 bytes come 25 blocks.
+        for _ in 0..<2 {
+            try heir.allocate(file, .allocateKeepingSize, 0, 500_000)
+            #expect(try blocks() == 123)
+        }
+        #expect(try heir.takenByteCount() == 123 * 4096)
+        #expect(try isFull { try heir.allocate(file, .allocateKeepingSize, 0, 2 << 20) })
+        try heir.fill()
+        #expect(try heir.takenByteCount() == SmallVolume.capacity)
+        #expect(try heir.write(file, at: 300_000, 100_000) == 100_000)
+        #expect(try isFull { try heir.write(file, at: 123 * 4096, 1) })
+        #expect(try blocks() == 123 && heir.takenByteCount() == SmallVolume.capacity)
+        try heir.allocate(file, .punchHole, 49 * 4096, 10 * 4096)
+        #expect(try blocks() == 113)
+        // It ends in its 98th block, where it is cut once more.
+        try heir.truncate(file, to: 400_000)
+        #expect(try blocks() == 113 - 25)
+        try heir.write(file, at: 49 * 4096, 4096)
+        #expect(try blocks() == 113 - 25 + 1)
+        try heir.truncate(file, to: 110_000)
+        #expect(try blocks() == 27)
+        // A hole beyond the origin's part counts when it is filled.
+        try heir.truncate(file, to: 1 << 30)
+        #expect(try blocks() == 27)
+        try heir.write(file, at: 1 << 29, 4096)
+        #expect(try blocks() == 28)
+        heir.startHydration()
+        try await heir.waitForHydration()
+        try heir.synchronize(file)
+        #expect(try blocks() == 28)
+        #expect(try CatalogImage(heir.storage.catalog).faults() == [])
+        try await heir.close()
+        try await owner.close()
     }
 
     /// What an origin said of a file that has no bytes in its holes, and of one that is full of zeros, is wrong here.
@@ -203,10 +230,10 @@ import VolumeModel
         let owner = try TestVolume.make(in: try temporary.make("owner"))
         let sparse = try owner.create("sparse")
         try owner.truncate(sparse, to: 1 << 20)
-        try write(owner, sparse, at: 0, 4096)
+        try owner.write(sparse, at: 0, 4096)
         let zeros = try owner.create("zeros")
         try owner.write(zeros, at: 0, [UInt8](repeating: 0, count: 65_536))
-        #expect(try taken(owner) == 4096 + 65_536)
+        #expect(try owner.takenByteCount() == 4096 + 65_536)
         let directory = try temporary.make("heir")
         try await TestVolume.makeHeir(of: owner.storage.catalog, in: directory)
         let contents = [
@@ -215,10 +242,10 @@ import VolumeModel
         ]
         let source = FakeSource { contents[$0] }
         let heir = try TestVolume(opening: directory, source: source)
-        try write(heir, sparse, at: 524_288, 100_000)
-        try allocate(heir, sparse, .allocate, 1 << 20, 4096)
+        try heir.write(sparse, at: 524_288, 100_000)
+        try heir.allocate(sparse, .allocate, 1 << 20, 4096)
         // What it has grown by counts at once.
-        #expect(try taken(heir) == 4096 + 65_536 + 4096)
+        #expect(try heir.takenByteCount() == 4096 + 65_536 + 4096)
         if isSynced {
             _ = try await heir.read(sparse, 0..<1 << 20)
             _ = try await heir.read(zeros, 0..<65_536)
@@ -230,7 +257,7 @@ import VolumeModel
         }
         let backed = try heir.storage.catalog.perform { try $0.backedInodes(after: InodeNumber(0), limit: 1) }
         #expect(backed == [])
-        #expect(try taken(heir) == 4096 + 25 * 4096 + 4096)
+        #expect(try heir.takenByteCount() == 4096 + 25 * 4096 + 4096)
         #expect(try heir.fileSystem.attributes(of: zeros).blockCount == 0)
         #expect(try CatalogImage(heir.storage.catalog).faults() == [])
         try await heir.close()
