@@ -116,7 +116,6 @@ extension VolumeFileSystem {
             try storage.withDataLock(of: inode) {
                 let before = try storage.catalog.perform { try $0.regularFile(inode) }
                 var givesRoomBack = false
-                var freed: UInt64 = 0
                 if size > before.attributes.size, before.data != .none {
                     let file = try storage.dataFile(of: before)
                     try storage.prepareGrowth(of: before, in: file)
@@ -125,10 +124,9 @@ extension VolumeFileSystem {
                     // What a crash left beyond the old size goes before there is a new one.
                     let file = try storage.dataFile(of: before)
                     givesRoomBack = try size == before.attributes.size && file.hasRoomBeyondEnd(of: size)
-                    freed = try Self.ownByteCount(beyond: size, of: before, in: file)
                 }
                 let cutsData = try storage.catalog.perform { state in
-                    let isCut = try Self.resize(inode, to: size, freeing: freed, in: &state)
+                    let isCut = try Self.resize(inode, to: size, in: &state)
                     try besides(&state)
                     return isCut || givesRoomBack
                 }
@@ -142,10 +140,9 @@ extension VolumeFileSystem {
         }
     }
 
-    /// - Parameter freed: what goes with that of what is counted by itself while a file arrives, in bytes.
     /// - Returns: whether its data file must be cut.
     private static func resize(
-        _ inode: InodeNumber, to size: UInt64, freeing freed: UInt64, in state: inout CatalogState
+        _ inode: InodeNumber, to size: UInt64, in state: inout CatalogState
     ) throws -> Bool {
         var record = try state.regularFile(inode)
         let oldSize = record.attributes.size
@@ -156,7 +153,6 @@ extension VolumeFileSystem {
             try state.discardData(record.data)
             record.data = .none
         }
-        record.attributes.blockCount -= min(record.attributes.blockCount, freed / 512)
         // Also where it had room beyond an end at 0.
         if size < oldSize || size == 0 {
             record.attributes.blockCount = min(record.attributes.blockCount, (size + 4095) / 4096 * 8)
@@ -190,7 +186,6 @@ extension VolumeFileSystem {
                         throw Errno.noSpace
                     }
                 }
-                let lacked = try Self.missingOfOwnPart(range, of: room.record, in: file)
                 switch mode {
                 case .allocate, .allocateKeepingSize: try file.allocate(range)
                 case .punchHole: try file.punchHole(range)
@@ -204,8 +199,7 @@ extension VolumeFileSystem {
                         try storage.noteWritten(ByteRange(range.start, end), to: file)
                     }
                 }
-                let blockCount = try Self.blockCount(
-                    of: room.record, after: range, lacked: lacked, in: file)
+                let blockCount = try file.takenBlockCount()
                 try storage.catalog.perform { state in
                     try Self.noteAllocated(range, mode, inode, blockCount: blockCount, in: &state)
                 }
@@ -219,7 +213,7 @@ extension VolumeFileSystem {
     ) throws {
         guard var record = try state.inode(inode) else { return }
         if mode.makesZeros { try state.markValid(range, of: inode) }
-        record.attributes.blockCount = blockCount
+        noteTaken(blockCount, end: mode.mayExtend ? range.end : 0, of: &record)
         if mode.mayExtend { record.attributes.size = max(record.attributes.size, range.end) }
         // As ext4, also when bytes and size stay as they are.
         record.attributes.changeTime = now()

@@ -6,8 +6,7 @@ package import VolumeModel
 /// Writing, and what it may take of the volume's capacity.
 ///
 /// What counts is what a file takes on the disk, in blocks of 4 KiB, as st_blocks tells. Exact for files whose
-/// bytes are all here. Of a file that is still arriving, what its origin said of the part that is its origin's, and what
-/// the disk says of the rest: its own part.
+/// bytes are all here; of a file that is still arriving, what its origin said and what it has grown by.
 extension VolumeFileSystem {
     private static let blockByteCount: UInt64 = 4096
 
@@ -35,7 +34,6 @@ extension VolumeFileSystem {
                     try storage.prepareGrowth(of: room.record, in: file)
                 }
                 let allowed = try fits(range, &room, file)
-                let lacked = try Self.missingOfOwnPart(range, of: room.record, in: file)
                 let part = UnsafeRawBufferPointer(rebasing: bytes[0..<Int(allowed.byteCount)])
                 var (count, failure) = file.writeSome(part, at: range.start)
                 if failure?.errno == .noSpace, storage.makesRoom() {
@@ -47,10 +45,7 @@ extension VolumeFileSystem {
                 if let failure, count == 0 { throw failure }
                 let written = ByteRange(range.start, range.start + UInt64(count))
                 try storage.noteWritten(written, to: file)
-                let blockCount =
-                    room.wanted > 0
-                    ? try Self.blockCount(of: room.record, after: range, lacked: lacked, in: file) : nil
-                try noteWritten(written, inode: inode, blockCount: blockCount)
+                try noteWritten(written, inode: inode, file, mayTakeBlocks: room.wanted > 0)
                 return count
             }
         }
@@ -104,10 +99,11 @@ extension VolumeFileSystem {
 
     /// Bytes that a write may newly take, at the most.
     private static func newByteCount(_ range: ByteRange, in record: InodeRecord) -> UInt64 {
-        // What fills holes that only the origin knows is not asked for; without holes nothing is taken before the end.
-        let full = hasBlocksForAll(record) ? record.attributes.size : 0
-        let known = record.backedByteCount > 0 ? record.backedByteCount : full
-        return roundedUp(range.end).subtracting(max(roundedDown(range.start), roundedUp(known)))
+        // Without holes, or with those that only the origin knows, nothing new is taken before the end.
+        let mayFillHoles = record.backedByteCount == 0 && !hasBlocksForAll(record)
+        let first = roundedDown(range.start)
+        let start = mayFillHoles ? first : max(first, roundedUp(record.attributes.size))
+        return roundedUp(range.end).subtracting(start)
     }
 
     private static func hasBlocksForAll(_ record: InodeRecord) -> Bool {
@@ -124,10 +120,11 @@ extension VolumeFileSystem {
     func fits(_ range: ByteRange, _ room: inout Room, _ file: DataFile) throws -> ByteRange {
         try lookForHoles(range, &room, in: file)
         if room.granted == room.wanted { return range }
+        // What fills holes that only the origin knows was not asked for.
+        let size = room.record.backedByteCount > 0 ? Self.roundedUp(room.record.attributes.size) : 0
         // Near the limit it pays to look which blocks are there already.
         let (end, _) = try Self.advance(
-            from: max(Self.ownStart(of: room.record), Self.roundedDown(range.start)), to: range.end,
-            taking: room.granted, in: file)
+            from: max(size, Self.roundedDown(range.start)), to: range.end, taking: room.granted, in: file)
         guard end > range.start else { throw Errno.noSpace }
         return ByteRange(range.start, min(range.end, end))
     }
@@ -135,42 +132,6 @@ extension VolumeFileSystem {
     /// What a data file lacks of a range, in bytes of whole blocks.
     static func missingByteCount(_ range: ByteRange, in file: DataFile) throws -> UInt64 {
         try advance(from: roundedDown(range.start), to: range.end, taking: .max, in: file).taken
-    }
-
-    /// Where a file's own part begins: whole blocks of which nothing is to come from its origin.
-    private static func ownStart(of record: InodeRecord) -> UInt64 { roundedUp(record.backedByteCount) }
-
-    /// What a file that is still arriving lacks of a range in its own part, in bytes of whole blocks.
-    static func missingOfOwnPart(
-        _ range: ByteRange, of record: InodeRecord, in file: DataFile
-    ) throws -> UInt64 {
-        let start = max(ownStart(of: record), roundedDown(range.start))
-        guard record.backedByteCount > 0, start < range.end else { return 0 }
-        return try missingByteCount(ByteRange(start, range.end), in: file)
-    }
-
-    /// What a file that is still arriving has of its own part beyond an offset, in bytes of whole blocks.
-    static func ownByteCount(
-        beyond offset: UInt64, of record: InodeRecord, in file: DataFile
-    ) throws -> UInt64 {
-        let start = max(ownStart(of: record), roundedUp(offset))
-        guard record.backedByteCount > 0, start < maximumFileSize else { return 0 }
-        let range = ByteRange(start, maximumFileSize)
-        return try range.byteCount - missingByteCount(range, in: file)
-    }
-
-    /// What a file counts for after a change of a range, in blocks of 512 bytes: what it takes, as the disk tells. While
-    /// bytes of it are still to come, what it counted for before, and what has come or gone of its own part.
-    ///
-    /// - Parameters:
-    ///   - record: as it was before.
-    ///   - lacked: `missingOfOwnPart` of the range, before.
-    static func blockCount(
-        of record: InodeRecord, after range: ByteRange, lacked: UInt64, in file: DataFile
-    ) throws -> UInt64 {
-        guard record.backedByteCount > 0 else { return try file.takenBlockCount() }
-        let lacks = try missingOfOwnPart(range, of: record, in: file)
-        return (record.attributes.blockCount &+ lacked / 512).subtracting(lacks / 512)
     }
 
     /// How far one comes from a block on with so many bytes of new blocks, and how many it takes.
@@ -190,21 +151,32 @@ extension VolumeFileSystem {
         return (position, taken)
     }
 
-    /// - Parameter blockCount: what the file counts for now; nil: what it did before.
-    private func noteWritten(_ range: ByteRange, inode: InodeNumber, blockCount: UInt64?) throws {
+    private func noteWritten(
+        _ range: ByteRange, inode: InodeNumber, _ file: DataFile, mayTakeBlocks: Bool
+    ) throws {
+        let blockCount = mayTakeBlocks ? try file.takenBlockCount() : nil
         let isRewritten = isRewritten(inode, range)
         if isRewritten { storage.catalog.letCommitsPass() }
         try storage.catalog.perform { state in
             guard var record = try state.inode(inode) else { return }
             try state.markValid(range, of: inode)
             let grows = range.end > record.attributes.size
-            if let blockCount { record.attributes.blockCount = blockCount }
+            if let blockCount { Self.noteTaken(blockCount, end: range.end, of: &record) }
             if grows { record.attributes.size = range.end }
             record.attributes.modificationTime = Self.now()
             record.attributes.changeTime = record.attributes.modificationTime
             try state.update(record, kind: grows ? .structural : .metadata)
             if grows, isRewritten { storage.awaitBytes(of: record, in: &state) }
         }
+    }
+
+    /// What a file takes now: blocks of 512 bytes. To be called before its size changes.
+    ///
+    /// - Parameter end: how far the file reaches at least from now on.
+    static func noteTaken(_ blockCount: UInt64, end: UInt64, of record: inout InodeRecord) {
+        let grown = roundedUp(end).subtracting(roundedUp(record.attributes.size))
+        record.attributes.blockCount =
+            record.backedByteCount == 0 ? blockCount : record.attributes.blockCount &+ grown / 512
     }
 }
 

@@ -176,53 +176,6 @@ import VolumeModel
         try await volume.close()
     }
 
-    /// Once, whatever becomes of it then: also when the file grows into it, or gives it back.
-    @Test func roomBeyondTheOriginsPartOfAnArrivingFileCountsAtOnce() async throws {
-        let temporary = try TemporaryDirectory()
-        let owner = try TestVolume.make(in: try temporary.make("owner"))
-        let file = try owner.create("f")
-        try owner.write(file, at: 0, 100_000)
-        let directory = try temporary.make("heir")
-        try await TestVolume.makeHeir(of: owner.storage.catalog, in: directory)
-        let heir = try TestVolume(
-            opening: directory, source: FakeSource { _ in [UInt8](repeating: 7, count: 100_000) })
-        try heir.storage.catalog.perform { try $0.setLimits(VolumeLimits(byteCount: SmallVolume.capacity)) }
-        func blocks() throws -> UInt64 { try heir.fileSystem.attributes(of: file).blockCount / 8 }
-        // Of 100,000 bytes come 25 blocks.
-        for _ in 0..<2 {
-            try heir.allocate(file, .allocateKeepingSize, 0, 500_000)
-            #expect(try blocks() == 123)
-        }
-        #expect(try heir.takenByteCount() == 123 * 4096)
-        #expect(try isFull { try heir.allocate(file, .allocateKeepingSize, 0, 2 << 20) })
-        try heir.fill()
-        #expect(try heir.takenByteCount() == SmallVolume.capacity)
-        #expect(try heir.write(file, at: 300_000, 100_000) == 100_000)
-        #expect(try isFull { try heir.write(file, at: 123 * 4096, 1) })
-        #expect(try blocks() == 123 && heir.takenByteCount() == SmallVolume.capacity)
-        try heir.allocate(file, .punchHole, 49 * 4096, 10 * 4096)
-        #expect(try blocks() == 113)
-        // It ends in its 98th block, where it is cut once more.
-        try heir.truncate(file, to: 400_000)
-        #expect(try blocks() == 113 - 25)
-        try heir.write(file, at: 49 * 4096, 4096)
-        #expect(try blocks() == 113 - 25 + 1)
-        try heir.truncate(file, to: 110_000)
-        #expect(try blocks() == 27)
-        // A hole beyond the origin's part counts when it is filled.
-        try heir.truncate(file, to: 1 << 30)
-        #expect(try blocks() == 27)
-        try heir.write(file, at: 1 << 29, 4096)
-        #expect(try blocks() == 28)
-        heir.startHydration()
-        try await heir.waitForHydration()
-        try heir.synchronize(file)
-        #expect(try blocks() == 28)
-        #expect(try CatalogImage(heir.storage.catalog).faults() == [])
-        try await heir.close()
-        try await owner.close()
-    }
-
     /// What an origin said of a file that has no bytes in its holes, and of one that is full of zeros, is wrong here.
     @Test(arguments: [false, true])
     func whatFillsHolesOfAnArrivingFileCountsWhenItHasCome(isSynced: Bool) async throws {
