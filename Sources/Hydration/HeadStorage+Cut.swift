@@ -18,7 +18,7 @@ extension HeadStorage {
     /// file has room beyond that. What the disk refuses now is tried again by each `settle`.
     package func cutDataFile(of inode: InodeNumber) {
         do {
-            try cutNow(inode)
+            try cutNow(inode, givesRoomBack: true)
         } catch {
             uncut.withLock { if $0.count < Self.uncutLimit { $0.insert(inode) } }
         }
@@ -43,7 +43,8 @@ extension HeadStorage {
         for inode in uncut.withLock({ $0 }) {
             do {
                 try withDataLock(of: inode) {
-                    try cutNow(inode)
+                    // Room beyond the end may have been allocated since.
+                    try cutNow(inode, givesRoomBack: false)
                     uncut.withLock { _ = $0.remove(inode) }
                 }
             } catch {
@@ -53,23 +54,24 @@ extension HeadStorage {
         if let failure { throw failure }
     }
 
-    private func cutNow(_ inode: InodeNumber) throws {
+    private func cutNow(_ inode: InodeNumber, givesRoomBack: Bool) throws {
         guard let record = try catalog.perform({ try $0.peekInode(inode) }), record.data != .none else {
             return
         }
         do {
-            try cut(try dataFile(of: record), of: record)
+            try cut(try dataFile(of: record), of: record, givesRoomBack: givesRoomBack)
         } catch let error as ByteStoreError where error.errno == .noSuchEntry {
             // Lost, as whoever uses it is told.
         }
     }
 
-    private func cut(_ file: DataFile, of record: InodeRecord) throws {
+    private func cut(_ file: DataFile, of record: InodeRecord, givesRoomBack: Bool = false) throws {
         let size = record.attributes.size
         try catalog.synchronize()
         // One that is shorter has lost its end: that is not to look like zeros.
         let end = try file.extent().size
-        if try end > size || end == size && file.hasRoomBeyondEnd(of: size) { try file.truncate(to: size) }
+        let hasRoomToGive = try givesRoomBack && end == size && file.hasRoomBeyondEnd(of: size)
+        if end > size || hasRoomToGive { try file.truncate(to: size) }
         try noteCut(of: file, to: size)
         try noteBlocks(of: file, record.attributes.inode)
     }

@@ -301,15 +301,31 @@ extension VolumeAgent {
         }
     }
 
+    /// How long a volume's hand-off waits for what it has accepted: other volumes' are behind it.
+    private static let settlingPatience: Duration = .seconds(10)
+
     /// Makes durable what was accepted until the volume was overruled, for nobody can sync it any more. What the disk refuses
-    /// is tried again, as for any head that is open. One that is not was closed in order.
+    /// is tried again, as for any head that is open; what takes long goes on behind.
     func settleOverruled() async {
-        guard record.head.hasOwnHead, let storage = heads[record.headNumber]?.storage else { return }
+        guard record.head.hasOwnHead, record.headNumber != 0 else { return }
+        let storage: HeadStorage
         do {
-            try await onBlockingThread { try storage.settle() }
+            storage = try openHead(record.headNumber).storage
         } catch {
-            logger.error("what was written until the volume was overruled is not all durable yet: \(error)")
+            logger.error("what was written until the volume was overruled cannot be opened: \(error)")
+            return
         }
+        let end = Interruption()
+        Task {
+            do {
+                try await onBlockingThread { try storage.settle() }
+            } catch {
+                logger.error("what was written until the volume was overruled is not all durable yet: \(error)")
+            }
+            end.set(true)
+        }
+        let deadline = ContinuousClock.now + Self.settlingPatience
+        while !end.isSet, ContinuousClock.now < deadline { try? await Task.sleep(for: .milliseconds(10)) }
     }
 
     // MARK: keeping for heirs
