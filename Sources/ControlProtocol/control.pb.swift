@@ -829,7 +829,8 @@ package nonisolated struct Godwit_Control_V1_MigrateProgress: Sendable {
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
-  /// preparing, ready, handing-over, hydrating, done
+  /// preparing, ready, handing-over (this site has stopped, or is asked to; the target does not own it yet), hydrating and
+  /// done (the target owns it)
   package var phase: String = String()
 
   /// Seconds since the request.
