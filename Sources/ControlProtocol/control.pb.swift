@@ -541,7 +541,7 @@ package nonisolated struct Godwit_Control_V1_TakeOverOption: Sendable {
 
   package var sequence: Int64 = 0
 
-  /// Since this site last heard of the owner; absent: unknown.
+  /// Since the owner was last known to have this state: since it was followed, or given the volume; absent: unknown.
   package var ageSeconds: Double {
     get {_ageSeconds ?? 0}
     set {_ageSeconds = newValue}

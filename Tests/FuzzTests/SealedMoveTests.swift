@@ -6,6 +6,7 @@ import Synchronization
 import Testing
 import VolumeModel
 
+@testable import Catalog
 @testable import PeerService
 @testable import Site
 
@@ -185,6 +186,22 @@ import VolumeModel
         let told = try await moving.value
         #expect(told.last?.phase == "done", "\(told)")
         #expect(tokyo.asked == [0, 0], "\(told)")
+        await end(fixture, tokyo)
+    }
+
+    /// Of what was handed over it is told when that was, as far as it is known.
+    @Test func aKeptStateHasAnAgeUnlessNobodyKnowsIt() async throws {
+        let (fixture, tokyo, agent) = try await begin(losses: 0)
+        _ = try await move(agent, tokyo)
+        let catalog = try await fixture.storage(of: agent.id).catalog
+        let option = try #require(try await agent.takeoverOptions().first)
+        let age = try #require(option.age)
+        #expect(option.name == "kept" && age >= 0 && age < 60, "\(option)")
+        // By a release that noted none, and by a clock that was ahead.
+        for time in [nil, Int64.max / 2] as [Int64?] {
+            try catalog.perform { try $0.noteSeal(for: Epoch(2), at: time) }
+            #expect(try #require(try await agent.takeoverOptions().first).age == nil)
+        }
         await end(fixture, tokyo)
     }
 
