@@ -267,8 +267,11 @@ let package = Package(
         .testTarget(
             name: "FuzzTests",
             dependencies: [
-                "Catalog", "EngineTestSupport", "FuseMount", "Handoff", "Hydration", "PeerProtocol",
-                "PeerService", "RPC", "SQLite", "Site", "SiteIdentity", "VolumeFileSystem", "VolumeModel",
+                "CSIService", "Catalog", "ControlProtocol", "EngineTestSupport", "FuseMount", "Handoff",
+                "Hydration",
+                "Monitoring",
+                "PeerProtocol", "PeerService", "RPC", "SQLite", "Site", "SiteIdentity", "VolumeFileSystem",
+                "VolumeModel",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "SwiftProtobuf", package: "swift-protobuf"),
             ], swiftSettings: strict),

@@ -7,29 +7,36 @@
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 
+#include "Acceptor.hpp"
 #include "ServerCall.hpp"
 #include "Support.hpp"
 
 /// References: the owner's, and one for the thread that shuts down.
 struct cgrpc_server final : grpc::CallbackGenericService {
     struct Listener {
+        /// Empty where there is an acceptor.
         std::string address;
+        std::unique_ptr<cgrpc::Acceptor> acceptor;
         std::shared_ptr<grpc::ServerCredentials> credentials;
     };
 
     const cgrpc_server_options options;
     void *const context;
     const cgrpc_accept accept;
+    void (*const refused)(void *);
     void (*const releaseContext)(void *);
     std::vector<Listener> listeners;
     std::unique_ptr<grpc::Server> server;
     std::atomic<bool> shuttingDown{false};
     std::atomic<int> references{1};
 
-    cgrpc_server(const cgrpc_server_options &options, void *context, cgrpc_accept accept, void (*release)(void *))
-        : options(options), context(context), accept(accept), releaseContext(release) {}
+    cgrpc_server(
+        const cgrpc_server_options &options, void *context, cgrpc_accept accept, void (*refused)(void *),
+        void (*release)(void *))
+        : options(options), context(context), accept(accept), refused(refused), releaseContext(release) {}
 
     ~cgrpc_server() override {
+        stopAccepting();
         server.reset();
         releaseContext(context);
     }
@@ -56,8 +63,6 @@ struct cgrpc_server final : grpc::CallbackGenericService {
         // A compressed message may grow without bound when it is unpacked: accept none.
         builder.AddChannelArgument(
             GRPC_COMPRESSION_CHANNEL_ENABLED_ALGORITHMS_BITSET, 1 << GRPC_COMPRESS_NONE);
-        // Otherwise a second server on the same port gets a part of the connections.
-        builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
         // Keepalive and other side's pings are for us to judge, not for the default of two in five minutes.
         builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
         builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
@@ -72,6 +77,12 @@ struct cgrpc_server final : grpc::CallbackGenericService {
             grpc::ResourceQuota quota("server");
             quota.Resize(static_cast<size_t>(options.memory_quota_count));
             builder.SetResourceQuota(quota);
+        }
+    }
+
+    void stopAccepting() {
+        for (auto &listener : listeners) {
+            if (listener.acceptor) { listener.acceptor->stop(); }
         }
     }
 
@@ -98,30 +109,56 @@ private:
 extern "C" {
 
 cgrpc_server *cgrpc_server_create(
-    const cgrpc_server_options *options, void *context, cgrpc_accept accept, void (*release)(void *)) {
+    const cgrpc_server_options *options, void *context, cgrpc_accept accept, void (*refused)(void *),
+    void (*release)(void *)) {
     cgrpc::keepCallbackThreads();
-    return new cgrpc_server(*options, context, accept, release);
+    return new cgrpc_server(*options, context, accept, refused, release);
 }
 
 void cgrpc_server_add(cgrpc_server *server, cgrpc_text address, const cgrpc_tls *tls) {
-    server->listeners.push_back({cgrpc::string(address), cgrpc::serverCredentials(tls)});
+    server->listeners.push_back({cgrpc::string(address), nullptr, cgrpc::serverCredentials(tls)});
+}
+
+void cgrpc_server_add_port(cgrpc_server *server, int32_t descriptor, const cgrpc_tls *tls) {
+    const auto &options = server->options;
+    auto limit = static_cast<size_t>(std::max(0, options.maximum_connections));
+    auto silence = static_cast<unsigned>(std::max(0, options.keepalive_timeout));
+    auto acceptor = std::make_unique<cgrpc::Acceptor>(
+        descriptor, limit, silence, [server] { server->refused(server->context); });
+    server->listeners.push_back({"", std::move(acceptor), cgrpc::serverCredentials(tls)});
 }
 
 int32_t cgrpc_server_start(cgrpc_server *server) {
     grpc::ServerBuilder builder;
     server->configure(builder);
     builder.RegisterCallbackGenericService(server);
-    std::vector<int> ports(server->listeners.size(), 0);
+    auto &listeners = server->listeners;
+    std::vector<int> ports(listeners.size(), 0);
+    std::vector<std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor>> takers(listeners.size());
     for (size_t index = 0; index < ports.size(); index++) {
-        const auto &listener = server->listeners[index];
-        builder.AddListeningPort(listener.address, listener.credentials, &ports[index]);
+        const auto &listener = listeners[index];
+        if (listener.acceptor) {
+            takers[index] = builder.experimental().AddExternalConnectionAcceptor(
+                grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD, listener.credentials);
+        } else {
+            builder.AddListeningPort(listener.address, listener.credentials, &ports[index]);
+        }
     }
     server->server = builder.BuildAndStart();
-    if (server->server) { return -1; }
-    for (size_t index = 0; index < ports.size(); index++) {
-        if (ports[index] == 0) { return static_cast<int32_t>(index); }
+    if (!server->server) {
+        for (size_t index = 0; index < ports.size(); index++) {
+            if (ports[index] == 0 && !listeners[index].acceptor) { return static_cast<int32_t>(index); }
+        }
+        return 0;
     }
-    return 0;
+    for (size_t index = 0; index < ports.size(); index++) {
+        if (!listeners[index].acceptor || listeners[index].acceptor->start(std::move(takers[index]))) { continue; }
+        server->stopAccepting();
+        server->server->Shutdown(gpr_now(GPR_CLOCK_MONOTONIC));
+        server->server.reset();
+        return static_cast<int32_t>(index);
+    }
+    return -1;
 }
 
 void cgrpc_server_shutdown(cgrpc_server *server, int64_t grace, void *context, cgrpc_done done) {
@@ -130,6 +167,7 @@ void cgrpc_server_shutdown(cgrpc_server *server, int64_t grace, void *context, c
     gpr_timespec deadline = cgrpc::deadline(grace);
     // A thread of its own, because gRPC's shutdown waits.
     std::thread([server, deadline, context, done] {
+        server->stopAccepting();
         server->server->Shutdown(deadline);
         done(context, true);
         server->release();

@@ -65,6 +65,7 @@ void cgrpc_server_call::OnReadDone(bool ok) {
 /// gRPC's own limit is not used: it ends the reads in a way that looks like the client's end. The lock is held.
 void cgrpc_server_call::refuseMessage(Answers &answers) {
     isBroken = true;
+    messageIsRefused.store(true);
     if (finished) { return; }
     if (isSending) {
         // The client may never take what is being sent.
@@ -222,6 +223,8 @@ void cgrpc_server_call_cancel(cgrpc_server_call *call) { call->cancel(); }
 void cgrpc_server_call_peer_certificate(cgrpc_server_call *call, void *context, cgrpc_visit visit) {
     call->visitCertificate(context, visit);
 }
+
+bool cgrpc_server_call_has_refused(cgrpc_server_call *call) { return call->hasRefused(); }
 
 void cgrpc_server_call_release(cgrpc_server_call *call) { call->release(); }
 

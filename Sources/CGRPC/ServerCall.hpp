@@ -24,6 +24,7 @@ public:
     bool sendMetadata(const cgrpc_pair *metadata, size_t count, cgrpc::Waiting waiting);
     void finish(grpc::Status status, const cgrpc_pair *trailing, size_t count, const cgrpc_bytes *last);
     void cancel();
+    bool hasRefused() const { return messageIsRefused.load(); }
     void visitCertificate(void *context, cgrpc_visit visit) const;
     void release() {
         if (references.fetch_sub(1) == 1) { delete this; }
@@ -45,6 +46,7 @@ private:
 
     std::atomic<int> references{2};
     std::atomic<bool> cancelledIsTold{false};
+    std::atomic<bool> messageIsRefused{false};
     const size_t maximumMessageCount;
     grpc::GenericCallbackServerContext *const grpcContext;
     const std::shared_ptr<const grpc::AuthContext> authContext;

@@ -76,9 +76,13 @@ extension Catalog {
 
     /// Keeps what changes from now on, under a name that is never used for another state.
     ///
-    /// - Parameter heir: the reign that the present is granted to. Until the head goes on it is that state.
+    /// - Parameters:
+    ///   - heir: the reign that the present is granted to. Until the head goes on it is that state.
+    ///   - time: when that is, in seconds since 1970; nil: not known.
     /// - Returns: the sequence number of the present. Repeated it is the same, though the pin was a change itself.
-    package func pin(_ follower: String, sealedFor heir: Epoch? = nil) throws -> SequenceNumber {
+    package func pin(
+        _ follower: String, sealedFor heir: Epoch? = nil, at time: Int64? = nil
+    ) throws -> SequenceNumber {
         let sequence = try performCommitting { state in
             let find = try state.connection.prepare("SELECT newest FROM pin WHERE name = ?1")
             find.bind(1, follower)
@@ -86,7 +90,7 @@ extension Catalog {
             _ = try state.commit()
             let sequence = state.committedSequence
             _ = try state.pin(follower, since: nil, newest: sequence)
-            if let heir { try state.noteSeal(for: heir) }
+            if let heir { try state.noteSeal(for: heir, at: time) }
             return sequence
         }
         try synchronize()

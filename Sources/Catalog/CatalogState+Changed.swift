@@ -152,11 +152,12 @@ extension CatalogState {
 
     // MARK: the state that was granted
 
-    mutating func noteSeal(for heir: Epoch) throws {
+    mutating func noteSeal(for heir: Epoch, at time: Int64?) throws {
         // A head that has gone on already, after another's word, is not what was granted.
         guard try epoch() < heir else { return }
         try beginIfNeeded()
         try statements.setMeta(.sealedFor, Int64(bitPattern: heir.number))
+        try statements.setMeta(.sealedAt, time ?? 0)
         // Another one each time: should this site go back in time, what is granted then has the number at most.
         try statements.setMeta(.sealName, StateName.random())
         try statements.setMeta(.sealIsDurable, 0)
@@ -194,6 +195,16 @@ extension CatalogState {
         let isCertain =
             try statements.meta(.sealIsUncertain) != 1 && statements.meta(.syncHasFailed) != 1
         return (Epoch(UInt64(bitPattern: number)), try statements.metaName(.sealName), isCertain)
+    }
+
+    /// When this head, as it is, was granted to a reign, in seconds since 1970 by the clock of then.
+    ///
+    /// - Returns: nil: that is not known, as of what a release granted that noted no time; or it is not that state any more.
+    package func sealTime(for heir: Epoch) throws -> Int64? {
+        guard try sealedFor()?.heir == heir, let time = try statements.meta(.sealedAt), time > 0 else {
+            return nil
+        }
+        return time
     }
 
     // MARK: what is told

@@ -213,6 +213,8 @@ enum CatalogKey: String {
     case firstChangedInode = "first_changed_inode"
     case changesAreUncertain = "changes_are_uncertain"
     case sealedFor = "sealed_for"
+    /// Seconds since 1970.
+    case sealedAt = "sealed_at"
     case sealIsDurable = "seal_is_durable"
     case sealIsUncertain = "seal_is_uncertain"
     case syncHasFailed = "sync_has_failed"
@@ -228,8 +230,9 @@ enum CatalogKey: String {
     /// What is said of one head, and not of a copy of it: where it came from, and to whom it was given.
     static let ofThisHead: [CatalogKey] = [
         .originSequence, .arrivalGrant, .pendingInodes, .pendingBytes, .pendingAllocated, .pendingMissing,
-        .changedSince, .firstChangedInode, .changesAreUncertain, .sealedFor, .sealIsDurable, .sealIsUncertain,
-        .syncHasFailed, .lastCrash, .headName, .originHeadName, .sealName, .changedSinceName,
+        .changedSince, .firstChangedInode, .changesAreUncertain, .sealedFor, .sealedAt, .sealIsDurable,
+        .sealIsUncertain, .syncHasFailed, .lastCrash, .headName, .originHeadName, .sealName,
+        .changedSinceName,
     ]
 }
 

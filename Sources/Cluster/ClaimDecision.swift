@@ -119,7 +119,8 @@ package struct ClaimDecision: Hashable, Sendable {
         case .done: return .close
         // Home again, while the old wish was still there.
         case .handedOver, .hydrating: return volume.owner == site ? .close : .advance(spec(target))
-        case .preparing, .ready, .failed, .cancelled: return .advance(spec(target))
+        // Not moved before the target owns it: at home again, it is prepared anew.
+        case .preparing, .ready, .handingOver, .failed, .cancelled: return .advance(spec(target))
         }
     }
 
@@ -132,6 +133,8 @@ package struct ClaimDecision: Hashable, Sendable {
             // Taken over before anybody saw that the wish was gone: it is too late.
             let isTooLate = volume?.owner == present.spec.to && present.spec.to != site
             return isTooLate ? .advance(present.spec) : .cancel
+        // Sealed for the target: only the site knows what becomes of it, until it is home again or the target's.
+        case .handingOver?: return volume?.owner == site ? .cancel : .advance(present.spec)
         // Handed over: it cannot be withdrawn, only brought home from there.
         case .handedOver?, .hydrating?:
             return volume?.owner == site ? .close : .advance(present.spec)

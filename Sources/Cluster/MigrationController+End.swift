@@ -94,7 +94,7 @@ extension MigrationController {
         else { return }
         switch present.currentStatus?.phase {
         case .preparing?, .ready?, .failed?: break
-        case .handedOver?, .hydrating?, .done?, .cancelled?, nil: return
+        case .handingOver?, .handedOver?, .hydrating?, .done?, .cancelled?, nil: return
         }
         do throws(SiteControlError) {
             try await site.withdraw(present.spec.volume, from: present.spec.to)

@@ -101,7 +101,9 @@ extension MigrationController {
         if next == earlier, !isOld { return true }
         next.updated = time
         let isNews =
-            earlier?.phase != status.phase || earlier?.message != status.message && status.phase != .hydrating
+            earlier?.phase != status.phase
+            || earlier?.message != status.message && status.phase != .hydrating
+                && status.phase != .handingOver
         // First: of a status that is written nobody thinks again.
         if isNews || isOld {
             try await record(

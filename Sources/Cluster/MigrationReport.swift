@@ -36,7 +36,8 @@ struct MigrationReport {
     }
 
     private static func message(_ progress: MoveProgress, _ target: String) -> String {
-        if !progress.waitingReason.isEmpty { return "bytes do not arrive: \(progress.waitingReason)" }
+        let reason = progress.waitingReason
+        if !reason.isEmpty, progress.phase != .handingOver { return "bytes do not arrive: \(reason)" }
         return switch progress.phase {
         case .preparing: "site \(target) is getting the volume's catalog"
         case .ready:
@@ -45,6 +46,9 @@ struct MigrationReport {
             } else {
                 "site \(target) follows: stop the pod here and start it there"
             }
+        case .handingOver:
+            "the volume is sealed here, and site \(target) does not own it yet"
+                + (reason.isEmpty ? "" : ": \(reason)")
         case .handedOver, .hydrating: "site \(target) owns the volume; its bytes follow"
         case .done: "every byte is at site \(target), and the copy here is released"
         case .failed, .cancelled: ""
@@ -58,9 +62,10 @@ struct MigrationReport {
     ) -> [Condition] {
         let phase = status.phase
         let isOwned = phase == .handedOver || phase == .hydrating || phase == .done
+        let isReady = isOwned || phase == .ready || phase == .handingOver
         var wanted = [
             Condition("Validated", phase != .failed, reason: reason, message: status.message, at: time),
-            Condition("Ready", isOwned || phase == .ready, reason: reason, message: status.message, at: time),
+            Condition("Ready", isReady, reason: reason, message: status.message, at: time),
             Condition("HandedOver", isOwned, reason: reason, message: status.message, at: time),
             Condition("Completed", phase == .done, reason: reason, message: status.message, at: time),
         ]

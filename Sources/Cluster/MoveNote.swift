@@ -51,7 +51,7 @@ package struct MoveNote: Hashable, Sendable, CustomStringConvertible {
     /// Whether it is yet to change by itself.
     var isUnderWay: Bool {
         switch phase {
-        case .preparing, .ready, .handedOver, .hydrating, .failed: true
+        case .preparing, .ready, .handingOver, .handedOver, .hydrating, .failed: true
         case .done, .cancelled: false
         }
     }

@@ -259,16 +259,19 @@ package final class SiteControlSocket: SiteControl {
         return last
     }
 
+    static func phase(named word: String) -> MigrationResource.Phase {
+        switch word {
+        case "preparing": .preparing
+        case "ready": .ready
+        case "handing-over": .handingOver
+        case "hydrating": .hydrating
+        case "done": .done
+        default: .handedOver
+        }
+    }
+
     private static func progress(_ message: Godwit_Control_V1_MigrateProgress) -> MoveProgress {
-        let phase: MigrationResource.Phase =
-            switch message.phase {
-            case "preparing": .preparing
-            case "ready": .ready
-            case "hydrating": .hydrating
-            case "done": .done
-            default: .handedOver
-            }
-        var progress = MoveProgress(phase: phase)
+        var progress = MoveProgress(phase: phase(named: message.phase))
         progress.epoch = message.epoch
         progress.totalBytes = message.totalByteCount
         progress.missingBytes = message.missingByteCount

@@ -24,6 +24,8 @@ package struct MigrationResource: KubernetesResource {
         case preparing = "Preparing"
         /// The target follows; it takes over when a pod starts there.
         case ready = "Ready"
+        /// This site has stopped for good, and the target has not begun: nobody serves it.
+        case handingOver = "HandingOver"
         /// The target owns it; nothing is known of its bytes yet.
         case handedOver = "HandedOver"
         /// The target owns it, and bytes are on their way.
@@ -78,7 +80,7 @@ package struct MigrationResource: KubernetesResource {
         switch currentStatus?.phase {
         case .cancelled?: true
         case .done?: status?.closed == true
-        case .preparing?, .ready?, .handedOver?, .hydrating?, .failed?, nil: false
+        case .preparing?, .ready?, .handingOver?, .handedOver?, .hydrating?, .failed?, nil: false
         }
     }
 
@@ -97,7 +99,7 @@ package struct MigrationResource: KubernetesResource {
     /// Whether its target may wait for a volume that it has not taken over yet.
     package var concernsTarget: Bool {
         switch currentStatus?.phase {
-        case .preparing?, .ready?, .failed?, nil: true
+        case .preparing?, .ready?, .handingOver?, .failed?, nil: true
         case .handedOver?, .hydrating?, .done?, .cancelled?: false
         }
     }

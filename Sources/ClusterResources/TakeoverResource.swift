@@ -40,7 +40,7 @@ package struct TakeoverResource: KubernetesResource {
     package struct State: Codable, Hashable, Sendable {
         package var name: String
         package var sequence: Int64
-        /// Since this site last heard of the owner; nil: as it was when it was handed over.
+        /// Since the owner was last known to have this state; nil: unknown.
         package var ageSeconds: Int64?
         package var inodes: Int64
         package var bytes: Int64

@@ -541,7 +541,7 @@ package nonisolated struct Godwit_Control_V1_TakeOverOption: Sendable {
 
   package var sequence: Int64 = 0
 
-  /// Since this site last heard of the owner; absent: unknown.
+  /// Since the owner was last known to have this state: since it was followed, or given the volume; absent: unknown.
   package var ageSeconds: Double {
     get {_ageSeconds ?? 0}
     set {_ageSeconds = newValue}
@@ -829,7 +829,8 @@ package nonisolated struct Godwit_Control_V1_MigrateProgress: Sendable {
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
-  /// preparing, ready, handing-over, hydrating, done
+  /// preparing, ready, handing-over (this site has stopped, or is asked to; the target does not own it yet), hydrating and
+  /// done (the target owns it)
   package var phase: String = String()
 
   /// Seconds since the request.

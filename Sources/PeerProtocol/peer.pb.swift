@@ -1191,6 +1191,10 @@ package nonisolated struct Godwit_Peer_V1_TakeOverRequest: Sendable {
 
   package var waitMilliseconds: UInt32 = 0
 
+  /// The caller has sealed the volume for the site's reign of this epoch: it is to go on with what it asked for, and with
+  /// nothing else. Where that reign has begun already, or is over, nothing is done. 0: it is to ask for the volume.
+  package var promised: UInt64 = 0
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -3555,7 +3559,7 @@ nonisolated extension Godwit_Peer_V1_Released: SwiftProtobuf.Message, SwiftProto
 
 nonisolated extension Godwit_Peer_V1_TakeOverRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".TakeOverRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{3}wait_milliseconds\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{3}wait_milliseconds\0\u{1}promised\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3565,6 +3569,7 @@ nonisolated extension Godwit_Peer_V1_TakeOverRequest: SwiftProtobuf.Message, Swi
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularStringField(value: &self.volume) }()
       case 2: try { try decoder.decodeSingularUInt32Field(value: &self.waitMilliseconds) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.promised) }()
       default: break
       }
     }
@@ -3577,12 +3582,16 @@ nonisolated extension Godwit_Peer_V1_TakeOverRequest: SwiftProtobuf.Message, Swi
     if self.waitMilliseconds != 0 {
       try visitor.visitSingularUInt32Field(value: self.waitMilliseconds, fieldNumber: 2)
     }
+    if self.promised != 0 {
+      try visitor.visitSingularUInt64Field(value: self.promised, fieldNumber: 3)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   package static func ==(lhs: Godwit_Peer_V1_TakeOverRequest, rhs: Godwit_Peer_V1_TakeOverRequest) -> Bool {
     if lhs.volume != rhs.volume {return false}
     if lhs.waitMilliseconds != rhs.waitMilliseconds {return false}
+    if lhs.promised != rhs.promised {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -15,14 +15,19 @@ package final class PeerClient: Sendable {
     package let site: SiteID
     private let urgent: RPCChannel
     private let bulk: BulkConnections
+    private let misconduct: PeerMisconduct
     private let explain: @Sendable () -> String?
 
-    /// - Parameter explain: what may be why there is no connection, for people; nil: nothing is known.
+    /// - Parameters:
+    ///   - misconduct: where it is noted what no sound peer answers.
+    ///   - explain: what may be why there is no connection, for people; nil: nothing is known.
     package init(
         site: SiteID, endpoint: RPCEndpoint, security: RPCSecurity,
+        misconduct: PeerMisconduct = PeerMisconduct(),
         explain: @escaping @Sendable () -> String? = { nil }
     ) throws(PeerError) {
         self.site = site
+        self.misconduct = misconduct
         self.explain = explain
         do {
             let options = PeerLimits.channelOptions
@@ -87,10 +92,10 @@ package final class PeerClient: Sendable {
         }
         guard reply.holders.count <= PeerLimits.memberCount, let member = SiteID(reply.member),
             member.site == site.site
-        else { throw .malformed(site: site, "a node that is not its own") }
+        else { throw noted("Locate", .malformed(site: site, "a node that is not its own")) }
         let holders = reply.holders.compactMap { SiteID($0) }
         guard holders.count == reply.holders.count, holders.allSatisfy({ $0.site == site.site }) else {
-            throw .malformed(site: site, "nodes that are not its own")
+            throw noted("Locate", .malformed(site: site, "nodes that are not its own"))
         }
         return (member, holders)
     }
@@ -154,6 +159,26 @@ package final class PeerClient: Sendable {
             return try await bulk.call { try await follow(bytes, over: $0, patience, apply: apply) }
         } catch let error as RPCStatus {
             throw failure("Follow", error)
+        } catch let error as PeerError {
+            throw noted("Follow", error)
+        }
+    }
+
+    /// What the peer answered is counted and told where it cannot be.
+    private func noted(_ method: String, _ error: PeerError) -> PeerError {
+        if case .malformed(let culprit, let what) = error, culprit == site {
+            misconduct.note(site, method, what)
+        }
+        return error
+    }
+
+    private func heard<Value>(
+        _ method: String, _ read: () throws(PeerError) -> Value
+    ) throws(PeerError) -> Value {
+        do {
+            return try read()
+        } catch {
+            throw noted(method, error)
         }
     }
 
@@ -198,9 +223,10 @@ package final class PeerClient: Sendable {
         request.wantsPosition = wantsPosition
         let reply: Godwit_Peer_V1_ListReply = try await call(
             "List", request, isUrgent: urgency == .urgent, timeout: timeout)
-        return (
-            try ListCoding.listing(of: reply, from: site), reply.hasPosition ? reply.position.value : nil
-        )
+        let listing = try heard("List") { () throws(PeerError) in
+            try ListCoding.listing(of: reply, from: site)
+        }
+        return (listing, reply.hasPosition ? reply.position.value : nil)
     }
 
     /// Reads bytes of the head that the peer keeps for our reign; every piece is verified.
@@ -230,7 +256,9 @@ package final class PeerClient: Sendable {
         }
         let reply: Godwit_Peer_V1_ReadReply = try await call(
             "Read", request, isUrgent: urgency == .urgent, timeout: timeout)
-        return try ReadCoding.decode(reply, asked: extents, own: own, from: site)
+        return try heard("Read") { () throws(PeerError) in
+            try ReadCoding.decode(reply, asked: extents, own: own, from: site)
+        }
     }
 
     /// Which bytes of the head that the peer keeps for our reign have changed since the state that was granted to
@@ -265,7 +293,9 @@ package final class PeerClient: Sendable {
         do {
             let reply: Godwit_Peer_V1_ChangesReply = try await call(
                 "Changes", request, isUrgent: false, timeout: timeout)
-            return try ChangesCoding.decode(reply, after: InodeNumber(request.after), from: site)
+            return try heard("Changes") { () throws(PeerError) in
+                try ChangesCoding.decode(reply, after: InodeNumber(request.after), from: site)
+            }
         } catch .call(_, _, let status) where status.code == .unimplemented {
             return ChangesSince(kind: .unknown)
         }
@@ -289,7 +319,9 @@ package final class PeerClient: Sendable {
         } catch .call(_, _, let status) where status.code == .notFound || status.code == .unimplemented {
             return nil
         }
-        return try ReadCoding.content(of: block, in: reply, from: site)
+        return try heard("Restore") { () throws(PeerError) in
+            try ReadCoding.content(of: block, in: reply, from: site)
+        }
     }
 
     /// How many bytes of each extent, of the head that the peer keeps for our reign, are neither there nor at whom the peer
@@ -318,7 +350,7 @@ package final class PeerClient: Sendable {
         let reply: Godwit_Peer_V1_LackingReply = try await call(
             "Lacking", request, isUrgent: false, timeout: timeout)
         guard reply.byteCounts.count == extents.count, reply.silent.count <= PeerLimits.silentSiteCount else {
-            throw .malformed(site: site, "an answer to something else")
+            throw noted("Lacking", .malformed(site: site, "an answer to something else"))
         }
         return (reply.byteCounts, reply.silent.compactMap { SiteID($0) })
     }
@@ -338,7 +370,7 @@ package final class PeerClient: Sendable {
         } catch let error as RPCStatus {
             throw failure(method, error)
         } catch let error as PeerError {
-            throw error
+            throw noted(method, error)
         } catch {
             throw .malformed(site: site, "\(error)")
         }

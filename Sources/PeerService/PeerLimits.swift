@@ -12,6 +12,15 @@ package struct PeerLimits: Sendable {
     /// Connections that have calls. An honest site has five to each process of a peer; 64 leave room for those that
     /// a broken link left behind, until keepalive has found them.
     package var connectionCount = 64
+    /// Connections of all peers together, and of whoever else finds the port, with calls or without; further ones are
+    /// closed at once. A site of two hundred nodes that all have volumes of each other has a thousand. A descriptor each,
+    /// of the 65,536 that a site asks for.
+    package var openConnectionCount = 2048
+    /// Connections without a call for so long are closed. A follower calls every ten seconds, and a peer that was closed
+    /// comes again with its next call.
+    package var idleTime: Duration = .seconds(300)
+    /// Who has not shown its certificate by then is disconnected, however many bytes of it have come.
+    package var handshakeTimeout: Duration = .seconds(10)
     /// Calls on all of its connections, also those whose request has not come yet or that wait for a volume.
     package var callCount = 2048
     /// Streams of changes. Each has a database connection, so three descriptors, and a snapshot that keeps the log from
@@ -104,6 +113,9 @@ package struct PeerLimits: Sendable {
         options.maximumMetadataByteCount = 64 << 10
         options.maximumConcurrentStreams = 1024
         options.maximumConcurrentCalls = 8192
+        options.maximumConnectionCount = openConnectionCount
+        options.maximumIdleTime = idleTime
+        options.handshakeTimeout = handshakeTimeout
         return options
     }
 

@@ -65,16 +65,25 @@ package struct PeerServer: Sendable {
     private let limits: PeerLimits
     private let calls: PeerCalls
 
+    private let misconduct: PeerMisconduct
+    private let isImpossible: @Sendable (any Error) -> Bool
     private let statusOfError: @Sendable (any Error) -> RPCStatus
 
-    /// - Parameter statusOfError: the backend's own errors as callers are told of them.
+    /// - Parameters:
+    ///   - misconduct: where it is noted what no sound peer sends.
+    ///   - isImpossible: whether one of the backend's own errors says so of a message.
+    ///   - statusOfError: the backend's own errors as callers are told of them.
     package init(
         backend: any PeerBackend, limits: PeerLimits = PeerLimits(),
+        misconduct: PeerMisconduct = PeerMisconduct(),
+        isImpossible: @escaping @Sendable (any Error) -> Bool = { _ in false },
         statusOfError: @escaping @Sendable (any Error) -> RPCStatus
     ) {
         self.backend = backend
         self.limits = limits
         calls = PeerCalls(limits: limits)
+        self.misconduct = misconduct
+        self.isImpossible = isImpossible
         self.statusOfError = statusOfError
     }
 
@@ -95,31 +104,67 @@ package struct PeerServer: Sendable {
         defer { calls.end(by: site, over: call.peerAddress) }
         guard call.method.hasPrefix(PeerClient.service) else {
             guard let handler = backend.serveMember(site) else {
-                throw RPCStatus(.unimplemented, "no such method: \(call.method)")
+                throw refused(RPCStatus(.unimplemented, "no such method: \(call.method)"), call, site)
             }
             return try await handler(call)
         }
-        guard let request = try await call.receive(within: limits.requestTimeout) else {
-            throw RPCStatus(.invalidArgument, "a request is missing")
+        let request = try await request(of: call, by: site)
+        do {
+            try await answer(call, Self.name(of: call), request, site)
+        } catch {
+            throw status(of: error, call, site)
+        }
+    }
+
+    private static func name(of call: RPCServerCall) -> String {
+        call.method.hasPrefix(PeerClient.service)
+            ? String(call.method.dropFirst(PeerClient.service.count)) : call.method
+    }
+
+    private func request(of call: RPCServerCall, by site: SiteID) async throws(RPCStatus) -> [UInt8] {
+        let begun = ContinuousClock.now
+        let request: [UInt8]?
+        do {
+            request = try await call.receive(within: limits.requestTimeout)
+        } catch {
+            if call.hasRefusedMessage {
+                _ = refused(
+                    RPCStatus(.resourceExhausted, "a message larger than any that is taken"), call, site)
+            } else if ContinuousClock.now - begun >= limits.requestTimeout {
+                _ = refused(RPCStatus(.cancelled, "no request came in \(limits.requestTimeout)"), call, site)
+            }
+            throw error
+        }
+        guard let request else {
+            throw refused(RPCStatus(.invalidArgument, "a request is missing"), call, site)
         }
         guard request.count <= limits.requestByteCount else {
-            throw RPCStatus(
-                .resourceExhausted,
-                "a request of \(request.count) bytes: they have \(limits.requestByteCount) at most")
+            let text = "a request of \(request.count) bytes: they have \(limits.requestByteCount) at most"
+            throw refused(RPCStatus(.resourceExhausted, text), call, site)
         }
-        do {
-            try await answer(call, String(call.method.dropFirst(PeerClient.service.count)), request, site)
-        } catch let error as RPCStatus {
-            throw error
-        } catch let error as PeerError {
-            throw error.status
-        } catch let error as HydrationError {
-            throw RPCStatus(.unavailable, "\(error)")
-        } catch is BinaryDecodingError {
-            throw RPCStatus(.invalidArgument, "the request is no message of \(call.method)")
-        } catch {
-            throw statusOfError(error)
-        }
+        return request
+    }
+
+    /// No sound peer sends that.
+    private func refused(_ status: RPCStatus, _ call: RPCServerCall, _ site: SiteID) -> RPCStatus {
+        misconduct.note(site, Self.name(of: call), status.message)
+        return status
+    }
+
+    private func status(of error: any Error, _ call: RPCServerCall, _ site: SiteID) -> RPCStatus {
+        let status =
+            switch error {
+            case let error as RPCStatus: error
+            case let error as PeerError: error.status
+            case let error as HydrationError: RPCStatus(.unavailable, "\(error)")
+            case is BinaryDecodingError:
+                RPCStatus(.invalidArgument, "the request is no message of \(call.method)")
+            default: statusOfError(error)
+            }
+        // What a third site answered meanwhile is not the caller's doing.
+        if case PeerError.malformed(let culprit?, _) = error, culprit != site { return status }
+        let isRefusal = status.code == .invalidArgument || status.code == .unimplemented
+        return isRefusal || isImpossible(error) ? refused(status, call, site) : status
     }
 
     private func answer(

@@ -19,20 +19,17 @@ enum IPFamily {
 
 /// One endpoint of a server, between being asked for and being served by gRPC.
 ///
-/// gRPC binds only when it starts. Until then a TCP port is held by a socket that is bound but does not
-/// listen, which gRPC's socket does not mind (both have SO_REUSEADDR) but everyone else does. A Unix
-/// socket is bound by gRPC under another name in the same directory and renamed when it has the right
-/// mode: so it appears at once and complete, and gRPC, which unlinks what it bound, cannot unlink
-/// the socket of a successor.
+/// A TCP port is bound at once and listened on when the server starts; its connections are counted before gRPC gets
+/// them. A Unix socket is bound by gRPC under another name in the same directory and renamed when it has the
+/// right mode: so it appears at once and complete, and gRPC, which unlinks what it bound, cannot unlink the
+/// socket of a successor.
 final class Listener: Sendable {
     let endpoint: RPCEndpoint
     let security: RPCSecurity
-    /// As gRPC names it.
-    let nativeAddress: String
     let port: UInt16?
-    private let place: Place
+    let place: Place
 
-    private enum Place {
+    enum Place {
         case port(OwnedDescriptor)
         case path(UnixSocketFile)
     }
@@ -44,17 +41,15 @@ final class Listener: Sendable {
         case .unix(let path):
             let file = try UnixSocketFile(path: path, group: group)
             place = .path(file)
-            nativeAddress = RPCEndpoint.nativeUnixAddress(file.temporaryPath)
             port = nil
         case .tcp(let host, let wanted):
             let reservation = try PortReservation(host: host, port: wanted)
             place = .port(reservation.descriptor)
-            nativeAddress = reservation.numericAddress
             port = reservation.port
         }
     }
 
-    /// Called when gRPC listens.
+    /// Called when the server listens.
     func publish() throws(RPCStatus) {
         switch place {
         case .port(let descriptor): descriptor.close()

@@ -16,22 +16,29 @@ final class OwnedDescriptor: Sendable {
         }
         if descriptor >= 0 { _ = Glibc.close(descriptor) }
     }
+
+    /// Another one for the same, for the caller to close; nil when none is left.
+    func duplicate() -> Int32? {
+        let copy = descriptor.withLock { fcntl($0, F_DUPFD_CLOEXEC, 0) }
+        return copy >= 0 ? copy : nil
+    }
 }
 
 /// A TCP port that is bound but not listened on.
 struct PortReservation {
     let descriptor: OwnedDescriptor
     let port: UInt16
-    /// "127.0.0.1:7443", "[::1]:7443".
-    let numericAddress: String
 
     init(host: String, port: UInt16) throws(RPCStatus) {
         guard !host.utf8.contains(0) else { throw RPCStatus(.invalidArgument, "the host has a zero byte") }
+        // Who means every address means those of both families, as far as the kernel has them.
+        let isEvery = host.isEmpty || host == "::" || host == "0.0.0.0"
+        let place = isEvery ? (Self.hasIPv6 ? "::" : "0.0.0.0") : host
         var hints = addrinfo()
         hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV
         hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
         var found: UnsafeMutablePointer<addrinfo>?
-        let result = getaddrinfo(host.isEmpty ? "::" : host, String(port), &hints, &found)
+        let result = getaddrinfo(place, String(port), &hints, &found)
         guard result == 0, let found else {
             let reason = String(cString: gai_strerror(result))
             throw RPCStatus(.invalidArgument, "cannot listen on host \(host): \(reason)")
@@ -40,49 +47,46 @@ struct PortReservation {
         let name = RPCEndpoint.tcp(host: host, port: port)
         let type = Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue)
         let descriptor = socket(found.pointee.ai_family, type, 0)
-        guard descriptor >= 0 else {
-            let code = errno
-            guard code == EAFNOSUPPORT, host.isEmpty || host == "::" else {
-                throw failure("cannot make a socket for \(name)", code)
-            }
-            // Every address, where the kernel has no IPv6.
-            self = try PortReservation(host: "0.0.0.0", port: port)
-            return
-        }
+        guard descriptor >= 0 else { throw failure("cannot make a socket for \(name)", errno) }
         self.descriptor = OwnedDescriptor(descriptor)
-        var yes: Int32 = 1
-        _ = setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &yes, socklen_t(MemoryLayout<Int32>.size))
+        Self.set(SOL_SOCKET, SO_REUSEADDR, 1, of: descriptor)
+        if found.pointee.ai_family == AF_INET6 {
+            Self.set(Int32(IPPROTO_IPV6), IPV6_V6ONLY, 0, of: descriptor)
+        }
         guard bind(descriptor, found.pointee.ai_addr, found.pointee.ai_addrlen) == 0 else {
             throw failure("cannot listen on \(name)", errno)
         }
-        (numericAddress, self.port) = try Self.boundAddress(descriptor, name)
+        self.port = try Self.boundPort(descriptor, name)
     }
 
-    private static func boundAddress(
-        _ descriptor: Int32, _ name: RPCEndpoint
-    ) throws(RPCStatus) -> (String, UInt16) {
+    private static var hasIPv6: Bool {
+        let descriptor = socket(AF_INET6, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
+        if descriptor >= 0 { close(descriptor) }
+        return descriptor >= 0
+    }
+
+    private static func set(_ level: Int32, _ option: Int32, _ value: Int32, of descriptor: Int32) {
+        var value = value
+        _ = setsockopt(descriptor, level, option, &value, socklen_t(MemoryLayout<Int32>.size))
+    }
+
+    private static func boundPort(_ descriptor: Int32, _ name: RPCEndpoint) throws(RPCStatus) -> UInt16 {
         var storage = sockaddr_storage()
         var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
-        var host = [CChar](repeating: 0, count: Int(NI_MAXHOST))
         var service = [CChar](repeating: 0, count: Int(NI_MAXSERV))
         let result = withUnsafeMutablePointer(to: &storage) { pointer in
             pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { address -> Int32 in
                 guard getsockname(descriptor, address, &length) == 0 else { return EAI_SYSTEM }
                 return getnameinfo(
-                    address, length, &host, socklen_t(host.count), &service, socklen_t(service.count),
+                    address, length, nil, 0, &service, socklen_t(service.count),
                     NI_NUMERICHOST | NI_NUMERICSERV)
             }
         }
-        let port = UInt16(text(service))
-        guard result == 0, let port else {
-            throw RPCStatus(.internalError, "cannot read the address of \(name)")
+        let text = String(decoding: service.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        guard result == 0, let port = UInt16(text) else {
+            throw RPCStatus(.internalError, "cannot read the port of \(name)")
         }
-        let numeric = text(host)
-        return (numeric.contains(":") ? "[\(numeric)]:\(port)" : "\(numeric):\(port)", port)
-    }
-
-    private static func text(_ buffer: [CChar]) -> String {
-        String(decoding: buffer.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        return port
     }
 }
 

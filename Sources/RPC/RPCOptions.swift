@@ -36,6 +36,10 @@ package struct RPCServerOptions: Sendable {
     package var handshakeTimeout = Duration.seconds(10)
     /// Connections without a call for so long are closed; nil keeps them.
     package var maximumIdleTime: Duration?
+    /// Of each TCP port; further ones are closed at once. nil: any number.
+    package var maximumConnectionCount: Int?
+    /// Called for each of those, on the thread that accepts them.
+    package var noteRefusedConnection: @Sendable () -> Void = {}
 
     package init() {}
 }

@@ -32,6 +32,7 @@ package final class RPCServer: Sendable {
             minimum_ping_interval: options.minimumPingInterval.millisecondsForGRPC,
             handshake_timeout: options.handshakeTimeout.millisecondsForGRPC,
             maximum_idle: options.maximumIdleTime?.millisecondsForGRPC ?? 0,
+            maximum_connections: Int32(clamping: options.maximumConnectionCount ?? 0),
             memory_quota_count: Int64(options.memoryQuotaByteCount))
         native = cgrpc_server_create(
             &nativeOptions, Unmanaged.passRetained(calls).toOpaque(),
@@ -39,6 +40,10 @@ package final class RPCServer: Sendable {
                 guard let context else { return }
                 let calls = Unmanaged<ServerCalls>.fromOpaque(context).takeUnretainedValue()
                 calls.accept(call, arrival.pointee)
+            },
+            { context in
+                guard let context else { return }
+                Unmanaged<ServerCalls>.fromOpaque(context).takeUnretainedValue().noteRefusedConnection()
             },
             { context in
                 if let context { Unmanaged<ServerCalls>.fromOpaque(context).release() }
@@ -81,10 +86,11 @@ package final class RPCServer: Sendable {
     ///   endpoints, the second time, or after `shutdown`.
     package func start() throws(RPCStatus) {
         let listeners = try takeListeners()
-        for listener in listeners {
-            Native.withText(listener.nativeAddress) { address in
-                Native.withTLS(listener.security) { cgrpc_server_add(native, address, $0) }
-            }
+        do {
+            for listener in listeners { try add(listener) }
+        } catch {
+            state.withLock { $0 = .stopped }
+            throw error
         }
         let failed = Int(cgrpc_server_start(native))
         guard failed < 0 else {
@@ -101,6 +107,20 @@ package final class RPCServer: Sendable {
             throw error
         }
         state.withLock { $0 = .serving(listeners) }
+    }
+
+    private func add(_ listener: Listener) throws(RPCStatus) {
+        switch listener.place {
+        case .path(let file):
+            Native.withText(RPCEndpoint.nativeUnixAddress(file.temporaryPath)) { address in
+                Native.withTLS(listener.security) { cgrpc_server_add(native, address, $0) }
+            }
+        case .port(let descriptor):
+            guard let own = descriptor.duplicate() else {
+                throw RPCStatus(.unavailable, "cannot listen on \(listener.endpoint): no descriptor is left")
+            }
+            Native.withTLS(listener.security) { cgrpc_server_add_port(native, own, $0) }
+        }
     }
 
     private func takeListeners() throws(RPCStatus) -> [Listener] {
@@ -179,11 +199,13 @@ private final class ServerCalls: Sendable {
     private let maximumCount: Int
     private let maximumMessageByteCount: Int
     private let handler: RPCServer.Handler
+    let noteRefusedConnection: @Sendable () -> Void
     private let count = Mutex(0)
 
     init(options: RPCServerOptions, handler: @escaping RPCServer.Handler) {
         maximumCount = options.maximumConcurrentCalls
         maximumMessageByteCount = options.maximumMessageByteCount
+        noteRefusedConnection = options.noteRefusedConnection
         self.handler = handler
     }
 

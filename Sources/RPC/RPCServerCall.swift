@@ -145,6 +145,9 @@ package final class RPCServerCall: Sendable {
         state.withLock { $0.trailing = metadata }
     }
 
+    /// Whether the call was ended because a message of the client is larger than the server takes.
+    package var hasRefusedMessage: Bool { cgrpc_server_call_has_refused(native) }
+
     package var isCancelled: Bool { state.withLock { $0.isCancelled } }
 
     /// The certificate that the client proved to own; nil without TLS.

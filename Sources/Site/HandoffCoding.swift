@@ -135,3 +135,15 @@ enum HandoffCoding {
         return Reign(owner, Epoch(message.epoch))
     }
 }
+
+extension VolumeAgent {
+    /// The event that a peer's answer is.
+    func answered(_ reply: Godwit_Peer_V1_HandoffMessage, by site: SiteID) throws -> Event? {
+        do {
+            return try HandoffCoding.event(of: reply, from: site, self: context.site)
+        } catch {
+            context.misconduct.note(site, "Exchange", "\(error)")
+            throw error
+        }
+    }
+}

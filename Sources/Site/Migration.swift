@@ -20,11 +20,16 @@ struct Migration: Sendable {
 
     typealias Progress = Godwit_Control_V1_MigrateProgress
 
+    /// How long the target is asked to go on with what was sealed for it, until whoever waits is told that it takes longer.
+    private static let sealedPatience: Duration = .seconds(20)
+    private static let goOnPauses: (first: Duration, longest: Duration) = (.milliseconds(250), .seconds(5))
+
     func run(_ report: (Progress) async throws -> Void) async throws {
         let started = ContinuousClock.now
         var progress = Progress()
-        func tell(_ phase: String) async throws {
+        func tell(_ phase: String, waiting reason: String = "") async throws {
             progress.phase = phase
+            progress.waitingReason = reason
             progress.elapsedSeconds = seconds(ContinuousClock.now - started)
             try await report(progress)
         }
@@ -37,8 +42,9 @@ struct Migration: Sendable {
         }
         // A follower that keeps up needs no offer, and need not be looked for: the hand-over is two round trips.
         let follower = await agent.closeFollower(at: target)
-        var heir = follower ?? target
-        if follower == nil { heir = try await agent.context.locate(agent.id, at: target).member }
+        let known = await agent.promise?.heir.owner ?? follower
+        var heir = known ?? target
+        if known == nil { heir = try await agent.context.locate(agent.id, at: target).member }
         let client = try agent.context.client(of: heir)
         if isToBeHandedOver {
             // Inside a site its settings go with the offer.
@@ -54,51 +60,126 @@ struct Migration: Sendable {
             if request.prepareOnly { return }
             try await tell("handing-over")
             let handingOver = ContinuousClock.now
-            var takeOver = Godwit_Peer_V1_TakeOverRequest()
-            takeOver.volume = agent.id.description
-            takeOver.waitMilliseconds = UInt32(clamping: Int64(patience / .milliseconds(1)))
-            do {
-                progress.epoch = try await client.takeOver(
-                    takeOver, timeout: patience + .seconds(30)
-                ).epoch
-            } catch {
-                // Whatever the reason, the next attempt begins with an offer.
-                await agent.forgetFollower(heir)
-                if isMember { await agent.takeBackOffer(toMember: heir, timeout: .seconds(30)) }
-                throw error
+            let asked = try await askForTakeover(heir, client, patience) {
+                try await tell("handing-over", waiting: $0)
             }
-            // How long it was still used here is no part of it, and is not told.
-            if request.waitMilliseconds == 0 {
-                progress.handoffMilliseconds = seconds(ContinuousClock.now - handingOver) * 1000
+            if let epoch = asked {
+                progress.epoch = epoch
+                // How long it was still used here is no part of it, and is not told.
+                if request.waitMilliseconds == 0 {
+                    progress.handoffMilliseconds = seconds(ContinuousClock.now - handingOver) * 1000
+                }
+                try await tell("hydrating")
+                if request.detach { return }
             }
-            try await tell("hydrating")
-            if request.detach { return }
+        }
+        // What is sealed has not moved: the target may still have to get it, and may not hear of it.
+        let deadline = ContinuousClock.now + Self.sealedPatience
+        var pause = Self.goOnPauses.first
+        while let reason = try await reasonNotToOwn() {
+            progress.epoch = await agent.promise?.heir.epoch.number ?? 0
+            try await tell("handing-over", waiting: reason)
+            if request.prepareOnly { return }
+            guard ContinuousClock.now < deadline else {
+                throw SiteError.unavailable(
+                    "the volume is sealed here for site \(target), which does not own it yet: \(reason). It goes on by "
+                        + "itself; ask again to see how far it is")
+            }
+            try await Task.sleep(for: pause)
+            pause = min(pause * 2, Self.goOnPauses.longest)
         }
         while true {
             let status = try await client.status(of: agent.id)
-            progress.epoch = status.epoch
-            progress.totalByteCount = status.totalByteCount
-            progress.missingByteCount = status.missingByteCount
-            progress.receivedByteCount = status.receivedByteCount
-            progress.savedByteCount = status.savedByteCount
-            progress.faultCount = status.faultCount
-            progress.faultP50Microseconds = status.faultP50Microseconds
-            progress.faultP99Microseconds = status.faultP99Microseconds
-            progress.waitingReason = status.waitingReason
-            progress.inodeCount = status.inodeCount
-            if status.hasClaim { progress.claim = ClaimCoding.told(status.claim) }
+            progress.take(status)
             if status.released {
-                try await tell("done")
+                try await tell("done", waiting: status.waitingReason)
                 return
             }
-            try await tell("hydrating")
+            try await tell("hydrating", waiting: status.waitingReason)
             if request.detach { return }
             try await Task.sleep(for: Self.pollInterval)
         }
     }
 
+    /// Asks the target to own the volume: as long as it may wait also again, where the link breaks meanwhile.
+    ///
+    /// - Parameter report: takes why it is asked again.
+    /// - Returns: the epoch under which it owns the volume; nil: the answer did not come, and this site has stopped.
+    private func askForTakeover(
+        _ heir: SiteID, _ client: PeerClient, _ patience: Duration, _ report: (String) async throws -> Void
+    ) async throws -> UInt64? {
+        let deadline = ContinuousClock.now + patience
+        while true {
+            let left = max(.zero, deadline - ContinuousClock.now)
+            var takeOver = Godwit_Peer_V1_TakeOverRequest()
+            takeOver.volume = agent.id.description
+            takeOver.waitMilliseconds = UInt32(clamping: Int64(left / .milliseconds(1)))
+            do {
+                return try await client.takeOver(takeOver, timeout: left + .seconds(30)).epoch
+            } catch {
+                // Whatever the reason, the next attempt begins with an offer.
+                await agent.forgetFollower(heir)
+                guard try await agent.isToBeHandedOver(to: target) else { return nil }
+                if case .call(_, _, let status) = error, ContinuousClock.now < deadline,
+                    status.code == .unavailable || status.code == .deadlineExceeded
+                {
+                    try await report("\(error)")
+                    try await Task.sleep(for: .seconds(1))
+                    continue
+                }
+                if heir.site == agent.context.site.site {
+                    await agent.takeBackOffer(toMember: heir, timeout: .seconds(30))
+                }
+                throw error
+            }
+        }
+    }
+
+    /// Lets the target go on with what was sealed for it, unless the volume is wanted back here.
+    ///
+    /// - Returns: why it does not own the volume yet; nil: it does, or did.
+    /// - Throws: `.precondition` when the volume is owned here again.
+    private func reasonNotToOwn() async throws -> String? {
+        guard let promise = await agent.promise else {
+            guard try await agent.isToBeHandedOver(to: target) else { return nil }
+            throw SiteError.precondition(
+                "the volume is owned here again: it was wanted back, or site \(target) gave it up")
+        }
+        let heir = promise.heir
+        do {
+            let client = try agent.context.client(of: heir.owner)
+            // Asked first: a release before this one would ask for a volume that it has given to somebody else since.
+            if try await client.status(of: agent.id).epoch >= heir.epoch.number { return nil }
+            if promise.isWantedBack {
+                return "it is wanted back here, and \(heir.owner) has not answered yet"
+            }
+            var goOn = Godwit_Peer_V1_TakeOverRequest()
+            goOn.volume = agent.id.description
+            goOn.promised = heir.epoch.number
+            _ = try await client.takeOver(goOn, timeout: .seconds(15))
+            return nil
+        } catch {
+            return "\(error)"
+        }
+    }
+
     private func seconds(_ duration: Duration) -> Double {
         Double(duration.components.seconds) + Double(duration.components.attoseconds) / 1e18
+    }
+}
+
+extension Godwit_Control_V1_MigrateProgress {
+    fileprivate mutating func take(_ status: Godwit_Peer_V1_VolumeStatus) {
+        epoch = status.epoch
+        totalByteCount = status.totalByteCount
+        missingByteCount = status.missingByteCount
+        receivedByteCount = status.receivedByteCount
+        savedByteCount = status.savedByteCount
+        faultCount = status.faultCount
+        faultP50Microseconds = status.faultP50Microseconds
+        faultP99Microseconds = status.faultP99Microseconds
+        inodeCount = status.inodeCount
+        if status.hasClaim { claim = ClaimCoding.told(status.claim) }
     }
 }
 
@@ -126,6 +207,34 @@ extension VolumeAgent {
             throw SiteError.precondition("volume '\(record.name)' is owned by \(reign): ask there")
         case .fenced(_, let by, _):
             throw SiteError.precondition("volume '\(record.name)' was taken over under epoch \(by)")
+        }
+    }
+
+    /// What this site has sealed the volume for, as long as it has not heard what became of it.
+    var promise: (heir: Reign, isWantedBack: Bool)? {
+        switch record.head.role {
+        case .sealed(_, let grant): (grant.heir, false)
+        case .reclaiming(_, let grant): (grant.heir, true)
+        case .following, .acquiring, .receiving, .declining, .owning, .sealing, .retired, .fenced: nil
+        }
+    }
+
+    /// Goes on with a takeover for which the owner has sealed, and begins none. Repeated it changes nothing.
+    ///
+    /// - Returns: the epoch of the present reign, as far as known here: the promised one or a later one.
+    /// - Throws: `.precondition` when nothing is asked for here under that epoch.
+    func goOnExclusively(to promised: Epoch) async throws -> Epoch {
+        if record.head.knownEpoch >= promised { return record.head.knownEpoch }
+        return try await exclusively { agent in
+            switch agent.record.head.role {
+            case .acquiring(_, promised): return try await agent.own()
+            case .receiving(_, let grant) where grant.heir.epoch == promised: return try await agent.own()
+            default:
+                guard agent.record.head.knownEpoch < promised else { return agent.record.head.knownEpoch }
+                throw SiteError.precondition(
+                    "site \(agent.context.site) does not ask for volume '\(agent.record.name)' under epoch \(promised)"
+                )
+            }
         }
     }
 

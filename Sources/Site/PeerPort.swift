@@ -1,5 +1,6 @@
+internal import Handoff
 internal import Logging
-internal import PeerService
+package import PeerService
 internal import RPC
 internal import SiteIdentity
 internal import Synchronization
@@ -19,13 +20,11 @@ final class PeerPort: Sendable {
     private let server: Mutex<RPCServer>
     let port: UInt16?
 
-    init(site: Site, endpoint: RPCEndpoint) throws {
+    init(site: Site, endpoint: RPCEndpoint, limits: PeerLimits = PeerLimits()) throws {
         context = site.context
-        limits = PeerLimits()
+        self.limits = limits
         // One for all servers: what a peer has open is counted across them.
-        service = PeerServer(
-            backend: SitePeerBackend(site: site), limits: limits,
-            statusOfError: { SiteStatus.status(of: $0) })
+        service = PeerServer(site: site, limits: limits)
         let (server, port) = try Self.server(on: endpoint, context, service, limits)
         self.server = Mutex(server)
         self.port = port
@@ -37,7 +36,11 @@ final class PeerPort: Sendable {
     private static func server(
         on endpoint: RPCEndpoint, _ context: SiteContext, _ service: PeerServer, _ limits: PeerLimits
     ) throws -> (server: RPCServer, port: UInt16?) {
-        let server = RPCServer(options: limits.serverOptions) { (call) async throws(RPCStatus) in
+        var options = limits.serverOptions
+        options.noteRefusedConnection = { [misconduct = context.misconduct] in
+            misconduct.noteRefusedConnection()
+        }
+        let server = RPCServer(options: options) { (call) async throws(RPCStatus) in
             try await service.handle(call)
         }
         let identity = context.identity
@@ -71,4 +74,21 @@ final class PeerPort: Sendable {
     }
 
     func stop() async { _ = await server.withLock { $0 }.shutdown(grace: Self.grace) }
+}
+
+extension PeerServer {
+    /// What answers the peers of a site.
+    ///
+    /// - Parameter backend: instead of the site's own.
+    package init(site: Site, limits: PeerLimits, backend: (any PeerBackend)? = nil) {
+        self.init(
+            backend: backend ?? SitePeerBackend(site: site), limits: limits,
+            misconduct: site.context.misconduct,
+            isImpossible: {
+                switch $0 as? HandoffError {
+                case .implausible?, .contradiction?: true
+                default: false
+                }
+            }, statusOfError: { SiteStatus.status(of: $0) })
+    }
 }

@@ -2,7 +2,7 @@ package import Catalog
 package import Hydration
 package import Logging
 package import MountHolder
-internal import PeerService
+package import PeerService
 internal import RPC
 package import SiteIdentity
 internal import Synchronization
@@ -45,6 +45,9 @@ package final class SiteContext: Sendable {
     /// How long takeovers by this site took, from asking the owner to stop until this site could write.
     let handoffs = Mutex(TimeHistogram(bounds: TimeHistogram.handoffBounds))
 
+    /// What peers sent that no sound site sends.
+    package let misconduct: PeerMisconduct
+
     /// What disks had damaged and was restored from other copies, since the process began.
     let repairedByteCount = Atomic<UInt64>(0)
 
@@ -77,6 +80,7 @@ package final class SiteContext: Sendable {
         self.holder = holder
         self.copies = KeptCopies(copies, in: state)
         self.offers = SiteOffers(offers, in: state, of: identity.site)
+        misconduct = PeerMisconduct { logger.warning("\($0)") }
         self.logger = logger
     }
 
@@ -106,7 +110,9 @@ package final class SiteContext: Sendable {
             certificateChainPEM: identity.certificateChainPEM, privateKeyPEM: identity.privateKeyPEM,
             trustedRootsPEM: try identity.rootPEM(of: peer), expectedServerName: identity.serverName(of: peer)
         )
-        let client = try PeerClient(site: peer, endpoint: endpoint, security: security) {
+        let client = try PeerClient(
+            site: peer, endpoint: endpoint, security: security, misconduct: misconduct
+        ) {
             identity.clockTrouble().map { "\($0)" }
         }
         let (used, old) = clients.withLock { clients in

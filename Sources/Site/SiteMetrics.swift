@@ -32,6 +32,7 @@ struct SiteMetrics {
         addOperations(to: &text)
         addHydration(to: &text)
         addRepairs(to: &text)
+        addMisconduct(to: &text)
         let listed = volumes.sorted(by: Self.isTold).prefix(volumeLimit)
         text.add("godwit_volumes_unlisted", .gauge, "Volumes of which no figures of their own are told.") {
             $0.add(UInt64(volumes.count - listed.count))
@@ -127,6 +128,22 @@ struct SiteMetrics {
             "godwit_repaired_bytes_total", .counter,
             "Bytes that the disk had damaged and that were restored from other copies."
         ) { $0.add(byteCount) }
+    }
+
+    private func addMisconduct(to text: inout MetricsText) {
+        let misconduct = site.context.misconduct
+        text.add(
+            "godwit_peer_refused_messages_total", .counter,
+            "Messages of other sites that were refused because no sound site sends them."
+        ) { family in
+            for (peer, count) in misconduct.messageCounts.sorted(by: { $0.key < $1.key }) {
+                family.add(count, [("peer", peer.description)])
+            }
+        }
+        text.add(
+            "godwit_peer_refused_connections_total", .counter,
+            "Connections to the port for peers that were closed because too many were open."
+        ) { $0.add(misconduct.connectionCount) }
     }
 
     // MARK: volumes

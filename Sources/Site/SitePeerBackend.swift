@@ -132,6 +132,12 @@ package struct SitePeerBackend: PeerBackend {
                 "a wait of \(patience) for a volume: it is \(PeerLimits.takeOverWait) at most")
         }
         var reply = Godwit_Peer_V1_TakeOverReply()
+        if request.promised > 0 {
+            // Also where the caller does not wait for it: on a slow link it would be cut off again and again.
+            let work = Task { try await agent.goOnExclusively(to: Epoch(request.promised)) }
+            reply.epoch = try await work.value.number
+            return reply
+        }
         reply.epoch = try await agent.ownExclusively(patience: patience).number
         return reply
     }

@@ -1,4 +1,5 @@
 internal import Catalog
+internal import Glibc
 internal import Handoff
 internal import Hydration
 internal import Logging
@@ -269,7 +270,8 @@ extension VolumeAgent {
         let storage = try openHead(record.headNumber).storage
         // This makes durable all that has changed as well.
         return try await onBlockingThread {
-            try storage.catalog.pin(Self.pinName(of: heir.epoch), sealedFor: heir.epoch)
+            try storage.catalog.pin(
+                Self.pinName(of: heir.epoch), sealedFor: heir.epoch, at: Int64(time(nil)))
         }
     }
 

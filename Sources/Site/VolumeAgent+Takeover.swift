@@ -20,7 +20,7 @@ extension VolumeAgent {
         let headNumber: UInt64
         /// Of the sequence numbers of the one who wrote it.
         let sequence: SequenceNumber
-        /// Seconds since this site was last told something; nil: it cannot be told.
+        /// Seconds since the owner was last known to be there: since it was followed, or given the volume; nil: unknown.
         let age: Double?
     }
 
@@ -69,7 +69,7 @@ extension VolumeAgent {
             options.append(
                 TakeoverOption(
                     base: .kept(headReign: reign), name: "kept", headNumber: number,
-                    sequence: grant.finalSequence, age: nil))
+                    sequence: grant.finalSequence, age: sealAge(number, grant.heir.epoch)))
         }
         return options
     }
@@ -79,6 +79,15 @@ extension VolumeAgent {
         var status = stat()
         guard stat(context.state.head(number, of: id) + "/catalog.db-wal", &status) == 0 else { return nil }
         return max(0, Double(time(nil) - status.st_mtim.tv_sec))
+    }
+
+    /// How long ago a head was sealed; nil: that was not noted, or the clock was set back since.
+    private func sealAge(_ number: UInt64, _ heir: Epoch) -> Double? {
+        guard let catalog = try? openHead(number).storage.catalog,
+            let sealed = try? catalog.perform({ try $0.sealTime(for: heir) }),
+            case let age = Double(time(nil)) - Double(sealed), age >= 0
+        else { return nil }
+        return age
     }
 
     private func seconds(_ duration: Duration) -> Double { Double(duration.components.seconds) }

@@ -303,7 +303,7 @@ actor VolumeAgent {
         if case .sealGrant(let grant)? = reply.message, grant.hasFirstListing {
             firstListing = (Epoch(grant.heir.epoch), grant.firstListing)
         }
-        guard let event = try HandoffCoding.event(of: reply, from: site, self: context.site) else { return }
+        guard let event = try answered(reply, by: site) else { return }
         TestStop.reach("answered", "\(event)")
         if case .sealRefused(_, _, let refusal) = event { lastRefusal = refusal }
         try await apply(event, wait: wait)

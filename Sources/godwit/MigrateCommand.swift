@@ -112,7 +112,10 @@ struct MigrationDisplay {
         switch progress.phase {
         case "preparing": return time + "preparing \(target): its catalog is brought up to date"
         case "ready": return time + "\(target) is ready"
-        case "handing-over": return time + "handing over"
+        case "handing-over":
+            let reason = progress.waitingReason
+            return time
+                + (reason.isEmpty ? "handing over" : "sealed here, not owned by \(target) yet: \(reason)")
         case "done":
             return time + "done: \(Text.size(progress.totalByteCount)) at \(target), the old copy is released"
         default: return time + hydrating(progress)

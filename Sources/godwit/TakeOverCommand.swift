@@ -60,7 +60,7 @@ extension VolumeCommand {
             object.add("overruledOwner", reply.overruledOwner)
             object.add("overruledEpoch", reply.overruledEpoch)
             object.add("epoch", reply.epoch)
-            if let known = reply.options.first(where: { $0.name == "followed" }) {
+            if let known = lastKnown(reply) {
                 object.add("ownerSequence", UInt64(clamping: known.sequence))
                 if known.hasAgeSeconds { object.add("ownerSilentSeconds", known.ageSeconds) }
             }
@@ -88,8 +88,7 @@ extension VolumeCommand {
             let rows = reply.options.map { option in
                 [
                     option.name, String(option.sequence),
-                    option.hasAgeSeconds
-                        ? Text.duration(option.ageSeconds) + " ago" : "when it was handed over",
+                    option.hasAgeSeconds ? Text.duration(option.ageSeconds) + " ago" : "unknown",
                     String(option.inodeCount), Text.size(option.totalByteCount),
                     Text.size(option.missingByteCount), unreachable(option),
                 ]
@@ -128,15 +127,25 @@ extension VolumeCommand {
             return text
         }
 
-        /// Where the owner was when it was last heard of. A follower takes all that there is whenever it asks.
+        /// The last that is known here of the owner. A follower takes all that there is whenever it asks; and who was given
+        /// the volume began where it was kept.
+        private static func lastKnown(
+            _ reply: Godwit_Control_V1_TakeOverReply
+        ) -> Godwit_Control_V1_TakeOverOption? {
+            reply.options.first { $0.name == "followed" } ?? reply.options.first { $0.name == "kept" }
+        }
+
         private static func ownersPosition(_ reply: Godwit_Control_V1_TakeOverReply) -> String {
             let owner = reply.overruledOwner
-            guard let known = reply.options.first(where: { $0.name == "followed" }) else {
-                return "Where \(owner) is has been unknown here since it was given the volume."
-            }
-            let time = known.hasAgeSeconds ? Text.duration(known.ageSeconds) + " ago" : "when it last told"
-            return
-                "\(owner) was at sequence \(known.sequence) \(time); how far it has come since is unknown here."
+            guard let known = lastKnown(reply) else { return "Where \(owner) is is unknown here." }
+            let time =
+                known.hasAgeSeconds
+                ? Text.duration(known.ageSeconds) + " ago" : "at a time that is unknown here"
+            let position =
+                known.name == "followed"
+                ? "\(owner) was at sequence \(known.sequence) \(time)"
+                : "\(owner) was given the volume at sequence \(known.sequence), \(time)"
+            return position + "; how far it has come since is unknown here."
         }
     }
 

@@ -15,7 +15,7 @@ struct ClockSight {
 
     static let advice =
         "let NTP set the clocks of nodes ('chronyc tracking' there). Who owns a volume does not depend on clocks; the times "
-        + "of files do, and certificates, which allow for an hour"
+        + "of files do, and certificates, which bear a difference of an hour"
 
     func findings() -> [Finding] {
         let told = members.compactMap { member in

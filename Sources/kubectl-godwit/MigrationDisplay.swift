@@ -71,7 +71,7 @@ struct MigrationDisplay {
             if let rate = status.rate { line += "  \(rate)" }
             if let eta = status.eta, !eta.isEmpty { line += "  \(eta) left" }
             return line + "  " + status.message
-        case .preparing, .ready, .failed, .cancelled: return "\(phase): \(status.message)"
+        case .preparing, .ready, .handingOver, .failed, .cancelled: return "\(phase): \(status.message)"
         }
     }
 

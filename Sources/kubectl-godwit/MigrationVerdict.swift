@@ -25,7 +25,7 @@ enum MigrationVerdict: Equatable {
             earlier?.metadata.uid == migration.metadata.uid
             && earlier?.metadata.resourceVersion == migration.metadata.resourceVersion
         switch status.phase {
-        case .preparing, .ready, .handedOver, .hydrating: self = .underWay(status)
+        case .preparing, .ready, .handingOver, .handedOver, .hydrating: self = .underWay(status)
         case .done:
             // Closed: of a wish that was fulfilled before, and the volume may have come home since.
             self = isOld && status.closed == true ? .unheard(isLate: isLate) : .done(status)

@@ -135,7 +135,7 @@ struct TakeOver: AsyncParsableCommand {
         let rows = (status.states ?? []).map { state in
             [
                 state.name, String(state.sequence),
-                state.ageSeconds.map { Self.duration($0) + " ago" } ?? "when it was handed over",
+                state.ageSeconds.map { Self.duration($0) + " ago" } ?? "unknown",
                 String(state.inodes), Self.size(state.bytes), Self.size(state.missingBytes),
                 Self.unreachable(state),
             ]
@@ -175,13 +175,19 @@ struct TakeOver: AsyncParsableCommand {
         return text
     }
 
-    /// Where the owner was when it was last heard of. A follower takes all that there is whenever it asks.
+    /// The last that is known of the owner. A follower takes all that there is whenever it asks; and who was given the
+    /// volume began where it was kept.
     private static func ownersPosition(_ states: [TakeoverResource.State]) -> String {
-        guard let known = states.first(where: { $0.name == "followed" }) else {
-            return "Where the owner is has been unknown since it was given the volume."
-        }
-        let time = known.ageSeconds.map { duration($0) + " ago" } ?? "when it last told"
-        return "The owner was at sequence \(known.sequence) \(time); how far it has come since is unknown."
+        guard
+            let known = states.first(where: { $0.name == "followed" })
+                ?? states.first(where: { $0.name == "kept" })
+        else { return "Where the owner is is unknown." }
+        let time = known.ageSeconds.map { duration($0) + " ago" } ?? "at a time that is unknown"
+        let position =
+            known.name == "followed"
+            ? "The owner was at sequence \(known.sequence) \(time)"
+            : "The owner was given the volume at sequence \(known.sequence), \(time)"
+        return position + "; how far it has come since is unknown."
     }
 
     static func duration(_ seconds: Int64) -> String {

@@ -60,6 +60,25 @@ import Testing
         #expect(decide(tokyo, owner: "london", phase: .done).move == .advance(other))
     }
 
+    /// Sealed at home is not moved: it ends at the target, or at home again, where the wish is followed anew.
+    @Test func whatIsBeingHandedOverIsFollowedUntilOneOfTheTwoOwnsIt() {
+        #expect(SiteControlSocket.phase(named: "handing-over") == .handingOver)
+        for owner in ["london", "sydney"] {
+            #expect(decide(toSydney, owner: owner, phase: .handingOver).move == .advance(spec), "\(owner)")
+        }
+        #expect(decide([:], owner: "sydney", phase: .handingOver).move == .advance(spec))
+        #expect(decide([:], owner: "london", phase: .handingOver).move == .cancel)
+        var progress = MoveProgress(phase: .handingOver)
+        progress.waitingReason = "cut"
+        let status = MigrationReport.status(
+            progress, target: "sydney", earlier: nil, now: .init(missing: 0, seconds: 0))
+        #expect(status.message == "the volume is sealed here, and site sydney does not own it yet: cut")
+        let conditions = MigrationReport.conditions(status, reason: "HandingOver", earlier: [], at: "now")
+        #expect(conditions.first { $0.type == "HandedOver" }?.status == "False")
+        #expect(conditions.first { $0.type == "Ready" }?.status == "True")
+        #expect(status.resident == nil)
+    }
+
     @Test func withoutAWishNothingHappensAndAWithdrawnOneIsCancelled() {
         #expect(decide([:]).move == .nothing)
         for phase in [.preparing, .ready, .failed] as [MigrationResource.Phase] {

@@ -45,7 +45,7 @@ import Testing
 
     @Test func whatIsNewIsBelieved() {
         let old = migration(.done, version: "1", isClosed: true)
-        for phase in [MigrationResource.Phase.preparing, .ready, .handedOver, .hydrating] {
+        for phase in [MigrationResource.Phase.preparing, .ready, .handingOver, .handedOver, .hydrating] {
             let new = migration(phase, version: "2")
             #expect(verdict(new, earlier: old) == .underWay(new.status!))
         }

@@ -29,10 +29,13 @@ final class PeerFixture: Sendable {
     /// tokyo's own port, if it has one.
     private let tokyo: RPCServer?
 
-    /// - Parameter tokyo: what answers when the site asks tokyo; nil: nobody listens there.
+    /// - Parameters:
+    ///   - tokyo: what answers when the site asks tokyo; nil: nobody listens there.
+    ///   - logger: nil: what the site says is dropped.
     init(
         limits: PeerLimits = PeerLimits(), offers: OfferLimits = OfferLimits(),
-        backend: MakeBackend = { SitePeerBackend(site: $0) }, tokyo handler: RPCServer.Handler? = nil
+        backend: MakeBackend = { SitePeerBackend(site: $0) }, tokyo handler: RPCServer.Handler? = nil,
+        logger: Logger? = nil
     ) async throws {
         let directory = try TemporaryDirectory()
         self.directory = directory
@@ -61,8 +64,9 @@ final class PeerFixture: Sendable {
             }
             try london.trust(try identity.trustDocument(address: "127.0.0.1:\(port)"))
         }
-        var logger = Logger(label: "fuzz")
-        logger.logLevel = .critical
+        var silent = Logger(label: "fuzz")
+        silent.logLevel = .critical
+        let logger = logger ?? silent
         self.logger = logger
         let state = try StateDirectory(try directory.make("state"))
         try FileManager.default.setAttributes([.posixPermissions: 0o700], ofItemAtPath: state.path)
@@ -71,8 +75,7 @@ final class PeerFixture: Sendable {
                 node: "node", state: state, registry: try SQLiteRegistry(path: state.registry),
                 identity: london, hydration: Hydrator.Configuration(), offers: offers, logger: logger))
         self.site = site
-        let service = PeerServer(
-            backend: backend(site), limits: limits, statusOfError: { SiteStatus.status(of: $0) })
+        let service = PeerServer(site: site, limits: limits, backend: backend(site))
         self.service = service
         server = RPCServer(options: limits.serverOptions) { (call) async throws(RPCStatus) in
             try await service.handle(call)
@@ -114,9 +117,13 @@ final class PeerFixture: Sendable {
     }
 
     /// An honest one.
-    func client(of name: String) throws -> PeerClient {
+    ///
+    /// - Parameter port: another one of the site's.
+    func client(of name: String, at port: UInt16? = nil) throws -> PeerClient {
         try PeerClient(
-            site: try #require(SiteID("london")), endpoint: endpoint, security: try security(of: name))
+            site: try #require(SiteID("london")),
+            endpoint: port.map { .tcp(host: "127.0.0.1", port: $0) } ?? endpoint,
+            security: try security(of: name))
     }
 
     // MARK: volumes

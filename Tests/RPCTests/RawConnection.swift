@@ -11,8 +11,9 @@ final class RawConnection: Sendable {
 
     init(descriptor: Int32) { self.descriptor = descriptor }
 
-    init(port: UInt16) throws {
-        descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+    /// - Parameter own: a socket to connect; nil: a new one.
+    init(port: UInt16, over own: Int32? = nil) throws {
+        descriptor = own ?? Self.makeSocket()
         var address = loopback(port)
         let result = withUnsafePointer(to: &address) { pointer in
             pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
@@ -23,6 +24,8 @@ final class RawConnection: Sendable {
     }
 
     deinit { end() }
+
+    static func makeSocket() -> Int32 { socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0) }
 
     /// Sends as much as the other side takes within a time without progress.
     @discardableResult

@@ -27,7 +27,15 @@ extension SiteTests {
                 let told = try await pair.london.godwit(["volume", "takeover", "data"])
                 #expect(told.contains("sydney at epoch 2") && told.contains("kept"), "\(told)")
                 #expect(told.contains("--force --overrule 2"))
-                #expect(told.contains("Where sydney is has been unknown here since"), "\(told)")
+                let known =
+                    /sydney was given the volume at sequence \d+, \d+ s ago; how far it has come since is unknown/
+                #expect(told.contains(known), "\(told)")
+                let json = try await pair.london.godwit(["volume", "takeover", "data", "--json"])
+                let figures = try #require(
+                    try JSONSerialization.jsonObject(with: Data(json.utf8)) as? [String: Any])
+                let age = try #require(figures["keptAgeSeconds"] as? Double, "\(json)")
+                #expect(age >= 0 && age < 120 && figures["ownerSilentSeconds"] as? Double == age, "\(json)")
+                #expect(figures["ownerSequence"] as? Int == figures["keptSequence"] as? Int, "\(json)")
                 let wrong = try await pair.london.run([
                     "volume", "takeover", "data", "--force", "--overrule", "1",
                 ])

@@ -114,6 +114,8 @@ typedef struct cgrpc_server_options {
     int32_t minimum_ping_interval;
     int32_t handshake_timeout;
     int32_t maximum_idle;
+    /// Of each TCP port; further ones are closed at once. 0: any number.
+    int32_t maximum_connections;
     int64_t memory_quota_count;
 } cgrpc_server_options;
 
@@ -130,17 +132,22 @@ typedef struct cgrpc_arrival {
 /// Receives each new call with a reference to it. Must call `cgrpc_server_call_attach` before returning.
 typedef void (*cgrpc_accept)(void *_Nullable context, cgrpc_server_call *call, const cgrpc_arrival *arrival);
 
-/// - release: called with `context` when no call of `accept` can come any more.
+/// - refused: called for each connection that was closed because there were too many; it must be quick.
+/// - release: called with `context` when no call of `accept` or `refused` can come any more.
 cgrpc_server *cgrpc_server_create(
     const cgrpc_server_options *options, void *_Nullable context, cgrpc_accept accept,
-    void (*release)(void *_Nullable context));
+    void (*refused)(void *_Nullable context), void (*release)(void *_Nullable context));
 
-/// Adds an address ("unix:/run/a.sock", "127.0.0.1:80") for `start` to listen on. Without `tls` it is
-/// plaintext; with it each client must show a certificate that leads to the roots.
+/// Adds an address ("unix:/run/a.sock") for `start` to listen on. Without `tls` it is plaintext; with it each client
+/// must show a certificate that leads to the roots.
 void cgrpc_server_add(cgrpc_server *server, cgrpc_text address, const cgrpc_tls *_Nullable tls);
 
+/// The same with a TCP socket that is bound, and is taken over.
+void cgrpc_server_add_port(cgrpc_server *server, int32_t descriptor, const cgrpc_tls *_Nullable tls);
+
 /// Binds all addresses and begins to accept calls. At most once.
-/// - Returns: -1, or the index of the first address that could not be bound (nothing is bound then).
+/// - Returns: -1, or the index of the first address, in the order in which they were added, that could not be bound or
+///   listened on (nothing is bound then).
 int32_t cgrpc_server_start(cgrpc_server *server);
 
 /// Accepts nothing more, lets running calls end for `grace` nanoseconds, cancels the rest, and calls
@@ -182,6 +189,9 @@ void cgrpc_server_call_cancel(cgrpc_server_call *call);
 
 /// Shows the certificate that the client proved to own, in PEM (empty if it showed none), as the value of one pair.
 void cgrpc_server_call_peer_certificate(cgrpc_server_call *call, void *_Nullable context, cgrpc_visit visit);
+
+/// Whether it was ended because a message of the client was too large.
+bool cgrpc_server_call_has_refused(cgrpc_server_call *call);
 
 void cgrpc_server_call_release(cgrpc_server_call *call);
 
