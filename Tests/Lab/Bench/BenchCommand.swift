@@ -102,6 +102,7 @@ struct BenchCommand: AsyncParsableCommand {
             ([6, 7], { try await DatabaseBench(plan: plan).run() }),
             ([8], { [try await FaultBench(plan: plan).run()] }),
             ([9], { [try await HydrationBench(plan: plan).run()] }),
+            ([9], { [try await ArrivingReadBench(plan: plan).run()] }),
             ([11], { [try await MemoryBench(plan: plan).run()] }),
             ([12], { [try await ClusterBench(plan: plan).run()] }),
         ]
