@@ -96,7 +96,7 @@ extension TestBedTests {
                 # Overhead  Shared Object      Symbol
                 # ........  .................  ......................
 
-                     3.25%  libc.so.6          [.] __memmove_avx_unaligned_erms
+                     3.25%  libc.so.6          [.] __memmove_avx_unaligned_erms   -      -
                     21.50%  [kernel.kallsyms]  [k] finish_task_switch.isra.0
                      0.71%  godwit             [.] FuseServer.serve(_: FuseRequest) -> ()
                      --no percentage

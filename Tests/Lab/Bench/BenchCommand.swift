@@ -95,7 +95,7 @@ struct BenchCommand: AsyncParsableCommand {
 
     private func parts(_ plan: BenchPlan, _ wanted: Set<Int>) -> [Part] {
         [
-            ([1, 2, 3], { try await FileBench(plan: plan).run() }),
+            ([1, 2, 3], { try await FileBench(plan: plan, workloads: wanted).run() }),
             ([1], { [try await HydratingFileBench(plan: plan).run()] }),
             ([4], { [try await ResidentDatabaseBench(plan: plan).run()] }),
             ([5], { [try await HandoffBench(plan: plan).run()] }),

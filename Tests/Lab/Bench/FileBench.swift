@@ -6,6 +6,8 @@ internal import TestBed
 /// that only hand on. In turns, several rounds; the ratio is of each round.
 struct FileBench: Sendable {
     let plan: BenchPlan
+    /// Those of the three that are wanted: none needs what another one leaves.
+    let workloads: Set<Int>
 
     /// What one work took, in each place and each round.
     private struct Taken {
@@ -34,8 +36,8 @@ struct FileBench: Sendable {
         let archive = places[0].path + "/../tree.tar"
         try await TreeWorks.makeArchive(archive, count: plan.treeFileCount)
         let works =
-            DataWorks(plan: plan).all + MetadataWorks(plan: plan).all
-            + TreeWorks(plan: plan, archive: archive).all
+            (DataWorks(plan: plan).all + MetadataWorks(plan: plan).all
+            + TreeWorks(plan: plan, archive: archive).all).filter { workloads.contains($0.workload) }
         var taken = works.map { _ in Taken(seconds: places.map { _ in [] }) }
         var trips: [Double] = []
         for round in 1...plan.fileRoundCount {

@@ -17,7 +17,9 @@ package struct HotSymbols: Hashable, Sendable {
             guard let first = words.first, first.hasSuffix("%"), let percent = Double(first.dropLast()) else {
                 continue
             }
-            entries.append(Entry(percent: percent, text: words.dropFirst().joined(separator: " ")))
+            // Columns at its end that are empty: what perf knows of some processors only.
+            let end = words.lastIndex { $0 != "-" } ?? 0
+            entries.append(Entry(percent: percent, text: words[1..<max(1, end + 1)].joined(separator: " ")))
         }
         // perf has them in this order already, unless it could not sort.
         self.entries = Array(
