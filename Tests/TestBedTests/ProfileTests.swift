@@ -89,6 +89,20 @@ extension TestBedTests {
                 profile(ahead, width: 4).lines[0] == "one write: 360 µs here, 180 µs on ext4 (4 at a time)")
         }
 
+        @Test func whereTheBytesAreTheWorkTheTripsAreNoLimit() {
+            var few = WorkCost()
+            few.requests = ["write": .init(count: 10, seconds: 0.04)]
+            few.syncs = .init(count: 0.5, seconds: 0.03)
+            let lines = TimeProfile(
+                unit: "MiB", count: 10, seconds: 0.09, nativeSeconds: 0.045, cost: few, tripSeconds: 23e-6,
+                peers: [.init(name: "passthrough_hp", ratio: 0.58)], isTimeOverNative: false
+            ).lines
+            #expect(lines[1].contains("4.0 ms in the site (0.05 sync of the disk: 3.0 ms), 5.0 ms in the"))
+            #expect(
+                lines[2].hasSuffix(
+                    "limit: not the round trips (0.99 with 1.0 of 23 µs), passthrough_hp 0.58"))
+        }
+
         @Test func whatPerfReportsIsReadWithoutItsComments() {
             let symbols = HotSymbols(
                 """
