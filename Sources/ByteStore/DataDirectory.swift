@@ -200,7 +200,7 @@ final class DataDirectory: Sendable {
         let opened = openat(root, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)
         guard opened >= 0 else { throw failure("openat", path) }
         defer { close(opened) }
-        guard fsync(opened) == 0 else { throw failure("fsync", path) }
+        guard gw_fsync(opened) == 0 else { throw failure("fsync", path) }
     }
 
     /// Called at once after the call: nothing else may touch errno in between.

@@ -98,7 +98,7 @@ package final class DataFile: Sendable {
             if syncedCount.load(ordering: .acquiring) >= wanted, !isNew { return }
             let covered = currentChange
             do throws(ByteStoreError) {
-                guard fdatasync(descriptor) == 0 else { throw failure("fdatasync") }
+                guard gw_fdatasync(descriptor) == 0 else { throw failure("fdatasync") }
                 if isNew { try directory.synchronizeName(name) }
             } catch {
                 failed = error

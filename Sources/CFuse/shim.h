@@ -17,6 +17,8 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "request.h"
@@ -70,6 +72,28 @@ static inline void gw_fuse_process(struct fuse_session *session, int descriptor,
     fuse_session_process_buf(session, &buffer);
 }
 
+// How many requests of a kind were answered, and how long they were in our hands: from read(2) until the answer's write, or
+// until another thread took them over (bytes that are elsewhere, a sync while others wait for the disk). By __atomic.
+struct gw_fuse_tally {
+    uint64_t count, nanoseconds;
+};
+
+// By opcode; greater ones are counted as 0, which is none.
+enum { GW_FUSE_TALLIES = 64 };
+
+static inline uint64_t gw_fuse_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+static inline struct gw_fuse_tally gw_fuse_tally_at(const struct gw_fuse_tally *tallies, int opcode) {
+    struct gw_fuse_tally tally = {
+        __atomic_load_n(&tallies[opcode].count, __ATOMIC_RELAXED),
+        __atomic_load_n(&tallies[opcode].nanoseconds, __ATOMIC_RELAXED)};
+    return tally;
+}
+
 // Threads that take requests of a session. Made and freed by the caller, and not moved while it runs.
 //
 // libfuse's own way to read is not used: it lets go of a request that it has read when the session is being ended just
@@ -83,6 +107,8 @@ struct gw_fuse_loop {
     size_t replay_size;
     // How far that has come. For others only when the loop has ended.
     size_t replayed;
+    // GW_FUSE_TALLIES of them, which outlive the loop.
+    struct gw_fuse_tally *tallies;
     // By __atomic: the threads are to end; the kernel has ended the session; threads that have not ended yet.
     int stops, is_over, live;
     sem_t wake;
@@ -98,7 +124,35 @@ struct gw_fuse_worker {
     int replays;
     // By __atomic: it is in read(2), or just before or after.
     int waits;
+    // The request that it is at, until that is answered or put off; began: when it was read, 0 afterwards.
+    uint32_t opcode;
+    uint64_t unique, began;
 };
+
+static inline void gw_fuse_begin_count(struct gw_fuse_worker *worker) {
+    worker->opcode = gw_fuse_number(worker->buffer + 4);
+    memcpy(&worker->unique, worker->buffer + 8, sizeof worker->unique);
+    worker->began = gw_fuse_now();
+}
+
+static inline void gw_fuse_end_count(struct gw_fuse_worker *worker) {
+    struct gw_fuse_tally *tally = worker->loop->tallies;
+    if (worker->began == 0) return;
+    if (worker->opcode < GW_FUSE_TALLIES) tally += worker->opcode;
+    __atomic_fetch_add(&tally->nanoseconds, gw_fuse_now() - worker->began, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&tally->count, 1, __ATOMIC_RELAXED);
+    worker->began = 0;
+}
+
+// To be called before an answer is written: that wakes who asked, perhaps in this thread's place. What is written may also
+// be something else than the answer to this thread's request.
+static inline void gw_fuse_count_answer(pthread_key_t current, const struct iovec *answer) {
+    struct gw_fuse_worker *worker = (struct gw_fuse_worker *)pthread_getspecific(current);
+    struct fuse_answer_header { uint32_t size; int32_t error; uint64_t unique; } header;
+    if (!worker || answer->iov_len < sizeof header) return;
+    memcpy(&header, answer->iov_base, sizeof header);
+    if (header.unique == worker->unique) gw_fuse_end_count(worker);
+}
 
 // `current`: one for all loops of the process, for there are few keys.
 static inline int gw_fuse_loop_prepare(struct gw_fuse_loop *loop, pthread_key_t current) {
@@ -162,7 +216,9 @@ static inline void *gw_fuse_work(void *data) {
         if (count == 0) continue;
         if (count > 0) {
             worker->size = (size_t)count;
+            gw_fuse_begin_count(worker);
             gw_fuse_process(loop->session, loop->descriptor, worker->buffer, worker->size);
+            gw_fuse_end_count(worker);
         }
         if (count < 0 || fuse_session_exited(loop->session)) {
             __atomic_store_n(&loop->is_over, 1, __ATOMIC_SEQ_CST);

@@ -14,13 +14,41 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
+#include <time.h>
 #include <unistd.h>
 
 int gw_fallocate(int descriptor, int mode, int64_t offset, int64_t byte_count) {
     return fallocate(descriptor, mode, offset, byte_count);
 }
 
-int gw_syncfs(int descriptor) { return syncfs(descriptor); }
+// By __atomic.
+static uint64_t sync_count, sync_nanoseconds;
+
+static uint64_t nanoseconds_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+static int counted(int (*sync)(int), int descriptor) {
+    uint64_t start = nanoseconds_now();
+    int result = sync(descriptor), reason = errno;
+    __atomic_fetch_add(&sync_nanoseconds, nanoseconds_now() - start, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&sync_count, 1, __ATOMIC_RELAXED);
+    errno = reason;
+    return result;
+}
+
+int gw_fsync(int descriptor) { return counted(fsync, descriptor); }
+
+int gw_fdatasync(int descriptor) { return counted(fdatasync, descriptor); }
+
+int gw_syncfs(int descriptor) { return counted(syncfs, descriptor); }
+
+void gw_sync_totals(uint64_t *count, uint64_t *nanoseconds) {
+    *count = __atomic_load_n(&sync_count, __ATOMIC_RELAXED);
+    *nanoseconds = __atomic_load_n(&sync_nanoseconds, __ATOMIC_RELAXED);
+}
 
 int gw_clone_range(int target, int source, uint64_t offset, uint64_t byte_count) {
     struct file_clone_range range = {

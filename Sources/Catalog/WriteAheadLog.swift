@@ -25,7 +25,7 @@ struct WriteAheadLog: ~Copyable {
     deinit { close(descriptor) }
 
     func synchronize() throws(CatalogError) {
-        guard fdatasync(descriptor) == 0 else {
+        guard gw_fdatasync(descriptor) == 0 else {
             throw .system(call: "fdatasync", path: path, Errno(errno))
         }
     }

@@ -33,6 +33,7 @@ final class FuseNegotiation: Sendable {
         var io = fuse_custom_io()
         io.read = { descriptor, buffer, count, _ in read(descriptor, buffer, count) }
         io.writev = { descriptor, vectors, count, server in
+            if let vectors, count > 0 { FuseLoop.countAnswer(vectors) }
             guard let server, let vectors, count == 2 else { return writev(descriptor, vectors, count) }
             let negotiation = Unmanaged<FuseServer>.fromOpaque(server).takeUnretainedValue().negotiation
             guard negotiation.isFirst() else { return writev(descriptor, vectors, count) }

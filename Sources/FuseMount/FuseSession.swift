@@ -74,11 +74,17 @@ struct FuseLoop: @unchecked Sendable {
         loop.pointee.descriptor = descriptor
         loop.pointee.replay = UnsafePointer(replay.baseAddress?.assumingMemoryBound(to: CChar.self))
         loop.pointee.replay_size = bytes.count
+        loop.pointee.tallies = RequestTimes.tallies
         guard let key = Self.workerKey, gw_fuse_loop_prepare(loop, key) == 0 else {
             loop.deallocate()
             replay.deallocate()
             return nil
         }
+    }
+
+    /// To be called before an answer is written: the time of its request ends then.
+    static func countAnswer(_ vectors: UnsafePointer<iovec>) {
+        if let key = workerKey { gw_fuse_count_answer(key, vectors) }
     }
 
     /// Serves until the session is over or stopped.

@@ -1,4 +1,6 @@
 internal import CSIService
+internal import Catalog
+internal import FuseMount
 internal import Hydration
 internal import Monitoring
 internal import Synchronization
@@ -30,6 +32,7 @@ struct SiteMetrics {
             "Volumes whose data are here though the registry does not name them."
         ) { $0.add(UInt64(unregistered)) }
         addOperations(to: &text)
+        addRequests(to: &text)
         addHydration(to: &text)
         addRepairs(to: &text)
         addMisconduct(to: &text)
@@ -102,6 +105,24 @@ struct SiteMetrics {
                     ])
             }
         }
+    }
+
+    private func addRequests(to text: inout MetricsText) {
+        let totals = RequestTimes.totals
+        text.add("godwit_fuse_requests_total", .counter, "The kernel's requests for mounted volumes.") {
+            for total in totals { $0.add(total.count, [("operation", total.operation)]) }
+        }
+        text.add(
+            "godwit_fuse_request_seconds_total", .counter,
+            "How long these were in the site's hands; the kernel's own way is not included."
+        ) {
+            for total in totals { $0.add(total.seconds, [("operation", total.operation)]) }
+        }
+        let syncs = DiskSyncs.totals
+        text.add("godwit_disk_syncs_total", .counter, "Syncs of data files and of the catalogs' logs.") {
+            $0.add(syncs.count)
+        }
+        text.add("godwit_disk_sync_seconds_total", .counter, "How long these took.") { $0.add(syncs.seconds) }
     }
 
     private func addHydration(to text: inout MetricsText) {

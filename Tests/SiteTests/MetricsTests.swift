@@ -91,6 +91,14 @@ extension SiteTests {
                 #expect(try half.value("godwit_fault_seconds_sum") > 0)
                 #expect(try half.value(#"godwit_volume_faults_total{volume="data"}"#) >= 1)
                 #expect(try half.value("godwit_fault_failures_total") == 0)
+                for operation in ["lookup", "open", "read"] {
+                    let labels = #"{operation="\#(operation)"}"#
+                    #expect(try half.value("godwit_fuse_requests_total" + labels) >= 1)
+                    let seconds = try half.value("godwit_fuse_request_seconds_total" + labels)
+                    #expect(seconds > 0 && seconds < 60, "\(operation): \(seconds)")
+                }
+                #expect(try half.value("godwit_disk_syncs_total") >= 1)
+                #expect(try half.value("godwit_disk_sync_seconds_total") > 0)
                 #expect(try half.value("godwit_handoff_seconds_count") == 1)
                 #expect(try half.value(#"godwit_volumes{role="owning"}"#) == 1)
                 #expect(try half.value(#"godwit_volume_owned{volume="data"}"#) == 1)

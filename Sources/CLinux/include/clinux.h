@@ -6,7 +6,13 @@
 #include <stdint.h>
 
 int gw_fallocate(int descriptor, int mode, int64_t offset, int64_t byte_count);
+
+// Syncs, which are counted: how many have ended since the process began, and how long they took together.
+int gw_fsync(int descriptor);
+int gw_fdatasync(int descriptor);
 int gw_syncfs(int descriptor);
+void gw_sync_totals(uint64_t *_Nonnull count, uint64_t *_Nonnull nanoseconds);
+
 // ioctl_ficlonerange(2), at the same offset in both.
 int gw_clone_range(int target, int source, uint64_t offset, uint64_t byte_count);
 int gw_sync_file_range(int descriptor, int64_t offset, int64_t byte_count, unsigned int flags);

@@ -163,23 +163,44 @@ enum BenchMachine {
         }
     }
 
-    /// - Source: proc_pid_stat(5), fields 14 and 15, counted after the name's last parenthesis.
     static func processorSeconds(_ pid: Int32) throws -> Double {
+        let (user, system) = try processorTimes(pid)
+        return user + system
+    }
+
+    /// In seconds, to a hundredth.
+    ///
+    /// - Source: proc_pid_stat(5), fields 14 and 15, counted after the name's last parenthesis.
+    static func processorTimes(_ pid: Int32) throws -> (user: Double, system: Double) {
         let text = String(decoding: try BenchFiles.read("/proc/\(pid)/stat"), as: UTF8.self)
         let fields = text[(text.lastIndex(of: ")") ?? text.startIndex)...].split(separator: " ")
         guard fields.count > 13, let user = Double(fields[12]), let system = Double(fields[13]) else {
             throw LabError.invalid("/proc/\(pid)/stat is not as expected: \(text)")
         }
-        return (user + system) / Double(sysconf(Int32(_SC_CLK_TCK)))
+        let ticks = Double(sysconf(Int32(_SC_CLK_TCK)))
+        return (user / ticks, system / ticks)
     }
 
-    /// - Source: proc_pid_status(5), VmRSS in KiB.
-    static func residentByteCount(_ pid: Int32) throws -> UInt64 {
+    /// What a process has given the disk to write.
+    ///
+    /// - Source: proc_pid_io(5), write_bytes.
+    static func writtenByteCount(_ pid: Int32) throws -> Double {
+        let text = String(decoding: try BenchFiles.read("/proc/\(pid)/io"), as: UTF8.self)
+        let line = text.split(separator: "\n").first { $0.hasPrefix("write_bytes: ") }
+        guard let line, let count = Double(line.dropFirst("write_bytes: ".count)) else {
+            throw LabError.invalid("/proc/\(pid)/io has no write_bytes")
+        }
+        return count
+    }
+
+    /// - Parameter kind: VmRSS is all of it; RssAnon its own, RssFile of files, which the kernel can read again.
+    /// - Source: proc_pid_status(5), in KiB.
+    static func residentByteCount(_ pid: Int32, _ kind: String = "VmRSS") throws -> UInt64 {
         let text = String(decoding: try BenchFiles.read("/proc/\(pid)/status"), as: UTF8.self)
-        let line = text.split(separator: "\n").first { $0.hasPrefix("VmRSS:") }
+        let line = text.split(separator: "\n").first { $0.hasPrefix(kind + ":") }
         let fields = line?.split(whereSeparator: { $0 == " " || $0 == "\t" }) ?? []
         guard fields.count > 1, let size = UInt64(fields[1]) else {
-            throw LabError.invalid("/proc/\(pid)/status has no VmRSS")
+            throw LabError.invalid("/proc/\(pid)/status has no \(kind)")
         }
         return size << 10
     }

@@ -27,7 +27,8 @@ struct BenchPlaces: Sendable {
         var places = [BenchPlace(kind: .ext4, path: "\(directory)/ext4")]
         try BenchFiles.makeDirectory(places[0].path)
         let site = SiteProcess(
-            name: "london", binary: plan.binary, stateDirectory: "\(directory)/state", address: "127.0.0.1:0")
+            name: "london", binary: plan.binary, stateDirectory: "\(directory)/state", address: "127.0.0.1:0",
+            options: WorkMeter.siteOptions)
         try await site.initialise()
         try cleanup.add("site") { await site.stop() }
         try await site.start()

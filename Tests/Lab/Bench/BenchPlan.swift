@@ -5,6 +5,10 @@ internal import TestBed
 struct BenchPlan: Sendable {
     let binary: String
     let isQuick: Bool
+    /// Databases as large as the aims' ones.
+    let isFull: Bool
+    /// What misses its aim is repeated under perf.
+    let usesPerf: Bool
     /// Whose first query after a move is measured.
     let databases: [BenchDatabaseKind]
     /// Files of the volume whose site's memory is measured.
@@ -16,10 +20,12 @@ struct BenchPlan: Sendable {
     /// Empty files: it is their number that counts, and their bytes would take hours over the link.
     var hugeFileCount: Int? { isQuick ? nil : 1_000_000 }
     let sparseByteCount: UInt64 = 100 << 30
+    /// Bytes that are there, and have to arrive once.
+    var denseByteCount: Int { isQuick ? 32 << 20 : 1 << 30 }
     func byteCount(of database: BenchDatabaseKind) -> UInt64 {
         switch database {
-        case .postgreSQL: isQuick ? 128 << 20 : 2300 << 20
-        case .mariaDB: isQuick ? 256 << 20 : 512 << 20
+        case .postgreSQL: isQuick ? 128 << 20 : isFull ? 2300 << 20 : 512 << 20
+        case .mariaDB: isQuick ? 256 << 20 : isFull ? 2150 << 20 : 512 << 20
         }
     }
     var faultCount: Int { isQuick ? 300 : 500 }
@@ -46,6 +52,13 @@ struct BenchPlan: Sendable {
 
     /// 100 Mbit/s, 20 ms round trip.
     let link = LinkSettings(LineSettings(bitsPerSecond: 100_000_000, delay: .milliseconds(10)))
+    /// 1 Gbit/s, 20 ms round trip.
+    let fastLink = LinkSettings(LineSettings(bitsPerSecond: 1_000_000_000, delay: .milliseconds(10)))
+    /// What is read in sequence while nothing of it is here: some seconds of the link.
+    func missingFileByteCount(_ link: LinkSettings) -> Int {
+        let seconds = isQuick ? 2 : 10
+        return (min(Int(link.aToB.bitsPerSecond) / 8 * seconds, 1 << 30) >> 20) << 20
+    }
 
     struct FarLink: Sendable {
         let title: String

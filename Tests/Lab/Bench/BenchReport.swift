@@ -1,89 +1,6 @@
 internal import Foundation
+internal import Glibc
 internal import TestBed
-
-/// What a figure should be.
-enum BenchAim: Sendable {
-    case atMost(Double, String)
-    case atLeast(Double, String)
-
-    func isReached(by value: Double) -> Bool {
-        switch self {
-        case .atMost(let limit, _): value <= limit
-        case .atLeast(let limit, _): value >= limit
-        }
-    }
-
-    var text: String {
-        switch self {
-        case .atMost(_, let text): "≤ \(text)"
-        case .atLeast(_, let text): "≥ \(text)"
-        }
-    }
-}
-
-/// One line of a report.
-struct BenchRow: Sendable, Encodable {
-    let what: String
-    let measured: String
-    /// What it is compared with, measured in the same run.
-    let against: String
-    /// The figure that is held against the aim; without aim, the figure as a number.
-    let value: Double
-    let ratio: Double?
-    let aim: String?
-    let isReached: Bool?
-
-    /// A value in a unit of its own.
-    init(_ what: String, _ measured: String, value: Double, aim: BenchAim? = nil) {
-        self.what = what
-        self.measured = measured
-        self.value = value
-        against = ""
-        ratio = nil
-        self.aim = aim?.text
-        isReached = aim?.isReached(by: value)
-    }
-
-    /// A value and something it is compared with; the aim is about the ratio of the two.
-    init(_ what: String, _ measured: String, against: String, ratio: Double, aim: BenchAim? = nil) {
-        self.what = what
-        self.measured = measured
-        self.against = against
-        self.ratio = ratio
-        value = ratio
-        self.aim = aim?.text
-        isReached = aim?.isReached(by: ratio)
-    }
-}
-
-/// The table of one workload.
-struct BenchSection: Sendable, Encodable {
-    let workload: Int
-    let title: String
-    var rows: [BenchRow] = []
-    /// Just before it was measured.
-    var noise: MachineNoise?
-
-    init(_ workload: Int, _ title: String) {
-        self.workload = workload
-        self.title = title
-    }
-
-    var text: String {
-        var table = TextTable([
-            ("what", .left), ("measured", .right), ("against", .right), ("ratio", .right), ("aim", .right),
-            ("", .left),
-        ])
-        for row in rows {
-            let verdict = row.isReached.map { $0 ? "reached" : "not reached" } ?? ""
-            table.add(
-                row.what, row.measured, row.against, row.ratio.map { fixed($0, $0 < 0.1 ? 4 : 2) } ?? "",
-                row.aim ?? "", verdict)
-        }
-        let noise = noise.map { "\($0.text)\n" } ?? ""
-        return "\(workload). \(title)\n\(table.text)\(noise)\n"
-    }
-}
 
 /// All that one run measured.
 struct BenchReport: Sendable, Encodable {
@@ -91,6 +8,19 @@ struct BenchReport: Sendable, Encodable {
     var sections: [BenchSection] = []
     var failures: [String] = []
     var seconds = 0.0
+
+    /// How many aims are reached, and which are not.
+    func summary(_ style: BenchStyle) -> String {
+        let rows = sections.flatMap { section in section.rows.map { (section.workload, $0) } }
+        let verdicts = rows.compactMap { $0.1.isReached }
+        let missed = rows.filter { $0.1.isMissed }
+        var text = "\(verdicts.count { $0 }) of \(verdicts.count) aims reached"
+        text += failures.isEmpty ? "" : ", \(failures.count) workloads failed"
+        text = style.heading(text) + "; took \(BenchText.seconds(seconds))"
+        if !missed.isEmpty { text += "\nmissed:" }
+        for (workload, row) in missed { text += "\n  \(workload)  \(row.missedText)" }
+        return text
+    }
 
     var json: String {
         get throws {
@@ -122,5 +52,16 @@ enum BenchText {
     static func count(_ count: Int) -> String {
         if count >= 1_000_000, count % 1_000_000 == 0 { return "\(count / 1_000_000) M" }
         return count >= 1000 && count % 1000 == 0 ? "\(count / 1000) k" : "\(count)"
+    }
+}
+
+extension BenchStyle {
+    /// For standard output as it is.
+    ///
+    /// - Source: https://no-color.org
+    static var ofStandardOutput: BenchStyle {
+        let environment = ProcessInfo.processInfo.environment
+        let wants = environment["NO_COLOR", default: ""].isEmpty && environment["TERM"] != "dumb"
+        return BenchStyle(hasColours: wants && isatty(1) == 1)
     }
 }

@@ -14,23 +14,28 @@ struct DataWorks: Sendable {
         let count = plan.randomOperationCount
         return [
             FileWork(
-                workload: 1, title: "sequential write of \(size >> 20) MiB, fsync",
+                workload: 1, title: "sequential write of \(size >> 20) MiB, fsync", unit: "MiB",
+                count: size >> 20,
                 aim: .atLeast(0.95, "0.95"),
                 run: FileWork.threaded { try Self.writeLarge("\($0)/large", size) }),
             FileWork(
-                workload: 1, title: "sequential read, cold", aim: .atLeast(0.95, "0.95"), isCold: true,
+                workload: 1, title: "sequential read, cold", unit: "MiB", count: size >> 20,
+                aim: .atLeast(0.95, "0.95"), isCold: true,
                 run: FileWork.threaded { try Self.readLarge("\($0)/large", size) }),
             FileWork(
-                workload: 1, title: "sequential read, warm", aim: .atLeast(0.95, "0.95"),
+                workload: 1, title: "sequential read, warm", unit: "MiB", count: size >> 20,
+                aim: .atLeast(0.95, "0.95"),
                 prepare: FileWork.threaded { try Self.readLarge("\($0)/large", size) },
                 run: FileWork.threaded { try Self.readLarge("\($0)/large", size) }),
             FileWork(
                 workload: 1, title: "\(count) random reads of 4 KiB, O_DIRECT (the node caches)",
+                unit: "read", count: count,
                 aim: .atLeast(0.95, "0.95"),
                 isDirect: true,
                 run: FileWork.threaded { try Self.randomReads("\($0)/large", size, count) }),
             FileWork(
                 workload: 1, title: "\(count) random reads of 4 KiB, O_DIRECT, \(Self.depth) at once",
+                unit: "read", count: count, width: Self.depth,
                 aim: .atLeast(0.95, "0.95"),
                 isDirect: true,
                 run: { path in
@@ -46,15 +51,18 @@ struct DataWorks: Sendable {
                     }
                 }),
             FileWork(
-                workload: 1, title: "\(count) random writes of 4 KiB, fdatasync each",
+                workload: 1, title: "\(count) random writes of 4 KiB, fdatasync each", unit: "write",
+                count: count,
                 aim: .atLeast(0.7, "0.7"),
                 run: FileWork.threaded { try Self.randomWrites("\($0)/large", size, count) }),
             FileWork(
-                workload: 1, title: "\(size >> 20) MiB through a shared mapping, msync",
+                workload: 1, title: "\(size >> 20) MiB through a shared mapping, msync", unit: "MiB",
+                count: size >> 20,
                 aim: .atLeast(0.95, "0.95"),
                 run: FileWork.threaded { try Self.writeMapped("\($0)/mapped", size) }),
             FileWork(
-                workload: 1, title: "\(count) random pages of a mapping, cold", aim: nil, isCold: true,
+                workload: 1, title: "\(count) random pages of a mapping, cold", unit: "page", count: count,
+                aim: nil, isCold: true,
                 run: FileWork.threaded { try Self.readMapped("\($0)/mapped", size, count) }),
         ]
     }

@@ -66,6 +66,7 @@ struct DatabaseBench: Sendable {
         }
         var rows = [BenchRow("\(name): cold start on ext4", "\(cold.summary()) s", value: cold.median)]
         var traffic: [BenchRow] = []
+        try await makeKilled(kind, from: base, cleanup)
         for way in ways(kind, cold: cold.median) {
             plan.note("\(kind.name): move, \(way.title)")
             let moved = try await Cleanup.scope(catchingSignals: false) { cleanup in
@@ -85,8 +86,10 @@ struct DatabaseBench: Sendable {
         case stopped
         /// Its start was seen once where it was.
         case recorded
-        /// kill -9 amid transactions.
+        /// kill -9 amid transactions, where it was: so its start was seen there.
         case killed
+        /// The same before it came to a volume: no site has seen it start.
+        case killedUnseen
     }
 
     private struct Way: Sendable {
@@ -100,19 +103,22 @@ struct DatabaseBench: Sendable {
     }
 
     private func ways(_ kind: BenchDatabaseKind, cold: Double) -> [Way] {
-        let fast = LinkSettings(LineSettings(bitsPerSecond: 1_000_000_000, delay: .milliseconds(10)))
+        let fast = plan.fastLink
         let recorded = kind.recordedAim(cold: cold)
         let ways = [
             Way(title: "on demand only", options: [Self.onDemand], link: plan.link, aim: kind.firstRowAim),
             Way(title: "while hydration streams", link: plan.link, aim: kind.firstRowAim),
             Way(title: "with a recorded start", state: .recorded, link: plan.link, aim: recorded),
             Way(title: "10 % present", link: plan.link, presentPercent: 10),
-            Way(title: "after kill -9", state: .killed, link: plan.link),
+            Way(title: "after kill -9, start recorded", state: .killed, link: plan.link),
+            Way(title: "after kill -9, no start recorded", state: .killedUnseen, link: plan.link),
             Way(title: "1 Gbit/s", link: fast, aim: kind.firstRowAim),
             Way(title: "1 Gbit/s, with a recorded start", state: .recorded, link: fast, aim: recorded),
-            Way(title: "1 Gbit/s, after kill -9", state: .killed, link: fast),
+            Way(title: "1 Gbit/s, 10 % present", link: fast, presentPercent: 10),
+            Way(title: "1 Gbit/s, after kill -9, start recorded", state: .killed, link: fast),
+            Way(title: "1 Gbit/s, after kill -9, no start recorded", state: .killedUnseen, link: fast),
         ]
-        return plan.isQuick ? Array(ways.prefix(5)) : ways
+        return plan.isQuick ? Array(ways.prefix(6)) : ways
     }
 
     private func firstRows(
@@ -121,14 +127,14 @@ struct DatabaseBench: Sendable {
         [
             BenchRow(title, BenchText.seconds(moved.firstRow), value: moved.firstRow, aim: aim),
             BenchRow(
-                "   the same, over the cold start", BenchText.seconds(moved.firstRow),
+                "  the same, over the cold start", BenchText.seconds(moved.firstRow),
                 against: BenchText.seconds(cold.median), ratio: moved.firstRow / cold.median),
             BenchRow(
-                "   command to first row, over a full copy (100 Mbit/s)",
+                "  command to first row, over a full copy (100 Mbit/s)",
                 BenchText.seconds(moved.fromCommand), against: BenchText.seconds(copied),
                 ratio: moved.fromCommand / copied),
             BenchRow(
-                "   fetched ahead and not read since", BenchText.size(moved.unusedByteCount),
+                "  fetched ahead and not read since", BenchText.size(moved.unusedByteCount),
                 against: BenchText.size(moved.prefetchedByteCount),
                 ratio: Double(moved.unusedByteCount) / Double(max(1, moved.prefetchedByteCount))),
         ]
@@ -174,16 +180,27 @@ struct DatabaseBench: Sendable {
         let server = try kind.server(at: "\(path)/data", sockets: "\(pair.directory)/first-sockets")
         try cleanup.add("\(kind.name) at london") { await server.kill() }
         _ = try await server.firstRow()
-        if thenKill {
-            // They end with the server: that is what is wanted.
-            let load = Task { try? await server.transactions() }
-            try await Task.sleep(for: .seconds(1))
-            await server.kill()
-            await load.value
-        } else {
-            try await server.stop()
-        }
+        if thenKill { try await kill(server) } else { try await server.stop() }
         try await pair.unmount("db", at: pair.london)
+    }
+
+    /// kill -9 amid transactions.
+    private func kill(_ server: any BenchDatabase) async throws {
+        // They end with the server: that is what is wanted.
+        let load = Task { try? await server.transactions() }
+        try await Task.sleep(for: .seconds(1))
+        await server.kill()
+        await load.value
+    }
+
+    /// A copy of the stopped database, beside it, that was started and killed on ext4.
+    private func makeKilled(_ kind: BenchDatabaseKind, from base: String, _ cleanup: Cleanup) async throws {
+        let copy = "\(base)/killed"
+        try await ChildProcess.check(Program("cp", ["-a", "\(base)/data", copy]), limit: .seconds(600))
+        let server = try kind.server(at: copy, sockets: "\(base)/killed-sockets")
+        try cleanup.add("\(kind.name) that is killed") { await server.kill() }
+        _ = try await server.firstRow()
+        try await kill(server)
     }
 
     /// - Returns: seconds from the start of the copy to the first row.
@@ -208,9 +225,10 @@ struct DatabaseBench: Sendable {
         let pair = try await SitePair.start(
             binary: plan.binary, link: way.link, options: way.options, cleanup)
         do {
-            try await copy("\(base)/data", into: pair, cleanup)
+            let source = way.state == .killedUnseen ? "\(base)/killed" : "\(base)/data"
+            try await copy(source, into: pair, cleanup)
             switch way.state {
-            case .stopped: break
+            case .stopped, .killedUnseen: break
             case .recorded: try await start(kind, at: pair, thenKill: false, cleanup)
             case .killed: try await start(kind, at: pair, thenKill: true, cleanup)
             }

@@ -4,6 +4,10 @@ internal import TestBed
 struct FileWork: Sendable {
     let workload: Int
     let title: String
+    /// What it has many of ("file", "MiB"), how many, and how many of them are done at a time.
+    let unit: String
+    let count: Int
+    var width = 1
     let aim: BenchAim?
     /// Not for bindfs, which ignores O_DIRECT.
     var isDirect = false

@@ -9,6 +9,7 @@ struct HandoffBench: Sendable {
         case files(Int)
         case emptyFiles(Int)
         case sparse(UInt64)
+        case dense(Int)
         case empty
 
         var title: String {
@@ -16,6 +17,7 @@ struct HandoffBench: Sendable {
             case .files(let count): "\(BenchText.count(count)) files"
             case .emptyFiles(let count): "\(BenchText.count(count)) empty files"
             case .sparse(let size): "\(size >> 30) GiB sparse"
+            case .dense(let size): "\(BenchText.size(UInt64(size))) in one file"
             case .empty: "empty"
             }
         }
@@ -26,6 +28,18 @@ struct HandoffBench: Sendable {
         var prepared: [Double] = []
         var cold: [Double] = []
         var preparedMoves: [BenchMove] = []
+    }
+
+    /// Seconds to the first write, medians.
+    private struct Result: Sendable {
+        let prepared: Double
+        let cold: Double
+        /// Of the one move to a site that has never seen the volume.
+        let first: Double
+
+        static var ways: [(String, KeyPath<Result, Double>)] {
+            [("prepared", \.prepared), ("not prepared", \.cold), ("first move", \.first)]
+        }
     }
 
     func run() async throws -> BenchSection {
@@ -43,16 +57,16 @@ struct HandoffBench: Sendable {
         var section = BenchSection(5, "Hand-off: command to first write at the target, 100 Mbit/s, 20 ms")
         var contents: [Content] = [
             .files(plan.fewFileCount), .emptyFiles(plan.manyFileCount), .empty,
-            .sparse(plan.sparseByteCount),
+            .sparse(plan.sparseByteCount), .dense(plan.denseByteCount),
         ]
         if let count = plan.hugeFileCount { contents.append(.emptyFiles(count)) }
-        var results: [Series] = []
+        var results: [Result] = []
         for (number, content) in contents.enumerated() {
             plan.note("hand-off of \(content.title)")
             let result = try await moves(of: content, volume: "v\(number)", pair, cleanup)
             guard let prepared = Series(result.prepared), let cold = Series(result.cold)
             else { throw LabError.invalid("no move was measured") }
-            results.append(prepared)
+            results.append(Result(prepared: prepared.median, cold: cold.median, first: result.first))
             section.rows += [
                 BenchRow(
                     "\(content.title), prepared", BenchText.milliseconds(prepared),
@@ -66,13 +80,17 @@ struct HandoffBench: Sendable {
             ]
             section.rows += parts(result.preparedMoves)
         }
-        for (large, small) in [(1, 0), (3, 2), (4, 0)] where large < results.count {
-            section.rows.append(
-                BenchRow(
-                    "\(contents[large].title) / \(contents[small].title), prepared",
-                    BenchText.milliseconds(results[large].median),
-                    against: BenchText.milliseconds(results[small].median),
-                    ratio: results[large].median / results[small].median, aim: .atMost(1.2, "1.2")))
+        // Many files over few, bytes over none.
+        for (large, small) in [(1, 0), (3, 2), (4, 2), (5, 0)] where large < results.count {
+            let title = "\(contents[large].title) / \(contents[small].title)"
+            for (way, seconds) in Result.ways {
+                let (much, little) = (results[large][keyPath: seconds], results[small][keyPath: seconds])
+                section.rows.append(
+                    BenchRow(
+                        "\(title), \(way)", BenchText.milliseconds(much),
+                        against: BenchText.milliseconds(little), ratio: much / little,
+                        aim: .atMost(1.2, "1.2")))
+            }
         }
         return section
     }
@@ -80,9 +98,9 @@ struct HandoffBench: Sendable {
     /// Where the time of prepared moves goes.
     private func parts(_ moves: [BenchMove]) -> [BenchRow] {
         let names: [(String, (BenchMove) -> Double)] = [
-            ("   prepared: without an owner", { $0.handoff }),
-            ("   prepared: godwit migrate", { $0.command }),
-            ("   prepared: godwit volume mount", { $0.mount }), ("   prepared: the write", { $0.write }),
+            ("  prepared: without an owner", { $0.handoff }),
+            ("  prepared: godwit migrate", { $0.command }),
+            ("  prepared: godwit volume mount", { $0.mount }), ("  prepared: the write", { $0.write }),
         ]
         return names.compactMap { name, part in
             Series(moves.map(part)).map {
@@ -119,7 +137,7 @@ struct HandoffBench: Sendable {
             guard try await self.digest(pair.mountPoint(of: target), content) == digest else {
                 throw LabError.invalid("\(volume) (\(content.title)) has changed in move \(number)")
             }
-            try await pair.waitUntilReleased(volume, at: target)
+            try await pair.waitUntilReleased(volume, at: target, limit: .seconds(600))
             source = target
         }
         try await pair.unmount(volume, at: source)
@@ -134,6 +152,10 @@ struct HandoffBench: Sendable {
             try await DedicatedThread.run("sparse") {
                 try BenchFiles.writeSparse("\(path)/sparse", byteCount: size)
             }
+        case .dense(let size):
+            try await DedicatedThread.run("dense") {
+                try BenchFiles.writePages("\(path)/dense", byteCount: size, seed: 5)
+            }
         case .empty: break
         }
     }
@@ -141,7 +163,8 @@ struct HandoffBench: Sendable {
     /// A hash over everything but the marker. Of a sparse file: size, data and some holes, checked here.
     private func digest(_ path: String, _ content: Content) async throws -> String {
         switch content {
-        case .files, .empty: return try await TreeDigest.of(path, leavingOut: [BenchFiles.marker]).value
+        case .files, .dense, .empty:
+            return try await TreeDigest.of(path, leavingOut: [BenchFiles.marker]).value
         case .emptyFiles:
             // A sample: looking at all of them after each move takes longer than all the moves.
             return try await TreeDigest.of("\(path)/d7").value

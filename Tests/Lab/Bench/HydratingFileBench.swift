@@ -23,16 +23,19 @@ struct HydratingFileBench: Sendable {
     func run() async throws -> BenchSection {
         try await Cleanup.scope { cleanup in
             let pair = try await SitePair.start(
-                binary: plan.binary, link: plan.link, options: ["--no-background-hydration"], cleanup)
+                binary: plan.binary, link: plan.link,
+                options: ["--no-background-hydration"] + WorkMeter.siteOptions, cleanup)
             do {
-                return try await measure(pair, cleanup)
+                return try await measure(pair, try await PerfRecorder.find(plan, cleanup), cleanup)
             } catch {
                 throw LabError.invalid("\(error)\n\(pair.logs)")
             }
         }
     }
 
-    private func measure(_ pair: SitePair, _ cleanup: Cleanup) async throws -> BenchSection {
+    private func measure(
+        _ pair: SitePair, _ recorder: PerfRecorder?, _ cleanup: Cleanup
+    ) async throws -> BenchSection {
         plan.note("a file that is half here")
         let half = plan.hydrationFileByteCount / 2
         try await pair.london.godwit(["volume", "create", "data", "--capacity", "2Gi"])
@@ -49,25 +52,44 @@ struct HydratingFileBench: Sendable {
         let missing = try await pair.sydney.number("missingBytes", of: "data")
         guard missing > 0 else { throw LabError.invalid("nothing is missing any more") }
         var section = BenchSection(1, "Data, resident ranges of a file that is still arriving: as above")
+        let meter = try await WorkMeter(pair.sydney)
+        let trip = try await meter.bareTrip(in: pair.mountPoint(of: pair.sydney))
         for reading in Reading.allCases {
+            let read: @Sendable (String) async throws -> Void = FileWork.threaded {
+                try Self.read(reading, $0, half, plan.randomOperationCount)
+            }
+            var cost = WorkCost()
             var seconds: [[Double]] = [[], []]
             for _ in 1...plan.fileRoundCount {
-                for (number, path) in [plain, arriving].enumerated() {
-                    try await BenchMachine.dropCaches()
-                    let start = ContinuousClock.now
-                    try await FileWork.threaded {
-                        try Self.read(reading, $0, half, plan.randomOperationCount)
-                    }(path)
-                    seconds[number].append((ContinuousClock.now - start).seconds)
-                }
+                try await BenchMachine.dropCaches()
+                let start = ContinuousClock.now
+                try await read(plain)
+                seconds[0].append((ContinuousClock.now - start).seconds)
+                try await BenchMachine.dropCaches()
+                let one = try await meter.measure { try await read(arriving) }
+                seconds[1].append(one.seconds)
+                cost = cost + one.cost
             }
-            guard let ratio = Series.ratios(seconds[0], to: seconds[1]), let own = Series(seconds[1]),
+            guard let ratios = Series.ratios(seconds[0], to: seconds[1]), let own = Series(seconds[1]),
                 let native = Series(seconds[0])
             else { continue }
-            section.rows.append(
-                BenchRow(
-                    reading.title(plan), timeText(own.median), against: timeText(native.median),
-                    ratio: ratio.median, aim: .atLeast(0.8, "0.8")))
+            var row = BenchRow(
+                reading.title(plan), timeText(own.median), against: timeText(native.median), ratios: ratios,
+                aim: .atLeast(0.8, "0.8"))
+            cost = cost / Double(plan.fileRoundCount)
+            row.siteSeconds = cost.siteSeconds
+            row.profile = TimeProfile(
+                unit: reading == .random ? "read" : "MiB",
+                count: Double(reading == .random ? plan.randomOperationCount : half >> 20),
+                seconds: own.median,
+                nativeSeconds: native.median, cost: cost, tripSeconds: trip, peers: [],
+                isTimeOverNative: false)
+            if let recorder, row.isMissed {
+                try await BenchMachine.dropCaches()
+                let symbols = try await recorder.record(meter.pid) { try await read(arriving) }
+                row.add(symbols)
+            }
+            section.rows.append(row)
         }
         return section
     }

@@ -82,7 +82,7 @@ struct HydrationBench: Sendable {
                 "\(fixed(hydration.bytesPerSecond / 1e6, 2)) MB/s", against: "\(fixed(rate / 1e6, 2)) MB/s",
                 ratio: hydration.bytesPerSecond / rate),
             BenchRow(
-                "   rsync of the same, over the link's", "\(fixed(copyRate / 1e6, 2)) MB/s",
+                "  rsync of the same, over the link's", "\(fixed(copyRate / 1e6, 2)) MB/s",
                 against: "\(fixed(rate / 1e6, 2)) MB/s", ratio: copyRate / rate),
         ]
     }
@@ -109,17 +109,17 @@ struct HydrationBench: Sendable {
                     against: "\(fixed(rate / 1e6, 2)) MB/s",
                     ratio: hydration.bytesPerSecond / rate, aim: content.aim),
                 BenchRow(
-                    "   rsync of the same, over the link's", "\(fixed(copyRate / 1e6, 2)) MB/s",
+                    "  rsync of the same, over the link's", "\(fixed(copyRate / 1e6, 2)) MB/s",
                     against: "\(fixed(rate / 1e6, 2)) MB/s", ratio: copyRate / rate),
                 BenchRow(
-                    "   bytes on the link, over useful bytes", BenchText.size(hydration.linkByteCount),
+                    "  bytes on the link, over useful bytes", BenchText.size(hydration.linkByteCount),
                     against: BenchText.size(hydration.byteCount),
                     ratio: Double(hydration.linkByteCount) / Double(max(1, hydration.byteCount))),
             ]
             for (site, seconds) in zip(["source", "target"], hydration.processorSeconds) {
                 rows.append(
                     BenchRow(
-                        "   processor seconds a GiB at the \(site)", "\(fixed(seconds / gibibytes, 2)) s",
+                        "  processor seconds a GiB at the \(site)", "\(fixed(seconds / gibibytes, 2)) s",
                         value: seconds / gibibytes))
             }
             rows += back
@@ -156,11 +156,11 @@ struct HydrationBench: Sendable {
         try await pair.unmount(volume, at: pair.london)
         return [
             BenchRow(
-                "   back with 1 MiB that is new: bytes on the link, over all", BenchText.size(moved),
+                "  back with 1 MiB that is new: bytes on the link, over all", BenchText.size(moved),
                 against: BenchText.size(UInt64(content.byteCount)),
                 ratio: Double(moved) / Double(content.byteCount)),
             BenchRow(
-                "   back: from the command until every byte is there", "\(fixed(elapsed, 2)) s",
+                "  back: from the command until every byte is there", "\(fixed(elapsed, 2)) s",
                 value: elapsed),
         ]
     }
@@ -197,7 +197,7 @@ struct HydrationBench: Sendable {
                 "pgbench in the foreground, over pgbench alone", "\(fixed(busy, 0)) tps",
                 against: "\(fixed(idle, 0)) tps", ratio: busy / idle, aim: .atLeast(0.95, "0.95")),
             BenchRow(
-                "   the same beside rsync, over pgbench alone", "\(fixed(besideCopy, 0)) tps",
+                "  the same beside rsync, over pgbench alone", "\(fixed(besideCopy, 0)) tps",
                 against: "\(fixed(idle, 0)) tps", ratio: besideCopy / idle),
         ]
     }

@@ -37,10 +37,12 @@ struct MemoryBench: Sendable {
                 "find \(outcome.exit) and found \(outcome.output.utf8.count) of \(count) files")
         }
         let after = try BenchMachine.residentByteCount(pid)
+        let afterParts = try Self.parts(pid)
         let descriptorCount = try FileManager.default.contentsOfDirectory(atPath: "/proc/\(pid)/fd").count
         // The kernel forgets its inodes, and tells the site so.
         try await BenchMachine.dropCaches()
         let forgotten = try await Self.settled { try BenchMachine.residentByteCount(pid) }
+        let forgottenParts = try Self.parts(pid)
         var section = BenchSection(11, "Memory of a site with \(BenchText.count(count)) files after find")
         // The aim is for a million; fewer files must not need more.
         let each = (Double(after) - Double(before)) / Double(count)
@@ -61,8 +63,21 @@ struct MemoryBench: Sendable {
                 "open descriptors", "\(descriptorCount)", value: Double(descriptorCount),
                 aim: .atMost(1999, "1999")),
         ]
+        for (index, parts) in [(1, afterParts), (3, afterParts), (4, forgottenParts)] {
+            section.rows[index].details = [parts]
+        }
         try await pair.unmount("many", at: site)
         return section
+    }
+
+    /// What the memory is of.
+    private static func parts(_ pid: Int32) throws -> String {
+        let own = try BenchMachine.residentByteCount(pid, "RssAnon")
+        let files = try BenchMachine.residentByteCount(pid, "RssFile")
+        let shared = try BenchMachine.residentByteCount(pid, "RssShmem")
+        return
+            "\(BenchText.size(own)) of its own; \(BenchText.size(files)) of files, mostly the program and its "
+            + "libraries, which the kernel can read again; \(BenchText.size(shared)) shared"
     }
 
     /// A figure that has fallen for two seconds no more.

@@ -23,29 +23,36 @@ struct MetadataWorks: Sendable {
             guard status.st_size == 1024 else { throw LabError.invalid("\(path) is not as it was written") }
         }
         return [
-            FileWork(workload: 2, title: "create and write 1 KiB", aim: .atLeast(0.3, "0.3")) { path in
+            FileWork(
+                workload: 2, title: "create and write 1 KiB", unit: "file", count: count,
+                aim: .atLeast(0.3, "0.3")
+            ) { path in
                 for number in stride(from: 0, to: count, by: 1000) {
                     try BenchFiles.makeDirectory("\(path)/many/d\(number / 1000)")
                 }
                 try await eachFile { try BenchFiles.write($0, bytes) }(path)
             },
             FileWork(
-                workload: 2, title: "stat, again", aim: .atLeast(0.9, "0.9"), prepare: stats, run: stats),
-            FileWork(workload: 2, title: "stat, cold", aim: nil, isCold: true, run: stats),
+                workload: 2, title: "stat, again", unit: "file", count: count, aim: .atLeast(0.9, "0.9"),
+                prepare: stats, run: stats),
             FileWork(
-                workload: 2, title: "list with attributes, cold", aim: .atLeast(0.4, "0.4"), isCold: true
+                workload: 2, title: "stat, cold", unit: "file", count: count, aim: nil, isCold: true,
+                run: stats),
+            FileWork(
+                workload: 2, title: "list with attributes, cold", unit: "file", count: count,
+                aim: .atLeast(0.4, "0.4"), isCold: true
             ) {
                 path in
                 try await ChildProcess.check(Program("ls", ["-lR", "\(path)/many"]), limit: .seconds(120))
             },
             FileWork(
-                workload: 2, title: "open, read, close", aim: nil,
+                workload: 2, title: "open, read, close", unit: "file", count: count, aim: nil,
                 run: eachFile {
                     guard try BenchFiles.read($0).count == 1024 else {
                         throw LabError.invalid("\($0) is short")
                     }
                 }),
-            FileWork(workload: 2, title: "unlink", aim: nil) { path in
+            FileWork(workload: 2, title: "unlink", unit: "file", count: count, aim: nil) { path in
                 try await eachFile { try BenchFiles.check(unlink($0), "unlink", $0) }(path)
             },
         ]

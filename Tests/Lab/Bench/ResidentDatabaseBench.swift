@@ -3,6 +3,8 @@ internal import TestBed
 
 /// One database in one place.
 private protocol Contender: Sendable {
+    /// Transactions at a time.
+    var width: Int { get }
     func fill() async throws
     func start() async throws
     /// - Returns: transactions a second.
@@ -19,15 +21,18 @@ struct ResidentDatabaseBench: Sendable {
     func run() async throws -> BenchSection {
         try await Cleanup.scope { cleanup in
             let places = try await BenchPlaces.make(plan, peers: [.bindfs], cleanup)
+            let scene = Scene(
+                places: places, meter: try await WorkMeter(places.site),
+                recorder: try await PerfRecorder.find(plan, cleanup))
             var section = BenchSection(4, "Databases, resident: transactions a second here over ext4's")
-            section.rows += try await rows("pgbench -s \(plan.pgbenchScale) -c 2", places, cleanup) {
+            section.rows += try await rows("pgbench -s \(plan.pgbenchScale) -c 2", scene, cleanup) {
                 place, sockets in
                 try PostgreSQL(place, sockets: sockets, plan)
             }
             if access("/usr/bin/sysbench", X_OK) == 0 {
                 let title =
                     "sysbench oltp_read_write \(plan.sysbenchTables) x \(BenchText.count(plan.sysbenchRows))"
-                section.rows += try await rows(title, places, cleanup) { place, sockets in
+                section.rows += try await rows(title, scene, cleanup) { place, sockets in
                     try MariaDB(place, sockets: sockets, plan)
                 }
             } else {
@@ -35,7 +40,7 @@ struct ResidentDatabaseBench: Sendable {
             }
             for journal in SQLite.Journal.allCases {
                 section.rows += try await rows(
-                    "SQLite, \(journal.title), synchronous = FULL", places, cleanup
+                    "SQLite, \(journal.title), synchronous = FULL", scene, cleanup
                 ) { place, _ in
                     SQLite(path: "\(place.path)/\(journal.rawValue).db", journal: journal, plan: plan)
                 }
@@ -44,12 +49,18 @@ struct ResidentDatabaseBench: Sendable {
         }
     }
 
+    private struct Scene {
+        let places: BenchPlaces
+        let meter: WorkMeter
+        let recorder: PerfRecorder?
+    }
+
     private func rows(
-        _ title: String, _ places: BenchPlaces, _ cleanup: Cleanup,
+        _ title: String, _ scene: Scene, _ cleanup: Cleanup,
         _ make: (BenchPlace, _ sockets: String) throws -> any Contender
     ) async throws -> [BenchRow] {
         var contenders: [any Contender] = []
-        for place in places.all {
+        for place in scene.places.all {
             try BenchFiles.check(chmod(place.path, 0o755), "chmod", place.path)
             let contender = try make(place, try cleanup.makeTemporaryDirectory())
             try cleanup.add("database on \(place.kind.rawValue)") { await contender.kill() }
@@ -58,34 +69,63 @@ struct ResidentDatabaseBench: Sendable {
             contenders.append(contender)
         }
         var rates = contenders.map { _ in [Double]() }
-        let pid = try await BenchMachine.pid(of: places.site)
-        var processor = 0.0
+        var (cost, seconds) = (WorkCost(), 0.0)
+        var trips: [Double] = []
         for round in 1...plan.fileRoundCount {
             plan.note("\(title), round \(round) of \(plan.fileRoundCount)")
+            trips.append(try await scene.meter.bareTrip(in: scene.places.all[1].path))
             for (number, contender) in contenders.enumerated() {
-                let before = try BenchMachine.processorSeconds(pid)
                 try await contender.start()
-                rates[number].append(try await contender.measure())
+                if number == 1 {
+                    let one = try await scene.meter.measure(countsPrograms: false) {
+                        try await contender.measure()
+                    }
+                    rates[number].append(one.result)
+                    cost = cost + one.cost
+                    seconds += one.seconds
+                } else {
+                    rates[number].append(try await contender.measure())
+                }
                 try await contender.stop()
-                if number == 1 { processor += try BenchMachine.processorSeconds(pid) - before }
             }
         }
-        guard let native = Series(rates[0]) else { return [] }
-        return (1..<rates.count).compactMap { number in
-            guard let own = Series(rates[number]), let ratio = Series.ratios(rates[number], to: rates[0])
-            else {
-                return nil
-            }
-            let isOurs = number == 1
-            let cost = isOurs ? ", site \(fixed(processor / Double(plan.fileRoundCount), 2)) s CPU" : ""
-            return BenchRow(
-                isOurs ? title : "   \(places.all[number].kind.rawValue)", "\(fixed(own.median, 0))/s\(cost)",
-                against: "\(fixed(native.median, 0))/s", ratio: ratio.median,
-                aim: isOurs ? .atLeast(0.9, "0.9") : nil)
+        let rounds = Double(plan.fileRoundCount)
+        guard let native = Series(rates[0]), let own = Series(rates[1]), let trip = Series(trips) else {
+            return []
         }
+        var rows: [BenchRow] = []
+        var peers: [TimeProfile.Peer] = []
+        for number in 1..<rates.count {
+            guard let series = Series(rates[number]), let ratios = Series.ratios(rates[number], to: rates[0])
+            else { continue }
+            let name = scene.places.all[number].kind.rawValue
+            if number > 1 { peers.append(.init(name: name, ratio: ratios.median)) }
+            rows.append(
+                BenchRow(
+                    number == 1 ? title : "  \(name)", "\(fixed(series.median, 0))/s",
+                    against: "\(fixed(native.median, 0))/s", ratios: ratios,
+                    aim: number == 1 ? .atLeast(0.9, "0.9") : nil))
+        }
+        guard !rows.isEmpty else { return [] }
+        rows[0].siteSeconds = cost.siteSeconds / rounds
+        rows[0].profile = TimeProfile(
+            unit: "transaction", count: own.median * seconds / rounds, width: Double(contenders[1].width),
+            seconds: seconds / rounds,
+            nativeSeconds: seconds / rounds * own.median / max(native.median, 1e-9),
+            cost: cost / rounds, tripSeconds: trip.median, peers: peers, isTimeOverNative: false)
+        if let recorder = scene.recorder, rows[0].isMissed {
+            let contender = contenders[1]
+            plan.note("\(title), once more with perf")
+            try await contender.start()
+            let symbols = try await recorder.record(scene.meter.pid) { _ = try await contender.measure() }
+            rows[0].add(symbols)
+            try await contender.stop()
+        }
+        return rows
     }
 
     private struct PostgreSQL: Contender {
+        let width = 2
         let server: PostgreSQLServer
         let plan: BenchPlan
 
@@ -119,6 +159,7 @@ struct ResidentDatabaseBench: Sendable {
     }
 
     private struct MariaDB: Contender {
+        let width = 2
         let server: MariaDBServer
         let plan: BenchPlan
 
@@ -175,6 +216,7 @@ extension ResidentDatabaseBench {
             }
         }
 
+        let width = 1
         let path: String
         let journal: Journal
         let plan: BenchPlan

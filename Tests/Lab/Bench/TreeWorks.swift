@@ -22,33 +22,38 @@ struct TreeWorks: Sendable {
     }
 
     var all: [FileWork] {
-        [
+        let count = plan.treeFileCount
+        return [
             FileWork(
-                workload: 3, title: "untar \(BenchText.count(plan.treeFileCount)) files",
+                workload: 3, title: "untar \(BenchText.count(plan.treeFileCount)) files", unit: "file",
+                count: count,
                 aim: .atMost(4, "4"),
                 prepare: FileWork.shell("rm -rf tree; mkdir tree"),
                 run: FileWork.shell("tar -C tree -xf '\(archive)'")),
             FileWork(
-                workload: 3, title: "tar it", aim: nil,
+                workload: 3, title: "tar it", unit: "file", count: count, aim: nil,
                 run: FileWork.shell("tar -C tree -cf - . | wc -c > /dev/null")),
             FileWork(
-                workload: 3, title: "git add and status", aim: nil,
+                workload: 3, title: "git add and status", unit: "file", count: count, aim: nil,
                 prepare: FileWork.shell("rm -rf tree/.git"),
                 run: FileWork.shell(
                     "cd tree; git init -q; git add -A; git status --short | wc -l > /dev/null")),
             FileWork(
-                workload: 3, title: "git status, cold", aim: .atMost(2.5, "2.5"), isCold: true,
+                workload: 3, title: "git status, cold", unit: "file", count: count, aim: .atMost(2.5, "2.5"),
+                isCold: true,
                 run: FileWork.shell("cd tree; git status --short | wc -l > /dev/null")),
             FileWork(
-                workload: 3, title: "git status, warm", aim: .atMost(1.3, "1.3"),
+                workload: 3, title: "git status, warm", unit: "file", count: count, aim: .atMost(1.3, "1.3"),
                 prepare: FileWork.shell("cd tree; git status --short | wc -l > /dev/null"),
                 run: FileWork.shell("cd tree; git status --short | wc -l > /dev/null")),
             FileWork(
-                workload: 3, title: "rm -rf of a copy, and cp -r to make it", aim: nil,
+                workload: 3, title: "rm -rf of a copy, and cp -r to make it", unit: "file", count: count,
+                aim: nil,
                 run: FileWork.shell("cp -r tree copy; rm -rf copy")),
             FileWork(
                 workload: 3,
                 title: "build \(BenchText.count(plan.sourceFileCount)) C files with gcc, two at a time",
+                unit: "file", count: plan.sourceFileCount, width: 2,
                 aim: nil,
                 prepare: { try await Self.makeSources("\($0)/source", count: plan.sourceFileCount) },
                 run: FileWork.shell(

@@ -84,9 +84,10 @@ package func rateText(_ bitsPerSecond: Double) -> String {
     return "\(fixed(value, 1)) \(units[unit])"
 }
 
-/// A time for people: `845 µs`, `12.3 ms`, `1.25 s`.
+/// A time for people: `4.1 µs`, `845 µs`, `12.3 ms`, `1.25 s`.
 package func timeText(_ seconds: Double) -> String {
     switch seconds.magnitude {
+    case ..<9.95e-6: "\(fixed(seconds * 1e6, 1)) µs"
     case ..<1e-3: "\(fixed(seconds * 1e6, 0)) µs"
     case ..<1: "\(fixed(seconds * 1e3, 1)) ms"
     default: "\(fixed(seconds, 2)) s"

@@ -96,6 +96,25 @@ package actor SiteProcess {
         return number.uint64Value
     }
 
+    /// What it tells at /metrics. It is to be started with `--monitor-listen 127.0.0.1:0`.
+    package nonisolated func metrics() async throws -> MetricsReading {
+        let deadline = ContinuousClock.now + .seconds(30)
+        while true {
+            let log = String(decoding: try readSmallFile(logPath), as: UTF8.self)
+            let port = log.components(separatedBy: "probes are answered at port ").dropFirst().last ?? ""
+            var program = Program(
+                "curl", ["-sf", "-m", "20", "http://127.0.0.1:\(port.prefix { $0.isNumber })/metrics"])
+            program.network = network
+            let outcome = try await ChildProcess.run(program, limit: .seconds(30))
+            if outcome.exit.isSuccess { return MetricsReading(outcome.output) }
+            // One that was just started tells its port a moment after it answers.
+            guard ContinuousClock.now < deadline else {
+                throw LabError.invalid("no metrics of site \(name): curl \(outcome.exit)")
+            }
+            try await Task.sleep(for: .milliseconds(50))
+        }
+    }
+
     package func initialise() async throws {
         try FileManager.default.createDirectory(
             atPath: stateDirectory, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
