@@ -19,4 +19,14 @@ static inline int gw_sqlite_no_checkpoint_on_close(sqlite3 *database, int is_set
     return sqlite3_db_config(database, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, is_set, (int *)0);
 }
 
+// The first bytes of the database's file, by SQLite's own descriptor and without a lock. SQLITE_IOERR_SHORT_READ: there are
+// fewer, and the rest of `bytes` is zeros.
+static inline int gw_sqlite_read_start(sqlite3 *database, void *bytes, int byte_count) {
+    sqlite3_file *file = 0;
+    int code = sqlite3_file_control(database, "main", SQLITE_FCNTL_FILE_POINTER, &file);
+    if (code != SQLITE_OK) return code;
+    if (!file || !file->pMethods) return SQLITE_CANTOPEN;
+    return file->pMethods->xRead(file, bytes, byte_count, 0);
+}
+
 #endif

@@ -66,9 +66,7 @@ extension Catalog {
 
     private func openReader() throws(CatalogError) -> Connection {
         do {
-            let reader = try Connection(path: directory + "/" + Self.fileName, mode: .readWrite)
-            reader.setBusyTimeout(milliseconds: 5000)
-            return reader
+            return try Connection(path: directory + "/" + Self.fileName, mode: .readWrite)
         } catch {
             throw .database(error)
         }

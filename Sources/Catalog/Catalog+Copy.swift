@@ -7,7 +7,6 @@ extension Catalog {
         let path = directory + "/" + Self.fileName
         do {
             let reader = try Connection(path: self.directory + "/" + Self.fileName, mode: .readWrite)
-            reader.setBusyTimeout(milliseconds: 5000)
             let copy = try reader.prepare("VACUUM INTO ?1")
             copy.bind(1, path)
             try copy.run()

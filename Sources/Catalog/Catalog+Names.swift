@@ -19,7 +19,6 @@ package final class CatalogNames: @unchecked Sendable {
         do {
             let connection = try Connection(
                 path: catalog.directory + "/" + Catalog.fileName, mode: .readWrite)
-            connection.setBusyTimeout(milliseconds: 5000)
             all = try connection.prepare("SELECT parent, name, ino FROM entry WHERE died = 0")
             children = try connection.prepare(
                 """

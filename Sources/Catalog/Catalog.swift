@@ -106,16 +106,13 @@ package final class Catalog: Sendable {
         lock = try HeadLock(directory: directory)
         self.directory = directory
         do {
-            try Self.checkHeader(of: path)
-            let connection = try Connection(path: path, mode: .readWrite)
-            // Until all of this has been found good nothing is changed, not by closing it either.
-            connection.leaveLogOnClose()
+            // Until all of this has been found good nothing is changed, not by closing it either. Nobody else writes; but
+            // someone may look at it with SQLite's own shell.
+            let connection = try Self.connect(to: path)
             try connection.execute(CatalogSchema.pragmas)
             try connection.execute("PRAGMA cache_size = -\(memory.pageKibibytes)")
             connection.keepWriteAheadLog()
             connection.watchLog()
-            // Nobody else writes; but someone may look at it with SQLite's own shell.
-            connection.setBusyTimeout(milliseconds: 5000)
             try Self.checkVersion(of: connection, path: path)
             var state = try CatalogState(connection: connection, memory: memory)
             foundSequence = state.lastSequence
@@ -159,31 +156,28 @@ package final class Catalog: Sendable {
         return error.isCorruption || error.isMissingFile ? .damaged(path, error.message) : .database(error)
     }
 
-    /// Looks at the first bytes of a file before SQLite does, which takes an empty one for a new one and deletes its log.
-    static func checkHeader(of path: String) throws(CatalogError) {
+    /// Opens a catalog's database, and looks at its first bytes before SQLite does, which takes an empty file for a new one
+    /// and deletes its log. Closed, it leaves everything as it is.
+    static func connect(to path: String) throws -> Connection {
+        let connection: Connection
         do {
-            try Connection.checkFiles(of: path)
+            connection = try Connection(path: path, mode: .readWrite)
         } catch {
-            throw .unusable(path: path, reason: error.message)
+            if error.isRefusal { throw CatalogError.unusable(path: path, reason: error.message) }
+            guard error.isMissingFile else { throw error }
+            // Others are no reason to restore it: there may be too many open files.
+            let isMissing = access(path, F_OK) != 0 && errno == ENOENT
+            throw isMissing
+                ? CatalogError.damaged(path, "there is no such file") : CatalogError.database(error)
         }
-        let descriptor = Glibc.open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW)
-        guard descriptor >= 0 else {
-            let failure = errno
-            guard failure == ENOENT else {
-                throw .system(call: "open", path: path, Errno(failure))
-            }
-            throw .damaged(path, "there is no such file")
-        }
-        defer { Glibc.close(descriptor) }
-        var header = [UInt8](repeating: 0, count: 100)
-        let count = header.withUnsafeMutableBytes { pread(descriptor, $0.baseAddress, $0.count, 0) }
-        guard count >= 0 else { throw .system(call: "pread", path: path, Errno(errno)) }
+        connection.leaveLogOnClose()
+        let header = try connection.header()
         // "SQLite format 3", and the two bytes that say that it has a write-ahead log.
-        guard count == header.count, header.starts(with: Array("SQLite format 3\0".utf8)),
-            header[18] == 2, header[19] == 2
-        else {
-            throw .damaged(path, "it is damaged, or no catalog: its header is not that of a database")
+        guard header.starts(with: Array("SQLite format 3\0".utf8)), header[18] == 2, header[19] == 2 else {
+            throw CatalogError.damaged(
+                path, "it is damaged, or no catalog: its header is not that of a database")
         }
+        return connection
     }
 
     static func checkVersion(of connection: Connection, path: String) throws {

@@ -323,10 +323,8 @@ extension CatalogCheck {
         defer { lock.release() }
         do {
             let path = directory + "/" + Catalog.fileName
-            try Catalog.checkHeader(of: path)
-            let connection = try Connection(path: path, mode: .readWrite)
             // Of a newer release's not even the log is moved.
-            connection.leaveLogOnClose()
+            let connection = try Catalog.connect(to: path)
             try Catalog.checkVersion(of: connection, path: path)
             connection.leaveLogOnClose(false)
             try connection.execute("PRAGMA synchronous = FULL; BEGIN IMMEDIATE")

@@ -199,12 +199,9 @@ package final class CatalogView {
 extension Catalog {
     /// For whoever looks at a catalog that others may have in use, and changes nothing.
     static func connectionToLook(at path: String) throws -> Connection {
-        try checkHeader(of: path)
         // Read-write because the log of a catalog in use needs its index file; nothing is written.
-        let connection = try Connection(path: path, mode: .readWrite)
-        connection.setBusyTimeout(milliseconds: 5000)
+        let connection = try connect(to: path)
         connection.keepWriteAheadLog()
-        connection.leaveLogOnClose()
         try connection.execute("PRAGMA query_only = ON")
         try checkVersion(of: connection, path: path)
         return connection

@@ -37,6 +37,8 @@ struct Checkpointer {
         // The log is synced before pages of it are written to the database. This also makes it look at the log.
         try fresh.execute("PRAGMA synchronous = FULL")
         fresh.keepWriteAheadLog()
+        // Who moves the log waits for nobody.
+        fresh.setBusyTimeout(milliseconds: 0)
         connection = fresh
         return fresh
     }

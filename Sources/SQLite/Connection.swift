@@ -21,7 +21,11 @@ package final class Connection: @unchecked Sendable {
     /// Whether damage was come upon in a transaction, which need not be the open one.
     private var hasMetDamage = false
 
-    /// Opens the file and checks that it is a database.
+    /// How long a statement waits for somebody else's lock, if nothing else is said. The closing of another's last
+    /// connection takes one for a moment, also of this process.
+    private static let busyTimeoutMilliseconds: Int32 = 5000
+
+    /// Opens the file. Whether it is a database shows with the first statement.
     ///
     /// - Throws: a refusal when one of its files is none that we may touch.
     package init(path: String, mode: Mode) throws(SQLiteError) {
@@ -42,6 +46,7 @@ package final class Connection: @unchecked Sendable {
         }
         handle = opened
         self.path = path
+        setBusyTimeout(milliseconds: Self.busyTimeoutMilliseconds)
     }
 
     deinit { sqlite3_close_v2(handle) }
@@ -69,6 +74,9 @@ package final class Connection: @unchecked Sendable {
 
     /// `PRAGMA user_version` as it stands in a database's file, which is not opened as one: nothing is changed nor made.
     ///
+    /// Not of one that this process has open: to close any descriptor of a file lets go of all its locks on it
+    /// (fcntl(2)), and whoever closes the database elsewhere may then take its log away.
+    ///
     /// - Returns: nil where there is no such database. What only the write-ahead log has is not seen.
     package static func version(inHeaderOf path: String) -> Int64? {
         // Whoever opens it is told why not.
@@ -81,6 +89,21 @@ package final class Connection: @unchecked Sendable {
         // https://www.sqlite.org/fileformat.html#the_database_header
         return Int64(Int32(bitPattern: header[60..<64].reduce(0) { $0 << 8 | UInt32($1) }))
     }
+
+    /// The file's first 100 bytes, zeros for what it lacks. SQLite has done nothing to it, nor to its log, before the first
+    /// statement. By SQLite's own descriptor: to close another one would let go of all of this process's locks on the
+    /// file (https://sqlite.org/howtocorrupt.html, "Posix advisory locks canceled").
+    package func header() throws(SQLiteError) -> [UInt8] {
+        var header = [UInt8](repeating: 0, count: 100)
+        let code = gw_sqlite_read_start(handle, &header, Int32(header.count))
+        guard code == SQLITE_OK || code == Self.shortRead else {
+            throw SQLiteError(code: code, message: "cannot read \(path)")
+        }
+        return header
+    }
+
+    /// SQLITE_IOERR_SHORT_READ
+    private static let shortRead = SQLITE_IOERR | 2 << 8
 
     /// Runs statements that return nothing of interest.
     package func execute(_ sql: String) throws(SQLiteError) {

@@ -22,11 +22,18 @@ package final class TemporaryDirectory: Sendable {
 
     /// Copies a head as a crash at this moment would leave it: catalog first, so that what arrives meanwhile
     /// is only missing. The head must not be settled while this runs.
+    ///
+    /// By another process: to close any descriptor of a database lets go of this process's locks on it (fcntl(2)).
     package static func copyHead(from head: String, to copy: String) throws {
         try FileManager.default.createDirectory(atPath: copy, withIntermediateDirectories: true)
-        for name in ["catalog.db", "catalog.db-wal", "data"]
-        where FileManager.default.fileExists(atPath: head + "/" + name) {
-            try FileManager.default.copyItem(atPath: head + "/" + name, toPath: copy + "/" + name)
-        }
+        let names = ["catalog.db", "catalog.db-wal", "data"].map { head + "/" + $0 }
+        let process = Process()
+        process.executableURL = URL(fileURLWithPath: "/bin/cp")
+        process.arguments = ["-a", "--"] + names.filter(FileManager.default.fileExists) + [copy]
+        try process.run()
+        process.waitUntilExit()
+        guard process.terminationStatus == 0 else { throw CopyFailure(status: process.terminationStatus) }
     }
+
+    package struct CopyFailure: Error { package let status: Int32 }
 }
