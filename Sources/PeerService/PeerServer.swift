@@ -164,7 +164,9 @@ package struct PeerServer: Sendable {
         // What a third site answered meanwhile is not the caller's doing.
         if case PeerError.malformed(let culprit?, _) = error, culprit != site { return status }
         let isRefusal = status.code == .invalidArgument || status.code == .unimplemented
-        return isRefusal || isImpossible(error) ? refused(status, call, site) : status
+        // Of other calls it may be what is known here that cannot be.
+        let isImpossible = Self.name(of: call) == "Exchange" && isImpossible(error)
+        return isRefusal || isImpossible ? refused(status, call, site) : status
     }
 
     private func answer(

@@ -42,7 +42,8 @@ struct Migration: Sendable {
         }
         // A follower that keeps up needs no offer, and need not be looked for: the hand-over is two round trips.
         let follower = await agent.closeFollower(at: target)
-        let known = await agent.promise?.heir.owner ?? follower
+        let promised = await agent.promise?.heir.owner
+        let known = promised.flatMap { $0 == target || $0.site == target ? $0 : nil } ?? follower
         var heir = known ?? target
         if known == nil { heir = try await agent.context.locate(agent.id, at: target).member }
         let client = try agent.context.client(of: heir)
@@ -121,7 +122,8 @@ struct Migration: Sendable {
                 await agent.forgetFollower(heir)
                 guard try await agent.isToBeHandedOver(to: target) else { return nil }
                 if case .call(_, _, let status) = error, ContinuousClock.now < deadline,
-                    status.code == .unavailable || status.code == .deadlineExceeded
+                    // Aborted: what was asked before is still under way there, and does not know that the link broke.
+                    [.unavailable, .deadlineExceeded, .aborted].contains(status.code)
                 {
                     try await report("\(error)")
                     try await Task.sleep(for: .seconds(1))
@@ -149,18 +151,25 @@ struct Migration: Sendable {
         do {
             let client = try agent.context.client(of: heir.owner)
             // Asked first: a release before this one would ask for a volume that it has given to somebody else since.
-            if try await client.status(of: agent.id).epoch >= heir.epoch.number { return nil }
+            let known = try await client.status(of: agent.id).epoch
+            if known >= heir.epoch.number { return reason(heir, isAt: known) }
             if promise.isWantedBack {
                 return "it is wanted back here, and \(heir.owner) has not answered yet"
             }
             var goOn = Godwit_Peer_V1_TakeOverRequest()
             goOn.volume = agent.id.description
             goOn.promised = heir.epoch.number
-            _ = try await client.takeOver(goOn, timeout: .seconds(15))
-            return nil
+            return reason(heir, isAt: try await client.takeOver(goOn, timeout: .seconds(15)).epoch)
         } catch {
             return "\(error)"
         }
+    }
+
+    /// A later reign may be another site's, which overruled it before it began: until this site has heard of it itself, nobody
+    /// knows whether the target ever owned the volume.
+    private func reason(_ heir: Reign, isAt epoch: UInt64) -> String? {
+        epoch == heir.epoch.number
+            ? nil : "it has gone on to epoch \(epoch), of which this site has not heard yet"
     }
 
     private func seconds(_ duration: Duration) -> Double {
@@ -226,15 +235,23 @@ extension VolumeAgent {
     func goOnExclusively(to promised: Epoch) async throws -> Epoch {
         if record.head.knownEpoch >= promised { return record.head.knownEpoch }
         return try await exclusively { agent in
-            switch agent.record.head.role {
-            case .acquiring(_, promised): return try await agent.own()
-            case .receiving(_, let grant) where grant.heir.epoch == promised: return try await agent.own()
-            default:
-                guard agent.record.head.knownEpoch < promised else { return agent.record.head.knownEpoch }
-                throw SiteError.precondition(
-                    "site \(agent.context.site) does not ask for volume '\(agent.record.name)' under epoch \(promised)"
-                )
-            }
+            // Looked at when its turn has come: it may be given back just now, and is not to be asked for anew.
+            try await agent.apply(.takeOver, if: { agent.asks(for: promised) })
+            guard agent.record.head.knownEpoch < promised else { return agent.record.head.knownEpoch }
+            throw SiteError.precondition(
+                agent.asks(for: promised)
+                    ? await agent.explainNotOwning()
+                    : "site \(agent.context.site) does not ask for volume '\(agent.record.name)' under epoch \(promised)"
+            )
+        }
+    }
+
+    private func asks(for promised: Epoch) -> Bool {
+        switch record.head.role {
+        case .acquiring(_, promised): true
+        case .receiving(_, let grant): grant.heir.epoch == promised
+        case .following, .declining, .owning, .sealing, .sealed, .reclaiming, .retired, .fenced, .acquiring:
+            false
         }
     }
 

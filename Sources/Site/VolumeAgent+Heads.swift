@@ -322,7 +322,8 @@ extension VolumeAgent {
             do {
                 try await onBlockingThread { try storage.settle() }
             } catch {
-                logger.error("what was written until the volume was overruled is not all durable yet: \(error)")
+                logger.error(
+                    "what was written until the volume was overruled is not all durable yet: \(error)")
             }
             end.set(true)
         }

@@ -69,7 +69,7 @@ extension VolumeAgent {
         try await beginPreparing(reign)
     }
 
-    private func explainNotOwning() async -> String {
+    func explainNotOwning() async -> String {
         switch record.head.role {
         case .following(let reign), .acquiring(let reign, _), .receiving(let reign, _),
             .declining(let reign, _):

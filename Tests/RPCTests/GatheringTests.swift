@@ -88,7 +88,8 @@ struct GatheringTests {
             let service = try Service(.tcp)
             let channel = try Self.gatheringChannel(service)
             _ = try await channel.unary("/test/Unary", randomBytes(1 << 20), timeout: .seconds(10))
-            #expect(await eventually { Self.marks(to: service.port).count == 2 }, "gRPC's descriptor and ours")
+            #expect(
+                await eventually { Self.marks(to: service.port).count == 2 }, "gRPC's descriptor and ours")
             channel.close()
             await service.end()
             #expect(await eventually { Self.marks(to: service.port).isEmpty })
