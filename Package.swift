@@ -278,7 +278,8 @@ let package = Package(
         .testTarget(
             name: "FuseMountTests",
             dependencies: [
-                "BlockHashes", "Catalog", "EngineTestSupport", "FuseMount", "Hydration", "TestBed",
+                "BlockHashes", "CTestBed", "Catalog", "EngineTestSupport", "FuseMount", "Hydration",
+                "TestBed",
                 "VolumeFileSystem", "VolumeModel",
             ],
             // Compiled by the tests that use it.

@@ -95,6 +95,33 @@ int tb_remove_attribute(const char *path, const char *name) {
     return removexattr(path, name) == 0 ? 0 : -errno;
 }
 
+int tb_rename(const char *old_path, const char *new_path, unsigned int flags) {
+    return renameat2(AT_FDCWD, old_path, AT_FDCWD, new_path, flags) == 0 ? 0 : -errno;
+}
+
+int tb_set_own_attribute(
+    int descriptor, const char *path, const char *name, const void *value, size_t count, int flags) {
+    int result = descriptor >= 0 ? fsetxattr(descriptor, name, value, count, flags)
+                                 : lsetxattr(path, name, value, count, flags);
+    return result == 0 ? 0 : -errno;
+}
+
+int64_t tb_get_own_attribute(int descriptor, const char *path, const char *name, void *value, size_t room) {
+    ssize_t count =
+        descriptor >= 0 ? fgetxattr(descriptor, name, value, room) : lgetxattr(path, name, value, room);
+    return count < 0 ? -errno : count;
+}
+
+int64_t tb_list_own_attributes(int descriptor, const char *path, char *names, size_t room) {
+    ssize_t count = descriptor >= 0 ? flistxattr(descriptor, names, room) : llistxattr(path, names, room);
+    return count < 0 ? -errno : count;
+}
+
+int tb_remove_own_attribute(int descriptor, const char *path, const char *name) {
+    int result = descriptor >= 0 ? fremovexattr(descriptor, name) : lremovexattr(path, name);
+    return result == 0 ? 0 : -errno;
+}
+
 int64_t tb_copy_range(int from, int64_t from_offset, int to, int64_t to_offset, size_t count) {
     off64_t start = from_offset, place = to_offset;
     ssize_t copied = copy_file_range(from, &start, to, &place, count, 0);

@@ -18,23 +18,27 @@ package final class TestVolume: Sendable {
     /// What was logged for a person.
     package var log: [String] { lines.all.withLock { $0 } }
 
-    /// - Parameter freeSpace: what the disk is said to have; nil: what it has.
+    /// - Parameters:
+    ///   - freeSpace: what the disk is said to have; nil: what it has.
+    ///   - opens: what `leave` of the one before gave; nil: nothing is open.
     package init(
         opening directory: String, source: FakeSource? = nil,
         configuration: Hydrator.Configuration = Hydrator.Configuration(), openFileLimit: Int = 512,
-        freeSpace: (@Sendable () -> UInt64)? = nil
+        freeSpace: (@Sendable () -> UInt64)? = nil, resuming opens: OpenFiles? = nil
     ) throws {
         self.directory = directory
         let lines = Lines()
         self.lines = lines
         let log: @Sendable (String) -> Void = { line in lines.all.withLock { $0.append(line) } }
-        storage = try HeadStorage(opening: directory, openFileLimit: openFileLimit, freeSpace: freeSpace)
+        storage = try HeadStorage(
+            opening: directory, openFileLimit: openFileLimit, keepsOrphans: opens != nil, freeSpace: freeSpace
+        )
         let storage = self.storage
         hydrator = source.map {
             Hydrator(
                 storage: storage, source: $0, directories: $0, configuration: configuration, log: log)
         }
-        fileSystem = VolumeFileSystem(storage: storage, hydrator: hydrator, log: log)
+        fileSystem = VolumeFileSystem(storage: storage, hydrator: hydrator, resuming: opens, log: log)
         hydration = Mutex(nil)
     }
 
@@ -109,6 +113,14 @@ package final class TestVolume: Sendable {
         await stopHydration()
         try fileSystem.finish()
         try storage.close()
+    }
+
+    /// Closes it for a process that goes on with what is open.
+    package func leave() async throws -> OpenFiles {
+        await stopHydration()
+        let opens = fileSystem.leave()
+        try storage.close()
+        return opens
     }
 
     /// Runs an operation again until nothing it needs is missing.

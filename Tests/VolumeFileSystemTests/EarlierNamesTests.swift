@@ -38,15 +38,15 @@ import VolumeModel
         let temporary = try TemporaryDirectory()
         let volume = try TestVolume.make(in: try temporary.make("head"))
         let run = ModelRun(
-            volume, Model(), source: nil, configuration: Hydrator.Configuration(), temporary: temporary,
-            seed: seed)
-        try await run.run(steps: 250, crashes: false)
+            EngineDriver(volume, seed: seed), Model(), source: nil, configuration: Hydrator.Configuration(),
+            temporary: temporary, seed: seed)
+        try await run.run(steps: 250, crashes: nil)
         try run.volume.storage.settle()
         let sealed = try run.volume.storage.catalog.pin("heir at epoch 2", sealedFor: Epoch(2))
         let before = try Self.list(run.volume.storage.catalog, asOf: nil, byteCount: 1 << 20)
         #expect(before.count >= 10)
         for round in 0..<4 {
-            try await run.run(steps: 100, crashes: false)
+            try await run.run(steps: 100, crashes: nil)
             let catalog = run.volume.storage.catalog
             // Others may look at what comes later.
             if round == 1 { _ = try catalog.pin("follower") }

@@ -53,6 +53,18 @@ int64_t tb_get_attribute(const char *path, const char *name, void *value, size_t
 /// removexattr(2): 0 or a negative errno.
 int tb_remove_attribute(const char *path, const char *name);
 
+/// renameat2(2) with any flags: 0 or a negative errno.
+int tb_rename(const char *old_path, const char *new_path, unsigned int flags);
+
+/// Extended attributes of what a descriptor has open, or, if that is negative, of what has the path, though it be a
+/// symbolic link: setxattr(2) with its flags, getxattr(2), listxattr(2), removexattr(2). A negative errno; or 0, or how
+/// many bytes there are.
+int tb_set_own_attribute(
+    int descriptor, const char *path, const char *name, const void *value, size_t count, int flags);
+int64_t tb_get_own_attribute(int descriptor, const char *path, const char *name, void *value, size_t room);
+int64_t tb_list_own_attributes(int descriptor, const char *path, char *names, size_t room);
+int tb_remove_own_attribute(int descriptor, const char *path, const char *name);
+
 /// copy_file_range(2): how many bytes were copied, or a negative errno.
 int64_t tb_copy_range(int from, int64_t from_offset, int to, int64_t to_offset, size_t count);
 
