@@ -207,10 +207,11 @@ import VolumeModel
         }
         let last = try #require(heir.contents.keys.max())
         _ = try await volume.read(last, 0..<1)
-        // While the fault was under way nothing new was asked for behind it, but for what was on its way out.
+        // While the fault was under way nothing new was asked for behind it, but for what was on its way out: without that
+        // it were some sixty.
         let after = heir.source.requests.drop { $0.urgency != .urgent }.dropFirst()
         let background = after.filter { $0.urgency == .background }.count
-        #expect(background <= 1, "\(background) background requests")
+        #expect(background <= 5, "\(background) background requests")
         try await volume.waitForHydration()
         try await volume.close()
     }
