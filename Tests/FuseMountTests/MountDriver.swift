@@ -14,7 +14,7 @@ import VolumeModel
 final class MountDriver: ModelDriver {
     private(set) var volume: TestVolume
     let caller: Caller
-    let patience = Duration.seconds(20)
+    let patience = Duration.seconds(5)
     let readsAhead = true
     let mountPoint: String
     private var mount: FuseMount
