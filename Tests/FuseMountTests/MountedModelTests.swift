@@ -30,24 +30,14 @@ import Testing
     ) async throws {
         let driver = try MountDriver(
             scene.volume, at: try temporary.make("mount"), seed: ModelFigures.seed &+ number)
-        let run = scene.run(driver)
-        var hasEnded = false
-        // A file without a name that nobody has open stays until the kernel forgets it, which it sometimes puts off for long.
-        // That it then takes room for as long is known, and not mended yet.
-        try await withKnownIssue("the kernel has not forgotten a removed file", isIntermittent: true) {
-            do {
-                try await run.run(steps: ModelFigures.steps, crashes: 100)
-                try await run.closeAll()
-            } catch {
-                await driver.finish()
-                throw error
-            }
-            hasEnded = true
-        } matching: { issue in
-            let text = issue.error.map { "\($0)" } ?? ""
-            return text.contains("bytes taken, counted") || text.contains(" unnamed, counted ")
+        do {
+            let run = scene.run(driver)
+            try await run.run(steps: ModelFigures.steps, crashes: 100)
+            try await run.closeAll()
+        } catch {
+            await driver.finish()
+            throw error
         }
-        guard hasEnded else { return }
         await driver.finish()
         try await scene.end()
     }

@@ -41,6 +41,8 @@ package protocol ModelDriver: AnyObject {
     func extendedAttributes(of node: Model.Node, in model: Model) async throws(FileSystemError)
         -> [String: [UInt8]]
 
+    /// Has let go what is kept without need, like removed files that nobody has open.
+    func letGoOfUnused() throws
     /// Makes whoever caches what it was told forget that. Nothing is open.
     func forgetAll() async throws
 

@@ -125,9 +125,15 @@ extension ModelRun {
     }
 
     private func checkCatalog() async throws {
-        let deadline = ContinuousClock.now + driver.patience
+        let begin = ContinuousClock.now
+        var isForced = false
         while let difference = try catalogDifference() {
-            guard ContinuousClock.now < deadline else { throw fail(difference) }
+            let waited = ContinuousClock.now - begin
+            guard waited < driver.patience else { throw fail(difference) }
+            if waited > .seconds(1), !isForced {
+                try driver.letGoOfUnused()
+                isForced = true
+            }
             try await Task.sleep(for: .milliseconds(2))
         }
     }
