@@ -235,6 +235,7 @@ extension VolumeAgent {
     func goOnExclusively(to promised: Epoch) async throws -> Epoch {
         if record.head.knownEpoch >= promised { return record.head.knownEpoch }
         return try await exclusively { agent in
+            agent.wishes.lastUttered = .now
             // Looked at when its turn has come: it may be given back just now, and is not to be asked for anew.
             try await agent.apply(.takeOver, if: { agent.asks(for: promised) })
             guard agent.record.head.knownEpoch < promised else { return agent.record.head.knownEpoch }
