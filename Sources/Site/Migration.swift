@@ -326,7 +326,7 @@ extension HydrationPolicy {
             prefetch: PrefetchPolicy(rawValue: prefetch) ?? .all)
     }
 
-    private static func limit(_ rate: UInt64) -> UInt64? { rate == 0 ? nil : rate }
+    private static func limit(_ rate: UInt64) -> UInt64? { rate == 0 ? nil : min(rate, largestRate) }
 
     /// Takes what a command asks for; what it does not name stays.
     mutating func take(_ request: Godwit_Control_V1_SetHydrationRequest) throws(SiteError) {
