@@ -3,6 +3,22 @@ import PackageDescription
 
 let strict: [SwiftSetting] = [.treatAllWarnings(as: .error)]
 
+/// What has parsers of what comes from outside.
+let parsers: [Target.Dependency] = [
+    "BlockHashes", "ByteStore", "CFuse", "CSIProtocol", "CSIService", "Catalog", "Cluster",
+    "ClusterResources",
+    "Compression", "ControlProtocol", "EngineTestSupport", "FuseMount", "Gateway", "Handoff", "HostMounts",
+    "Hydration", "KubernetesAPI", "Monitoring", "MountHolder", "PeerProtocol", "PeerService", "RPC", "SQLite",
+    "Site", "SiteIdentity", "VolumeFileSystem", "VolumeModel",
+    .product(name: "Logging", package: "swift-log"),
+    .product(name: "NIOCore", package: "swift-nio"),
+    .product(name: "NIOEmbedded", package: "swift-nio"),
+    .product(name: "NIOHTTP1", package: "swift-nio"),
+    .product(name: "NIOTLS", package: "swift-nio"),
+    .product(name: "SwiftProtobuf", package: "swift-protobuf"),
+    .product(name: "X509", package: "swift-certificates"),
+]
+
 let package = Package(
     name: "godwit",
     dependencies: [
@@ -265,16 +281,9 @@ let package = Package(
             swiftSettings: strict),
         .testTarget(name: "RPCTests", dependencies: ["RPC"], swiftSettings: strict),
         .testTarget(
-            name: "FuzzTests",
-            dependencies: [
-                "CSIService", "Catalog", "ControlProtocol", "EngineTestSupport", "FuseMount", "Handoff",
-                "Hydration",
-                "Monitoring",
-                "PeerProtocol", "PeerService", "RPC", "SQLite", "Site", "SiteIdentity", "VolumeFileSystem",
-                "VolumeModel",
-                .product(name: "Logging", package: "swift-log"),
-                .product(name: "SwiftProtobuf", package: "swift-protobuf"),
-            ], swiftSettings: strict),
+            name: "FuzzTests", dependencies: parsers,
+            // For libFuzzer: see below.
+            exclude: ["Driver"], swiftSettings: strict),
         .testTarget(
             name: "FuseMountTests",
             dependencies: [
@@ -288,3 +297,23 @@ let package = Package(
     swiftLanguageModes: [.v6],
     cxxLanguageStandard: .cxx17
 )
+
+// For Tests/fuzz/run: in place of the tests a program of their targets, and modules that tell libFuzzer where they have been. Not
+// all: it looks at all of them after each input.
+if Context.environment["GODWIT_FUZZ_TARGETS"] != nil {
+    let watched = [
+        "BlockHashes", "CSIProtocol", "CSIService", "Catalog", "ClusterResources", "Compression",
+        "ControlProtocol", "FuseMount", "Gateway", "Handoff", "HostMounts", "Hydration", "KubernetesAPI",
+        "Monitoring", "MountHolder", "PeerProtocol", "PeerService", "RPC", "SiteIdentity", "VolumeFileSystem",
+        "VolumeModel",
+    ]
+    package.targets.removeAll { $0.type == .test }
+    for target in package.targets where watched.contains(target.name) {
+        target.swiftSettings = (target.swiftSettings ?? []) + [.unsafeFlags(["-sanitize=fuzzer"])]
+    }
+    package.targets.append(
+        .executableTarget(
+            name: "godwit-fuzz", dependencies: parsers, path: "Tests/FuzzTests",
+            sources: ["Driver", "Targets", "FuseRequestMaker.swift", "FuseWire.swift", "Mutator.swift"],
+            swiftSettings: strict))
+}

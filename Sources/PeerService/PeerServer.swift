@@ -244,7 +244,7 @@ package struct PeerServer: Sendable {
     }
 
     /// What is stored of an offer for as long as the volume is known here.
-    private static func check(_ request: Godwit_Peer_V1_OfferRequest) throws(RPCStatus) {
+    static func check(_ request: Godwit_Peer_V1_OfferRequest) throws(RPCStatus) {
         guard VolumeName.isValid(request.name) else { throw RPCStatus(.invalidArgument, VolumeName.rule) }
         guard VolumeLimits(byteCount: request.capacity, inodeCount: request.inodeLimit).isCountable else {
             throw RPCStatus(.invalidArgument, VolumeLimits.rule)
@@ -392,7 +392,7 @@ package struct PeerServer: Sendable {
         try await finish(call, of: site, with: reply)
     }
 
-    private static func extents(_ messages: [Godwit_Peer_V1_Extent]) throws(RPCStatus) -> [Extent] {
+    static func extents(_ messages: [Godwit_Peer_V1_Extent]) throws(RPCStatus) -> [Extent] {
         guard messages.count <= PeerLimits.extentCount else {
             throw RPCStatus(.invalidArgument, "too many extents")
         }
@@ -404,7 +404,7 @@ package struct PeerServer: Sendable {
         }
     }
 
-    private static func volume(_ text: String) throws(RPCStatus) -> VolumeID {
+    static func volume(_ text: String) throws(RPCStatus) -> VolumeID {
         guard let volume = VolumeID(text) else {
             throw RPCStatus(.invalidArgument, "a volume's identifier is a UUID in lower case")
         }

@@ -169,17 +169,7 @@ package struct ControlService: Sendable {
             let message = try Godwit_Control_V1_SetHydrationRequest(serializedBytes: request)
             let agent = try await site.agent(called: message.volume)
             var policy = await agent.record.hydration
-            if message.hasPaused { policy.isPaused = message.paused }
-            if message.hasBytesPerSecond {
-                policy.bytesPerSecond = message.bytesPerSecond == 0 ? nil : message.bytesPerSecond
-            }
-            if message.hasPrefetch {
-                guard let prefetch = PrefetchPolicy(rawValue: message.prefetch) else {
-                    throw SiteError.invalid(
-                        "prefetching is 'all', 'start' or 'none', not '\(message.prefetch)'")
-                }
-                policy.prefetch = prefetch
-            }
+            try policy.take(message)
             try await agent.setHydration(policy)
             try await send(agent, to: call)
         case "TakeOver":

@@ -331,11 +331,24 @@ extension HydrationPolicy {
     /// As messages carry it.
     ///
     /// - Parameters:
-    ///   - rate: bytes a second; 0: no limit.
+    ///   - rate: bytes a second; 0: no limit. More than `largestRate` are taken as that.
     ///   - prefetch: a word of another release is taken as one's own default.
     init(isPaused: Bool, rate: UInt64, prefetch: String) {
         self.init(
-            isPaused: isPaused, bytesPerSecond: rate == 0 ? nil : rate,
+            isPaused: isPaused, bytesPerSecond: Self.limit(rate),
             prefetch: PrefetchPolicy(rawValue: prefetch) ?? .all)
+    }
+
+    private static func limit(_ rate: UInt64) -> UInt64? { rate == 0 ? nil : min(rate, largestRate) }
+
+    /// Takes what a command asks for; what it does not name stays.
+    mutating func take(_ request: Godwit_Control_V1_SetHydrationRequest) throws(SiteError) {
+        if request.hasPaused { isPaused = request.paused }
+        if request.hasBytesPerSecond { bytesPerSecond = Self.limit(request.bytesPerSecond) }
+        guard request.hasPrefetch else { return }
+        guard let prefetch = PrefetchPolicy(rawValue: request.prefetch) else {
+            throw .invalid("prefetching is 'all', 'start' or 'none', not '\(request.prefetch)'")
+        }
+        self.prefetch = prefetch
     }
 }
