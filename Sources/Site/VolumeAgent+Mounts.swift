@@ -38,7 +38,9 @@ extension VolumeAgent {
             let asked = ContinuousClock.now
             lastRefusal = nil
             try checkNotGivenUp(since: givenUp)
-            try await apply(.takeOver, wait: min(max(deadline - asked, .zero), PeerLimits.sealWait))
+            try await apply(.takeOver, wait: min(max(deadline - asked, .zero), PeerLimits.sealWait)) {
+                wishes.givenUpCount == givenUp
+            }
             if case .owning(let epoch, _) = record.head.role {
                 // How long a program at the other site took to end says nothing about taking over.
                 if patience == .zero { context.handoffs.withLock { $0.record(ContinuousClock.now - asked) } }

@@ -167,19 +167,23 @@ extension VolumeAgent {
             let wanted = Epoch.takeover(
                 after: max(epoch, record.head.spent), salt: UInt32.random(in: 0...0xff_ffff))
         else { throw SiteError.precondition("no epoch is left above \(epoch)") }
+        var isServable = true
         do {
             try await apply(.overrule(epoch, wanted: wanted, base: base))
         } catch {
             // Who is overruled may have heard of it.
             guard case .owning(wanted, _) = record.head.role else { throw error }
             logger.error("taken over by force, and not served yet: \(error)")
+            isServable = false
         }
         logger.warning(
             "taken over by force: epoch \(epoch) is overruled by \(wanted)", metadata: ["base": "\(base)"])
         announceTakeover()
-        // A replica that was not begun with is of no use any more.
+        // A replica that was not begun with is of no use any more, if what was begun with is good.
         let old = before.headNumber
-        guard old != 0, old != record.headNumber, !record.keptNumbers.contains(old) else { return }
+        guard isServable, old != 0, old != record.headNumber, !record.keptNumbers.contains(old) else {
+            return
+        }
         do {
             try await deleteHead(old)
         } catch {

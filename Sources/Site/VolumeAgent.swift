@@ -155,8 +155,8 @@ actor VolumeAgent {
     /// The same for an event of this site.
     ///
     /// - Parameter isDue: asked when the event's turn has come; where it says no, nothing is decided.
-    func apply(_ event: Event, if isDue: () -> Bool) async throws {
-        _ = try await perform(try await decide(event, if: isDue), answering: nil)
+    func apply(_ event: Event, wait: Duration = .zero, if isDue: () -> Bool) async throws {
+        _ = try await perform(try await decide(event, if: isDue), answering: nil, wait: wait)
     }
 
     private func decide(_ event: Event, if isDue: () -> Bool = { true }) async throws -> [Action] {
