@@ -44,29 +44,33 @@ let package = Package(
     ],
     targets: [
         .target(name: "VolumeModel", swiftSettings: strict),
+        .target(name: "Locks", swiftSettings: strict),
         .systemLibrary(name: "CSQLite"),
         .systemLibrary(name: "CZstd"),
         .target(name: "CLinux"),
         .systemLibrary(name: "CHeap"),
         .target(name: "SQLite", dependencies: ["CSQLite"], swiftSettings: strict),
         .target(name: "Compression", dependencies: ["CZstd"], swiftSettings: strict),
-        .target(name: "Catalog", dependencies: ["CLinux", "SQLite", "VolumeModel"], swiftSettings: strict),
-        .target(name: "ByteStore", dependencies: ["CLinux", "VolumeModel"], swiftSettings: strict),
+        .target(
+            name: "Catalog", dependencies: ["CLinux", "Locks", "SQLite", "VolumeModel"], swiftSettings: strict
+        ),
+        .target(name: "ByteStore", dependencies: ["CLinux", "Locks", "VolumeModel"], swiftSettings: strict),
         .target(
             name: "BlockHashes",
             dependencies: [
                 "ByteStore", "SQLite", "VolumeModel", .product(name: "Crypto", package: "swift-crypto"),
             ], swiftSettings: strict),
         .target(
-            name: "Hydration", dependencies: ["BlockHashes", "ByteStore", "Catalog", "VolumeModel"],
+            name: "Hydration", dependencies: ["BlockHashes", "ByteStore", "Catalog", "Locks", "VolumeModel"],
             swiftSettings: strict),
         .target(
-            name: "VolumeFileSystem", dependencies: ["ByteStore", "Catalog", "Hydration", "VolumeModel"],
+            name: "VolumeFileSystem",
+            dependencies: ["ByteStore", "Catalog", "Hydration", "Locks", "VolumeModel"],
             exclude: ["Semantics.md"], swiftSettings: strict),
         .systemLibrary(name: "CFuse"),
         .target(
             name: "FuseMount",
-            dependencies: ["CFuse", "Catalog", "HostMounts", "VolumeFileSystem", "VolumeModel"],
+            dependencies: ["CFuse", "Catalog", "HostMounts", "Locks", "VolumeFileSystem", "VolumeModel"],
             swiftSettings: strict),
         .target(
             name: "CGRPC",
@@ -235,7 +239,7 @@ let package = Package(
             name: "VolumeFileSystemTests",
             dependencies: ["Catalog", "EngineTestSupport", "Hydration", "VolumeFileSystem", "VolumeModel"],
             swiftSettings: strict),
-        .testTarget(name: "VolumeModelTests", dependencies: ["VolumeModel"], swiftSettings: strict),
+        .testTarget(name: "VolumeModelTests", dependencies: ["Locks", "VolumeModel"], swiftSettings: strict),
         .testTarget(
             name: "HandoffTests", dependencies: ["Handoff", "TestBed", "VolumeModel"],
             // For spin, which a test runs.

@@ -1,5 +1,6 @@
 internal import CLinux
 internal import Glibc
+internal import Locks
 internal import Synchronization
 package import VolumeModel
 

@@ -1,6 +1,6 @@
 internal import Dispatch
 internal import Glibc
-internal import VolumeModel
+internal import Locks
 
 /// Threads for calls that wait for a disk.
 ///

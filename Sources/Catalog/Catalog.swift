@@ -1,4 +1,5 @@
 internal import Glibc
+internal import Locks
 internal import SQLite
 internal import Synchronization
 package import VolumeModel

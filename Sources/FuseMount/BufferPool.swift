@@ -1,4 +1,4 @@
-internal import VolumeModel
+internal import Locks
 
 /// Memory for reads, so that none is allocated for each.
 final class BufferPool: Sendable {

@@ -2,6 +2,7 @@ internal import CFuse
 internal import Catalog
 internal import Dispatch
 internal import Glibc
+internal import Locks
 internal import Synchronization
 internal import VolumeFileSystem
 internal import VolumeModel

@@ -1,6 +1,7 @@
 internal import BlockHashes
 package import ByteStore
 package import Catalog
+internal import Locks
 internal import Synchronization
 package import VolumeModel
 

@@ -2,6 +2,7 @@ internal import ByteStore
 internal import Catalog
 internal import Glibc
 package import Hydration
+internal import Locks
 internal import Synchronization
 package import VolumeModel
 

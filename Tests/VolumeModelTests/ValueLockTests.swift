@@ -1,8 +1,8 @@
 import Dispatch
+import Locks
 import Testing
-import VolumeModel
 
-struct LockTests {
+struct ValueLockTests {
     private struct Refusal: Error {}
 
     /// Without the lock most of what threads add at the same time would be lost.
