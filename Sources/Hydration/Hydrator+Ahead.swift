@@ -56,10 +56,11 @@ extension Hydrator {
 
     /// Where nothing streams in the background, how long a request takes that is alone is learnt here.
     private func noteAlone(_ byteCount: UInt64, after latency: Duration) {
-        guard byteCount >= SequentialWindow.firstWindow else { return }
+        let units = Int(clamping: byteCount / configuration.batchByteCount)
+        guard units > 0 else { return }
         activity.withLock { activity in
             guard activity.window.isAlone else { return }
-            activity.window.noteAnswer(after: latency, at: .now)
+            activity.window.noteAnswer(of: units, after: latency, at: .now)
         }
     }
 }

@@ -22,15 +22,13 @@ struct ReadAhead: Sendable {
         streams.values.contains { now - $0.wanted < Self.patience }
     }
 
-    /// Wants a range as well, if it adjoins what is wanted of that file; instead of it, if it lies elsewhere. What is before the
-    /// range is its reader's: whoever asked for that ahead as well would never get ahead.
+    /// Wants a range as well, if it adjoins what is wanted of that file; instead of it, if it lies elsewhere.
     mutating func want(_ range: ByteRange, of inode: InodeNumber, at now: ContinuousClock.Instant) {
         var stream = streams[inode] ?? Stream(next: range.start, end: range.start, wanted: now)
         stream.wanted = now
         if range.start > stream.end || range.end < stream.next {
             (stream.next, stream.end) = (range.start, range.end)
         } else {
-            stream.next = max(stream.next, range.start)
             stream.end = max(stream.end, range.end)
         }
         streams[inode] = stream
