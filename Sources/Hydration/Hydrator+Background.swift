@@ -191,8 +191,8 @@ extension Hydrator {
         if batch.count == 1, let extent = batch.first {
             var come: UInt64 = 0
             for task in fly(
-                extent.range, of: extent.inode, urgency: .background, timeout: Self.backgroundTimeout
-            ).tasks {
+                extent.range, of: extent.inode, urgency: .background, timeout: Self.backgroundTimeout)
+            {
                 come += try await task.value
             }
             return come
@@ -209,8 +209,8 @@ extension Hydrator {
         return try await BlockingThreads.run { storage.hasRoom() }
     }
 
-    /// Background streaming gives way: while a fault is under way, or what is read in sequence comes ahead of its reader,
-    /// nothing new is asked for. Nor is it while the policy forbids it, unless reads have brought everything meanwhile.
+    /// Background streaming gives way: while a fault is under way nothing new is asked for. Nor is it while the policy
+    /// forbids it, unless reads have brought everything meanwhile.
     ///
     /// - Parameter isExpected: what an application is expected to ask for next gives way to nothing.
     func waitForTurn(isExpected: Bool = false) async throws {
@@ -227,7 +227,7 @@ extension Hydrator {
             if let obstacle, try storage.catalog.perform({ $0.missingByteCount }) > 0 {
                 note(waitingFor: obstacle)
                 try await Task.sleep(for: .milliseconds(200))
-            } else if !isExpected, urgent > 0 || ahead.withLock({ $0.isAwaited(at: .now) }) {
+            } else if !isExpected, urgent > 0 {
                 try await Task.sleep(for: .milliseconds(1))
             } else {
                 note(waitingFor: nil)

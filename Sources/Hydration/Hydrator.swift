@@ -36,7 +36,6 @@ package final class Hydrator: Sendable {
     private let flights = Mutex(Flights())
     let activity = Mutex(Activity())
     package let prefetched = PrefetchedBytes()
-    let ahead = Mutex(ReadAhead())
 
     /// What is being fetched now.
     private struct Flights {
@@ -149,19 +148,19 @@ package final class Hydrator: Sendable {
         }
         guard let first = missing.first, let last = missing.last else { return true }
         let fault = ByteRange(first.start, last.end)
-        let limit = aheadLimit
-        let wanted = flights.withLock { $0.window.range(for: fault, of: inode, size: size, limit: limit) }
+        let wanted = flights.withLock { $0.window.range(for: fault, of: inode, size: size) }
+        let gaps = try storage.catalog.perform { try $0.missingRanges(of: inode, in: wanted) }
         let timeout = max(.milliseconds(1), deadline - ContinuousClock.now)
         // What the fault needs is awaited, and what is before it in a small file; what is ahead comes behind.
         let isSmall = size <= SequentialWindow.smallFile
         let awaited = isSmall ? wanted : ByteRange(wanted.start, fault.end)
         var tasks: [Task<UInt64, any Error>] = []
-        for gap in try storage.catalog.perform({ try $0.missingRanges(of: inode, in: awaited) }) {
-            tasks += fly(gap, of: inode, urgency: .urgent, timeout: timeout).tasks
+        for gap in gaps {
+            guard let part = gap.intersection(awaited) else { continue }
+            tasks += fly(part, of: inode, urgency: .urgent, timeout: timeout)
         }
-        if wanted.end > awaited.end {
-            ahead.withLock { $0.want(ByteRange(awaited.end, wanted.end), of: inode, at: .now) }
-            fetchAhead(of: inode)
+        for gap in gaps where gap.end > awaited.end {
+            prefetch(ByteRange(max(gap.start, awaited.end), gap.end), of: inode, timeout: timeout)
         }
         try await Self.wait(for: tasks, until: deadline)
         return try storage.catalog.perform { try $0.missingRanges(of: inode, in: range).isEmpty }
@@ -212,6 +211,16 @@ package final class Hydrator: Sendable {
         var description: String { "no answer in time" }
     }
 
+    private func prefetch(_ range: ByteRange, of inode: InodeNumber, timeout: Duration) {
+        let units = activity.withLock { $0.window.requestUnits }
+        var start = range.start
+        while start < range.end {
+            let end = min(range.end, start + configuration.batchByteCount * UInt64(units))
+            _ = fly(ByteRange(start, end), of: inode, urgency: .prefetch, timeout: timeout)
+            start = end
+        }
+    }
+
     /// What a fault asks for again though it is under way in the background, at most. An answer in the background gives
     /// way to every fault's, so who joins it waits for all of them; and there are always some bytes under way.
     static let askedForTwice: UInt64 = 64 << 10
@@ -220,11 +229,9 @@ package final class Hydrator: Sendable {
     ///
     /// A flight is not ended with the one who started it: others may have joined. It gives how many bytes have come
     /// over the link.
-    ///
-    /// - Returns: the flights, and whether somebody else has started any of them.
     func fly(
         _ range: ByteRange, of inode: InodeNumber, urgency: Urgency, timeout: Duration
-    ) -> (tasks: [Task<UInt64, any Error>], hasJoined: Bool) {
+    ) -> [Task<UInt64, any Error>] {
         flights.withLock { flights in
             let current = flights.byInode[inode] ?? []
             let isImpatient = urgency == .urgent && range.byteCount <= Self.askedForTwice
@@ -246,7 +253,7 @@ package final class Hydrator: Sendable {
                     Flights.Flight(identity: identity, range: part, urgency: urgency, task: task))
                 tasks.append(task)
             }
-            return (tasks, !joined.isEmpty)
+            return tasks
         }
     }
 

@@ -4,7 +4,6 @@ internal import VolumeModel
 /// doubles as long as faults of an inode follow each other.
 struct SequentialWindow: Sendable {
     static let firstWindow: UInt64 = 64 << 10
-    /// Unless the link takes more (`Hydrator.aheadLimit`).
     static let largestWindow: UInt64 = 4 << 20
     /// Files this small are fetched whole at the first fault: a second round trip costs more.
     static let smallFile: UInt64 = 32 << 10
@@ -19,11 +18,8 @@ struct SequentialWindow: Sendable {
     private var accesses: [InodeNumber: Access] = [:]
     private var clock: UInt64 = 0
 
-    /// - Parameter limit: how much is worth fetching ahead, at most.
     /// - Returns: the range worth fetching; it holds `fault` and ends at `size` at the latest.
-    mutating func range(
-        for fault: ByteRange, of inode: InodeNumber, size: UInt64, limit: UInt64 = largestWindow
-    ) -> ByteRange {
+    mutating func range(for fault: ByteRange, of inode: InodeNumber, size: UInt64) -> ByteRange {
         if size <= Self.smallFile { return ByteRange(0, max(size, fault.end)) }
         clock += 1
         var access = accesses[inode] ?? Access(next: 0, window: 0, lastUse: 0)
@@ -31,17 +27,16 @@ struct SequentialWindow: Sendable {
         if accesses[inode] != nil, fault.start <= access.next, fault.end > access.next {
             // Goes on where the last one ended, or where what was asked for ahead ends.
             access.window =
-                access.window == 0 ? Self.firstWindow : min(access.window * 2, limit)
+                access.window == 0 ? Self.firstWindow : min(access.window * 2, Self.largestWindow)
             end = max(fault.end, min(size, fault.end + access.window))
             access.next = end
         } else if access.window > 0, fault.end <= access.next, fault.start + access.window >= access.next {
             // Has caught up with what was asked for ahead and is on its way: ask for more once half is read.
             if fault.end + access.window / 2 >= access.next {
-                access.window = min(access.window * 2, limit)
+                access.window = min(access.window * 2, Self.largestWindow)
                 access.next = min(size, access.next + access.window)
+                end = max(fault.end, access.next)
             }
-            // Also what was asked for: it may not have come.
-            end = max(fault.end, access.next)
         } else {
             access.window = 0
             access.next = fault.end
