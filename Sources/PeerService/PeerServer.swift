@@ -327,11 +327,10 @@ package struct PeerServer: Sendable {
             }
             return try await backend.reader(of: volume, grantedTo: reign, named: name, for: site)
         } _: { reader in
-            @Sendable func answer() async throws -> Godwit_Peer_V1_ReadReply {
-                ReadCoding.encode(try await reader.read(extents, hashes: known, maximumByteCount: limit))
+            try await Aside.run(request.urgent ? Urgency.urgent.priority : Urgency.background.priority) {
+                let pieces = try await reader.read(extents, hashes: known, maximumByteCount: limit)
+                return ReadCoding.encode(pieces)
             }
-            // Of what somebody waits for each change of threads is late.
-            return try await request.urgent ? answer() : Aside.run(Urgency.background.priority, answer)
         }
         try await finish(call, of: site, with: reply)
     }
