@@ -1,54 +1,75 @@
 internal import VolumeModel
 
-/// Decides how much to fetch for a fault: exactly what was asked when access is random, and a window that
-/// doubles as long as faults of an inode follow each other.
+/// Decides how much to fetch for a fault: exactly what was asked when access is random, and a window ahead of it that doubles as
+/// long as faults of an inode follow each other. Several readers of one file each have their own.
 struct SequentialWindow: Sendable {
     static let firstWindow: UInt64 = 64 << 10
-    static let largestWindow: UInt64 = 4 << 20
+    static let largestWindow: UInt64 = 8 << 20
     /// Files this small are fetched whole at the first fault: a second round trip costs more.
     static let smallFile: UInt64 = 32 << 10
     private static let rememberedInodes = 256
+    private static let readersOfInode = 4
+    /// Who reads in sequence may ask so far from where that is expected: the kernel reads ahead with several requests at a
+    /// time, which come in any order.
+    private static let largestSlack: UInt64 = 512 << 10
 
-    private struct Access {
+    private struct Reader {
+        /// Where that ends which was asked for, by it or ahead of it.
         var next: UInt64
-        var window: UInt64
-        var lastUse: UInt64
+        /// 0: nothing has followed yet.
+        var window: UInt64 = 0
+        /// Who has read so far, half of a window, gets twice as much.
+        var growth: UInt64 = 0
+
+        func goesOn(with fault: ByteRange) -> Bool {
+            guard window > 0 else { return fault.start <= next && fault.end > next }
+            let slack = min(2 * window, SequentialWindow.largestSlack)
+            return fault.start <= next + slack && fault.end + window + slack >= next
+        }
+
+        /// - Returns: where what is worth fetching ends.
+        mutating func go(on fault: ByteRange, size: UInt64) -> UInt64 {
+            if fault.end >= growth {
+                window = max(SequentialWindow.firstWindow, min(window * 2, SequentialWindow.largestWindow))
+                growth = fault.end + window / 2
+            }
+            // Little by little: what is asked for at once is answered at once, and nothing comes until more is asked for.
+            let wanted = min(size, fault.end + window)
+            guard wanted >= min(size, next + max(window / 16, SequentialWindow.firstWindow)) else {
+                return fault.end
+            }
+            next = max(wanted, fault.end)
+            return next
+        }
     }
 
-    private var accesses: [InodeNumber: Access] = [:]
+    /// The last one to ask is the last.
+    private var readers: [InodeNumber: [Reader]] = [:]
+    private var lastUses: [InodeNumber: UInt64] = [:]
     private var clock: UInt64 = 0
 
     /// - Returns: the range worth fetching; it holds `fault` and ends at `size` at the latest.
     mutating func range(for fault: ByteRange, of inode: InodeNumber, size: UInt64) -> ByteRange {
         if size <= Self.smallFile { return ByteRange(0, max(size, fault.end)) }
         clock += 1
-        var access = accesses[inode] ?? Access(next: 0, window: 0, lastUse: 0)
+        lastUses[inode] = clock
+        var all = readers[inode] ?? []
         var end = fault.end
-        if accesses[inode] != nil, fault.start <= access.next, fault.end > access.next {
-            // Goes on where the last one ended, or where what was asked for ahead ends.
-            access.window =
-                access.window == 0 ? Self.firstWindow : min(access.window * 2, Self.largestWindow)
-            end = max(fault.end, min(size, fault.end + access.window))
-            access.next = end
-        } else if access.window > 0, fault.end <= access.next, fault.start + access.window >= access.next {
-            // Has caught up with what was asked for ahead and is on its way: ask for more once half is read.
-            if fault.end + access.window / 2 >= access.next {
-                access.window = min(access.window * 2, Self.largestWindow)
-                access.next = min(size, access.next + access.window)
-                end = max(fault.end, access.next)
-            }
+        if let index = all.lastIndex(where: { $0.goesOn(with: fault) }) {
+            var reader = all.remove(at: index)
+            end = reader.go(on: fault, size: size)
+            all.append(reader)
         } else {
-            access.window = 0
-            access.next = fault.end
+            all = all.suffix(Self.readersOfInode - 1) + [Reader(next: fault.end)]
         }
-        access.lastUse = clock
-        accesses[inode] = access
-        if accesses.count > Self.rememberedInodes { forgetOldest() }
+        readers[inode] = all
+        if readers.count > Self.rememberedInodes { forgetOldest() }
         return ByteRange(fault.start, end)
     }
 
     private mutating func forgetOldest() {
-        let oldest = accesses.values.map(\.lastUse).sorted()[accesses.count / 2]
-        accesses = accesses.filter { $0.value.lastUse > oldest }
+        let oldest = lastUses.values.sorted()[lastUses.count / 2]
+        lastUses = lastUses.filter { $0.value > oldest }
+        readers = readers.filter { lastUses[$0.key] != nil }
     }
 }

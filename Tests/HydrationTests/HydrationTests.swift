@@ -203,40 +203,6 @@ import VolumeModel
         try await volume.close()
     }
 
-    @Test func aWindowGrowsOnlyForASequence() {
-        var window = SequentialWindow()
-        let inode = InodeNumber(5)
-        let size: UInt64 = 1 << 30
-        func ask(_ start: UInt64, _ count: UInt64) -> UInt64 {
-            let range = window.range(for: ByteRange(start, start + count), of: inode, size: size)
-            #expect(range.start == start)
-            return range.byteCount
-        }
-        #expect(ask(0, 4096) == 4096)
-        #expect(ask(4096, 4096) == 4096 + SequentialWindow.firstWindow)
-        // Caught up with what is on its way: nothing more yet, then twice as much.
-        #expect(ask(8192, 4096) == 4096)
-        let next = 8192 + SequentialWindow.firstWindow
-        #expect(ask(next - 4096, 4096) == 4096 + 2 * SequentialWindow.firstWindow)
-        #expect(ask(next + 2 * SequentialWindow.firstWindow, 4096) == 4096 + 4 * SequentialWindow.firstWindow)
-        // Elsewhere: exactly what is asked, and the sequence is forgotten.
-        #expect(ask(500_000_000, 4096) == 4096)
-        #expect(ask(100_000_000, 4096) == 4096)
-        #expect(ask(500_004_096, 4096) == 4096)
-        var last = ask(500_008_192, 1 << 20)
-        for round in 1...20 as ClosedRange<UInt64> {
-            last = ask(600_000_000 + (round << 20), 1 << 20)
-        }
-        #expect(last <= (1 << 20) + SequentialWindow.largestWindow)
-        // The end of the file is the end.
-        #expect(window.range(for: ByteRange(size - 10, size), of: inode, size: size).end == size)
-        for other in 1000..<5000 as Range<UInt64> {
-            #expect(
-                window.range(for: ByteRange(0, 4096), of: InodeNumber(other), size: size)
-                    == ByteRange(0, 4096))
-        }
-    }
-
     // MARK: trouble
 
     @Test func aSilentSourceIsAnErrorInTimeAndWorksAgainLater() async throws {
