@@ -32,7 +32,9 @@ let package = Package(
         .systemLibrary(name: "CZstd"),
         .target(name: "CLinux"),
         .systemLibrary(name: "CHeap"),
-        .target(name: "SQLite", dependencies: ["CSQLite"], swiftSettings: strict),
+        // Passes between SQLite and its files, and sees to it that what is read is what was written.
+        .target(name: "CPageSums", linkerSettings: [.linkedLibrary("sqlite3")]),
+        .target(name: "SQLite", dependencies: ["CPageSums", "CSQLite"], swiftSettings: strict),
         .target(name: "Compression", dependencies: ["CZstd"], swiftSettings: strict),
         .target(name: "Catalog", dependencies: ["CLinux", "SQLite", "VolumeModel"], swiftSettings: strict),
         .target(name: "ByteStore", dependencies: ["CLinux", "VolumeModel"], swiftSettings: strict),
@@ -230,8 +232,8 @@ let package = Package(
         .testTarget(
             name: "SiteTests",
             dependencies: [
-                "ByteStore", "CSIProtocol", "MountHolder", "PeerProtocol", "PeerService", "RPC", "Site",
-                "SiteIdentity", "SiteTestSupport", "TestBed", "VolumeModel", "godwit",
+                "ByteStore", "CSIProtocol", "EngineTestSupport", "MountHolder", "PeerProtocol", "PeerService",
+                "RPC", "Site", "SiteIdentity", "SiteTestSupport", "TestBed", "VolumeModel", "godwit",
                 .product(name: "SwiftProtobuf", package: "swift-protobuf"),
             ],
             path: "Tests/SiteTests",

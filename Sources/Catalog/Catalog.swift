@@ -51,6 +51,7 @@ package final class Catalog: Sendable {
         }
         do {
             let connection = try Connection(path: path, mode: .create)
+            try connection.reservePageSums()
             try connection.execute(CatalogSchema.pragmas)
             try connection.execute("PRAGMA synchronous = FULL")
             try connection.execute("BEGIN")
@@ -181,15 +182,24 @@ package final class Catalog: Sendable {
     }
 
     static func checkVersion(of connection: Connection, path: String) throws {
-        let statement = try? connection.prepare("SELECT value FROM meta WHERE key = 'schema_version'")
+        var statement: Statement?
+        do {
+            statement = try connection.prepare("SELECT value FROM meta WHERE key = 'schema_version'")
+        } catch {
+            guard !error.isCorruption else { throw CatalogError.damaged(path, error.message) }
+        }
         guard let version = try statement?.first({ $0.integer(0) }) else {
             throw CatalogError.damaged(path, "it holds no catalog")
         }
-        guard version == CatalogSchema.version else {
+        guard [CatalogSchema.version, CatalogSchema.versionWithoutSums].contains(version) else {
             throw CatalogError.unusable(
                 path: path,
                 reason: "it has schema version \(version), this release knows \(CatalogSchema.version): "
                     + "use the release that wrote it")
+        }
+        // One bit of the header says so, and is itself no page that has been held against its sum if it has flipped.
+        guard connection.keepsPageSums == (version == CatalogSchema.version) else {
+            throw CatalogError.damaged(path, "it is damaged: its header contradicts its version")
         }
     }
 
@@ -427,5 +437,14 @@ package final class Catalog: Sendable {
         }
         try synchronize()
         try checkpoint()
+        // At rest nothing is in the log: SQLite takes a frame that the disk has damaged for the log's end, and a program that
+        // only looks at the catalog would move all of it into the database, without sums.
+        do {
+            try checkpointer.withLock { checkpointer throws(SQLiteError) in try checkpointer.emptyLog() }
+        } catch {
+            throw .database(error)
+        }
+        // The next opening commits at once, also on a full disk.
+        log.reserveSpace()
     }
 }

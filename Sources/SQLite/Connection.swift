@@ -1,7 +1,11 @@
+internal import CPageSums
 internal import CSQLite
 internal import Glibc
 
 /// An open SQLite database: the project's only door to SQLite.
+///
+/// What is read of a database that keeps page sums, and of any write-ahead log, is what was written, or an error:
+/// `Connection+PageSums`.
 ///
 /// Unchecked Sendable: opened without SQLite's own mutexes, so it is used by one thread at a time;
 /// whoever owns it calls it under the owner's lock. Statements belong to their connection.
@@ -14,7 +18,7 @@ package final class Connection: @unchecked Sendable {
     }
 
     package let path: String
-    private let handle: OpaquePointer
+    let handle: OpaquePointer
     /// Where changes are noted, so that they can be made once more; nil: nowhere.
     package var recorder: ChangeRecorder?
     private let log = LogLength()
@@ -25,11 +29,16 @@ package final class Connection: @unchecked Sendable {
     /// connection takes one for a moment, also of this process.
     private static let busyTimeoutMilliseconds: Int32 = 5000
 
+    private static let registration = gw_page_sums_register()
+
     /// Opens the file. Whether it is a database shows with the first statement.
     ///
     /// - Throws: a refusal when one of its files is none that we may touch.
     package init(path: String, mode: Mode) throws(SQLiteError) {
         try Self.checkFiles(of: path)
+        guard Self.registration == SQLITE_OK else {
+            throw SQLiteError(code: Self.registration, message: "cannot open \(path): SQLite does not begin")
+        }
         let flags: Int32 =
             switch mode {
             case .readOnly: SQLITE_OPEN_READONLY
@@ -38,7 +47,8 @@ package final class Connection: @unchecked Sendable {
             }
         var opened: OpaquePointer?
         let code = sqlite3_open_v2(
-            path, &opened, flags | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE | SQLITE_OPEN_NOFOLLOW, nil)
+            path, &opened, flags | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE | SQLITE_OPEN_NOFOLLOW,
+            GW_PAGE_SUMS_VFS)
         guard code == SQLITE_OK, let opened else {
             let message = opened.map { String(cString: sqlite3_errmsg($0)) } ?? "out of memory"
             sqlite3_close_v2(opened)
@@ -70,24 +80,6 @@ package final class Connection: @unchecked Sendable {
                 )
             }
         }
-    }
-
-    /// `PRAGMA user_version` as it stands in a database's file, which is not opened as one: nothing is changed nor made.
-    ///
-    /// Not of one that this process has open: to close any descriptor of a file lets go of all its locks on it
-    /// (fcntl(2)), and whoever closes the database elsewhere may then take its log away.
-    ///
-    /// - Returns: nil where there is no such database. What only the write-ahead log has is not seen.
-    package static func version(inHeaderOf path: String) -> Int64? {
-        // Whoever opens it is told why not.
-        guard (try? checkFiles(of: path)) != nil, let file = fopen(path, "re") else { return nil }
-        defer { fclose(file) }
-        var header = [UInt8](repeating: 0, count: 100)
-        guard fread(&header, 1, header.count, file) == header.count,
-            header.starts(with: "SQLite format 3\0".utf8)
-        else { return nil }
-        // https://www.sqlite.org/fileformat.html#the_database_header
-        return Int64(Int32(bitPattern: header[60..<64].reduce(0) { $0 << 8 | UInt32($1) }))
     }
 
     /// The file's first 100 bytes, zeros for what it lacks. SQLite has done nothing to it, nor to its log, before the first
@@ -176,8 +168,11 @@ package final class Connection: @unchecked Sendable {
     package func setBusyTimeout(milliseconds: Int32) { sqlite3_busy_timeout(handle, milliseconds) }
 
     func lastError(_ code: Int32) -> SQLiteError {
-        let error = SQLiteError(
-            code: code, message: "\(String(cString: sqlite3_errmsg(handle))) in \(path)")
+        var message = String(cString: sqlite3_errmsg(handle))
+        if code == SQLITE_CORRUPT, let page = takeDamagedPage() {
+            message += " (\(page) is not what godwit wrote)"
+        }
+        let error = SQLiteError(code: code, message: "\(message) in \(path)")
         if error.isCorruption { hasMetDamage = true }
         return error
     }

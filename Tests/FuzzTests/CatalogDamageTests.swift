@@ -127,6 +127,42 @@ import VolumeModel
         #expect(outcomes.refused > 0 && outcomes.opened > 0 && outcomes.found > 0, "\(outcomes)")
     }
 
+    /// The log holds nothing, and each page has a sum: whatever is read is what was written.
+    @Test func ofACatalogAtRestWithDamagedPagesNothingElseIsRead() async throws {
+        var mutator = Mutator(43)
+        let temporary = try TemporaryDirectory()
+        let sound = try await Self.make(.closed, in: temporary)
+        func image(_ directory: String) throws -> CatalogImage {
+            let catalog = try Catalog(opening: directory)
+            defer { catalog.abandon() }
+            return try CatalogImage(catalog)
+        }
+        func copy() throws -> String {
+            let copy = temporary.path + "/copy"
+            try? FileManager.default.removeItem(atPath: copy)
+            try TemporaryDirectory.copyHead(from: sound, to: copy)
+            return copy
+        }
+        let expected = try image(try copy())
+        var refused = 0
+        for round in 0..<2 * Self.rounds {
+            let directory = try copy()
+            let path = directory + "/" + Catalog.fileName
+            var bytes = try #require(Self.bytes(path))
+            Self.damage(&bytes, &mutator)
+            try Data(bytes).write(to: URL(fileURLWithPath: path))
+            let isFound = (try? HeadCheck.run(directory, isInUse: false).isEmpty) != true
+            if let found = try? image(directory) {
+                let isSame = found == expected
+                #expect(isSame, "round \(round): something else was read")
+            } else {
+                refused += 1
+                #expect(isFound, "round \(round): a check finds nothing")
+            }
+        }
+        #expect(refused > Self.rounds, "\(refused)")
+    }
+
     // MARK: damage to rows
 
     private static let columns: [(table: String, columns: [String])] = [
@@ -293,6 +329,8 @@ import VolumeModel
         }
         for offset in 0..<4 { bytes.swapAt(cells[0] + offset, cells[1] + offset) }
         try Data(bytes).write(to: URL(fileURLWithPath: path))
+        // Else the pages themselves would not be read.
+        #expect(try CatalogCheck.acceptPages(of: head) == 1)
         let storage = try HeadStorage(opening: head)
         #expect(throws: (any Error).self) { try storage.settle() }
         storage.catalog.abandon()

@@ -32,6 +32,15 @@ extension SiteTests {
                 let head = "\(site.stateDirectory)/volumes/\(id)/heads/1"
                 _ = try await shell(
                     "sqlite3 catalog.db \"UPDATE inode SET links = 5 WHERE ino = 3\"", in: head)
+                // What another program writes to a catalog is damage until a person says otherwise.
+                let foreign = try await site.run(["volume", "check", "data"])
+                #expect(
+                    foreign.exit == .exited(4) && foreign.output.contains("is not what godwit wrote"),
+                    "\(foreign.output)")
+                let accepted = try await site.run(["volume", "check", "data", "--accept-damage"])
+                #expect(
+                    accepted.exit == .exited(4) && accepted.output.contains("taken as they are"),
+                    "\(accepted.output)")
                 let found = try await site.run(["volume", "check", "data", "--json"])
                 #expect(found.exit == .exited(4), "\(found.output)")
                 #expect(found.output.contains("\"repairable\": true"), "\(found.output)")
@@ -87,6 +96,7 @@ extension SiteTests {
                 let head = "\(state)/volumes/\(id)/heads/1"
                 _ = try await shell(
                     "sqlite3 catalog.db \"UPDATE inode SET links = 5 WHERE ino = 3\"", in: head)
+                _ = try await site.run(["volume", "check", id, "--accept-damage"])
                 let found = try await site.run(["volume", "check", id])
                 #expect(
                     found.exit == .exited(4) && found.output.contains("repairable")
@@ -123,7 +133,7 @@ extension SiteTests {
                 try await site.initialise()
                 try cleanup.add("site london", limit: .seconds(40)) { await site.stop() }
                 _ = try await shell(
-                    "mkdir volumes; sqlite3 site.db 'PRAGMA journal_mode = \(mode); CREATE TABLE later(x); PRAGMA user_version = 2'",
+                    "mkdir volumes; sqlite3 site.db 'PRAGMA journal_mode = \(mode); CREATE TABLE later(x); PRAGMA user_version = 3'",
                     in: site.stateDirectory)
                 func contents() async throws -> String {
                     try await shell(
@@ -136,7 +146,7 @@ extension SiteTests {
                 let checked = try await site.run(["volume", "check", "--repair"])
                 #expect(!checked.exit.isSuccess)
                 for words in [
-                    site.stateDirectory + "/site.db is of a newer release (schema 2",
+                    site.stateDirectory + "/site.db is of a newer release (schema 3",
                     "use the release that wrote it",
                 ] {
                     #expect(log.contains(words), "\(log)")

@@ -1,0 +1,78 @@
+import EngineTestSupport
+import Foundation
+import Handoff
+import Site
+import Testing
+import VolumeModel
+
+/// The file of a standalone site's registry, and what a disk or another program makes of it.
+@Suite struct RegistryFileTests {
+    private static func record(_ name: String, _ generator: inout Generator) throws -> VolumeRecord {
+        VolumeRecord(
+            id: VolumeID(randomHigh: generator.next(), randomLow: generator.next()), name: name,
+            limits: VolumeLimits(byteCount: 1 << 40),
+            parameters: ["note": String(repeating: name, count: 99)],
+            head: HeadRecord(newAt: try #require(SiteID("london"))), headNumber: 1)
+    }
+
+    private static func fill(_ path: String) async throws -> [VolumeRecord] {
+        var generator = Generator(seed: 1)
+        let registry = try SQLiteRegistry(path: path)
+        for number in 0..<60 { _ = try await registry.insert(record("volume \(number)", &generator)) }
+        return try await registry.volumes().map(\.value)
+    }
+
+    @Test func aFlippedBitInARegistryIsNoticed() async throws {
+        let temporary = try TemporaryDirectory()
+        let path = temporary.path + "/site.db"
+        let records = try await Self.fill(path)
+        // Whoever closes it last has moved its log.
+        let sound = try Data(contentsOf: URL(fileURLWithPath: path))
+        #expect(sound[20] == 8 && sound.count > 40_000)
+        var generator = Generator(seed: 2)
+        var refused = 0
+        for round in 0..<160 {
+            for suffix in ["-wal", "-shm"] { unlink(path + suffix) }
+            let offset = round < 100 ? round : generator.next(below: sound.count)
+            var bytes = sound
+            bytes[offset] ^= 1 << UInt8(generator.next(below: 8))
+            try bytes.write(to: URL(fileURLWithPath: path))
+            do {
+                let isSame = try await SQLiteRegistry(path: path).volumes().map(\.value) == records
+                #expect(isSame, "byte \(offset)")
+            } catch {
+                #expect("\(error)".contains(path), "\(error)")
+                refused += 1
+            }
+        }
+        // Others are in pages of an index that is not looked at.
+        #expect(refused > 120, "\(refused)")
+    }
+
+    /// Whoever takes itself for the last to close a database deletes its log, with what others write to it: they know of
+    /// each other by locks, which a process loses when it closes any descriptor of the file.
+    @Test func whoOpensARegistryThatIsInUseDoesNotLetGoOfItsLocks() async throws {
+        let temporary = try TemporaryDirectory()
+        let path = temporary.path + "/site.db"
+        var generator = Generator(seed: 3)
+        let registry = try SQLiteRegistry(path: path)
+        _ = try await registry.insert(Self.record("first", &generator))
+        func inodeNumber() throws -> UInt64 {
+            var status = stat()
+            try #require(stat(path + "-wal", &status) == 0)
+            return UInt64(status.st_ino)
+        }
+        let log = try inodeNumber()
+        #expect(try await SQLiteRegistry(path: path).volumes().count == 1)
+        let process = Process()
+        process.executableURL = URL(fileURLWithPath: "/usr/bin/sqlite3")
+        process.arguments = [path, "SELECT count(*) FROM volume"]
+        process.standardOutput = nil
+        try process.run()
+        process.waitUntilExit()
+        try #require(process.terminationStatus == 0)
+        #expect(try inodeNumber() == log)
+        _ = try await registry.insert(Self.record("second", &generator))
+        #expect(try await SQLiteRegistry(path: path).volumes().count == 2)
+    }
+}
