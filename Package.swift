@@ -202,7 +202,7 @@ let package = Package(
             ], swiftSettings: strict),
         .target(
             name: "EngineTestSupport",
-            dependencies: ["Catalog", "Hydration", "VolumeFileSystem", "VolumeModel"],
+            dependencies: ["Catalog", "Hydration", "SQLite", "VolumeFileSystem", "VolumeModel"],
             path: "Tests/EngineTestSupport", swiftSettings: strict),
         .testTarget(
             name: "CatalogTests", dependencies: ["Catalog", "EngineTestSupport", "SQLite", "VolumeModel"],

@@ -109,12 +109,12 @@ static int verify(struct gw_file *file, const uint8_t *page, uint32_t number, in
     return damaged(file, number, 0);
 }
 
-// Gives pages that are in the file the sums that fit.
-static int seal(struct gw_file *file, sqlite3_int64 start, sqlite3_int64 end, uint32_t *count) {
+// Gives the pages that are in the file the sums that fit, from page 2 to `end`.
+static int seal(struct gw_file *file, sqlite3_int64 end) {
     uint32_t size = file->page_size;
     uint8_t *page = buffer_of(file, size);
     if (!page) return SQLITE_IOERR_NOMEM;
-    for (sqlite3_int64 offset = start; offset + size <= end; offset += size) {
+    for (sqlite3_int64 offset = size; offset + size <= end; offset += size) {
         if (offset <= LOCK_BYTE && LOCK_BYTE < offset + size) continue;
         int code = host_read(file, page, (int)size, offset);
         if (code != SQLITE_OK) return code;
@@ -123,7 +123,6 @@ static int seal(struct gw_file *file, sqlite3_int64 start, sqlite3_int64 end, ui
         put_sum(page, size, sum);
         code = host_write(file, page + size - SUM_SIZE, SUM_SIZE, offset + size - SUM_SIZE);
         if (code != SQLITE_OK) return code;
-        *count += 1;
     }
     return SQLITE_OK;
 }
@@ -155,8 +154,7 @@ static int follow(struct gw_file *database, const uint8_t *header) {
     database->unsummed_end = 0;
     database->keeping = header[20] == SUM_SIZE ? SUMS : NO_SUMS;
     database->page_size = size;
-    uint32_t count = 0;
-    return database->keeping == SUMS ? seal(database, size, end, &count) : SQLITE_OK;
+    return database->keeping == SUMS ? seal(database, end) : SQLITE_OK;
 }
 
 static int read_database(struct gw_file *file, void *bytes, int count, sqlite3_int64 offset) {
@@ -448,17 +446,6 @@ int gw_page_sums_reserve(sqlite3 *database) {
 int gw_page_sums_are_kept(sqlite3 *database) {
     struct gw_file *file = main_file(database);
     return file && file->keeping == SUMS;
-}
-
-int gw_page_sums_renew(sqlite3 *database, uint32_t *count) {
-    *count = 0;
-    struct gw_file *file = main_file(database);
-    if (!file || file->keeping != SUMS) return SQLITE_OK;
-    sqlite3_int64 size = 0;
-    int code = gw_file_size(&file->base, &size);
-    if (code == SQLITE_OK) code = seal(file, 0, size, count);
-    if (code == SQLITE_OK && *count > 0) code = gw_sync(&file->base, SQLITE_SYNC_FULL);
-    return code;
 }
 
 uint32_t gw_page_sums_take_damage(sqlite3 *database, int *is_in_log) {

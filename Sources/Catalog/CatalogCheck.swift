@@ -96,9 +96,8 @@ package struct CatalogCheck {
         findings.append(
             HeadFinding(
                 .damage,
-                "\(path): \(page) is not what godwit wrote: restore the catalog, with its log (-wal), from another copy. If a "
-                    + "person has changed it with another program, 'godwit volume check --accept-damage' takes it as it is"
-            ))
+                "\(path): \(page) is not what godwit wrote: the disk, or another program, has changed it. Restore the catalog, "
+                    + "with its log (-wal), from another copy"))
     }
 
     /// Adds one finding for each row of a query, which gives the text in its only column.
@@ -328,27 +327,6 @@ package struct CatalogCheck {
 }
 
 extension CatalogCheck {
-    /// Takes the catalog's pages as they are, where they do not fit their sums: another program has written to it, or
-    /// somebody prefers what the disk has made of them. What they say is for a check to tell. The catalog must not be in use.
-    ///
-    /// - Returns: how many pages that were. One without sums, or that is no catalog, has none.
-    /// - Throws: `.unusable` when another process has it open; nothing is changed then.
-    package static func acceptPages(of directory: String) throws(CatalogError) -> Int {
-        let lock = try HeadLock(directory: directory)
-        defer { lock.release() }
-        let path = directory + "/" + Catalog.fileName
-        guard let connection = try? Catalog.connect(to: path) else { return 0 }
-        let find = try? connection.prepare("SELECT value FROM meta WHERE key = 'schema_version'")
-        let version = try? find?.first { $0.integer(0) }
-        // A newer release's pages may have other sums.
-        if let version, version > CatalogSchema.version { return 0 }
-        do {
-            return try connection.renewPageSums()
-        } catch {
-            throw .database(error)
-        }
-    }
-
     /// Puts right what can be put right without losing anything. The catalog must not be in use.
     ///
     /// - Throws: `.unusable` when another process has it open; nothing is changed then.

@@ -17,19 +17,6 @@ extension Connection {
     /// Whether the database's file keeps them, as its header or page 1 said when it was read last.
     package var keepsPageSums: Bool { gw_page_sums_are_kept(handle) != 0 }
 
-    /// Takes all pages of the file as they are, durably: each gets the sum that fits. Nobody else may use the database.
-    /// Does nothing to one that keeps none.
-    ///
-    /// - Returns: how many pages had another one.
-    package func renewPageSums() throws(SQLiteError) -> Int {
-        var count: UInt32 = 0
-        let code = gw_page_sums_renew(handle, &count)
-        guard code == SQLITE_OK else {
-            throw SQLiteError(code: code, message: "cannot rewrite sums in \(path)")
-        }
-        return Int(count)
-    }
-
     /// The sum of a page but for its last 8 bytes.
     ///
     /// - Parameters:

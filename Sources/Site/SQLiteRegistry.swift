@@ -96,21 +96,6 @@ package final class SQLiteRegistry: SiteRegistry {
         }
     }
 
-    /// Takes the file's pages as they are, where they do not fit their sums: a person has changed it with another program. The
-    /// site must not run.
-    ///
-    /// - Returns: how many pages that were.
-    package static func acceptPages(path: String) throws(RegistryError) -> Int {
-        do throws(SQLiteError) {
-            let connection = try Connection(path: path, mode: .readWrite)
-            connection.leaveLogOnClose()
-            try checkHeader(of: connection)
-            return try connection.renewPageSums()
-        } catch {
-            throw .store(error.message)
-        }
-    }
-
     package func volumes() async throws(RegistryError) -> [Versioned<VolumeRecord>] {
         try read("SELECT id, revision, record FROM volume ORDER BY id") { _ in }
     }

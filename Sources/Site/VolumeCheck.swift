@@ -39,10 +39,6 @@ package enum VolumeCheck {
         var outcome = Outcome()
         let all: [Candidate]
         if state.hasRegistry {
-            if accepts {
-                let count = try SQLiteRegistry.acceptPages(path: state.registry)
-                outcome.found.add(accepted(count, of: state.registry), "registry", stateDirectory)
-            }
             all = try await SQLiteRegistry(path: state.registry).volumes().map(\.value).map {
                 Candidate(name: $0.name, id: $0.id, heads: $0.storedHeadNumbers, record: $0)
             }
@@ -62,12 +58,7 @@ package enum VolumeCheck {
         for volume in candidates {
             for number in volume.heads {
                 let directory = state.head(number, of: volume.id)
-                if accepts {
-                    let count = try CatalogCheck.acceptPages(of: directory)
-                    outcome.found.add(
-                        accepted(count, of: directory + "/" + Catalog.fileName), volume.name, directory)
-                    try HeadDamage.accept(directory)
-                }
+                if accepts { try HeadDamage.accept(directory) }
                 var failure: [HeadFinding] = []
                 if scrubs {
                     do {
@@ -106,13 +97,6 @@ package enum VolumeCheck {
             outcome.left.add([unknownVolume(directory)], "\(id)", directory)
         }
         return outcome
-    }
-
-    /// - Returns: what was found and is not there any more.
-    private static func accepted(_ pageCount: Int, of path: String) -> [HeadFinding] {
-        guard pageCount > 0 else { return [] }
-        let text = "\(path): \(pageCount) pages are not what godwit wrote, and are taken as they are"
-        return [HeadFinding(.damage, text, isRepairable: true)]
     }
 
     /// A head that cannot even be looked at is a finding, not the end of the look.

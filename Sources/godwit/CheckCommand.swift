@@ -21,9 +21,6 @@ extension VolumeCommand {
                 know of it (only while this one runs), or in an older state here. A running site looks for one by \
                 itself, --repair does so now.
 
-                The pages of a volume's catalog are always held against their sums. Where the site does not run, \
-                --accept-damage takes also those for good that do not fit: another program has changed them.
-
                 Where the registry is in a cluster, and the site does not run, every head that is here is looked at and \
                 repaired all the same, and volumes are called by their identifiers; it cannot be told then whether heads \
                 are missing, or left over.
@@ -38,10 +35,7 @@ extension VolumeCommand {
         @Flag(help: "Repair what can be without losing anything. While the site runs: only damaged bytes.")
         var repair = false
         @Flag(help: "Read all bytes, and hold them against what they were.") var scrub = false
-        @Flag(
-            help:
-                "Take the files that a scrub found damaged for good as they are now; and the catalog, while the site does not run."
-        )
+        @Flag(help: "Take the files that a scrub found damaged for good as they are now.")
         var acceptDamage = false
         @Flag(help: "Print JSON, an array.") var json = false
 

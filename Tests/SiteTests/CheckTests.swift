@@ -1,3 +1,4 @@
+import EngineTestSupport
 import Foundation
 import Testing
 
@@ -30,17 +31,7 @@ extension SiteTests {
                 let sound = try await site.run(["volume", "check"])
                 #expect(sound.exit == .exited(0), "\(sound.output)")
                 let head = "\(site.stateDirectory)/volumes/\(id)/heads/1"
-                _ = try await shell(
-                    "sqlite3 catalog.db \"UPDATE inode SET links = 5 WHERE ino = 3\"", in: head)
-                // What another program writes to a catalog is damage until a person says otherwise.
-                let foreign = try await site.run(["volume", "check", "data"])
-                #expect(
-                    foreign.exit == .exited(4) && foreign.output.contains("is not what godwit wrote"),
-                    "\(foreign.output)")
-                let accepted = try await site.run(["volume", "check", "data", "--accept-damage"])
-                #expect(
-                    accepted.exit == .exited(4) && accepted.output.contains("taken as they are"),
-                    "\(accepted.output)")
+                try changeRows(ofCatalogIn: head, "UPDATE inode SET links = 5 WHERE ino = 3")
                 let found = try await site.run(["volume", "check", "data", "--json"])
                 #expect(found.exit == .exited(4), "\(found.output)")
                 #expect(found.output.contains("\"repairable\": true"), "\(found.output)")
@@ -94,9 +85,7 @@ extension SiteTests {
                 #expect(after == before)
 
                 let head = "\(state)/volumes/\(id)/heads/1"
-                _ = try await shell(
-                    "sqlite3 catalog.db \"UPDATE inode SET links = 5 WHERE ino = 3\"", in: head)
-                _ = try await site.run(["volume", "check", id, "--accept-damage"])
+                try changeRows(ofCatalogIn: head, "UPDATE inode SET links = 5 WHERE ino = 3")
                 let found = try await site.run(["volume", "check", id])
                 #expect(
                     found.exit == .exited(4) && found.output.contains("repairable")

@@ -32,12 +32,6 @@ int gw_page_sums_reserve(struct sqlite3 *_Nonnull database);
 // Whether the database keeps sums, by what was read of it last: 0 or 1.
 int gw_page_sums_are_kept(struct sqlite3 *_Nonnull database);
 
-// Takes all pages in the database's file as they are, and makes them durable: each gets the sum that fits. Nobody else may
-// use it meanwhile. Nothing is done to one that keeps no sums.
-//
-// count: takes how many pages had one that does not.
-int gw_page_sums_renew(struct sqlite3 *_Nonnull database, uint32_t *_Nonnull count);
-
 // The page that was found damaged last, and forgets it; 0: none since.
 //
 // is_in_log: takes whether it is in the write-ahead log.
