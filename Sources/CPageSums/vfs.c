@@ -10,6 +10,7 @@ enum {
     DATABASE_HEADER_SIZE = 100,
     LOG_HEADER_SIZE = 32,
     FRAME_HEADER_SIZE = 24,
+    SALTS_SIZE = 8,
     SMALLEST_PAGE = 512,
     LARGEST_PAGE = 65536,
     // The page with this byte is never written: SQLite's locks are there.
@@ -44,6 +45,8 @@ struct gw_file {
     // The first frame whose page the open transaction has written over: until it ends checksums from there on do not fit.
     sqlite3_int64 first_rewritten;
     int is_big_endian;
+    // New whenever the log is begun anew: frames with others are what is left of an earlier one.
+    uint8_t salts[SALTS_SIZE];
 };
 
 static sqlite3_vfs *host, ours;
@@ -204,21 +207,9 @@ static int write_database(struct gw_file *file, const void *bytes, int count, sq
 
 // MARK: logs
 
-static void learn_log(struct gw_file *log, const uint8_t *header) {
-    uint32_t magic = big_endian(header), size = big_endian(header + 8);
-    if ((magic | 1) != (LOG_MAGIC | 1) || !is_page_size(size)) return;
-    log->page_size = size;
-    log->is_big_endian = magic & 1;
-}
-
-static void read_log_header(struct gw_file *log) {
-    uint8_t header[LOG_HEADER_SIZE];
-    if (host_read(log, header, LOG_HEADER_SIZE, 0) == SQLITE_OK) learn_log(log, header);
-}
-
-static void add(const struct gw_file *log, const uint8_t *bytes, uint32_t count, uint32_t sums[2]) {
+static void add(int is_big_endian, const uint8_t *bytes, uint32_t count, uint32_t sums[2]) {
     uint32_t one = sums[0], two = sums[1];
-    if (log->is_big_endian) {
+    if (is_big_endian) {
         for (uint32_t place = 0; place < count; place += 8) {
             one += big_endian(bytes + place) + two;
             two += big_endian(bytes + place + 4) + one;
@@ -233,11 +224,30 @@ static void add(const struct gw_file *log, const uint8_t *bytes, uint32_t count,
     sums[1] = two;
 }
 
+// Of a header that is damaged nothing is learnt.
+static void learn_log(struct gw_file *log, const uint8_t *header) {
+    uint32_t magic = big_endian(header), size = big_endian(header + 8), sums[2] = {0, 0};
+    if ((magic | 1) != (LOG_MAGIC | 1) || !is_page_size(size)) return;
+    add(magic & 1, header, LOG_HEADER_SIZE - 8, sums);
+    if (sums[0] != big_endian(header + 24) || sums[1] != big_endian(header + 28)) return;
+    log->page_size = size;
+    log->is_big_endian = magic & 1;
+    memcpy(log->salts, header + 16, SALTS_SIZE);
+}
+
+static int read_log_header(struct gw_file *log) {
+    uint8_t header[LOG_HEADER_SIZE];
+    int code = host_read(log, header, LOG_HEADER_SIZE, 0);
+    if (code == SQLITE_OK) learn_log(log, header);
+    return code == SQLITE_IOERR_SHORT_READ ? SQLITE_OK : code;
+}
+
 // before: the checksum of the frame before, or of the log's header, from which this one's goes on.
 static int fits(const struct gw_file *log, const uint8_t *frame, const uint8_t *before) {
+    if (memcmp(frame + 8, log->salts, SALTS_SIZE) != 0) return 0;
     uint32_t sums[2] = {big_endian(before), big_endian(before + 4)};
-    add(log, frame, 8, sums);
-    add(log, frame + FRAME_HEADER_SIZE, log->page_size, sums);
+    add(log->is_big_endian, frame, 8, sums);
+    add(log->is_big_endian, frame + FRAME_HEADER_SIZE, log->page_size, sums);
     return sums[0] == big_endian(frame + 16) && sums[1] == big_endian(frame + 20);
 }
 
@@ -249,20 +259,26 @@ static int verify_frame(struct gw_file *log, const uint8_t *frame, sqlite3_int64
     if (code != SQLITE_OK && code != SQLITE_IOERR_SHORT_READ) return code;
     if (code == SQLITE_OK) {
         if (fits(log, frame, before)) return SQLITE_OK;
-        // A log that was begun on another machine may have been begun anew since.
-        int was_big_endian = log->is_big_endian;
-        read_log_header(log);
-        if (log->is_big_endian != was_big_endian && fits(log, frame, before)) return SQLITE_OK;
+        // Another connection may have begun the log anew since: not while this one may read of the one before.
+        uint32_t size = log->page_size;
+        code = read_log_header(log);
+        if (code != SQLITE_OK) return code;
+        if (log->page_size == size && fits(log, frame, before)) return SQLITE_OK;
     }
     return damaged(log->partner, big_endian(frame), 1);
 }
 
 static int read_log(struct gw_file *log, void *bytes, int count, sqlite3_int64 offset) {
-    if (count >= SMALLEST_PAGE && log->page_size == 0) read_log_header(log);
+    if (count >= SMALLEST_PAGE && log->page_size == 0) {
+        int code = read_log_header(log);
+        if (code != SQLITE_OK) return code;
+    }
     uint32_t size = log->page_size;
     sqlite3_int64 start = offset - FRAME_HEADER_SIZE;
+    // A page, and what there is to hold it against is gone.
+    if (size == 0 && is_page_size((uint32_t)count)) return damaged(log->partner, 0, 1);
     // All else is what SQLite verifies itself.
-    if (size == 0 || (uint32_t)count != size || start < LOG_HEADER_SIZE
+    if ((uint32_t)count != size || start < LOG_HEADER_SIZE
         || (start - LOG_HEADER_SIZE) % (FRAME_HEADER_SIZE + size) != 0 || start >= log->first_rewritten) {
         int code = host_read(log, bytes, count, offset);
         if (code == SQLITE_OK && offset == 0 && count == LOG_HEADER_SIZE) learn_log(log, bytes);
@@ -280,7 +296,10 @@ static int read_log(struct gw_file *log, void *bytes, int count, sqlite3_int64 o
 }
 
 static int write_log(struct gw_file *log, const void *bytes, int count, sqlite3_int64 offset) {
-    if (count >= SMALLEST_PAGE && log->page_size == 0) read_log_header(log);
+    if (count >= SMALLEST_PAGE && log->page_size == 0) {
+        int code = read_log_header(log);
+        if (code != SQLITE_OK) return code;
+    }
     if (offset == 0 && count == LOG_HEADER_SIZE) {
         learn_log(log, bytes);
     } else if (count == FRAME_HEADER_SIZE) {
@@ -326,7 +345,10 @@ static int gw_lock_shared_memory(sqlite3_file *file, int first, int count, int f
 #define HOST(file) host_file((struct gw_file *)(file))
 
 static int gw_truncate(sqlite3_file *file, sqlite3_int64 size) {
-    return HOST(file)->pMethods->xTruncate(HOST(file), size);
+    struct gw_file *mine = (struct gw_file *)file;
+    int code = HOST(file)->pMethods->xTruncate(HOST(file), size);
+    if (code == SQLITE_OK && mine->unsummed_end > size) mine->unsummed_end = size;
+    return code;
 }
 
 static int gw_sync(sqlite3_file *file, int flags) { return HOST(file)->pMethods->xSync(HOST(file), flags); }

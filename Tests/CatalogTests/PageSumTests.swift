@@ -311,6 +311,22 @@ import VolumeModel
         try expectSound(path, rowCount: 1501)
     }
 
+    /// What was written before page 1 is gone with its transaction, and is not looked for.
+    @Test func aTransactionThatIsTakenBackLeavesNothingThatNeedsASum() throws {
+        let temporary = try TemporaryDirectory()
+        let path = temporary.path + "/some.db"
+        do {
+            let connection = try Connection(path: path, mode: .create)
+            try connection.reservePageSums()
+            try connection.execute("PRAGMA cache_size = 10")
+            let make = "BEGIN; CREATE TABLE t(a INTEGER PRIMARY KEY, b); INSERT INTO t \(Self.rows)"
+            try connection.execute("\(make); ROLLBACK")
+            try connection.execute("BEGIN; CREATE TABLE other(x); COMMIT")
+            try connection.execute("\(make); COMMIT")
+        }
+        try expectSound(path, rowCount: 2000)
+    }
+
     @Test func aLargeCopyHasSumsThatFit() throws {
         let temporary = try TemporaryDirectory()
         let (path, copy) = (temporary.path + "/some.db", temporary.path + "/copy.db")
@@ -366,6 +382,15 @@ import VolumeModel
         // The others are in pages that were written again since.
         #expect(noticed > 5, "\(noticed)")
 
+        // Without its header nothing in it can be held against anything.
+        for offset in [0, 9, 17, 27] {
+            try log.seek(toOffset: UInt64(offset))
+            try log.write(contentsOf: Data([whole[offset] ^ 16]))
+            #expect(throws: SQLiteError.self, "byte \(offset) of the header") { _ = try read() }
+            try log.seek(toOffset: UInt64(offset))
+            try log.write(contentsOf: Data([whole[offset]]))
+        }
+
         // In the last frame, which is the newest of its page.
         let offset = whole.count - 2000
         try log.seek(toOffset: UInt64(offset))
@@ -377,6 +402,51 @@ import VolumeModel
         #expect(try writer.checkpoint())
         #expect(try read() == sound)
         #expect(try wrongPages(of: path) == [])
+    }
+
+    /// The disk has forgotten two writes: what stands there is of an earlier log, and goes on from what is before it.
+    @Test func whatIsLeftOfAnEarlierLogIsNotTakenForThisOne() throws {
+        let temporary = try TemporaryDirectory()
+        let path = temporary.path + "/some.db"
+        let writer = try Connection(path: path, mode: .create)
+        try writer.reservePageSums()
+        try writer.execute("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0")
+        try writer.execute("CREATE TABLE t(a INTEGER PRIMARY KEY, b)")
+        for number in 0..<40 { try writer.execute("INSERT INTO t VALUES (\(number), randomblob(3000))") }
+        func bytes() throws -> Data { try Data(contentsOf: URL(fileURLWithPath: path + "-wal")) }
+        func read(_ number: Int) throws -> [UInt8]? {
+            let connection = try Connection(path: path, mode: .readWrite)
+            return try connection.prepare("SELECT b FROM t WHERE a = \(number)").first { $0.bytes(0) }
+        }
+        let earlier = try bytes()
+        #expect(try writer.checkpoint())
+        writer.watchLog()
+        for number in 0..<40 {
+            try writer.execute("UPDATE t SET b = randomblob(3000) WHERE a = \(number)")
+        }
+        let present = try bytes()
+        try #require(earlier[16..<24] != present[16..<24], "it was begun anew")
+        try #require(writer.logFrameCount == 40, "each row is on a page of its own")
+        let log = try FileHandle(forUpdating: URL(fileURLWithPath: path + "-wal"))
+        let frameByteCount = 24 + pageByteCount
+        var noticed = 0
+        for number in 1..<40 {
+            let sound = try read(number)
+            let range = 32 + (number - 1) * frameByteCount..<32 + (number + 1) * frameByteCount
+            try log.seek(toOffset: UInt64(range.lowerBound))
+            try log.write(contentsOf: earlier[range])
+            do {
+                let isSame = try read(number) == sound
+                #expect(isSame, "frame \(number)")
+            } catch let error as SQLiteError {
+                noticed += 1
+                #expect(error.isCorruption && error.message.contains("in the log"), "\(error)")
+            }
+            try log.seek(toOffset: UInt64(range.lowerBound))
+            try log.write(contentsOf: present[range])
+        }
+        try log.close()
+        #expect(noticed == 39, "\(noticed)")
     }
 }
 
