@@ -7,7 +7,7 @@ extension Catalog {
         try commit()
         let path = directory + "/" + Self.fileName
         do {
-            let reader = try Connection(path: self.directory + "/" + Self.fileName, mode: .readWrite)
+            let reader = try connectAgain()
             try reader.reservePageSums()
             let copy = try reader.prepare("VACUUM INTO ?1")
             copy.bind(1, path)

@@ -25,6 +25,7 @@ package final class Catalog: Sendable {
     package let inodesToRecover: [InodeNumber]
     let state: Mutex<CatalogState>
     let order = CommitOrder()
+    private let keepsPageSums: Bool
     private let checkpointer: Mutex<Checkpointer>
     private let log: WriteAheadLog
     /// Held while the log is synced: whoever waits is covered by the next one, and nobody takes for a success
@@ -130,7 +131,8 @@ package final class Catalog: Sendable {
             }
             _ = try state.commit()
             self.state = Mutex(state)
-            checkpointer = Mutex(Checkpointer(path: path))
+            keepsPageSums = connection.keepsPageSums
+            checkpointer = Mutex(Checkpointer(path: path, keepsPageSums: keepsPageSums))
             log = try WriteAheadLog(path: path + "-wal")
         } catch let error as SQLiteError {
             lock.release()
@@ -160,6 +162,7 @@ package final class Catalog: Sendable {
     /// Opens a catalog's database, and looks at its first bytes before SQLite does, which takes an empty file for a new one
     /// and deletes its log. Closed, it leaves everything as it is.
     static func connect(to path: String) throws -> Connection {
+        try DamageNote.check(beside: path)
         let connection: Connection
         do {
             connection = try Connection(path: path, mode: .readWrite)
@@ -179,6 +182,11 @@ package final class Catalog: Sendable {
                 path, "it is damaged, or no catalog: its header is not that of a database")
         }
         return connection
+    }
+
+    /// A connection beside the catalog's own.
+    func connectAgain() throws(SQLiteError) -> Connection {
+        try Connection(again: directory + "/" + Self.fileName, keepsPageSums: keepsPageSums)
     }
 
     static func checkVersion(of connection: Connection, path: String) throws {
@@ -324,23 +332,44 @@ package final class Catalog: Sendable {
 
     /// Moves the log into the database, so that the log stays small. Stops no operation but when the log has
     /// become long; then what little came meanwhile is moved as well, and the log begins anew.
+    ///
+    /// - Throws: `.failedBefore` when what is to be moved is damaged: no change is accepted any more, and no sync succeeds.
     package func checkpoint() throws(CatalogError) {
         do {
-            let committed = state.withLock { $0.openGeneration - 1 }
-            guard try checkpointer.withLock({ try $0.move(upTo: committed) }) else { return }
-            defer { log.reserveSpace() }
-            guard try log.byteCount() > Self.logByteCount else { return }
-            try whenNothingIsAwaited { state in
-                try checkIsOpen(state)
-                _ = try state.commit()
-                guard !state.connection.isInTransaction else { return }
-                try checkpointer.withLock { try $0.emptyLog() }
-            }
+            try moveLog()
         } catch let error as SQLiteError {
-            throw .database(error)
+            throw failedToMove(error)
         } catch {
             throw (error as? CatalogError) ?? .unusable(path: directory, reason: "\(error)")
         }
+    }
+
+    private func moveLog() throws {
+        let committed = state.withLock { $0.openGeneration - 1 }
+        guard try checkpointer.withLock({ try $0.move(upTo: committed) }) else { return }
+        defer { log.reserveSpace() }
+        guard try log.byteCount() > Self.logByteCount else { return }
+        try whenNothingIsAwaited { state in
+            try checkIsOpen(state)
+            _ = try state.commit()
+            guard !state.connection.isInTransaction else { return }
+            try checkpointer.withLock { try $0.emptyLog() }
+        }
+    }
+
+    /// Damage stops each later checkpoint as well, and an opening would take the log to end there: what is committed after
+    /// it is not durable, whatever a sync says. So changes end here. What is in memory or elsewhere is read on.
+    ///
+    /// Nothing is tried to save it: what was committed is moved within seconds, mostly from memory, so that this is rare.
+    private func failedToMove(_ error: SQLiteError) -> CatalogError {
+        guard error.isCorruption else { return .database(error) }
+        let path = directory + "/" + Self.fileName
+        let failure = SQLiteError(
+            code: error.code, message: "\(error.message): \(DamageNote.remedy(for: path))")
+        state.withLock { $0.failure = $0.failure ?? failure }
+        // Without it the next opening may not know. That changes are refused is told in any case.
+        try? DamageNote.leave(beside: path, "\(failure)")
+        return .failedBefore(failure)
     }
 
     /// Deletes data files whose last use is durably gone.
@@ -374,7 +403,7 @@ package final class Catalog: Sendable {
     ///
     /// Looks through all names, on a connection of its own: a second for some millions of them.
     package func path(of inode: InodeNumber) -> String? {
-        guard let connection = try? Connection(path: directory + "/" + Self.fileName, mode: .readWrite),
+        guard let connection = try? connectAgain(),
             let anywhere = try? connection.prepare(
                 "SELECT name, parent FROM entry WHERE ino = ?1 AND died = 0"),
             let inParent = try? connection.prepare(
@@ -442,7 +471,7 @@ package final class Catalog: Sendable {
         do {
             try checkpointer.withLock { checkpointer throws(SQLiteError) in try checkpointer.emptyLog() }
         } catch {
-            throw .database(error)
+            throw failedToMove(error)
         }
         // The next opening commits at once, also on a full disk.
         log.reserveSpace()

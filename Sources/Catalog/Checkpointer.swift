@@ -6,11 +6,13 @@ internal import SQLite
 /// connection takes memory and a descriptor.
 struct Checkpointer {
     private let path: String
+    private let keepsPageSums: Bool
     private var connection: Connection?
     /// The generation up to which everything is moved; nil: nobody knows what the log holds.
     private var moved: UInt64?
 
-    init(path: String) { self.path = path }
+    /// - Parameter keepsPageSums: what the catalog's own connection knows.
+    init(path: String, keepsPageSums: Bool) { (self.path, self.keepsPageSums) = (path, keepsPageSums) }
 
     /// Moves what can be moved now.
     ///
@@ -33,9 +35,8 @@ struct Checkpointer {
 
     private mutating func open() throws(SQLiteError) -> Connection {
         if let connection { return connection }
-        let fresh = try Connection(path: path, mode: .readWrite)
-        // The log is synced before pages of it are written to the database. This also makes it look at the log.
-        try fresh.execute("PRAGMA synchronous = FULL")
+        // Of such a one the log is synced before pages of it are written to the database.
+        let fresh = try Connection(again: path, keepsPageSums: keepsPageSums)
         fresh.keepWriteAheadLog()
         // Who moves the log waits for nobody.
         fresh.setBusyTimeout(milliseconds: 0)

@@ -14,6 +14,21 @@ extension Connection {
         guard code == SQLITE_OK else { throw lastError(code) }
     }
 
+    /// Opens once more what another connection of this process has open, and looks at it.
+    ///
+    /// - Parameter keepsPageSums: what the other one knows.
+    /// - Throws: SQLITE_CORRUPT when the file says otherwise by now: nothing that is read would be held against a sum, and
+    ///   nothing that is written would get one.
+    package convenience init(again path: String, keepsPageSums: Bool) throws(SQLiteError) {
+        try self.init(path: path, mode: .readWrite)
+        // Reads page 1 as well, be it in the file or in the log.
+        try execute("PRAGMA synchronous = FULL")
+        guard self.keepsPageSums == keepsPageSums else {
+            throw SQLiteError(
+                code: SQLITE_CORRUPT, message: "the header no longer says whether pages have sums in \(path)")
+        }
+    }
+
     /// Whether the database's file keeps them, as its header or page 1 said when it was read last.
     package var keepsPageSums: Bool { gw_page_sums_are_kept(handle) != 0 }
 

@@ -1,0 +1,134 @@
+@testable import Catalog
+import EngineTestSupport
+import Foundation
+import SQLite
+import Testing
+import VolumeModel
+
+/// What a disk makes of a catalog's log, and of its header, while it is in use.
+@Suite struct LogDamageTests {
+    /// A catalog in use.
+    private struct Scene {
+        let temporary: TemporaryDirectory
+        let directory: String
+        let catalog: Catalog
+        var path: String { directory + "/" + Catalog.fileName }
+
+        /// - Parameter wasClosed: whether it has been in use before, so that little is in its log.
+        init(wasClosed: Bool = false) throws {
+            temporary = try TemporaryDirectory()
+            directory = try temporary.make("head")
+            try Catalog.create(
+                in: directory, limits: VolumeLimits(byteCount: 1 << 30), epoch: .first, now: .zero,
+                withRoot: true)
+            if wasClosed { try Catalog(opening: directory).close() }
+            catalog = try Catalog(opening: directory)
+        }
+
+        func add(_ numbers: Range<Int>) throws {
+            for number in numbers {
+                try catalog.perform { state in
+                    let record = try state.addInode { inode in
+                        InodeRecord(
+                            attributes: FileAttributes(
+                                inode: inode, kind: .regular, permissions: 0o644, linkCount: 1, uid: 0,
+                                gid: 0,
+                                accessTime: .zero, modificationTime: .zero, changeTime: .zero))
+                    }
+                    try state.addEntry(
+                        Array("file \(number)".utf8), in: .root, inode: record.attributes.inode,
+                        kind: .regular)
+                }
+            }
+        }
+
+        /// The file of its log.
+        func log() throws -> Data { try Data(contentsOf: URL(fileURLWithPath: path + "-wal")) }
+    }
+
+    private func flip(_ byte: Int, of path: String) throws {
+        let file = try FileHandle(forUpdating: URL(fileURLWithPath: path))
+        try file.seek(toOffset: UInt64(byte))
+        let value = try #require(try file.read(upToCount: 1)?.first)
+        try file.seek(toOffset: UInt64(byte))
+        try file.write(contentsOf: Data([value ^ 8]))
+        try file.close()
+    }
+
+    private func message(_ body: () throws -> Void) -> String {
+        do {
+            try body()
+            return "no error"
+        } catch {
+            return "\(error)"
+        }
+    }
+
+    @Test func aLogThatIsDamagedInUseEndsChangesUntilAPersonHasRestoredIt() throws {
+        let scene = try Scene()
+        let catalog = scene.catalog
+        try scene.add(0..<200)
+        try catalog.synchronize()
+        let image = try CatalogImage(catalog)
+        // In the last frame: no other has its page anew.
+        let damaged = try scene.log().count - 2000
+        try flip(damaged, of: scene.path + "-wal")
+
+        let words = ["in the log", "restore it", "remove \(scene.path)-damaged"]
+        let refusal = message { try catalog.checkpoint() }
+        for word in words { #expect(refusal.contains(word), "\(refusal)") }
+        let trouble = catalog.trouble.map { "\($0)" } ?? ""
+        for word in words { #expect(trouble.contains(word), "\(trouble)") }
+        // Nothing is said to be durable any more, not even what was.
+        let inode = try #require(try catalog.perform { try $0.entry(Array("file 7".utf8), in: .root) }).inode
+        let generation = try catalog.perform { $0.generationToSync(inode, dataOnly: false) }
+        #expect(throws: CatalogError.self) { try catalog.synchronize(upTo: try #require(generation)) }
+        #expect(throws: CatalogError.self) { try catalog.synchronize() }
+        #expect(throws: CatalogError.self) { try scene.add(200..<201) }
+        #expect(throws: CatalogError.self) { try catalog.checkpoint() }
+        #expect(try scene.log().count == damaged + 2000)
+        // Reading goes on.
+        #expect(try CatalogImage(catalog) == image)
+        #expect(throws: CatalogError.self) { try catalog.close() }
+
+        let uses: [() throws -> Void] = [
+            { _ = try Catalog(opening: scene.directory) }, { _ = try CatalogView(of: scene.directory) },
+            { _ = try CatalogCheck(of: scene.directory) }, { try CatalogCheck.repair(scene.directory) },
+        ]
+        for use in uses {
+            let refusal = message(use)
+            for word in [scene.path, "damaged while it was in use"] + words.dropFirst() {
+                #expect(refusal.contains(word), "\(refusal)")
+            }
+        }
+        // Restored, as by a person.
+        try flip(damaged, of: scene.path + "-wal")
+        try FileManager.default.removeItem(atPath: scene.path + "-damaged")
+        let again = try Catalog(opening: scene.directory)
+        #expect(!again.wasClosedCleanly)
+        #expect(try CatalogImage(again) == image)
+        try again.close()
+    }
+
+    @Test func damageThatIsMetOnlyAtTheEndIsRememberedAsWell() throws {
+        let scene = try Scene()
+        try scene.add(0..<200)
+        try scene.catalog.synchronize()
+        try flip(try scene.log().count - 2000, of: scene.path + "-wal")
+        #expect(throws: CatalogError.self) { try scene.catalog.close() }
+        #expect(message { _ = try Catalog(opening: scene.directory) }.contains("damaged while it was in use"))
+    }
+
+    /// Byte 20 tells whether pages have sums. Who opens the file by then would neither look at them nor write any.
+    @Test func aHeaderThatChangesInUseStopsWhoeverOpensTheFileOnceMore() throws {
+        let scene = try Scene(wasClosed: true)
+        try flip(20, of: scene.path)
+        let before = try Data(contentsOf: URL(fileURLWithPath: scene.path))
+        try #require(before[20] == 0)
+        let copy = try scene.temporary.make("copy")
+        #expect(message { try scene.catalog.copy(to: copy) }.contains("no longer says"))
+        #expect(message { try scene.catalog.checkpoint() }.contains("no longer says"))
+        #expect(try Data(contentsOf: URL(fileURLWithPath: scene.path)) == before)
+        scene.catalog.abandon()
+    }
+}
