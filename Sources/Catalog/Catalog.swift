@@ -116,6 +116,7 @@ package final class Catalog: Sendable {
             connection.keepWriteAheadLog()
             connection.watchLog()
             try Self.checkVersion(of: connection, path: path)
+            try Self.checkLog(of: connection, path: path)
             var state = try CatalogState(connection: connection, memory: memory)
             foundSequence = state.lastSequence
             wasClosedCleanly = try state.statements.meta(.isClean) ?? 1 == 1

@@ -338,6 +338,7 @@ extension CatalogCheck {
             // Of a newer release's not even the log is moved.
             let connection = try Catalog.connect(to: path)
             try Catalog.checkVersion(of: connection, path: path)
+            try Catalog.checkLog(of: connection, path: path)
             connection.leaveLogOnClose(false)
             try connection.execute("PRAGMA synchronous = FULL; BEGIN IMMEDIATE")
             for table in ["inode", "entry", "xattr"] {

@@ -15,6 +15,9 @@ package final class Connection: @unchecked Sendable {
         case readWrite
         /// Makes the file, mode 0600, if it is missing.
         case create
+        /// Reads the file as it is, without its log and without a lock: a page that is written meanwhile may come as half of
+        /// either, and of what is moved there only a part.
+        case fileAlone
     }
 
     package let path: String
@@ -44,10 +47,11 @@ package final class Connection: @unchecked Sendable {
             case .readOnly: SQLITE_OPEN_READONLY
             case .readWrite: SQLITE_OPEN_READWRITE
             case .create: SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE
+            case .fileAlone: SQLITE_OPEN_READONLY | SQLITE_OPEN_URI
             }
         var opened: OpaquePointer?
         let code = sqlite3_open_v2(
-            path, &opened, flags | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE | SQLITE_OPEN_NOFOLLOW,
+            mode == .fileAlone ? Self.immutable(path) : path, &opened, flags | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE | SQLITE_OPEN_NOFOLLOW,
             GW_PAGE_SUMS_VFS)
         guard code == SQLITE_OK, let opened else {
             let message = opened.map { String(cString: sqlite3_errmsg($0)) } ?? "out of memory"
@@ -60,6 +64,16 @@ package final class Connection: @unchecked Sendable {
     }
 
     deinit { sqlite3_close_v2(handle) }
+
+    /// https://sqlite.org/uri.html
+    private static func immutable(_ path: String) -> String {
+        let plain = Set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/".utf8)
+        let name = path.utf8.map { byte -> String in
+            if plain.contains(byte) { return String(Character(UnicodeScalar(byte))) }
+            return (byte < 16 ? "%0" : "%") + String(byte, radix: 16)
+        }
+        return (path.hasPrefix("/") ? "file://" : "file:") + name.joined() + "?immutable=1"
+    }
 
     /// Looks at what SQLite would open, without opening it: a FIFO would hold it up for ever, a device would be written to,
     /// and each of two names would have a log of its own.

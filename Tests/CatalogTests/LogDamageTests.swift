@@ -5,7 +5,7 @@ import SQLite
 import Testing
 import VolumeModel
 
-/// What a disk makes of a catalog's log, and of its header, while it is in use.
+/// What a disk makes of a catalog's log, and of its header, while it is in use or after it was.
 @Suite struct LogDamageTests {
     /// A catalog in use.
     private struct Scene {
@@ -118,6 +118,92 @@ import VolumeModel
         #expect(throws: CatalogError.self) { try scene.catalog.close() }
         #expect(message { _ = try Catalog(opening: scene.directory) }.contains("damaged while it was in use"))
     }
+
+    // MARK: between a disorderly end and the next opening
+
+    private enum Outcome: Hashable { case same, earlier, refused, other }
+
+    /// What becomes of a head that was cut off, if a byte of its log has flipped since.
+    private func outcome(
+        _ files: (file: Data, log: Data), flipping byte: Int?, at directory: String, _ states: [CatalogImage]
+    ) throws -> Outcome {
+        try? FileManager.default.removeItem(atPath: directory)
+        try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
+        let path = directory + "/" + Catalog.fileName
+        try files.file.write(to: URL(fileURLWithPath: path))
+        try files.log.write(to: URL(fileURLWithPath: path + "-wal"))
+        if let byte { try flip(byte, of: path + "-wal") }
+        let words = message { _ = try CatalogCheck(of: directory) }
+        do {
+            let catalog = try Catalog(opening: directory)
+            defer { catalog.abandon() }
+            #expect(words == "no error", "byte \(byte ?? -1)")
+            let image = try CatalogImage(catalog)
+            return image == states.last ? .same : states.contains(image) ? .earlier : .other
+        } catch {
+            #expect("\(error)".contains("ends before changes"), "\(error)")
+            #expect(words.contains("ends before changes"), "\(words)")
+            return .refused
+        }
+    }
+
+    /// Three commits of a catalog in use; its file and its log as a crash leaves them.
+    ///
+    /// - Parameter isMoved: whether the log had been moved into the file.
+    /// - Returns: also what there was after each commit.
+    private func cutOff(
+        isMoved: Bool
+    ) throws -> (files: (file: Data, log: Data), states: [CatalogImage], TemporaryDirectory) {
+        let scene = try Scene()
+        var states = [try CatalogImage(scene.catalog)]
+        for round in 0..<3 {
+            try scene.add(round * 100..<round * 100 + 100)
+            try scene.catalog.synchronize()
+            states.append(try CatalogImage(scene.catalog))
+        }
+        if isMoved { try scene.catalog.checkpoint() }
+        let copy = scene.temporary.path + "/copy"
+        try TemporaryDirectory.copyHead(from: scene.directory, to: copy)
+        scene.catalog.abandon()
+        let path = copy + "/" + Catalog.fileName
+        let files = (
+            file: try Data(contentsOf: URL(fileURLWithPath: path)),
+            log: try Data(contentsOf: URL(fileURLWithPath: path + "-wal"))
+        )
+        return (files, states, scene.temporary)
+    }
+
+    /// One byte of the header's fields, and of each frame.
+    private func bytesToFlip(_ log: Data) -> [Int] {
+        [1, 17, 29] + stride(from: 32, to: log.count - 4000, by: 24 + 4096).flatMap { [$0 + 9, $0 + 3000] }
+    }
+
+    @Test func aLogThatHasLostWhatWasMovedOutOfItIsRefused() throws {
+        let (files, states, temporary) = try cutOff(isMoved: true)
+        let directory = temporary.path + "/placed"
+        #expect(try outcome(files, flipping: nil, at: directory, states) == .same)
+        var count: [Outcome: Int] = [:]
+        for byte in bytesToFlip(files.log) {
+            let found = try outcome(files, flipping: byte, at: directory, states)
+            #expect(found == .same || found == .refused, "byte \(byte): \(found)")
+            count[found, default: 0] += 1
+        }
+        // Of a log that does not even have its first commit nothing hides the file.
+        #expect(count[.refused, default: 0] > 10 && count[.same, default: 0] >= 5, "\(count)")
+    }
+
+    /// Then nothing tells that there was more: it is as after a power loss.
+    @Test func aLogThatWasNotMovedEndsBeforeItsDamage() throws {
+        let (files, states, temporary) = try cutOff(isMoved: false)
+        let directory = temporary.path + "/placed"
+        #expect(try outcome(files, flipping: nil, at: directory, states) == .same)
+        for byte in bytesToFlip(files.log).dropFirst(3) {
+            let found = try outcome(files, flipping: byte, at: directory, states)
+            #expect(found == .earlier, "byte \(byte): \(found)")
+        }
+    }
+
+    // MARK: the header
 
     /// Byte 20 tells whether pages have sums. Who opens the file by then would neither look at them nor write any.
     @Test func aHeaderThatChangesInUseStopsWhoeverOpensTheFileOnceMore() throws {
