@@ -140,7 +140,8 @@ static uint32_t page_size_in(const uint8_t *header) {
     return is_page_size(size) ? size : 0;
 }
 
-// Of what is read. Once sums are known of, no later header makes anybody forget them: a bit of it may have flipped.
+// Of what is read. Once sums are known of, no later header makes anybody forget them: a bit of it may have flipped. For the same
+// reason only the log, which has sums of its own, makes them known of where none were: they would be put over what pages hold.
 static void learn(struct gw_file *database, const uint8_t *header) {
     if (database->keeping == SUMS) return;
     uint32_t size = page_size_in(header);
@@ -163,7 +164,7 @@ static int follow(struct gw_file *database, const uint8_t *header) {
 static int read_database(struct gw_file *file, void *bytes, int count, sqlite3_int64 offset) {
     if (offset == 0 && count >= DATABASE_HEADER_SIZE) {
         int code = host_read(file, bytes, count, offset);
-        if (code == SQLITE_OK) learn(file, bytes);
+        if (code == SQLITE_OK && file->keeping == NOT_KNOWN) learn(file, bytes);
         // The header by itself tells how to read page 1, and nothing else.
         if (file->keeping != SUMS || (uint32_t)count != file->page_size) return code;
         return verify(file, bytes, 1, code);

@@ -86,6 +86,7 @@ package final class Catalog: Sendable {
     private static func isInUse(_ path: String) throws(CatalogError) -> Bool {
         do {
             let connection = try Connection(path: path, mode: .readWrite)
+            connection.leaveLogOnClose()
             return try connection.prepare("SELECT 1 FROM meta WHERE key = 'is_clean'").first { _ in true }
                 ?? false
         } catch {

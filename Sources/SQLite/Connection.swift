@@ -50,8 +50,9 @@ package final class Connection: @unchecked Sendable {
             case .fileAlone: SQLITE_OPEN_READONLY | SQLITE_OPEN_URI
             }
         var opened: OpaquePointer?
+        let name = mode == .fileAlone ? Self.immutable(path) : path
         let code = sqlite3_open_v2(
-            mode == .fileAlone ? Self.immutable(path) : path, &opened, flags | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE | SQLITE_OPEN_NOFOLLOW,
+            name, &opened, flags | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE | SQLITE_OPEN_NOFOLLOW,
             GW_PAGE_SUMS_VFS)
         guard code == SQLITE_OK, let opened else {
             let message = opened.map { String(cString: sqlite3_errmsg($0)) } ?? "out of memory"

@@ -19,12 +19,13 @@ package final class SQLiteRegistry: SiteRegistry {
             try Connection.checkFiles(of: path)
             try Self.checkHasNoOrphanedLog(path)
             let connection = try Connection(path: path, mode: .create)
-            // Before anything is asked of it, for that alone may change what is of a newer release.
+            // Before anything is asked of it, for that alone may change what is of a newer release. Nor is the log of one that is
+            // refused moved: with sums, if a damaged header promises them, over what its pages hold.
             connection.leaveLogOnClose()
             try Self.checkHeader(of: connection)
-            connection.leaveLogOnClose(false)
             connection.setBusyTimeout(milliseconds: 2000)
             let version = try Self.version(of: connection)
+            connection.leaveLogOnClose(false)
             try connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
             try connection.execute(
                 """
