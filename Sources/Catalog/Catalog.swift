@@ -353,7 +353,12 @@ package final class Catalog: Sendable {
         guard try log.byteCount() > Self.logByteCount else { return }
         try whenNothingIsAwaited { state in
             try checkIsOpen(state)
-            _ = try state.commit()
+            do {
+                _ = try state.commit()
+            } catch let error as SQLiteError {
+                // That is no failure to move anything.
+                throw CatalogError.database(error)
+            }
             guard !state.connection.isInTransaction else { return }
             try checkpointer.withLock { try $0.emptyLog() }
         }
