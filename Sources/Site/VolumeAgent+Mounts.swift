@@ -20,6 +20,8 @@ extension VolumeAgent {
     func own(patience: Duration = .zero) async throws -> Epoch {
         try checkServed()
         if case .owning(let epoch, _) = record.head.role { return epoch }
+        let givenUp = wishes.givenUpCount
+        wishes.lastUttered = .now
         switch record.head.role {
         // Whatever can be done before the old owner stops is done before.
         case .following(let reign) where isClose(lastFollowed) && record.followedFrom == reign.owner: break
@@ -27,17 +29,24 @@ extension VolumeAgent {
         default: break
         }
         isAskingOwner = true
-        defer { isAskingOwner = false }
+        defer {
+            isAskingOwner = false
+            wishes.lastUttered = .now
+        }
         let deadline = ContinuousClock.now + patience
         while true {
             let asked = ContinuousClock.now
             lastRefusal = nil
-            try await apply(.takeOver, wait: min(max(deadline - asked, .zero), PeerLimits.sealWait))
+            try checkNotGivenUp(since: givenUp)
+            try await apply(.takeOver, wait: min(max(deadline - asked, .zero), PeerLimits.sealWait)) {
+                wishes.givenUpCount == givenUp
+            }
             if case .owning(let epoch, _) = record.head.role {
                 // How long a program at the other site took to end says nothing about taking over.
                 if patience == .zero { context.handoffs.withLock { $0.record(ContinuousClock.now - asked) } }
                 return epoch
             }
+            try checkNotGivenUp(since: givenUp)
             guard ContinuousClock.now < deadline, !isInItsOwnWay else { break }
             try await prepareToAskAgain()
         }
