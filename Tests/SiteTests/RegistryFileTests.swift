@@ -49,6 +49,29 @@ import VolumeModel
         #expect(refused > 120, "\(refused)")
     }
 
+    /// A registry that is weeks old would be worse than none.
+    @Test func aRegistryWhoseLogIsDamagedHasLostNoMoreThanTheLastChange() async throws {
+        let temporary = try TemporaryDirectory()
+        let path = temporary.path + "/site.db"
+        var generator = Generator(seed: 4)
+        let registry = try SQLiteRegistry(path: path)
+        for number in 0..<20 { _ = try await registry.insert(Self.record("volume \(number)", &generator)) }
+        // As a crash leaves them.
+        let files = try ["", "-wal"].map { try Data(contentsOf: URL(fileURLWithPath: path + $0)) }
+        try #require(files[1].count > 4096)
+        let other = temporary.path + "/other.db"
+        for place in [100, 32 + 24 + 2000] {
+            var log = files[1]
+            log[place] ^= 4
+            try files[0].write(to: URL(fileURLWithPath: other))
+            try log.write(to: URL(fileURLWithPath: other + "-wal"))
+            let found = try await SQLiteRegistry(path: other).volumes().count
+            #expect(found >= 19, "byte \(place)")
+            unlink(other + "-shm")
+        }
+        _ = registry
+    }
+
     /// It would be moved with sums, over the ends of pages of one that has none.
     @Test func theLogOfARegistryThatIsRefusedIsNotMoved() async throws {
         let temporary = try TemporaryDirectory()
