@@ -278,7 +278,8 @@ static int read_log(struct gw_file *log, void *bytes, int count, sqlite3_int64 o
     sqlite3_int64 start = offset - FRAME_HEADER_SIZE;
     // A page, and what there is to hold it against is gone.
     if (size == 0 && is_page_size((uint32_t)count)) return damaged(log->partner, 0, 1);
-    // All else is what SQLite verifies itself.
+    // All else is what SQLite verifies itself; but not where it computes checksums anew, at the end of a transaction that has
+    // written over pages which had left memory.
     if ((uint32_t)count != size || start < LOG_HEADER_SIZE
         || (start - LOG_HEADER_SIZE) % (FRAME_HEADER_SIZE + size) != 0 || start >= log->first_rewritten) {
         int code = host_read(log, bytes, count, offset);

@@ -14,7 +14,9 @@ extension Catalog {
             try copy.run()
             let connection = try Connection(path: path, mode: .readWrite)
             // The copy that SQLite made has no log; a catalog has one.
-            try connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; BEGIN")
+            try connection.execute(
+                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \(CatalogSchema.memoryOfTransactions); BEGIN"
+            )
             for table in ["inode", "entry", "xattr"] {
                 try connection.execute("DELETE FROM \(table) WHERE died > 0")
             }

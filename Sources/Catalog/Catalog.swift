@@ -32,6 +32,8 @@ package final class Catalog: Sendable {
     /// Held while the log is synced: whoever waits is covered by the next one, and nobody takes for a success
     /// what comes after a failure that another was told of.
     private let syncing = Mutex(())
+    /// What is to be left beside the catalog for its next opening; nil: nothing, or it is there.
+    private let owedNote = Mutex<String?>(nil)
     private let lock: HeadLock
 
     /// Makes the catalog of an empty volume: a root directory and nothing else.
@@ -279,6 +281,7 @@ package final class Catalog: Sendable {
     ///   come at any time, has brought to the disk what this one could not.
     package func synchronize(upTo generation: UInt64? = nil) throws(CatalogError) {
         if let generation, isDurable(generation) { return }
+        leaveOwedNote()
         let wanted = try commit()
         if isDurable(wanted) { return }
         try syncing.withLock { _ throws(CatalogError) in
@@ -290,7 +293,9 @@ package final class Catalog: Sendable {
                 noteFailedSync(error)
                 throw error
             }
-            state.withLock { state in
+            try state.withLock { state throws(CatalogError) in
+                // Found meanwhile: an opening would not find what has just been synced.
+                if let failure = state.failure { throw .failedBefore(failure) }
                 state.durableGeneration = max(state.durableGeneration, committed)
                 state.nextEviction = state.cleanInodeLimit
                 state.syncFailure = nil
@@ -375,9 +380,20 @@ package final class Catalog: Sendable {
         let failure = SQLiteError(
             code: error.code, message: "\(error.message): \(DamageNote.remedy(for: path))")
         state.withLock { $0.failure = $0.failure ?? failure }
-        // Without it the next opening may not know. That changes are refused is told in any case.
-        try? DamageNote.leave(beside: path, "\(failure)")
+        owedNote.withLock { $0 = $0 ?? "\(failure)" }
+        leaveOwedNote()
         return .failedBefore(failure)
+    }
+
+    /// Without it the next opening may not know. A full disk may take it later.
+    private func leaveOwedNote() {
+        guard let text = owedNote.withLock({ $0 }) else { return }
+        do throws(CatalogError) {
+            try DamageNote.leave(beside: directory + "/" + Self.fileName, text)
+            owedNote.withLock { $0 = nil }
+        } catch {
+            // That changes are refused is told in any case.
+        }
     }
 
     /// Deletes data files whose last use is durably gone.
@@ -443,6 +459,7 @@ package final class Catalog: Sendable {
 
     /// Lets go of the catalog as a crash would: what is not durable may be lost.
     package func abandon() {
+        leaveOwedNote()
         checkpointer.withLock { $0.close() }
         state.withLock { state in
             state.isClosed = true
@@ -477,7 +494,9 @@ package final class Catalog: Sendable {
         // At rest nothing is in the log: SQLite takes a frame that the disk has damaged for the log's end, and a program that
         // only looks at the catalog would move all of it into the database, without sums.
         do {
-            try checkpointer.withLock { checkpointer throws(SQLiteError) in try checkpointer.emptyLog() }
+            try checkpointer.withLock { checkpointer throws(SQLiteError) in
+                try checkpointer.emptyLog(waits: true)
+            }
         } catch {
             throw failedToMove(error)
         }

@@ -96,8 +96,8 @@ package struct CatalogCheck {
         findings.append(
             HeadFinding(
                 .damage,
-                "\(path): \(page) is not what godwit wrote: the disk, or another program, has changed it. Restore the catalog, "
-                    + "with its log (-wal), from another copy"))
+                "\(path): \(page) is not what godwit wrote: the disk, or another program, has changed it: "
+                    + CatalogError.remedy))
     }
 
     /// Adds one finding for each row of a query, which gives the text in its only column.
@@ -340,7 +340,8 @@ extension CatalogCheck {
             try Catalog.checkVersion(of: connection, path: path)
             try Catalog.checkLog(of: connection, path: path)
             connection.leaveLogOnClose(false)
-            try connection.execute("PRAGMA synchronous = FULL; BEGIN IMMEDIATE")
+            try connection.execute(
+                "PRAGMA synchronous = FULL; \(CatalogSchema.memoryOfTransactions); BEGIN IMMEDIATE")
             for table in ["inode", "entry", "xattr"] {
                 try connection.execute(
                     "DELETE FROM \(table) WHERE died > 0 AND died <= "

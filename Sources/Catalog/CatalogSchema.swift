@@ -50,6 +50,10 @@ enum CatalogSchema {
         CREATE TABLE pin(name TEXT PRIMARY KEY, acknowledged INTEGER NOT NULL, newest INTEGER NOT NULL) WITHOUT ROWID;
         """
 
+    /// Pages of an open transaction stay in memory up to 256 MiB. Those that leave it before are read again at the commit, to
+    /// compute the log's checksums anew, and nobody has looked at them then.
+    static let memoryOfTransactions = "PRAGMA cache_spill = 65536"
+
     /// NORMAL: a commit writes the log but does not sync it. `Catalog.synchronize` syncs the log's file
     /// itself, outside the lock, so that an fsync never stops other operations.
     /// Pages of an open transaction stay in memory up to 256 MiB, which is more than changes between two commits
@@ -58,7 +62,7 @@ enum CatalogSchema {
         PRAGMA journal_mode = WAL;
         PRAGMA synchronous = NORMAL;
         PRAGMA wal_autocheckpoint = 0;
-        PRAGMA cache_spill = 65536;
+        \(memoryOfTransactions);
         PRAGMA temp_store = MEMORY;
         PRAGMA trusted_schema = OFF;
         """

@@ -28,7 +28,14 @@ struct Checkpointer {
     }
 
     /// Moves everything and makes the log's file empty, if nobody reads or writes at the moment.
-    mutating func emptyLog() throws(SQLiteError) { try open().checkpoint(empties: true) }
+    ///
+    /// - Parameter waits: also waits until they have done so, for up to two seconds.
+    mutating func emptyLog(waits: Bool = false) throws(SQLiteError) {
+        let connection = try open()
+        connection.setBusyTimeout(milliseconds: waits ? 2000 : 0)
+        defer { connection.setBusyTimeout(milliseconds: 0) }
+        try connection.checkpoint(empties: true)
+    }
 
     /// Lets go of the database's files.
     mutating func close() { connection = nil }

@@ -10,7 +10,7 @@ enum DamageNote {
 
     /// What a person is to do.
     static func remedy(for catalog: String) -> String {
-        "restore it, with its log (-wal), from another copy, and then remove \(path(beside: catalog))"
+        "\(CatalogError.remedy), and then remove \(path(beside: catalog))"
     }
 
     /// Leaves it, durably. May be repeated.

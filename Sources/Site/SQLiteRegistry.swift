@@ -26,7 +26,9 @@ package final class SQLiteRegistry: SiteRegistry {
             connection.setBusyTimeout(milliseconds: 2000)
             let version = try Self.version(of: connection)
             connection.leaveLogOnClose(false)
-            try connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
+            // Moved after each change: of a log that the disk damages SQLite forgets all that is behind the damage.
+            try connection.execute(
+                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 1")
             try connection.execute(
                 """
                 CREATE TABLE IF NOT EXISTS volume(

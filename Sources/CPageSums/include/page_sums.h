@@ -10,6 +10,8 @@
 // What does not fit is SQLITE_CORRUPT, and not SQLITE_IOERR_DATA: that would take back the whole open transaction of
 // whoever only reads a damaged page, and end an integrity check at the first one.
 //
+// With auto_vacuum SQLite may read pages behind the file's end, which is damage here: it must not be used.
+//
 // What a program writes that does not know of these sums has none that fit. A whole page as it was earlier fits.
 #ifndef GODWIT_PAGE_SUMS_H
 #define GODWIT_PAGE_SUMS_H
