@@ -47,6 +47,9 @@ struct gw_file {
     int is_big_endian;
     // New whenever the log is begun anew: frames with others are what is left of an earlier one.
     uint8_t salts[SALTS_SIZE];
+    // A transaction or a checkpoint has begun since the header was read: before that the log may have been begun anew, as long as
+    // it goes on it is not.
+    int is_header_old;
 };
 
 static sqlite3_vfs *host, ours;
@@ -240,6 +243,7 @@ static int read_log_header(struct gw_file *log) {
     uint8_t header[LOG_HEADER_SIZE];
     int code = host_read(log, header, LOG_HEADER_SIZE, 0);
     if (code == SQLITE_OK) learn_log(log, header);
+    if (code == SQLITE_OK) log->is_header_old = 0;
     return code == SQLITE_IOERR_SHORT_READ ? SQLITE_OK : code;
 }
 
@@ -270,7 +274,7 @@ static int verify_frame(struct gw_file *log, const uint8_t *frame, sqlite3_int64
 }
 
 static int read_log(struct gw_file *log, void *bytes, int count, sqlite3_int64 offset) {
-    if (count >= SMALLEST_PAGE && log->page_size == 0) {
+    if (count >= SMALLEST_PAGE && (log->page_size == 0 || log->is_header_old)) {
         int code = read_log_header(log);
         if (code != SQLITE_OK) return code;
     }
@@ -341,6 +345,7 @@ static int gw_lock_shared_memory(sqlite3_file *file, int first, int count, int f
     // What a transaction has written over has its checksums by its end, or counts no longer.
     int is_end = first == WRITER_LOCK && flags & SQLITE_SHM_UNLOCK && flags & SQLITE_SHM_EXCLUSIVE;
     if (is_end && mine->partner) mine->partner->first_rewritten = NOWHERE;
+    if (flags & SQLITE_SHM_LOCK && first != WRITER_LOCK && mine->partner) mine->partner->is_header_old = 1;
     return host_file(mine)->pMethods->xShmLock(host_file(mine), first, count, flags);
 }
 

@@ -414,11 +414,15 @@ import VolumeModel
         try writer.execute("CREATE TABLE t(a INTEGER PRIMARY KEY, b)")
         for number in 0..<40 { try writer.execute("INSERT INTO t VALUES (\(number), randomblob(3000))") }
         func bytes() throws -> Data { try Data(contentsOf: URL(fileURLWithPath: path + "-wal")) }
-        func read(_ number: Int) throws -> [UInt8]? {
-            let connection = try Connection(path: path, mode: .readWrite)
+        func read(_ number: Int, through connection: Connection? = nil) throws -> [UInt8]? {
+            let connection = try connection ?? Connection(path: path, mode: .readWrite)
+            try connection.execute("PRAGMA shrink_memory")
             return try connection.prepare("SELECT b FROM t WHERE a = \(number)").first { $0.bytes(0) }
         }
         let earlier = try bytes()
+        // Those that were open before know the earlier log.
+        let others = try (0..<3).map { _ in try Connection(path: path, mode: .readWrite) }
+        for other in others { #expect(try read(20, through: other)?.count == 3000) }
         #expect(try writer.checkpoint())
         writer.watchLog()
         for number in 0..<40 {
@@ -430,6 +434,15 @@ import VolumeModel
         let log = try FileHandle(forUpdating: URL(fileURLWithPath: path + "-wal"))
         let frameByteCount = 24 + pageByteCount
         var noticed = 0
+        for (number, other) in zip([10, 20, 30], others) {
+            let range = 32 + (number - 1) * frameByteCount..<32 + (number + 1) * frameByteCount
+            try log.seek(toOffset: UInt64(range.lowerBound))
+            try log.write(contentsOf: earlier[range])
+            // Before anything else that it reads there; the page of this row is the second of them.
+            #expect(throws: SQLiteError.self, "frame \(number)") { _ = try read(number, through: other) }
+            try log.seek(toOffset: UInt64(range.lowerBound))
+            try log.write(contentsOf: present[range])
+        }
         for number in 1..<40 {
             let sound = try read(number)
             let range = 32 + (number - 1) * frameByteCount..<32 + (number + 1) * frameByteCount
