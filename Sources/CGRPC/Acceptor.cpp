@@ -181,16 +181,14 @@ bool Acceptor::admit(int descriptor, const sockaddr_storage &from) {
     if (limit == 0) { return true; }
     std::string end = place(from), origin = network(end);
     std::lock_guard<std::mutex> guard(lock);
-    // What had the descriptor, or its address and port, is closed.
+    // What had the descriptor is closed.
     auto earlier = taken.find(descriptor);
     if (earlier != taken.end()) { forget(earlier); }
-    auto twin = strangers.find(end);
-    if (twin != strangers.end()) { forget(taken.find(twin->second)); }
     if (isFull(origin)) { sortOut(); }
     if (isFull(origin)) { return false; }
     taken[descriptor] = {number, end, origin};
     if (!origin.empty()) {
-        strangers[end] = descriptor;
+        strangers.emplace(end, descriptor);
         counts[origin]++;
     }
     return true;
@@ -205,8 +203,10 @@ void Acceptor::noteCall(const std::string &peer) {
     if (limit == 0) { return; }
     std::string end = place(peer);
     std::lock_guard<std::mutex> guard(lock);
-    auto stranger = strangers.find(end);
-    if (stranger != strangers.end()) { forgetStranger(taken.find(stranger->second)->second); }
+    // With a twin it is not told over which of them: both are of the same host, which has called.
+    for (auto stranger = strangers.find(end); stranger != strangers.end(); stranger = strangers.find(end)) {
+        forgetStranger(stranger->second, taken.find(stranger->second)->second);
+    }
 }
 
 void Acceptor::sortOut() {
@@ -221,13 +221,15 @@ void Acceptor::sortOut() {
 }
 
 void Acceptor::forget(std::unordered_map<int, Connection>::iterator entry) {
-    forgetStranger(entry->second);
+    forgetStranger(entry->first, entry->second);
     taken.erase(entry);
 }
 
-void Acceptor::forgetStranger(Connection &connection) {
+void Acceptor::forgetStranger(int descriptor, Connection &connection) {
     if (connection.network.empty()) { return; }
-    strangers.erase(connection.place);
+    auto [first, last] = strangers.equal_range(connection.place);
+    auto own = std::find_if(first, last, [&](const auto &entry) { return entry.second == descriptor; });
+    if (own != last) { strangers.erase(own); }
     auto known = counts.find(connection.network);
     if (--known->second == 0) { counts.erase(known); }
     connection.network.clear();

@@ -63,7 +63,7 @@ private:
     bool isFull(const std::string &network) const;
     void sortOut();
     void forget(std::unordered_map<int, Connection>::iterator entry);
-    void forgetStranger(Connection &connection);
+    void forgetStranger(int descriptor, Connection &connection);
 
     const size_t limit;
     const unsigned silence;
@@ -79,8 +79,9 @@ private:
     std::mutex lock;
     /// What was handed to gRPC, which closes it when it likes: a descriptor that has another inode by now is another's.
     std::unordered_map<int, Connection> taken;
-    /// Those among them over which no call has come: by their other ends, and how many of each network.
-    std::unordered_map<std::string, int> strangers;
+    /// Those among them over which no call has come: by their other ends, and how many of each network. Several may have the
+    /// same other end: it is connected to several addresses of this host, or was, and is closed by now.
+    std::unordered_multimap<std::string, int> strangers;
     std::unordered_map<std::string, size_t> counts;
     /// When those that are closed were last sorted out.
     std::chrono::steady_clock::time_point lastLook;

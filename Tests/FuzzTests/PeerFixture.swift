@@ -18,6 +18,21 @@ final class PeerFixture: Sendable {
     /// What answers: the site's own backend, or another in its place.
     typealias MakeBackend = @Sendable (Site) -> any PeerBackend
 
+    /// Answers each call with one message, or as a peer does that fails.
+    static func handler(
+        _ answer: @escaping @Sendable (RPCServerCall) async throws -> [UInt8]
+    ) -> RPCServer.Handler {
+        { (call) async throws(RPCStatus) in
+            do {
+                try call.sendLast(try await answer(call))
+            } catch let error as RPCStatus {
+                throw error
+            } catch {
+                throw RPCStatus(.internalError, "\(error)")
+            }
+        }
+    }
+
     let site: Site
     let service: PeerServer
     private let server: RPCServer

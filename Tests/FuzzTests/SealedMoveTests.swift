@@ -29,17 +29,7 @@ import VolumeModel
         var asked: [UInt64] { state.withLock { $0.asked.map(\.promised) } }
         var owns: Bool { state.withLock { $0.owns } }
 
-        var handler: RPCServer.Handler {
-            { (call) async throws(RPCStatus) in
-                do {
-                    try call.sendLast(try await self.answer(call))
-                } catch let error as RPCStatus {
-                    throw error
-                } catch {
-                    throw RPCStatus(.internalError, "\(error)")
-                }
-            }
-        }
+        var handler: RPCServer.Handler { PeerFixture.handler { try await self.answer($0) } }
 
         private func answer(_ call: RPCServerCall) async throws -> [UInt8] {
             let request = try await call.receive() ?? []

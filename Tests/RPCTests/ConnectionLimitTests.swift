@@ -12,19 +12,46 @@ struct ConnectionLimitTests {
         func add() { value.withLock { $0 += 1 } }
     }
 
-    /// A connection from another address of this host.
-    private func connection(from last: UInt8, to port: UInt16) throws -> RawConnection {
+    /// A connection from another address of this host, and from one port of it, if that is given.
+    private func connection(
+        from last: UInt8, _ source: UInt16 = 0, to port: UInt16, at destination: UInt8 = 1
+    ) throws -> RawConnection {
+        var address = loopback(source, last)
         let own = RawConnection.makeSocket()
-        var address = sockaddr_in()
-        address.sin_family = sa_family_t(AF_INET)
-        address.sin_addr.s_addr = (UInt32(0x7f00_0000) | UInt32(last)).bigEndian
+        var isShared: Int32 = 1
+        setsockopt(own, SOL_SOCKET, SO_REUSEADDR, &isShared, socklen_t(MemoryLayout<Int32>.size))
         let result = withUnsafePointer(to: &address) { pointer in
             pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
                 bind(own, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
             }
         }
         #expect(result == 0)
-        return try RawConnection(port: port, over: own)
+        return try RawConnection(port: port, at: destination, over: own)
+    }
+
+    /// Otherwise one host would have a quarter for each address that it finds the port at.
+    @Test func whatComesFromOnePortToSeveralAddressesOfTheHostIsCountedEachTime() async throws {
+        let refused = Count()
+        var options = RPCServerOptions()
+        options.maximumConnectionCount = 8
+        options.noteRefusedConnection = { refused.add() }
+        let service = try Service(on: .tcp(host: "0.0.0.0", port: 0), options: options)
+        let first = try connection(from: 2, to: service.port)
+        var own = sockaddr_in()
+        var length = socklen_t(MemoryLayout<sockaddr_in>.size)
+        let result = withUnsafeMutablePointer(to: &own) { pointer in
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                getsockname(first.descriptor, $0, &length)
+            }
+        }
+        #expect(result == 0)
+        // The same two ends, but for the address of ours.
+        let second = try connection(from: 2, own.sin_port.bigEndian, to: service.port, at: 3)
+        let third = try connection(from: 2, to: service.port)
+        #expect(await eventually { refused.now == 1 }, "\(refused.now)")
+        #expect(third.receive() == nil && second.receive(patience: 100) != nil)
+        for connection in [first, second, third] { connection.end() }
+        await service.end()
     }
 
     @Test func oneAddressTakesAQuarterAtMostAndKeepsNobodyElseOut() async throws {

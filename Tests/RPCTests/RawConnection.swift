@@ -11,10 +11,12 @@ final class RawConnection: Sendable {
 
     init(descriptor: Int32) { self.descriptor = descriptor }
 
-    /// - Parameter own: a socket to connect; nil: a new one.
-    init(port: UInt16, over own: Int32? = nil) throws {
+    /// - Parameters:
+    ///   - last: the last number of the address of this host.
+    ///   - own: a socket to connect; nil: a new one.
+    init(port: UInt16, at last: UInt8 = 1, over own: Int32? = nil) throws {
         descriptor = own ?? Self.makeSocket()
-        var address = loopback(port)
+        var address = loopback(port, last)
         let result = withUnsafePointer(to: &address) { pointer in
             pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
                 connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
@@ -103,11 +105,11 @@ final class RawListener: Sendable {
     }
 }
 
-private func loopback(_ port: UInt16) -> sockaddr_in {
+func loopback(_ port: UInt16, _ last: UInt8 = 1) -> sockaddr_in {
     var address = sockaddr_in()
     address.sin_family = sa_family_t(AF_INET)
     address.sin_port = port.bigEndian
-    address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
+    address.sin_addr.s_addr = (UInt32(0x7f00_0000) | UInt32(last)).bigEndian
     return address
 }
 
