@@ -49,7 +49,9 @@ let package = Package(
         .systemLibrary(name: "CZstd"),
         .target(name: "CLinux"),
         .systemLibrary(name: "CHeap"),
-        .target(name: "SQLite", dependencies: ["CSQLite"], swiftSettings: strict),
+        // Passes between SQLite and its files, and sees to it that what is read is what was written.
+        .target(name: "CPageSums", linkerSettings: [.linkedLibrary("sqlite3")]),
+        .target(name: "SQLite", dependencies: ["CPageSums", "CSQLite"], swiftSettings: strict),
         .target(name: "Compression", dependencies: ["CZstd"], swiftSettings: strict),
         .target(
             name: "Catalog", dependencies: ["CLinux", "Locks", "SQLite", "VolumeModel"], swiftSettings: strict
@@ -220,7 +222,7 @@ let package = Package(
             ], swiftSettings: strict),
         .target(
             name: "EngineTestSupport",
-            dependencies: ["Catalog", "Hydration", "VolumeFileSystem", "VolumeModel"],
+            dependencies: ["Catalog", "Hydration", "SQLite", "VolumeFileSystem", "VolumeModel"],
             path: "Tests/EngineTestSupport", swiftSettings: strict),
         .testTarget(
             name: "CatalogTests", dependencies: ["Catalog", "EngineTestSupport", "SQLite", "VolumeModel"],
@@ -250,8 +252,8 @@ let package = Package(
         .testTarget(
             name: "SiteTests",
             dependencies: [
-                "ByteStore", "CSIProtocol", "MountHolder", "PeerProtocol", "PeerService", "RPC", "Site",
-                "SiteIdentity", "SiteTestSupport", "TestBed", "VolumeModel", "godwit",
+                "ByteStore", "CSIProtocol", "EngineTestSupport", "MountHolder", "PeerProtocol", "PeerService",
+                "RPC", "Site", "SiteIdentity", "SiteTestSupport", "TestBed", "VolumeModel", "godwit",
                 .product(name: "SwiftProtobuf", package: "swift-protobuf"),
             ],
             path: "Tests/SiteTests",

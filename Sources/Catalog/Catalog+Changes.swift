@@ -66,7 +66,7 @@ extension Catalog {
 
     private func openReader() throws(CatalogError) -> Connection {
         do {
-            return try Connection(path: directory + "/" + Self.fileName, mode: .readWrite)
+            return try connectAgain()
         } catch {
             throw .database(error)
         }

@@ -17,8 +17,7 @@ package final class CatalogNames: @unchecked Sendable {
 
     package init(_ catalog: Catalog) throws(CatalogError) {
         do {
-            let connection = try Connection(
-                path: catalog.directory + "/" + Catalog.fileName, mode: .readWrite)
+            let connection = try catalog.connectAgain()
             all = try connection.prepare("SELECT parent, name, ino FROM entry WHERE died = 0")
             children = try connection.prepare(
                 """

@@ -26,11 +26,14 @@ package final class Catalog: Sendable {
     package let inodesToRecover: [InodeNumber]
     let state: Lock<CatalogState>
     let order = CommitOrder()
+    private let keepsPageSums: Bool
     private let checkpointer: Mutex<Checkpointer>
     private let log: WriteAheadLog
     /// Held while the log is synced: whoever waits is covered by the next one, and nobody takes for a success
     /// what comes after a failure that another was told of.
     private let syncing = Mutex(())
+    /// What is to be left beside the catalog for its next opening; nil: nothing, or it is there.
+    private let owedNote = Mutex<String?>(nil)
     private let lock: HeadLock
 
     /// Makes the catalog of an empty volume: a root directory and nothing else.
@@ -52,6 +55,7 @@ package final class Catalog: Sendable {
         }
         do {
             let connection = try Connection(path: path, mode: .create)
+            try connection.reservePageSums()
             try connection.execute(CatalogSchema.pragmas)
             try connection.execute("PRAGMA synchronous = FULL")
             try connection.execute("BEGIN")
@@ -85,6 +89,7 @@ package final class Catalog: Sendable {
     private static func isInUse(_ path: String) throws(CatalogError) -> Bool {
         do {
             let connection = try Connection(path: path, mode: .readWrite)
+            connection.leaveLogOnClose()
             return try connection.prepare("SELECT 1 FROM meta WHERE key = 'is_clean'").first { _ in true }
                 ?? false
         } catch {
@@ -115,6 +120,7 @@ package final class Catalog: Sendable {
             connection.keepWriteAheadLog()
             connection.watchLog()
             try Self.checkVersion(of: connection, path: path)
+            try Self.checkLog(of: connection, path: path)
             var state = try CatalogState(connection: connection, memory: memory)
             foundSequence = state.lastSequence
             wasClosedCleanly = try state.statements.meta(.isClean) ?? 1 == 1
@@ -130,7 +136,8 @@ package final class Catalog: Sendable {
             }
             _ = try state.commit()
             self.state = Lock(state)
-            checkpointer = Mutex(Checkpointer(path: path))
+            keepsPageSums = connection.keepsPageSums
+            checkpointer = Mutex(Checkpointer(path: path, keepsPageSums: keepsPageSums))
             log = try WriteAheadLog(path: path + "-wal")
         } catch let error as SQLiteError {
             lock.release()
@@ -160,6 +167,7 @@ package final class Catalog: Sendable {
     /// Opens a catalog's database, and looks at its first bytes before SQLite does, which takes an empty file for a new one
     /// and deletes its log. Closed, it leaves everything as it is.
     static func connect(to path: String) throws -> Connection {
+        try DamageNote.check(beside: path)
         let connection: Connection
         do {
             connection = try Connection(path: path, mode: .readWrite)
@@ -181,16 +189,30 @@ package final class Catalog: Sendable {
         return connection
     }
 
+    /// A connection beside the catalog's own.
+    func connectAgain() throws(SQLiteError) -> Connection {
+        try Connection(again: directory + "/" + Self.fileName, keepsPageSums: keepsPageSums)
+    }
+
     static func checkVersion(of connection: Connection, path: String) throws {
-        let statement = try? connection.prepare("SELECT value FROM meta WHERE key = 'schema_version'")
+        var statement: Statement?
+        do {
+            statement = try connection.prepare("SELECT value FROM meta WHERE key = 'schema_version'")
+        } catch {
+            guard !error.isCorruption else { throw CatalogError.damaged(path, error.message) }
+        }
         guard let version = try statement?.first({ $0.integer(0) }) else {
             throw CatalogError.damaged(path, "it holds no catalog")
         }
-        guard version == CatalogSchema.version else {
+        guard [CatalogSchema.version, CatalogSchema.versionWithoutSums].contains(version) else {
             throw CatalogError.unusable(
                 path: path,
                 reason: "it has schema version \(version), this release knows \(CatalogSchema.version): "
                     + "use the release that wrote it")
+        }
+        // One bit of the header says so, and is itself no page that has been held against its sum if it has flipped.
+        guard connection.keepsPageSums == (version == CatalogSchema.version) else {
+            throw CatalogError.damaged(path, "it is damaged: its header contradicts its version")
         }
     }
 
@@ -259,6 +281,7 @@ package final class Catalog: Sendable {
     ///   come at any time, has brought to the disk what this one could not.
     package func synchronize(upTo generation: UInt64? = nil) throws(CatalogError) {
         if let generation, isDurable(generation) { return }
+        leaveOwedNote()
         let wanted = try commit()
         if isDurable(wanted) { return }
         try syncing.withLock { _ throws(CatalogError) in
@@ -270,7 +293,9 @@ package final class Catalog: Sendable {
                 noteFailedSync(error)
                 throw error
             }
-            state.withLock { state in
+            try state.withLock { state throws(CatalogError) in
+                // Found meanwhile: an opening would not find what has just been synced.
+                if let failure = state.failure { throw .failedBefore(failure) }
                 state.durableGeneration = max(state.durableGeneration, committed)
                 state.nextEviction = state.cleanInodeLimit
                 state.syncFailure = nil
@@ -315,22 +340,59 @@ package final class Catalog: Sendable {
 
     /// Moves the log into the database, so that the log stays small. Stops no operation but when the log has
     /// become long; then what little came meanwhile is moved as well, and the log begins anew.
+    ///
+    /// - Throws: `.failedBefore` when what is to be moved is damaged: no change is accepted any more, and no sync succeeds.
     package func checkpoint() throws(CatalogError) {
         do {
-            let committed = state.withLock { $0.openGeneration - 1 }
-            guard try checkpointer.withLock({ try $0.move(upTo: committed) }) else { return }
-            defer { log.reserveSpace() }
-            guard try log.byteCount() > Self.logByteCount else { return }
-            try whenNothingIsAwaited { state in
-                try checkIsOpen(state)
-                _ = try state.commit()
-                guard !state.connection.isInTransaction else { return }
-                try checkpointer.withLock { try $0.emptyLog() }
-            }
+            try moveLog()
         } catch let error as SQLiteError {
-            throw .database(error)
+            throw failedToMove(error)
         } catch {
             throw (error as? CatalogError) ?? .unusable(path: directory, reason: "\(error)")
+        }
+    }
+
+    private func moveLog() throws {
+        let committed = state.withLock { $0.openGeneration - 1 }
+        guard try checkpointer.withLock({ try $0.move(upTo: committed) }) else { return }
+        defer { log.reserveSpace() }
+        guard try log.byteCount() > Self.logByteCount else { return }
+        try whenNothingIsAwaited { state in
+            try checkIsOpen(state)
+            do {
+                _ = try state.commit()
+            } catch let error as SQLiteError {
+                // That is no failure to move anything.
+                throw CatalogError.database(error)
+            }
+            guard !state.connection.isInTransaction else { return }
+            try checkpointer.withLock { try $0.emptyLog() }
+        }
+    }
+
+    /// Damage stops each later checkpoint as well, and an opening would take the log to end there: what is committed after
+    /// it is not durable, whatever a sync says. So changes end here. What is in memory or elsewhere is read on.
+    ///
+    /// Nothing is tried to save it: what was committed is moved within seconds, mostly from memory, so that this is rare.
+    private func failedToMove(_ error: SQLiteError) -> CatalogError {
+        guard error.isCorruption else { return .database(error) }
+        let path = directory + "/" + Self.fileName
+        let failure = SQLiteError(
+            code: error.code, message: "\(error.message): \(DamageNote.remedy(for: path))")
+        state.withLock { $0.failure = $0.failure ?? failure }
+        owedNote.withLock { $0 = $0 ?? "\(failure)" }
+        leaveOwedNote()
+        return .failedBefore(failure)
+    }
+
+    /// Without it the next opening may not know. A full disk may take it later.
+    private func leaveOwedNote() {
+        guard let text = owedNote.withLock({ $0 }) else { return }
+        do throws(CatalogError) {
+            try DamageNote.leave(beside: directory + "/" + Self.fileName, text)
+            owedNote.withLock { $0 = nil }
+        } catch {
+            // That changes are refused is told in any case.
         }
     }
 
@@ -361,32 +423,6 @@ package final class Catalog: Sendable {
         }
     }
 
-    /// A path of an inode, for people: one of its names as of the last commit, or nil if that cannot be told.
-    ///
-    /// Looks through all names, on a connection of its own: a second for some millions of them.
-    package func path(of inode: InodeNumber) -> String? {
-        guard let connection = try? Connection(path: directory + "/" + Self.fileName, mode: .readWrite),
-            let anywhere = try? connection.prepare(
-                "SELECT name, parent FROM entry WHERE ino = ?1 AND died = 0"),
-            let inParent = try? connection.prepare(
-                """
-                SELECT entry.name, entry.parent FROM inode JOIN entry ON entry.parent = inode.parent
-                WHERE inode.ino = ?1 AND inode.died = 0 AND entry.ino = ?1 AND entry.died = 0
-                """)
-        else { return nil }
-        var names: [String] = []
-        var current = inode
-        while current != .root, names.count < 4096 {
-            let statement = names.isEmpty ? anywhere : inParent
-            statement.bind(1, current.number)
-            let found = try? statement.first { ($0.text(0), InodeNumber($0.unsigned(1))) }
-            guard let (name, parent) = found ?? nil else { return nil }
-            names.append(name)
-            current = parent
-        }
-        return "/" + names.reversed().joined(separator: "/")
-    }
-
     /// What was changed and is not committed when the catalog is let go of must not be committed later: another may have it
     /// open by then.
     func checkIsOpen(_ state: borrowing CatalogState) throws(CatalogError) {
@@ -397,6 +433,7 @@ package final class Catalog: Sendable {
 
     /// Lets go of the catalog as a crash would: what is not durable may be lost.
     package func abandon() {
+        leaveOwedNote()
         checkpointer.withLock { $0.close() }
         state.withLock { state in
             state.isClosed = true
@@ -428,5 +465,16 @@ package final class Catalog: Sendable {
         }
         try synchronize()
         try checkpoint()
+        // At rest nothing is in the log: SQLite takes a frame that the disk has damaged for the log's end, and a program that
+        // only looks at the catalog would move all of it into the database, without sums.
+        do {
+            try checkpointer.withLock { checkpointer throws(SQLiteError) in
+                try checkpointer.emptyLog(waits: true)
+            }
+        } catch {
+            throw failedToMove(error)
+        }
+        // The next opening commits at once, also on a full disk.
+        log.reserveSpace()
     }
 }

@@ -78,14 +78,26 @@ package struct CatalogCheck {
         }
     }
 
+    /// Reads every page that anything stands on, each of which is held against its sum.
     private mutating func checkPages() throws(SQLiteError) {
         var lines: [String] = []
-        try connection.prepare("PRAGMA integrity_check(\(Self.exampleLimit))").forEach {
-            lines.append($0.text(0))
-            return true
+        do {
+            try connection.prepare("PRAGMA integrity_check(\(Self.exampleLimit))").forEach {
+                lines.append($0.text(0))
+                return true
+            }
+        } catch {
+            guard error.isCorruption else { throw error }
+            lines.append(error.message)
         }
         guard lines != ["ok"] else { return }
         for line in lines { findings.append(HeadFinding(.damage, "\(path): \(line)")) }
+        guard let page = connection.takeDamagedPage() else { return }
+        findings.append(
+            HeadFinding(
+                .damage,
+                "\(path): \(page) is not what godwit wrote: the disk, or another program, has changed it: "
+                    + CatalogError.remedy))
     }
 
     /// Adds one finding for each row of a query, which gives the text in its only column.
@@ -326,8 +338,10 @@ extension CatalogCheck {
             // Of a newer release's not even the log is moved.
             let connection = try Catalog.connect(to: path)
             try Catalog.checkVersion(of: connection, path: path)
+            try Catalog.checkLog(of: connection, path: path)
             connection.leaveLogOnClose(false)
-            try connection.execute("PRAGMA synchronous = FULL; BEGIN IMMEDIATE")
+            try connection.execute(
+                "PRAGMA synchronous = FULL; \(CatalogSchema.memoryOfTransactions); BEGIN IMMEDIATE")
             for table in ["inode", "entry", "xattr"] {
                 try connection.execute(
                     "DELETE FROM \(table) WHERE died > 0 AND died <= "

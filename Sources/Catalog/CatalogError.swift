@@ -25,8 +25,11 @@ package enum CatalogError: Error, Sendable, CustomStringConvertible {
 
     /// The file is not what it was.
     static func damaged(_ path: String, _ what: String) -> CatalogError {
-        .unusable(path: path, reason: "\(what): restore it, with its log (-wal), from another copy")
+        .unusable(path: path, reason: "\(what): \(remedy)")
     }
+
+    /// What a person is to do. SQLite would take the log that is there for another copy's as well.
+    static let remedy = "restore it from another copy, with that copy's log (-wal) or with none"
 
     package var description: String {
         switch self {

@@ -6,7 +6,12 @@
 /// earlier reigns has tables that are made when they are needed: `EarlierReign`.
 enum CatalogSchema {
     /// Raised with every change of the tables. A newer number than this is refused.
-    static let version: Int64 = 3
+    ///
+    /// 4 has the tables of 3, and page sums: a release that knows only 3 would write pages without them, which would be
+    /// taken for damage. So it is told by this number to leave such a catalog alone.
+    static let version: Int64 = 4
+    /// Without page sums: what its disk changes may go unnoticed. It stays as it is; new heads and copies are of 4.
+    static let versionWithoutSums: Int64 = 3
 
     static let statements = """
         CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -45,6 +50,10 @@ enum CatalogSchema {
         CREATE TABLE pin(name TEXT PRIMARY KEY, acknowledged INTEGER NOT NULL, newest INTEGER NOT NULL) WITHOUT ROWID;
         """
 
+    /// Pages of an open transaction stay in memory up to 256 MiB. Those that leave it before are read again at the commit, to
+    /// compute the log's checksums anew, and nobody has looked at them then.
+    static let memoryOfTransactions = "PRAGMA cache_spill = 65536"
+
     /// NORMAL: a commit writes the log but does not sync it. `Catalog.synchronize` syncs the log's file
     /// itself, outside the lock, so that an fsync never stops other operations.
     /// Pages of an open transaction stay in memory up to 256 MiB, which is more than changes between two commits
@@ -53,7 +62,7 @@ enum CatalogSchema {
         PRAGMA journal_mode = WAL;
         PRAGMA synchronous = NORMAL;
         PRAGMA wal_autocheckpoint = 0;
-        PRAGMA cache_spill = 65536;
+        \(memoryOfTransactions);
         PRAGMA temp_store = MEMORY;
         PRAGMA trusted_schema = OFF;
         """

@@ -226,6 +226,8 @@ extension CatalogState {
 
     /// The generation that a fsync (or fdatasync, with `dataOnly`) of an inode must see durable; nil: none.
     package func generationToSync(_ number: InodeNumber, dataOnly: Bool) -> UInt64? {
+        // What was said to be durable may not be: nothing more is.
+        if failure != nil { return openGeneration }
         guard let cached = inodes[number] else { return nil }
         let generation = dataOnly ? cached.structuralGeneration : cached.metadataGeneration
         return generation == 0 ? nil : generation

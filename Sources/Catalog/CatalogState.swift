@@ -83,7 +83,7 @@ package struct CatalogState {
     var absentNames: Set<ListingRequest.Name> = []
     /// What has changed since this site began to own the head: `CatalogState+Changed`.
     var changed: ChangeRecord
-    /// Stays until the head is opened anew: part of the log is lost.
+    /// Stays until the head is opened anew: part of the log is lost, or would not be found by the next opening.
     var failure: SQLiteError?
 
     init(connection: Connection, memory: CatalogMemory) throws(SQLiteError) {

@@ -204,6 +204,7 @@ extension Catalog {
         connection.keepWriteAheadLog()
         try connection.execute("PRAGMA query_only = ON")
         try checkVersion(of: connection, path: path)
+        try checkLog(of: connection, path: path)
         return connection
     }
 }

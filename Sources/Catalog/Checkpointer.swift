@@ -6,11 +6,13 @@ internal import SQLite
 /// connection takes memory and a descriptor.
 struct Checkpointer {
     private let path: String
+    private let keepsPageSums: Bool
     private var connection: Connection?
     /// The generation up to which everything is moved; nil: nobody knows what the log holds.
     private var moved: UInt64?
 
-    init(path: String) { self.path = path }
+    /// - Parameter keepsPageSums: what the catalog's own connection knows.
+    init(path: String, keepsPageSums: Bool) { (self.path, self.keepsPageSums) = (path, keepsPageSums) }
 
     /// Moves what can be moved now.
     ///
@@ -26,16 +28,22 @@ struct Checkpointer {
     }
 
     /// Moves everything and makes the log's file empty, if nobody reads or writes at the moment.
-    mutating func emptyLog() throws(SQLiteError) { try open().checkpoint(empties: true) }
+    ///
+    /// - Parameter waits: also waits until they have done so, for up to two seconds.
+    mutating func emptyLog(waits: Bool = false) throws(SQLiteError) {
+        let connection = try open()
+        connection.setBusyTimeout(milliseconds: waits ? 2000 : 0)
+        defer { connection.setBusyTimeout(milliseconds: 0) }
+        try connection.checkpoint(empties: true)
+    }
 
     /// Lets go of the database's files.
     mutating func close() { connection = nil }
 
     private mutating func open() throws(SQLiteError) -> Connection {
         if let connection { return connection }
-        let fresh = try Connection(path: path, mode: .readWrite)
-        // The log is synced before pages of it are written to the database. This also makes it look at the log.
-        try fresh.execute("PRAGMA synchronous = FULL")
+        // Of such a one the log is synced before pages of it are written to the database.
+        let fresh = try Connection(again: path, keepsPageSums: keepsPageSums)
         fresh.keepWriteAheadLog()
         // Who moves the log waits for nobody.
         fresh.setBusyTimeout(milliseconds: 0)

@@ -13,6 +13,8 @@ struct WriteAheadLog: ~Copyable {
     /// must get through.
     private static let reserve: Int64 = 1 << 20
 
+    private static let headerByteCount = 32
+
     let path: String
     private let descriptor: Int32
 
@@ -23,6 +25,23 @@ struct WriteAheadLog: ~Copyable {
     }
 
     deinit { close(descriptor) }
+
+    /// Whether a log, which may be in use, begins as SQLite begins one, or is not begun.
+    static func hasHeader(_ path: String) throws(CatalogError) -> Bool {
+        let descriptor = Glibc.open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW)
+        if descriptor < 0, errno == ENOENT { return true }
+        guard descriptor >= 0 else { throw .system(call: "open", path: path, Errno(errno)) }
+        defer { close(descriptor) }
+        // What is read while it is written may be half of each.
+        for _ in 0..<3 {
+            var header = [UInt8](repeating: 0, count: headerByteCount)
+            let count = header.withUnsafeMutableBytes { pread(descriptor, $0.baseAddress, $0.count, 0) }
+            guard count >= 0 else { throw .system(call: "pread", path: path, Errno(errno)) }
+            if count < headerByteCount || header.allSatisfy({ $0 == 0 }) { return true }
+            if LogChecksum(header: header) != nil { return true }
+        }
+        return false
+    }
 
     func synchronize() throws(CatalogError) {
         guard gw_fdatasync(descriptor) == 0 else {
@@ -50,12 +69,12 @@ struct WriteAheadLog: ~Copyable {
     ///   since the last sync, unless another open of the catalog finds them.
     func rewrite(frameCount: Int) throws(CatalogError) {
         guard frameCount > 0 else { return }
-        let header = try read(at: 0, count: 32)
+        let header = try read(at: 0, count: Self.headerByteCount)
         guard var checksum = LogChecksum(header: header) else { throw lost("its header is gone") }
         try write(header, at: 0)
         let frameByteCount = 24 + checksum.pageByteCount
         for number in 0..<frameCount {
-            let offset = 32 + Int64(number) * Int64(frameByteCount)
+            let offset = Int64(Self.headerByteCount) + Int64(number) * Int64(frameByteCount)
             let frame = try read(at: offset, count: frameByteCount)
             guard checksum.take(frame) else { throw lost("frame \(number + 1) of \(frameCount) is gone") }
             try write(frame, at: offset)

@@ -234,6 +234,8 @@ package final class HeadStorage: Sendable {
     /// What is wrong with the disk below, for people; nil: nothing is.
     package var trouble: String? {
         if let failure = catalog.trouble {
+            // Until the head is opened anew.
+            if case .failedBefore = failure { return "\(failure)" }
             return "changes are refused until the disk takes them: \(failure)"
         }
         if let failure = failedSettle.withLock({ $0 }) {

@@ -1,7 +1,11 @@
+internal import CPageSums
 internal import CSQLite
 internal import Glibc
 
 /// An open SQLite database: the project's only door to SQLite.
+///
+/// What is read of a database that keeps page sums, and of any write-ahead log, is what was written, or an error:
+/// `Connection+PageSums`.
 ///
 /// Unchecked Sendable: opened without SQLite's own mutexes, so it is used by one thread at a time;
 /// whoever owns it calls it under the owner's lock. Statements belong to their connection.
@@ -11,10 +15,13 @@ package final class Connection: @unchecked Sendable {
         case readWrite
         /// Makes the file, mode 0600, if it is missing.
         case create
+        /// Reads the file as it is, without its log and without a lock: a page that is written meanwhile may come as half of
+        /// either, and of what is moved there only a part.
+        case fileAlone
     }
 
     package let path: String
-    private let handle: OpaquePointer
+    let handle: OpaquePointer
     /// Where changes are noted, so that they can be made once more; nil: nowhere.
     package var recorder: ChangeRecorder?
     private let log = LogLength()
@@ -25,20 +32,28 @@ package final class Connection: @unchecked Sendable {
     /// connection takes one for a moment, also of this process.
     private static let busyTimeoutMilliseconds: Int32 = 5000
 
+    private static let registration = gw_page_sums_register()
+
     /// Opens the file. Whether it is a database shows with the first statement.
     ///
     /// - Throws: a refusal when one of its files is none that we may touch.
     package init(path: String, mode: Mode) throws(SQLiteError) {
         try Self.checkFiles(of: path)
+        guard Self.registration == SQLITE_OK else {
+            throw SQLiteError(code: Self.registration, message: "cannot open \(path): SQLite does not begin")
+        }
         let flags: Int32 =
             switch mode {
             case .readOnly: SQLITE_OPEN_READONLY
             case .readWrite: SQLITE_OPEN_READWRITE
             case .create: SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE
+            case .fileAlone: SQLITE_OPEN_READONLY | SQLITE_OPEN_URI
             }
         var opened: OpaquePointer?
+        let name = mode == .fileAlone ? Self.immutable(path) : path
         let code = sqlite3_open_v2(
-            path, &opened, flags | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE | SQLITE_OPEN_NOFOLLOW, nil)
+            name, &opened, flags | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE | SQLITE_OPEN_NOFOLLOW,
+            GW_PAGE_SUMS_VFS)
         guard code == SQLITE_OK, let opened else {
             let message = opened.map { String(cString: sqlite3_errmsg($0)) } ?? "out of memory"
             sqlite3_close_v2(opened)
@@ -50,6 +65,16 @@ package final class Connection: @unchecked Sendable {
     }
 
     deinit { sqlite3_close_v2(handle) }
+
+    /// https://sqlite.org/uri.html
+    private static func immutable(_ path: String) -> String {
+        let plain = Set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/".utf8)
+        let name = path.utf8.map { byte -> String in
+            if plain.contains(byte) { return String(Character(UnicodeScalar(byte))) }
+            return (byte < 16 ? "%0" : "%") + String(byte, radix: 16)
+        }
+        return (path.hasPrefix("/") ? "file://" : "file:") + name.joined() + "?immutable=1"
+    }
 
     /// Looks at what SQLite would open, without opening it: a FIFO would hold it up for ever, a device would be written to,
     /// and each of two names would have a log of its own.
@@ -70,24 +95,6 @@ package final class Connection: @unchecked Sendable {
                 )
             }
         }
-    }
-
-    /// `PRAGMA user_version` as it stands in a database's file, which is not opened as one: nothing is changed nor made.
-    ///
-    /// Not of one that this process has open: to close any descriptor of a file lets go of all its locks on it
-    /// (fcntl(2)), and whoever closes the database elsewhere may then take its log away.
-    ///
-    /// - Returns: nil where there is no such database. What only the write-ahead log has is not seen.
-    package static func version(inHeaderOf path: String) -> Int64? {
-        // Whoever opens it is told why not.
-        guard (try? checkFiles(of: path)) != nil, let file = fopen(path, "re") else { return nil }
-        defer { fclose(file) }
-        var header = [UInt8](repeating: 0, count: 100)
-        guard fread(&header, 1, header.count, file) == header.count,
-            header.starts(with: "SQLite format 3\0".utf8)
-        else { return nil }
-        // https://www.sqlite.org/fileformat.html#the_database_header
-        return Int64(Int32(bitPattern: header[60..<64].reduce(0) { $0 << 8 | UInt32($1) }))
     }
 
     /// The file's first 100 bytes, zeros for what it lacks. SQLite has done nothing to it, nor to its log, before the first
@@ -176,8 +183,11 @@ package final class Connection: @unchecked Sendable {
     package func setBusyTimeout(milliseconds: Int32) { sqlite3_busy_timeout(handle, milliseconds) }
 
     func lastError(_ code: Int32) -> SQLiteError {
-        let error = SQLiteError(
-            code: code, message: "\(String(cString: sqlite3_errmsg(handle))) in \(path)")
+        var message = String(cString: sqlite3_errmsg(handle))
+        if code == SQLITE_CORRUPT, let page = takeDamagedPage() {
+            message += " (\(page) is not what godwit wrote)"
+        }
+        let error = SQLiteError(code: code, message: "\(message) in \(path)")
         if error.isCorruption { hasMetDamage = true }
         return error
     }

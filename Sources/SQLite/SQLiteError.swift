@@ -23,6 +23,8 @@ package struct SQLiteError: Error, Hashable, Sendable, CustomStringConvertible {
     package var isCorruption: Bool { code & 0xff == 11 || code & 0xff == 26 }
     /// SQLITE_IOERR_READ, SQLITE_IOERR_CORRUPTFS: the disk does not give what is in the file.
     package var isReadFailure: Bool { code == 10 | 1 << 8 || code == 10 | 33 << 8 }
+    /// SQLITE_ERROR: as a rule a statement asks for a table that is not there.
+    package var isMissingTable: Bool { code & 0xff == 1 }
     /// SQLITE_CONSTRAINT: a row like it is there already.
     package var isConstraint: Bool { code & 0xff == 19 }
     /// SQLITE_CANTOPEN: there is no such file, or it may not be opened.

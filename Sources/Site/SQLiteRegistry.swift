@@ -5,7 +5,9 @@ package import VolumeModel
 
 /// The registry of a standalone site: one SQLite file, synced at every change.
 package final class SQLiteRegistry: SiteRegistry {
-    private static let schemaVersion: Int64 = 1
+    /// 2 has the table of 1, and page sums, which a release that knows only 1 would not write. One of 1 stays as it is.
+    private static let schemaVersion: Int64 = 2
+    private static let versionWithoutSums: Int64 = 1
 
     private let connection: Mutex<Connection>
 
@@ -15,23 +17,24 @@ package final class SQLiteRegistry: SiteRegistry {
     package init(path: String) throws(RegistryError) {
         do throws(SQLiteError) {
             try Connection.checkFiles(of: path)
-            // Before anything else: what is of a newer release is not even opened, for that alone may change it.
-            if let version = Connection.version(inHeaderOf: path) {
-                try Self.check(version: version, of: path)
-            } else {
-                try Self.checkIsNew(path)
-            }
+            try Self.checkHasNoOrphanedLog(path)
             let connection = try Connection(path: path, mode: .create)
+            // Before anything is asked of it, for that alone may change what is of a newer release. Nor is the log of one that is
+            // refused moved: with sums, if a damaged header promises them, over what its pages hold.
+            connection.leaveLogOnClose()
+            try Self.checkHeader(of: connection)
             connection.setBusyTimeout(milliseconds: 2000)
-            try Self.check(
-                version: try connection.prepare("PRAGMA user_version").first { $0.integer(0) } ?? 0, of: path)
-            try connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
+            let version = try Self.version(of: connection)
+            connection.leaveLogOnClose(false)
+            // Moved after each change: of a log that the disk damages SQLite forgets all that is behind the damage.
+            try connection.execute(
+                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 1")
             try connection.execute(
                 """
                 CREATE TABLE IF NOT EXISTS volume(
                     id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, revision INTEGER NOT NULL,
                     record BLOB NOT NULL) WITHOUT ROWID;
-                PRAGMA user_version = \(Self.schemaVersion);
+                PRAGMA user_version = \(version);
                 """)
             self.connection = Mutex(connection)
         } catch {
@@ -45,21 +48,50 @@ package final class SQLiteRegistry: SiteRegistry {
         "put a backup of it in its place, with its log (-wal) if there is one; volumes that it does not know are not "
         + "touched"
 
-    /// Only what is missing or empty, and has no log either, is made: SQLite would take it for new, and delete the log with
-    /// all that is in it. (Beside a journal it is one whose making was cut off.)
-    private static func checkIsNew(_ path: String) throws(SQLiteError) {
+    /// SQLite would take what is missing or empty for new, and delete the log with all that is in it.
+    private static func checkHasNoOrphanedLog(_ path: String) throws(SQLiteError) {
         var (file, log) = (stat(), stat())
         let isEmpty = stat(path, &file) != 0 || file.st_size == 0
         if isEmpty, stat(path + "-wal", &log) == 0, log.st_size > 0 {
             throw SQLiteError(refusing: "\(path) is missing or empty, and \(path)-wal is its log: \(remedy)")
         }
+    }
+
+    private static func checkHeader(of connection: Connection) throws(SQLiteError) {
+        let (path, header) = (connection.path, try connection.header())
+        if header.starts(with: "SQLite format 3\0".utf8) {
+            // https://www.sqlite.org/fileformat.html#the_database_header: what the log has of it is not seen yet.
+            let version = Int64(Int32(bitPattern: header[60..<64].reduce(0) { $0 << 8 | UInt32($1) }))
+            return try check(version: version, of: path)
+        }
+        var file = stat()
+        let isEmpty = stat(path, &file) == 0 && file.st_size == 0
+        // Beside a journal it is one whose making was cut off.
         guard isEmpty || access(path + "-journal", F_OK) == 0 else {
             throw SQLiteError(refusing: "\(path) is damaged, or no registry: \(remedy)")
         }
     }
 
+    /// The version that it has, or is to have. One that is empty is begun.
+    private static func version(of connection: Connection) throws(SQLiteError) -> Int64 {
+        if try connection.prepare("PRAGMA page_count").first({ $0.integer(0) }) == 0 {
+            try connection.reservePageSums()
+            // Both at once: nobody ever finds the one without the other.
+            try connection.execute("PRAGMA user_version = \(schemaVersion)")
+        }
+        let version = try connection.prepare("PRAGMA user_version").first { $0.integer(0) } ?? 0
+        try check(version: version, of: connection.path)
+        let kept = connection.keepsPageSums ? schemaVersion : versionWithoutSums
+        // 0: an earlier release was cut off making it.
+        guard version == 0 || version == kept else {
+            throw SQLiteError(
+                refusing: "\(connection.path) is damaged (its header contradicts its version): \(remedy)")
+        }
+        return kept
+    }
+
     private static func check(version: Int64, of path: String) throws(SQLiteError) {
-        guard version == 0 || version == schemaVersion else {
+        guard [0, versionWithoutSums, schemaVersion].contains(version) else {
             throw SQLiteError(
                 refusing:
                     "\(path) is of a newer release (schema \(version), this one knows \(schemaVersion)): "

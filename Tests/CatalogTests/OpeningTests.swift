@@ -105,7 +105,7 @@ import VolumeModel
 
     @Test func rubbishAndMissingFilesAreRefused() throws {
         let temporary = try TemporaryDirectory()
-        let remedy = "restore it, with its log (-wal), from another copy"
+        let remedy = "restore it from another copy, with that copy's log (-wal) or with none"
         try expectRefused(temporary, ["there is no such file", remedy])
         let path = temporary.path + "/" + Catalog.fileName
         var generator = Generator(seed: 1)

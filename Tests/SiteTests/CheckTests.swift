@@ -1,3 +1,4 @@
+import EngineTestSupport
 import Foundation
 import Testing
 
@@ -30,8 +31,7 @@ extension SiteTests {
                 let sound = try await site.run(["volume", "check"])
                 #expect(sound.exit == .exited(0), "\(sound.output)")
                 let head = "\(site.stateDirectory)/volumes/\(id)/heads/1"
-                _ = try await shell(
-                    "sqlite3 catalog.db \"UPDATE inode SET links = 5 WHERE ino = 3\"", in: head)
+                try changeRows(ofCatalogIn: head, "UPDATE inode SET links = 5 WHERE ino = 3")
                 let found = try await site.run(["volume", "check", "data", "--json"])
                 #expect(found.exit == .exited(4), "\(found.output)")
                 #expect(found.output.contains("\"repairable\": true"), "\(found.output)")
@@ -85,8 +85,7 @@ extension SiteTests {
                 #expect(after == before)
 
                 let head = "\(state)/volumes/\(id)/heads/1"
-                _ = try await shell(
-                    "sqlite3 catalog.db \"UPDATE inode SET links = 5 WHERE ino = 3\"", in: head)
+                try changeRows(ofCatalogIn: head, "UPDATE inode SET links = 5 WHERE ino = 3")
                 let found = try await site.run(["volume", "check", id])
                 #expect(
                     found.exit == .exited(4) && found.output.contains("repairable")
@@ -123,7 +122,7 @@ extension SiteTests {
                 try await site.initialise()
                 try cleanup.add("site london", limit: .seconds(40)) { await site.stop() }
                 _ = try await shell(
-                    "mkdir volumes; sqlite3 site.db 'PRAGMA journal_mode = \(mode); CREATE TABLE later(x); PRAGMA user_version = 2'",
+                    "mkdir volumes; sqlite3 site.db 'PRAGMA journal_mode = \(mode); CREATE TABLE later(x); PRAGMA user_version = 3'",
                     in: site.stateDirectory)
                 func contents() async throws -> String {
                     try await shell(
@@ -136,7 +135,7 @@ extension SiteTests {
                 let checked = try await site.run(["volume", "check", "--repair"])
                 #expect(!checked.exit.isSuccess)
                 for words in [
-                    site.stateDirectory + "/site.db is of a newer release (schema 2",
+                    site.stateDirectory + "/site.db is of a newer release (schema 3",
                     "use the release that wrote it",
                 ] {
                     #expect(log.contains(words), "\(log)")

@@ -209,19 +209,22 @@ enum StateTargets {
 
     // MARK: a whole catalog
 
-    /// An input is where in the file it is changed, and to what: the file itself is too long for libFuzzer to hit anything.
+    /// An input is whether pages keep the sums that they had (else their sums fit, as if godwit had written what is there), then
+    /// where in the file it is changed, and to what: the file itself is too long for libFuzzer to hit anything.
     private static let catalog = FuzzTarget(
         "catalog", "places of a catalog's file that are changed; it is checked, opened and listed",
         byteLimit: 96, rounds: 25,
         // The first byte of the file, and of its page's size, as they are.
-        seeds: { [[0, 0, 0, 0x53], [16, 0, 0, 0x10]] },
+        seeds: { [[0, 0, 0, 0, 0x53], [0, 16, 0, 0, 0x10], [1, 16, 0, 0, 0x10]] },
         body: { bytes in
             var file = try soundCatalog.get()
             var input = FuzzInput(bytes)
+            let keepsSums = input.byte() & 1 == 1
             while !input.isAtEnd, !file.isEmpty {
                 let place = Int(input.number(byteCount: 3)) % file.count
                 file[place] = input.byte()
             }
+            if !keepsSums { putPageSums(into: &file) }
             let directory = try TemporaryDirectory()
             try FileManager.default.createDirectory(
                 atPath: directory.path + "/data", withIntermediateDirectories: true)
