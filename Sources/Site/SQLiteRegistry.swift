@@ -9,7 +9,18 @@ package final class SQLiteRegistry: SiteRegistry {
     private static let schemaVersion: Int64 = 2
     private static let versionWithoutSums: Int64 = 1
 
+    /// How long after a change it is moved out of the log: behind those that follow it in a hand-over, which wait for no more syncs
+    /// than their own.
+    private static let movePause: Duration = .milliseconds(200)
+
     private let connection: Mutex<Connection>
+    private let log = Mutex(Log())
+
+    private struct Log {
+        var isToBeMoved = false
+        /// Why nothing can be moved out of it any more: what is written behind would be lost at the next start.
+        var damage: String?
+    }
 
     /// Opens the file, making it if it is missing.
     ///
@@ -26,9 +37,8 @@ package final class SQLiteRegistry: SiteRegistry {
             connection.setBusyTimeout(milliseconds: 2000)
             let version = try Self.version(of: connection)
             connection.leaveLogOnClose(false)
-            // Moved after each change: of a log that the disk damages SQLite forgets all that is behind the damage.
             try connection.execute(
-                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 1")
+                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0")
             try connection.execute(
                 """
                 CREATE TABLE IF NOT EXISTS volume(
@@ -114,7 +124,7 @@ package final class SQLiteRegistry: SiteRegistry {
     package func insert(_ record: VolumeRecord) async throws(RegistryError) -> Versioned<VolumeRecord> {
         let bytes = try Self.encode(record)
         do {
-            try connection.withLock { connection throws(SQLiteError) in
+            try change { connection throws(SQLiteError) in
                 let statement = try connection.prepare(
                     "INSERT INTO volume(id, name, revision, record) VALUES (?1, ?2, 1, ?3)")
                 statement.bind(1, record.id.description)
@@ -135,7 +145,7 @@ package final class SQLiteRegistry: SiteRegistry {
         let next = record.revision + 1
         let changed: Int
         do {
-            changed = try connection.withLock { connection throws(SQLiteError) in
+            changed = try change { connection throws(SQLiteError) in
                 let statement = try connection.prepare(
                     "UPDATE volume SET name = ?2, revision = ?3, record = ?4 WHERE id = ?1 AND revision = ?5")
                 statement.bind(1, record.value.id.description)
@@ -156,7 +166,7 @@ package final class SQLiteRegistry: SiteRegistry {
     package func remove(_ record: Versioned<VolumeRecord>) async throws(RegistryError) {
         let changed: Int
         do {
-            changed = try connection.withLock { connection throws(SQLiteError) in
+            changed = try change { connection throws(SQLiteError) in
                 let statement = try connection.prepare("DELETE FROM volume WHERE id = ?1 AND revision = ?2")
                 statement.bind(1, record.value.id.description)
                 statement.bind(2, record.revision)
@@ -167,6 +177,41 @@ package final class SQLiteRegistry: SiteRegistry {
             throw .store(error.message)
         }
         guard changed == 1 else { throw .conflict(record.value.id) }
+    }
+
+    private func change<Result>(
+        _ body: (Connection) throws(SQLiteError) -> Result
+    ) throws(SQLiteError) -> Result {
+        if let damage = log.withLock({ $0.damage }) { throw SQLiteError(refusing: damage) }
+        let result = try connection.withLock { connection throws(SQLiteError) in try body(connection) }
+        moveLogSoon()
+        return result
+    }
+
+    /// Of a log that the disk damages SQLite forgets all that is behind the damage, so nothing stays there for long.
+    private func moveLogSoon() {
+        let isPlanned = log.withLock { log in
+            defer { log.isToBeMoved = true }
+            return log.isToBeMoved
+        }
+        guard !isPlanned else { return }
+        Task.detached(priority: .utility) { [weak self] in
+            try? await Task.sleep(for: Self.movePause)
+            self?.moveLog()
+        }
+    }
+
+    private func moveLog() {
+        log.withLock { $0.isToBeMoved = false }
+        do throws(SQLiteError) {
+            try connection.withLock { connection throws(SQLiteError) in
+                try connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            }
+        } catch  where error.isCorruption {
+            log.withLock { $0.damage = "the registry's log is damaged (\(error.message)): \(Self.remedy)" }
+        } catch {
+            // A disk without room, say: with the next change.
+        }
     }
 
     // MARK: rows
