@@ -12,7 +12,9 @@ extension HeadRecord {
         switch role {
         case .owning(wanted, _): return actionsAfterRestart()
         case .owning, .sealing: throw .needed
-        case .fenced(let own, let by, _): throw .overruled(under: own, by: by)
+        case .fenced(let own, let by, .some): throw .overruled(under: own, by: by)
+        // Perhaps by a reign of this site's own, of which only others know. What is here may be all that is left.
+        case .fenced(_, let by, nil): overruled = Reign(site, by)
         // The heir may have begun, and then it is the one that is overruled.
         case .sealed(_, let grant), .reclaiming(_, let grant): overruled = grant.heir
         case .following(let reign), .retired(let reign), .acquiring(let reign, _), .receiving(let reign, _),
@@ -33,6 +35,9 @@ extension HeadRecord {
         with base: TakeoverBase, wanted: Epoch, after overruled: Reign
     ) throws(HandoffError) -> [Action] {
         switch (base, role) {
+        // The head goes on as it is. Whose reign it was that is overruled, nobody knows: all are told in time.
+        case (.kept(headReign), .fenced): return []
+        case (_, .fenced): throw .nothingToBeginWith
         case (.kept(headReign), .sealed(let epoch, let grant)),
             (.kept(headReign), .reclaiming(let epoch, let grant)):
             retentions.append(

@@ -138,7 +138,7 @@ extension HeadRecord {
             throw .contradiction("\(present), and \(reign)")
         }
         if reign.owner == site, reign.epoch > known || knownReign == nil {
-            throw .contradiction("this site is said to own epoch \(reign.epoch) and knows only \(known)")
+            return try learnOfOwn(reign.epoch)
         }
         switch role {
         case .following: role = .following(reign)

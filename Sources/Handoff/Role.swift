@@ -14,7 +14,7 @@ package import VolumeModel
 /// ```
 ///
 /// Any role that writes becomes `fenced` when it hears of a reign above its own. By force (`overrule`) any role that
-/// does not write becomes `owning`.
+/// does not write becomes `owning`, `fenced` only while nobody knows whose reign it was.
 package enum Role: Hashable, Sendable {
     /// A replica: takes the owner's catalog changes and never writes.
     case following(Reign)
@@ -35,7 +35,8 @@ package enum Role: Hashable, Sendable {
     case reclaiming(Epoch, grant: Grant)
     /// Neither writes nor follows. Its bytes matter only to the retentions.
     case retired(Reign)
-    /// Was overruled: a reign `by` began without its seal. Its state is kept aside, never merged.
+    /// Was overruled: a reign `by` began without its seal, or with one that it has forgotten because its state went back
+    /// in time. Its state is kept aside, never merged.
     case fenced(Epoch, by: Epoch, owner: SiteID?)
 }
 

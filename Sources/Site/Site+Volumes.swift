@@ -248,6 +248,17 @@ extension Site {
         }
     }
 
+    /// What the nodes of this site know best of its volumes, as of some seconds ago: other sites may ask as often as they
+    /// like. nil: there is this node alone.
+    func keeperRecords() async throws -> [VolumeID: VolumeRecord]? {
+        guard let members = context.members else { return nil }
+        if let keepers, ContinuousClock.now - keepers.asked < .seconds(10) { return keepers.known }
+        let known = Dictionary(grouping: try await members.placements(), by: \.record.id)
+            .compactMapValues { Placement.keeper(among: $0)?.record }
+        keepers = (.now, known)
+        return known
+    }
+
     /// Where a volume is that another site asks for, or where it would best come to: where something of it is, or where
     /// there is most room.
     ///

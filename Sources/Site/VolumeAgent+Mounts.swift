@@ -18,8 +18,12 @@ extension VolumeAgent {
     /// - Throws: `.precondition` with the owner's reason when it does not give it away, in that time.
     @discardableResult
     func own(patience: Duration = .zero) async throws -> Epoch {
+        await waitForConfirmation()
         try checkServed()
         if case .owning(let epoch, _) = record.head.role { return epoch }
+        if case .fenced(_, _, nil) = record.head.role, let overruledText {
+            throw SiteError.precondition("volume '\(record.name)': \(overruledText)")
+        }
         switch record.head.role {
         // Whatever can be done before the old owner stops is done before.
         case .following(let reign) where isClose(lastFollowed) && record.followedFrom == reign.owner: break

@@ -15,7 +15,7 @@ extension VolumeAgent {
     /// A state that is here and with which a takeover by force could begin.
     struct TakeoverOption {
         let base: TakeoverBase
-        /// `followed` or `kept`.
+        /// `followed`, `kept`, or `own`: what this site itself had before its state went back in time.
         let name: String
         let headNumber: UInt64
         /// Of the sequence numbers of the one who wrote it.
@@ -28,6 +28,8 @@ extension VolumeAgent {
     var overrulable: Reign? {
         switch record.head.role {
         case .sealed(_, let grant), .reclaiming(_, let grant): grant.heir
+        // One of this site's own, perhaps, of which only others know.
+        case .fenced(_, let by, nil): Reign(context.site, by)
         case .owning, .sealing, .fenced: nil
         default: record.head.knownReign
         }
@@ -55,6 +57,13 @@ extension VolumeAgent {
                 TakeoverOption(
                     base: .followed(through: sequence), name: "followed", headNumber: record.headNumber,
                     sequence: sequence, age: age ?? logAge(record.headNumber)))
+        }
+        if case .fenced(_, _, nil) = record.head.role {
+            let sequence = try openHead(record.headNumber).storage.catalog.lastSequence
+            options.append(
+                TakeoverOption(
+                    base: .kept(headReign: record.head.headReign), name: "own", headNumber: record.headNumber,
+                    sequence: sequence, age: logAge(record.headNumber)))
         }
         let grants: [(grant: Grant, headReign: Epoch)] =
             switch record.head.role {
@@ -107,7 +116,8 @@ extension VolumeAgent {
         }
         var reply = Godwit_Control_V1_TakeOverReply()
         reply.volume = record.name
-        reply.overruledOwner = overruled.owner.description
+        // It is not known, but for that it may have been this site itself.
+        reply.overruledOwner = overruled.owner == context.site ? "" : overruled.owner.description
         reply.overruledEpoch = overruled.epoch.number
         let context = self.context
         async let answers = asksOthers ? Self.isAnswering(overruled.owner, context) : false

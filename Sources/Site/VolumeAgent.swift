@@ -92,6 +92,8 @@ actor VolumeAgent {
     var scrubTurns: [UInt64: [ScrubTurn]] = [:]
     /// Whether people were shown that, or its end.
     var isObstacleShown = true
+    /// What a site says of who owns the volume that cannot be true together with what is known here.
+    var contests: [SiteID: String] = [:]
     /// Why an owner did not give the volume away when it was last asked.
     var lastRefusal: SealRefusal?
 
@@ -329,6 +331,7 @@ actor VolumeAgent {
         }
         TestStop.reach("received", "\(event)")
         defer { TestStop.reach("answering", "\(event)") }
+        if case .sealRequest = message.message { await waitForConfirmation() }
         // What is decided on an old record may contradict what was decided since.
         try checkServed()
         if case .sealRequest(let request) = message.message {

@@ -21,6 +21,8 @@ struct HandoffSimulation {
 
     enum Payload {
         case event(Event)
+        /// Whether a later reign than this one is known.
+        case question(Reign)
         /// The owner's log, for a follower.
         case changes(Reign, log: [UInt8])
         case tailRequest(Grant)
@@ -196,6 +198,8 @@ struct HandoffSimulation {
     mutating func tick(_ index: Int) {
         guard tickable(index), let record = sites[index].memory else { return }
         sites[index].actions += record.actionsAfterRestart()
+        guard let reign = record.unconfirmedReign else { return }
+        for other in sites.indices where other != index { send(.question(reign), from: index, to: other) }
     }
 
     static func world(of epoch: Epoch) -> UInt64 { epoch.line }

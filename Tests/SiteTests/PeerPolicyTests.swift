@@ -73,6 +73,11 @@ extension SiteTests {
                 claim.announcement.reign.owner = "tokyo"
                 claim.announcement.reign.epoch = 99
                 await #expect(throws: PeerError.self) { _ = try await client.exchange(claim) }
+                // Nor does it learn who owns the volume, or fence the owner, by saying that it does.
+                for epoch in [UInt64(1), 99] {
+                    let told = try await client.confirm([id: Epoch(epoch)], timeout: .seconds(10))
+                    #expect(told == [:], "asked at epoch \(epoch)")
+                }
                 let after = try await london.inspect("data")
                 #expect(after["role"] as? String == "owning")
                 #expect(after["epoch"] as? NSNumber == before["epoch"] as? NSNumber)

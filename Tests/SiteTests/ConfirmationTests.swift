@@ -1,0 +1,97 @@
+import PeerProtocol
+import SwiftProtobuf
+import Testing
+import VolumeModel
+
+@testable import PeerService
+@testable import Site
+
+/// When a site asks others whether it is still the owner that it takes itself for, and what it believes.
+@Suite struct ConfirmationTests {
+    private let london = SiteID("london")!
+    private let sydney = SiteID("sydney")!
+    private let start = ContinuousClock.now
+
+    @Test func afterAStartWhatOthersKnowIsUsedOnceTheyWereAskedOrTheTimeIsOver() {
+        var schedule = ConfirmationSchedule()
+        // Nobody asks here.
+        #expect(schedule.isSettled([london], at: start))
+        schedule.begin(at: start)
+        #expect(schedule.isSettled([], at: start))
+        #expect(!schedule.isSettled([london], at: start))
+        schedule.note(.answered, of: london, at: start)
+        #expect(schedule.isSettled([london], at: start))
+        #expect(!schedule.isSettled([london, sydney], at: start))
+        // Who cannot be reached was asked.
+        schedule.note(.silent, of: sydney, at: start)
+        #expect(schedule.isSettled([london, sydney], at: start))
+
+        var slow = ConfirmationSchedule()
+        slow.begin(at: start)
+        #expect(!slow.isSettled([london], at: start + .milliseconds(1499)))
+        #expect(slow.isSettled([london], at: start + .milliseconds(1500)))
+    }
+
+    @Test func whoDidNotAnswerIsAskedSoonAndWhoDidLater() {
+        var schedule = ConfirmationSchedule()
+        schedule.begin(at: start)
+        let all: Set = [london, sydney]
+        #expect(schedule.due(among: all, at: start) == [london, sydney])
+        schedule.note(.answered, of: london, at: start)
+        schedule.note(.silent, of: sydney, at: start)
+        #expect(schedule.due(among: all, at: start).isEmpty)
+        #expect(schedule.pause(at: start) == .seconds(2))
+        #expect(schedule.due(among: all, at: start + .seconds(2)) == [sydney])
+        schedule.note(.notUnderstood, of: sydney, at: start + .seconds(2))
+        #expect(schedule.pause(at: start + .seconds(2)) == .seconds(58))
+        #expect(schedule.due(among: all, at: start + .seconds(60)) == [london])
+        #expect(schedule.due(among: all, at: start + .seconds(3602)) == [london, sydney])
+        // Who may know nothing any more keeps nobody awake, and is asked at once if it may again.
+        #expect(schedule.due(among: [london], at: start + .seconds(3602)) == [london])
+        schedule.note(.unknown, of: london, at: start + .seconds(3602))
+        #expect(schedule.pause(at: start + .seconds(3602)) == .seconds(60))
+        #expect(schedule.due(among: all, at: start + .seconds(3602)) == [sydney])
+    }
+
+    @Test func anAnswerToSomethingElseIsNoSoundOne() throws {
+        let (volume, other) = (VolumeID(randomHigh: 1, randomLow: 2), VolumeID(randomHigh: 3, randomLow: 4))
+        func answer(_ later: [(VolumeID, String, UInt64)]) throws(PeerError) -> [VolumeID: ToldReign] {
+            var reply = Godwit_Peer_V1_ConfirmReply()
+            reply.later = later.map { volume, owner, epoch in
+                var message = Godwit_Peer_V1_LaterReign()
+                message.volume = volume.description
+                (message.reign.owner, message.reign.epoch) = (owner, epoch)
+                return message
+            }
+            return try ConfirmCoding.later(in: reply, than: [volume: Epoch(5)], from: sydney)
+        }
+        #expect(try answer([]) == [:])
+        let told = ToldReign(owner: sydney, epoch: Epoch(6))
+        #expect(try answer([(volume, "sydney", 6)]) == [volume: told])
+        for unsound: [(VolumeID, String, UInt64)] in [
+            [(other, "sydney", 6)], [(volume, "sydney", 4)], [(volume, "Sydney!", 6)],
+            [(volume, "sydney", 6), (volume, "tokyo", 7)],
+        ] {
+            #expect(throws: PeerError.self, "\(unsound)") { try answer(unsound) }
+        }
+    }
+
+    @Test func aQuestionHasEachVolumeOnceAndNotTooMany() throws {
+        let owned = Dictionary(
+            uniqueKeysWithValues: (0..<UInt64(PeerLimits.reignCount)).map {
+                (VolumeID(randomHigh: $0, randomLow: 1), Epoch($0 + 1))
+            })
+        var request = ConfirmCoding.message(of: owned)
+        #expect(try ConfirmCoding.owned(in: request) == owned)
+        let bytes: [UInt8] = try request.serializedBytes()
+        #expect(bytes.count < PeerLimits().requestByteCount / 2)
+        let twice = request.reigns[0]
+        request.reigns[1] = twice
+        #expect(throws: (any Error).self) { try ConfirmCoding.owned(in: request) }
+        request.reigns.append(twice)
+        #expect(throws: (any Error).self) { try ConfirmCoding.owned(in: request) }
+        request.reigns = [twice]
+        request.reigns[0].volume = "../"
+        #expect(throws: (any Error).self) { try ConfirmCoding.owned(in: request) }
+    }
+}
