@@ -56,6 +56,13 @@ extension HeadRecord {
         case .ownerAnnounced(let reign):
             try check(epochs: reign.epoch)
             return try learn(reign)
+        case .reignTold(let told):
+            try check(epochs: told.reign.epoch)
+            if let handover = told.handover {
+                try check(epochs: handover)
+                guard handover <= told.reign.epoch else { throw .implausible("\(told)") }
+            }
+            return try hear(told)
         case .claimed(let heir, let after, let sequence):
             try check(peer: heir.owner, epochs: heir.epoch, after)
             return try claimed(heir: heir, after: after, through: sequence)

@@ -55,7 +55,10 @@ extension HeadRecord {
             try demand(heir.epoch <= spent, "epoch \(heir.epoch) is promised but not spent")
             try demand(grant.finalSequence >= .zero, "sequence number \(grant.finalSequence)")
         case .fenced(let own, let by, let owner):
-            try demand(Epoch.first <= own && own < by && owner != site, "it was overruled by the past")
+            // By an earlier epoch where it has raised its own since its state went back in time.
+            try demand(
+                Epoch.first <= own && Epoch.first <= by && own < spent && owner != site,
+                "it was overruled by nobody")
         }
         try validateDependencies(demand)
     }
@@ -90,6 +93,9 @@ extension HeadRecord {
                 "a claim after epoch \(claim.after)")
         }
         try demand(Epoch.first <= headReign && headReign <= spent, "a head of epoch \(headReign)")
+        try demand(
+            handover.map { Epoch.first <= $0 && $0 <= spent } ?? true,
+            "a hand-over at epoch \(handover ?? .first)")
         for retention in retentions {
             let grant = retention.grant
             try demand(

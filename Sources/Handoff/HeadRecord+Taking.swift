@@ -3,7 +3,9 @@ internal import VolumeModel
 /// The side of a hand-off that takes the head: ask, receive, begin, or decline for good.
 extension HeadRecord {
     mutating func sealGranted(by: SiteID, after: Epoch, grant: Grant) throws(HandoffError) -> [Action] {
-        guard grant.heir.owner == site, grant.heir.epoch > after, grant.finalSequence >= .zero else {
+        guard grant.heir.owner == site, grant.heir.epoch > after, grant.finalSequence >= .zero,
+            grant.handover.map({ Epoch.first <= $0 && $0 <= after }) ?? true
+        else {
             throw .implausible("a grant for \(grant.heir) up to \(grant.finalSequence)")
         }
         switch role {
@@ -49,7 +51,9 @@ extension HeadRecord {
         }
         switch role {
         case .owning(let epoch, _) where reign >= epoch, .sealing(let epoch, _) where reign >= epoch:
-            guard reign > epoch else { throw .contradiction("\(owner) and this site own epoch \(epoch)") }
+            guard reign.line > epoch.line else {
+                throw .contradiction("\(Reign(site, epoch)), and \(Reign(owner, reign))")
+            }
             return fence(by: reign, owner: owner)
         case .receiving(_, let grant) where grant.heir.epoch <= wanted:
             // We hold a grant, and here is another, of a reign that we do not know: a person must look.
@@ -80,7 +84,9 @@ extension HeadRecord {
         case .reigning(let reign):
             try checkHint(reign)
             // Anybody who knows a later reign helps, whatever became of the request.
-            guard reign.owner != site, reign.epoch > knownEpoch else { return [] }
+            guard reign.owner != site, reign.epoch > knownEpoch else {
+                return turn(from: by, wanted: refused, to: reign)
+            }
             return try learn(reign)
         case .spent(let through):
             guard case .acquiring(let from, let wanted) = role, from.owner == by, wanted == refused,
@@ -99,6 +105,19 @@ extension HeadRecord {
         }
     }
 
+    /// Whom this site took for the owner says that an earlier reign is the present one: it had gone back in time itself,
+    /// and has raised its epoch before it heard so. It is believed, for it speaks against itself. The request is dropped, so
+    /// that two that name each other keep nobody asking in circles.
+    private mutating func turn(from peer: SiteID, wanted refused: Epoch, to reign: Reign) -> [Action] {
+        guard case .acquiring(let from, let wanted) = role, from.owner == peer, wanted == refused,
+            reign.owner != site, reign.owner != peer, reign.epoch <= from.epoch
+        else { return [] }
+        // Whoever is asked next has seen none of these.
+        spent = max(spent, wanted)
+        role = .following(reign)
+        return []
+    }
+
     private func checkHint(_ reign: Reign) throws(HandoffError) {
         guard Epoch.first <= reign.epoch, reign.epoch <= .highest else {
             throw .implausible("epoch \(reign.epoch)")
@@ -115,6 +134,7 @@ extension HeadRecord {
             spent = wanted
             role = .owning(wanted, holder: nil)
             headReign = wanted
+            handover = from.owner.site == site.site ? grant.handover : wanted
             sources.append(Source(site: from.owner, reign: wanted, phase: .fetching))
             return [.serve(wanted), .announce(grant.heir, to: from.owner)]
         case .owning(wanted, _): return actionsAfterRestart()
@@ -136,6 +156,13 @@ extension HeadRecord {
         }
         if let present = knownReign, reign.epoch == known, reign.owner != present.owner {
             throw .contradiction("\(present), and \(reign)")
+        }
+        switch role {
+        // In one line the epoch does not decide who is right (`hear`).
+        case .owning(let own, _) where reign.epoch > own && reign.epoch.line == own.line,
+            .sealing(let own, _) where reign.epoch > own && reign.epoch.line == own.line:
+            throw .contradiction("\(Reign(site, own)), and \(reign)")
+        default: break
         }
         if reign.owner == site, reign.epoch > known || knownReign == nil {
             return try learnOfOwn(reign.epoch)
@@ -176,6 +203,8 @@ extension HeadRecord {
             throw .contradiction("\(reign) began, but \(grant.heir) was granted")
         }
         let isWanted = if case .reclaiming = role { true } else { false }
+        // A node of this site has it by the hand-over by which the site got it.
+        if reign == grant.heir { handover = reign.owner.site == site.site ? lastHandover : reign.epoch }
         spent = max(spent, reign.epoch)
         role = .retired(reign)
         retentions.append(

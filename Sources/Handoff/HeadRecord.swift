@@ -30,6 +30,10 @@ package struct HeadRecord: Hashable, Sendable {
     /// The reign under which the present head began: that of the last promotion. Taking a head back and evicting who
     /// holds it raise the epoch, but do not change the head.
     package internal(set) var headReign: Epoch
+    /// The last hand-over from one site to another that is known here: the epoch under which the heir began, or the line.
+    /// Where this site owns the head it is that by which it got it, whichever of its nodes has it now. Raising the epoch and
+    /// passing the head from node to node change nothing about it. nil: unknown, or of an earlier release.
+    package internal(set) var handover: Epoch?
     /// Who keeps bytes that this site's heads lack, the oldest first: at most one for each head.
     package internal(set) var sources: [Source]
     /// What this site keeps for others. A pin or a head that is not named here, nor by a sealed role, and is not
@@ -49,7 +53,9 @@ package struct HeadRecord: Hashable, Sendable {
 
     /// A new volume, which this site owns.
     package init(newAt site: SiteID) {
-        self.init(site: site, role: .owning(.first, holder: nil), spent: .first, headReign: .first)
+        self.init(
+            site: site, role: .owning(.first, holder: nil), spent: .first, headReign: .first, handover: .first
+        )
     }
 
     /// A volume that another site owns, to be prepared here.
@@ -61,13 +67,15 @@ package struct HeadRecord: Hashable, Sendable {
     }
 
     init(
-        site: SiteID, role: Role, spent: Epoch, headReign: Epoch, sources: [Source] = [],
-        retentions: [Retention] = [], divergences: [Divergence] = [], readers: [Reader] = []
+        site: SiteID, role: Role, spent: Epoch, headReign: Epoch, handover: Epoch? = nil,
+        sources: [Source] = [], retentions: [Retention] = [], divergences: [Divergence] = [],
+        readers: [Reader] = []
     ) {
         self.site = site
         self.role = role
         self.spent = spent
         self.headReign = headReign
+        self.handover = handover
         self.sources = sources
         self.retentions = retentions
         self.divergences = divergences

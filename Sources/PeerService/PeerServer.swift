@@ -50,8 +50,8 @@ package protocol PeerBackend: Sendable {
         within limit: Duration, for site: SiteID
     ) async throws -> (byteCounts: [UInt64], silent: Set<SiteID>)
     /// What is known here of volumes that the caller takes itself for the owner of: of each of which it may know, the last
-    /// reign, if it is another one and not an earlier one.
-    func confirm(_ owned: [VolumeID: Epoch], by site: SiteID) async throws -> [VolumeID: ToldReign]
+    /// reign, if it is another one and not an earlier one, or comes after a later hand-over.
+    func confirm(_ owned: [VolumeID: AskedReign], by site: SiteID) async throws -> [VolumeID: ToldReign]
     /// - Returns: what serves the calls of other services that a node of this site makes; nil for anybody else.
     func serveMember(_ member: SiteID) -> RPCServer.Handler?
 }
@@ -62,7 +62,9 @@ extension PeerBackend {
     }
 
     /// Knows of nothing.
-    package func confirm(_ owned: [VolumeID: Epoch], by site: SiteID) async throws -> [VolumeID: ToldReign] {
+    package func confirm(
+        _ owned: [VolumeID: AskedReign], by site: SiteID
+    ) async throws -> [VolumeID: ToldReign] {
         [:]
     }
 }

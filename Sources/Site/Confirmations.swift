@@ -21,7 +21,7 @@ final class Confirmations: Sendable {
 
     private struct Asked: Sendable {
         let agent: VolumeAgent
-        let epoch: Epoch
+        let reign: AskedReign
     }
 
     func begin() { schedule.withLock { $0.begin(at: .now) } }
@@ -47,9 +47,10 @@ final class Confirmations: Sendable {
     private func ask(_ agents: [VolumeAgent], _ context: SiteContext) async {
         var asked: [SiteID: [VolumeID: Asked]] = [:]
         for agent in agents {
-            guard let (reign, sites) = await agent.unconfirmed else { continue }
+            guard let (own, sites) = await agent.unconfirmed else { continue }
+            let reign = AskedReign(own.reign.epoch, handover: own.handover)
             for site in sites {
-                asked[site, default: [:]][agent.id] = Asked(agent: agent, epoch: reign.epoch)
+                asked[site, default: [:]][agent.id] = Asked(agent: agent, reign: reign)
             }
         }
         let due = schedule.withLock { $0.due(among: Set(asked.keys), at: .now) }
@@ -78,7 +79,7 @@ final class Confirmations: Sendable {
         do {
             for start in stride(from: 0, to: all.count, by: PeerLimits.reignCount) {
                 let page = all[start..<min(start + PeerLimits.reignCount, all.count)]
-                let owned = Dictionary(uniqueKeysWithValues: page.map { ($0.key, $0.value.epoch) })
+                let owned = Dictionary(uniqueKeysWithValues: page.map { ($0.key, $0.value.reign) })
                 guard let later = try await client.confirm(owned, timeout: timeout) else {
                     return .notUnderstood
                 }
@@ -100,7 +101,9 @@ final class Confirmations: Sendable {
             var isHeard = true
             for (index, agent) in agents.enumerated() {
                 if index >= hearingCount { isHeard = await group.next() ?? true && isHeard }
-                let told = later[agent.id].map { Reign($0.owner, $0.epoch) }
+                let told = later[agent.id].map {
+                    KnownReign(Reign($0.owner, $0.epoch), handover: $0.handover)
+                }
                 group.addTask { await agent.hear(of: told, from: site) }
             }
             for await isNoted in group { isHeard = isHeard && isNoted }

@@ -6,9 +6,9 @@ internal import VolumeModel
 /// Whether other sites know of a later reign than the one that this site takes for its own.
 extension VolumeAgent {
     /// What other sites are asked about, and which; nil: nothing. Of a record that is not believed nothing is asked.
-    var unconfirmed: (reign: Reign, sites: Set<SiteID>)? {
-        guard !isClosed, obstacle == nil, let reign = record.head.unconfirmedReign else { return nil }
-        return (reign, record.sharedWith)
+    var unconfirmed: (own: KnownReign, sites: Set<SiteID>)? {
+        guard !isClosed, obstacle == nil, let own = record.head.unconfirmedReign else { return nil }
+        return (own, record.sharedWith)
     }
 
     /// Right after the start of the process the volume is used, or given away, only when others were asked, as long as
@@ -22,7 +22,7 @@ extension VolumeAgent {
     ///
     /// - Parameter told: the later reign that it knows of; nil: none.
     /// - Returns: whether that is noted: else it is to be asked again soon.
-    func hear(of told: Reign?, from peer: SiteID) async -> Bool {
+    func hear(of told: KnownReign?, from peer: SiteID) async -> Bool {
         guard let told else {
             contests[peer] = nil
             return true
@@ -31,7 +31,7 @@ extension VolumeAgent {
         guard let (own, sites) = unconfirmed, sites.contains(peer.site) else { return true }
         let wasFenced = record.head.role.isFenced
         do {
-            try await apply(.ownerAnnounced(try await asKnownHere(told)))
+            try await apply(.reignTold(try await asKnownHere(told)))
         } catch HandoffError.contradiction(let claim) {
             let contest = "sites \(context.site) and \(peer) contradict each other: \(claim)"
             if contests.updateValue(contest, forKey: peer) != contest { logger.error("\(contest)") }
@@ -44,16 +44,16 @@ extension VolumeAgent {
             logger.debug("after what site \(peer) has said: \(error)")
         }
         contests[peer] = nil
-        guard told.epoch > own.epoch else { return true }
+        guard told.isLater(than: own) else { return true }
         switch record.head.role {
-        case .owning(own.epoch, _), .sealing(own.epoch, _): return false
+        case .owning(own.reign.epoch, _), .sealing(own.reign.epoch, _): return false
         default: break
         }
-        if told.epoch.line == own.epoch.line, !wasFenced {
+        if told.reign.epoch.line == own.reign.epoch.line, !wasFenced {
             logger.error(
                 """
                 the state of site \(context.site) went back in time: site \(peer) knows of \(told), and here epoch \
-                \(own.epoch) was taken for the present one. Nothing is written under it any more, and what was is kept: \
+                \(own.reign.epoch) was taken for the present one. Nothing is written under it any more, and what was is kept: \
                 'godwit volume inspect \(record.name)' tells what there is
                 """)
         }
@@ -62,12 +62,13 @@ extension VolumeAgent {
 
     /// What another site knows of a node of this one that its own registry does not know any more counts as what this node
     /// has forgotten itself: nobody else can be asked.
-    private func asKnownHere(_ told: Reign) async throws -> Reign {
-        guard told.owner != context.site, told.owner.site == context.site.site, let members = context.members
+    private func asKnownHere(_ told: KnownReign) async throws -> KnownReign {
+        let (owner, epoch) = (told.reign.owner, told.reign.epoch)
+        guard owner != context.site, owner.site == context.site.site, let members = context.members
         else { return told }
-        let placement = try await members.placements(of: id).first { $0.member == told.owner }
-        let isKnown = placement.map { $0.record.head.knownEpoch >= told.epoch } ?? false
-        return isKnown ? told : Reign(context.site, told.epoch)
+        let placement = try await members.placements(of: id).first { $0.member == owner }
+        let isKnown = placement.map { $0.record.head.knownEpoch >= epoch } ?? false
+        return isKnown ? told : KnownReign(Reign(context.site, epoch), handover: told.handover)
     }
 
     /// A site says that it owns the volume, and is not named by it.

@@ -3,13 +3,17 @@ import VolumeModel
 @testable import Handoff
 
 /// Three sites of which some go back in time: the record of one is what it was, and all that was sent meanwhile is still on
-/// its way. Beyond that it is a small world: nothing is lost with a crash, and data is a number.
+/// its way. It may be cut off for a while then, and raise its epoch as nodes that read come and go. Beyond that it is a
+/// small world: nothing is lost with a crash, and data is a number.
 ///
-/// Checked:
-/// - Whoever has heard of a later reign of another site acknowledges nothing under its own any more.
+/// By which hand-over a site got its head is noted here, apart from what its record says. Checked:
+/// - Whoever was told of a hand-over after its own acknowledges nothing any more.
 /// - As long as nobody goes back, no owner is told anything that makes it stop.
-/// - A site that went back and asks before it does anything else stops nobody who is right.
-/// - In the end, when all have asked each other, no two sites own the head under different epochs.
+/// - Nobody stops whose head came by the last hand-over that there was, whoever went back, is cut off or raises its epoch.
+/// - A site that went back and asks the owner before it does anything else goes on only if it is right, whoever else does
+///   not answer.
+/// - In the end, when all have asked each other, no two sites own the head, but by hand-overs of the same epoch; and then
+///   both know that they are contradicted.
 struct GoingBackSimulation {
     struct Violation: Error, CustomStringConvertible {
         let description: String
@@ -17,16 +21,22 @@ struct GoingBackSimulation {
 
     enum Payload {
         case event(Event)
-        case question(Reign)
+        case question(KnownReign)
     }
 
     struct Site {
         var record: HeadRecord
+        /// By which hand-over it got the head that it has, or had last.
+        var got = Epoch.first
         /// States of before, that may be put back.
-        var kept: [HeadRecord] = []
+        var kept: [(record: HeadRecord, got: Epoch)] = []
         var mounted: Epoch?
-        /// The latest reign of another site that it was told of, since it went back.
-        var heard: Epoch = Epoch(0)
+        /// The last hand-over to another site that it was told of, since it went back.
+        var heard = Epoch(0)
+        /// The epoch at which it owned the head when it was told of another owner that only a person can judge.
+        var contested: Epoch?
+        /// How many steps no message comes to it or from it.
+        var cutOff = 0
     }
 
     /// What a site does that has gone back.
@@ -46,6 +56,9 @@ struct GoingBackSimulation {
     var returnCount = 0
     var fencedCount = 0
     var writeCount = 0
+    var raisedReturnCount = 0
+    /// The last hand-over that has begun.
+    private var newest = Epoch.first
 
     init(seed: UInt64, _ kind: Return) {
         self.kind = kind
@@ -59,8 +72,12 @@ struct GoingBackSimulation {
     }
 
     mutating func run() throws {
-        for _ in 0..<(50 + random.below(250)) { try step() }
+        for _ in 0..<(50 + random.below(250)) {
+            try step()
+            for index in sites.indices where sites[index].cutOff > 0 { sites[index].cutOff -= 1 }
+        }
         // Everything arrives, and everybody asks.
+        for index in sites.indices { sites[index].cutOff = 0 }
         for _ in 0..<20 {
             for index in sites.indices {
                 try tick(index)
@@ -68,8 +85,12 @@ struct GoingBackSimulation {
             }
             for _ in 0..<500 where !network.isEmpty { try deliver(network.removeFirst()) }
         }
-        let epochs = Set(sites.compactMap { owned($0.record) })
-        guard epochs.count <= 1 else { throw violation("owners of different epochs") }
+        let owners = sites.filter { owned($0.record) != nil }
+        guard owners.count > 1 else { return }
+        guard Set(owners.map(\.got)).count == 1 else { throw violation("who is of before goes on") }
+        guard owners.allSatisfy({ $0.contested == owned($0.record) }) else {
+            throw violation("two owners, and they do not know it")
+        }
     }
 
     private func violation(_ what: String) -> Violation {
@@ -92,13 +113,16 @@ struct GoingBackSimulation {
         case ..<55: try tick(index)
         case ..<65: ask(index, (index + 1 + random.below(2)) % 3)
         case ..<75: try apply([Event.takeOver, .takeOver, .abort][random.below(3)], at: index)
-        case ..<80: try apply(.attach(Holder(node: "n1", pod: nil)), at: index)
-        case ..<84:
+        case ..<79: try apply(.attach(Holder(node: "n1", pod: nil)), at: index)
+        case ..<82:
             sites[index].mounted = nil
             try apply(.detach(node: "n1"), at: index)
+        case ..<85: try raise(index)
         case ..<92: try write(index)
         case ..<97:
-            if sites[index].kept.count < 4 { sites[index].kept.append(sites[index].record) }
+            if sites[index].kept.count < 4 {
+                sites[index].kept.append((sites[index].record, sites[index].got))
+            }
         default: try goBack(index)
         }
     }
@@ -106,35 +130,52 @@ struct GoingBackSimulation {
     private mutating func write(_ index: Int) throws {
         let site = sites[index]
         guard let epoch = site.mounted, site.record.mayWrite(under: epoch) else { return }
-        guard site.heard <= epoch else {
+        guard site.heard <= site.got else {
             throw violation("\(site.record.site) has heard of \(site.heard), and writes")
         }
         writeCount += 1
     }
 
+    /// A node reads, and does not any more: twice the epoch is another one, and nobody has written.
+    private mutating func raise(_ index: Int) throws {
+        try apply(.admit(Reader(member: sites[index].record.site, node: "r1")), at: index)
+        try apply(.detach(node: "r1"), at: index)
+    }
+
     private mutating func goBack(_ index: Int) throws {
         guard kind != .never, !sites[index].kept.isEmpty else { return }
         let others = sites.indices.filter { $0 != index }
-        let rightful = others.filter { owned(sites[$0].record) != nil }
+        let rightful = others.filter { owned(sites[$0].record) != nil && sites[$0].got == newest }
         // Of two that went back already nobody knows who is right.
         guard kind == .silent || returnCount == 0 else { return }
-        let record = sites[index].kept[random.below(sites[index].kept.count)]
-        let isOf = rightful.first.map { sites[$0].record.knownEpoch > record.knownEpoch } ?? false
-        sites[index] = Site(record: record)
+        let (record, got) = sites[index].kept[random.below(sites[index].kept.count)]
+        sites[index] = Site(record: record, got: got)
         returnCount += 1
-        guard kind == .asking else { return }
-        let before = rightful.map { sites[$0].record.role }
-        // This overtakes what is on its way.
-        for other in others {
-            guard let reign = sites[index].record.unconfirmedReign else { break }
-            if let told = sites[other].record.objection(to: reign) {
-                try apply(.ownerAnnounced(told), at: index)
+        guard kind == .asking else {
+            if random.chance(50) {
+                sites[index].cutOff = 10 + random.below(60)
+                for _ in 0..<random.below(4) { try raise(index) }
+                if owned(sites[index].record) != nil { raisedReturnCount += 1 }
             }
+            return
+        }
+        let before = rightful.map { sites[$0].record.role }
+        let reached = others.filter { _ in random.chance(70) }
+        // This overtakes what is on its way.
+        for other in reached {
+            guard let own = sites[index].record.unconfirmedReign else { break }
+            let told = sites[other].record.objection(to: own)
+            try apply(.reignTold(own), at: other)
+            if let told { try apply(.reignTold(told), at: index) }
         }
         guard rightful.map({ sites[$0].record.role }) == before else {
             throw violation("who is right was stopped")
         }
-        if isOf, owned(sites[index].record) != nil { throw violation("who is of before goes on") }
+        if owned(sites[index].record) != nil, rightful.contains(where: { reached.contains($0) }),
+            got < newest
+        {
+            throw violation("who is of before goes on")
+        }
     }
 
     // MARK: sites
@@ -152,14 +193,14 @@ struct GoingBackSimulation {
     }
 
     private mutating func deliver(_ message: (from: Int, to: Int, payload: Payload)) throws {
+        guard sites[message.from].cutOff == 0, sites[message.to].cutOff == 0 else { return }
         switch message.payload {
-        case .question(let reign):
-            if let told = sites[message.to].record.objection(to: reign) {
-                network.append((message.to, message.from, .event(.ownerAnnounced(told))))
+        case .question(let asked):
+            if let told = sites[message.to].record.objection(to: asked) {
+                network.append((message.to, message.from, .event(.reignTold(told))))
             }
             // Who asks says what it owns.
-            let own = sites[message.to].record.unconfirmedReign
-            if let own, reign.epoch > own.epoch { try apply(.ownerAnnounced(reign), at: message.to) }
+            try apply(.reignTold(asked), at: message.to)
         case .event(let event): try apply(event, at: message.to)
         }
     }
@@ -178,13 +219,28 @@ struct GoingBackSimulation {
                 network.append((index, asker, .event(answer)))
             }
             if case .contradiction = error, returnCount == 0 { throw violation("\(event): \(error)") }
+            if case .contradiction = error, case .reignTold = event {
+                sites[index].contested = owned(before)
+            }
             if case .unreadableRecord = error { throw violation("\(event): \(error)") }
         }
-        if case .ownerAnnounced(let reign) = event, reign.owner != before.site {
-            sites[index].heard = max(sites[index].heard, reign.epoch)
+        if case .caughtUp(let wanted, _) = event, case .receiving = before.role,
+            owned(sites[index].record) == wanted
+        {
+            sites[index].got = wanted
+            newest = max(newest, wanted)
+        }
+        if case .reignTold(let told) = event, let handover = told.handover, before.unconfirmedReign != nil {
+            sites[index].heard = max(sites[index].heard, handover)
         }
         if case .fenced = sites[index].record.role {
-            if case .fenced = before.role {} else { fencedCount += 1 }
+            if case .fenced = before.role {
+            } else {
+                fencedCount += 1
+                guard sites[index].got < newest else {
+                    throw violation("\(before.site) is right, and was stopped by \(event)")
+                }
+            }
             if returnCount == 0 { throw violation("\(before.site) is right, and was stopped") }
         }
         for action in actions { try perform(action, at: index) }

@@ -22,7 +22,7 @@ struct HandoffSimulation {
     enum Payload {
         case event(Event)
         /// Whether a later reign than this one is known.
-        case question(Reign)
+        case question(KnownReign)
         /// The owner's log, for a follower.
         case changes(Reign, log: [UInt8])
         case tailRequest(Grant)

@@ -55,19 +55,26 @@ import VolumeModel
 
     @Test func anAnswerToSomethingElseIsNoSoundOne() throws {
         let (volume, other) = (VolumeID(randomHigh: 1, randomLow: 2), VolumeID(randomHigh: 3, randomLow: 4))
-        func answer(_ later: [(VolumeID, String, UInt64)]) throws(PeerError) -> [VolumeID: ToldReign] {
+        func answer(
+            _ later: [(VolumeID, String, UInt64)], handover: UInt64 = 0
+        ) throws(PeerError) -> [VolumeID: ToldReign] {
             var reply = Godwit_Peer_V1_ConfirmReply()
             reply.later = later.map { volume, owner, epoch in
                 var message = Godwit_Peer_V1_LaterReign()
                 message.volume = volume.description
                 (message.reign.owner, message.reign.epoch) = (owner, epoch)
+                message.handover = handover
                 return message
             }
-            return try ConfirmCoding.later(in: reply, than: [volume: Epoch(5)], from: sydney)
+            return try ConfirmCoding.later(in: reply, than: [volume: AskedReign(Epoch(5))], from: sydney)
         }
         #expect(try answer([]) == [:])
         let told = ToldReign(owner: sydney, epoch: Epoch(6))
         #expect(try answer([(volume, "sydney", 6)]) == [volume: told])
+        // The asker has raised its epoch since.
+        let earlier = ToldReign(owner: sydney, epoch: Epoch(4), handover: Epoch(3))
+        #expect(try answer([(volume, "sydney", 4)], handover: 3) == [volume: earlier])
+        #expect(throws: PeerError.self) { try answer([(volume, "sydney", 6)], handover: 7) }
         for unsound: [(VolumeID, String, UInt64)] in [
             [(other, "sydney", 6)], [(volume, "sydney", 4)], [(volume, "Sydney!", 6)],
             [(volume, "sydney", 6), (volume, "tokyo", 7)],
@@ -79,7 +86,7 @@ import VolumeModel
     @Test func aQuestionHasEachVolumeOnceAndNotTooMany() throws {
         let owned = Dictionary(
             uniqueKeysWithValues: (0..<UInt64(PeerLimits.reignCount)).map {
-                (VolumeID(randomHigh: $0, randomLow: 1), Epoch($0 + 1))
+                (VolumeID(randomHigh: $0, randomLow: 1), AskedReign(Epoch($0 + 1), handover: .first))
             })
         var request = ConfirmCoding.message(of: owned)
         #expect(try ConfirmCoding.owned(in: request) == owned)
@@ -89,6 +96,9 @@ import VolumeModel
         request.reigns[1] = twice
         #expect(throws: (any Error).self) { try ConfirmCoding.owned(in: request) }
         request.reigns.append(twice)
+        #expect(throws: (any Error).self) { try ConfirmCoding.owned(in: request) }
+        request.reigns = [twice]
+        request.reigns[0].handover = request.reigns[0].epoch + 1
         #expect(throws: (any Error).self) { try ConfirmCoding.owned(in: request) }
         request.reigns = [twice]
         request.reigns[0].volume = "../"

@@ -75,7 +75,7 @@ extension SiteTests {
                 await #expect(throws: PeerError.self) { _ = try await client.exchange(claim) }
                 // Nor does it learn who owns the volume, or fence the owner, by saying that it does.
                 for epoch in [UInt64(1), 99] {
-                    let told = try await client.confirm([id: Epoch(epoch)], timeout: .seconds(10))
+                    let told = try await client.confirm([id: AskedReign(Epoch(epoch))], timeout: .seconds(10))
                     #expect(told == [:], "asked at epoch \(epoch)")
                 }
                 let after = try await london.inspect("data")
