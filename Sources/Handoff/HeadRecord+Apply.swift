@@ -154,6 +154,7 @@ extension HeadRecord {
     mutating func resume() throws(HandoffError) -> [Action] {
         let epoch = try unspentEpoch()
         spent = epoch
+        resumed = epoch
         role = .owning(epoch, holder: nil)
         return [.serve(epoch)]
     }

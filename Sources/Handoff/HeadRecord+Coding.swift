@@ -8,7 +8,7 @@ extension HeadRecord: Codable {
     private enum Key: String, CodingKey {
         case version, site, spent, headReign, sources, retentions, divergences, readers
         case role, owner, epoch, wanted, declined, heir, heirEpoch, finalSequence, overruledBy, node, pod
-        case attachment, handover, grantHandover
+        case attachment, handover, resumed, grantHandover
     }
 
     private enum RoleName: String {
@@ -48,6 +48,7 @@ extension HeadRecord: Codable {
         try fields.encode(spent.number, forKey: .spent)
         try fields.encode(headReign.number, forKey: .headReign)
         try fields.encodeIfPresent(handover?.number, forKey: .handover)
+        try fields.encodeIfPresent(resumed?.number, forKey: .resumed)
         try encodeRole(&fields)
         try fields.encode(sources.map(StoredSource.init), forKey: .sources)
         try fields.encode(retentions.map(StoredRetention.init), forKey: .retentions)
@@ -119,6 +120,7 @@ extension HeadRecord: Codable {
             return HeadRecord(
                 site: site, role: try role(at: site), spent: try epoch(.spent),
                 headReign: try epoch(.headReign), handover: try epochIfPresent(.handover),
+                resumed: try epochIfPresent(.resumed),
                 sources: try container.decode([StoredSource].self, forKey: .sources).map { try $0.source },
                 retentions: try container.decode([StoredRetention].self, forKey: .retentions).map {
                     try $0.retention

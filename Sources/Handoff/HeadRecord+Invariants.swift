@@ -96,6 +96,8 @@ extension HeadRecord {
         try demand(
             handover.map { Epoch.first <= $0 && $0 <= spent } ?? true,
             "a hand-over at epoch \(handover ?? .first)")
+        try demand(
+            resumed.map { Epoch.first <= $0 && $0 <= spent } ?? true, "resumed at epoch \(resumed ?? .first)")
         for retention in retentions {
             let grant = retention.grant
             try demand(

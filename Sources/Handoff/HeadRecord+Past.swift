@@ -16,6 +16,9 @@ internal import VolumeModel
 /// - Whoever is right began with hn, so it is told of none after its own, and never stops: by an asker, by who was asked, or
 ///   by hearsay. Whoever is of before began with hk, k < n, however often it raised its epoch: it stops as soon as it is
 ///   told hn, or any after hk. Its own epoch may be above then.
+/// - A heir may decline, and then its state goes back to before: it begins all the same, with the owner's old seal. That
+///   epoch is below the one under which the owner has gone on (`resumed`). So nobody stops for a hand-over up to there: it
+///   is contradicted. All after it is of another's giving, for since then the owner has promised nothing.
 /// - Where its own hand-over is unknown its epoch stands for it, which is not below: then it may go on, but who is right
 ///   does not stop.
 /// - A third site knows of the reigns by hearsay, and of hand-overs only those of which it was a part. It tells the last of
@@ -61,6 +64,14 @@ extension HeadRecord {
         return site == site.site && headReign.line == knownEpoch.line ? headReign : nil
     }
 
+    /// Up to which epoch what is told as a hand-over may be one that was taken back here.
+    private var doubtful: Epoch {
+        switch role {
+        case .owning(let epoch, _), .sealing(let epoch, _): handover == nil ? epoch : resumed ?? Epoch(0)
+        default: Epoch(0)
+        }
+    }
+
     /// What a site is told that takes this reign for its own and for the present one; nil: nothing here speaks against it.
     ///
     /// That is a hand-over after its own, whoever owns the head by now; a reign by force; or, without a hand-over, another
@@ -77,7 +88,8 @@ extension HeadRecord {
             return KnownReign(known, handover: last)
         }
         // Of one's own reign it is the last of all; of another's it is only the last that is known.
-        let told = KnownReign(known, handover: known.owner == site ? last : nil)
+        let isDoubtful = asked.handover.map { $0 <= doubtful } ?? false
+        let told = KnownReign(known, handover: known.owner == site && !isDoubtful ? last : nil)
         return told.contests(asked) ? told : nil
     }
 
@@ -89,6 +101,7 @@ extension HeadRecord {
             return reign.epoch > present.epoch ? try learn(reign) : []
         }
         if told.isLater(than: own), let handover = told.handover {
+            guard handover > doubtful else { throw .contradiction("\(present), and \(told)") }
             return try concede(to: reign, handedOverAt: handover)
         }
         if case .fenced = role { return [] }

@@ -135,6 +135,7 @@ extension HeadRecord {
             role = .owning(wanted, holder: nil)
             headReign = wanted
             handover = from.owner.site == site.site ? grant.handover : wanted
+            resumed = nil
             sources.append(Source(site: from.owner, reign: wanted, phase: .fetching))
             return [.serve(wanted), .announce(grant.heir, to: from.owner)]
         case .owning(wanted, _): return actionsAfterRestart()

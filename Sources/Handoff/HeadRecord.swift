@@ -34,6 +34,9 @@ package struct HeadRecord: Hashable, Sendable {
     /// Where this site owns the head it is that by which it got it, whichever of its nodes has it now. Raising the epoch and
     /// passing the head from node to node change nothing about it. nil: unknown, or of an earlier release.
     package internal(set) var handover: Epoch?
+    /// The last epoch under which this site went on with the head because who was to have it declined; nil: it never did
+    /// since it got it. What was declined may yet begin, at a site whose state went back to before.
+    package internal(set) var resumed: Epoch?
     /// Who keeps bytes that this site's heads lack, the oldest first: at most one for each head.
     package internal(set) var sources: [Source]
     /// What this site keeps for others. A pin or a head that is not named here, nor by a sealed role, and is not
@@ -68,6 +71,7 @@ package struct HeadRecord: Hashable, Sendable {
 
     init(
         site: SiteID, role: Role, spent: Epoch, headReign: Epoch, handover: Epoch? = nil,
+        resumed: Epoch? = nil,
         sources: [Source] = [], retentions: [Retention] = [], divergences: [Divergence] = [],
         readers: [Reader] = []
     ) {
@@ -76,6 +80,7 @@ package struct HeadRecord: Hashable, Sendable {
         self.spent = spent
         self.headReign = headReign
         self.handover = handover
+        self.resumed = resumed
         self.sources = sources
         self.retentions = retentions
         self.divergences = divergences

@@ -57,8 +57,8 @@ package struct Reign: Hashable, Sendable, CustomStringConvertible {
 package struct Grant: Hashable, Sendable {
     package let heir: Reign
     package let finalSequence: SequenceNumber
-    /// Between nodes of one site: by which hand-over the site got the head; nil: it is not told. To another site the grant
-    /// is itself the hand-over.
+    /// Between nodes of one site: by which hand-over the site got the head; nil: it is not known, or not all that was promised
+    /// since then is settled. To another site the grant is itself the hand-over.
     package let handover: Epoch?
 
     package init(heir: Reign, finalSequence: SequenceNumber, handover: Epoch? = nil) {

@@ -10,13 +10,15 @@ import VolumeModel
 
     private func owner(_ epoch: UInt64 = 4, holder: Holder? = nil) -> HeadRecord {
         HeadRecord(
-            site: london, role: .owning(Epoch(epoch), holder: holder), spent: Epoch(epoch), headReign: .first)
+            site: london, role: .owning(Epoch(epoch), holder: holder), spent: Epoch(epoch), headReign: .first,
+            handover: .first)
     }
 
     /// sydney, which has begun after london's epoch 4.
     private func heir(_ role: Role? = nil) -> HeadRecord {
         HeadRecord(
-            site: sydney, role: role ?? .owning(Epoch(5), holder: nil), spent: Epoch(6), headReign: Epoch(5))
+            site: sydney, role: role ?? .owning(Epoch(5), holder: nil), spent: Epoch(6), headReign: Epoch(5),
+            handover: Epoch(5))
     }
 
     /// One question and its answer.
@@ -129,7 +131,8 @@ import VolumeModel
     @Test func twoOwnersOfOneHandoverAreForAPersonToResolve() throws {
         for (mine, theirs): (UInt64, UInt64) in [(5, 5), (5, 7), (7, 5)] {
             let role = Role.owning(Epoch(mine), holder: nil)
-            var record = HeadRecord(site: london, role: role, spent: Epoch(9), headReign: Epoch(5))
+            var record = HeadRecord(
+                site: london, role: role, spent: Epoch(9), headReign: Epoch(5), handover: Epoch(5))
             let (before, other) = (record, heir(.owning(Epoch(theirs), holder: nil)))
             let told = try #require(other.objection(to: try #require(record.unconfirmedReign)))
             #expect(throws: HandoffError.self) { try record.apply(.reignTold(told)) }
@@ -261,6 +264,32 @@ import VolumeModel
         #expect(old.role == heir.role)
         _ = try old.apply(.reignTold(KnownReign(Reign(sydney, Epoch(7)), handover: Epoch(6))))
         #expect(old.role == .fenced(Epoch(5), by: Epoch(7), owner: sydney))
+    }
+
+    /// sydney has declined what was promised to it, and then its state of before was put back: it takes the old promise.
+    @Test func whatWasDeclinedAndBeginsAllTheSameStopsNobody() throws {
+        var giver = HeadRecord(newAt: london)
+        var heir = try HeadRecord(followerAt: sydney, of: Reign(london, .first))
+        let request = try #require(try heir.apply(.takeOver).first?.message(from: sydney)?.event)
+        _ = try giver.apply(request)
+        let grant = Grant(heir: Reign(sydney, Epoch(2)), finalSequence: .zero)
+        _ = try giver.apply(.tailRead(heir: grant.heir, finalSequence: .zero))
+        _ = try heir.apply(.sealGranted(by: london, after: .first, grant: grant))
+        _ = try giver.apply(.declined(by: sydney, wanted: Epoch(2)))
+        #expect(giver.unconfirmedReign == KnownReign(Reign(london, Epoch(3)), handover: .first))
+        let read = try JSONDecoder().decode(HeadRecord.self, from: JSONEncoder().encode(giver))
+        #expect(read == giver && read.resumed == Epoch(3))
+
+        _ = try heir.apply(.caughtUp(wanted: Epoch(2), sequence: .zero))
+        let claim = try #require(heir.unconfirmedReign)
+        #expect(claim == KnownReign(grant.heir, handover: Epoch(2)))
+        let (right, begun) = (giver, heir)
+        #expect(throws: HandoffError.self) { try giver.apply(.reignTold(claim)) }
+        #expect(throws: HandoffError.self) { try ask(&heir, giver) }
+        #expect(giver == right && heir == begun)
+        // What is handed over from now on counts again.
+        _ = try giver.apply(.reignTold(KnownReign(Reign(tokyo, Epoch(9)), handover: Epoch(4))))
+        #expect(giver.role == .fenced(Epoch(3), by: Epoch(9), owner: tokyo))
     }
 
     @Test func theFirstLineLastsUntilForceMayBeginAnother() throws {
