@@ -44,6 +44,20 @@ final class Confirmations: Sendable {
         }
     }
 
+    /// Asks about one volume, now, and for no longer than a start waits.
+    func ask(_ agent: VolumeAgent, _ context: SiteContext) async {
+        guard let (own, sites) = await agent.unconfirmed else { return }
+        let reign = AskedReign(own.reign.epoch, handover: own.handover)
+        let volumes = [agent.id: Asked(agent: agent, reign: reign)]
+        await withTaskGroup(of: Void.self) { group in
+            for site in sites {
+                group.addTask {
+                    _ = await Self.ask(site, volumes, context, timeout: ConfirmationSchedule.patience)
+                }
+            }
+        }
+    }
+
     private func ask(_ agents: [VolumeAgent], _ context: SiteContext) async {
         var asked: [SiteID: [VolumeID: Asked]] = [:]
         for agent in agents {
@@ -66,7 +80,8 @@ final class Confirmations: Sendable {
     }
 
     private static func ask(
-        _ site: SiteID, _ volumes: [VolumeID: Asked], _ context: SiteContext
+        _ site: SiteID, _ volumes: [VolumeID: Asked], _ context: SiteContext,
+        timeout: Duration = Confirmations.timeout
     ) async -> ConfirmationSchedule.Outcome {
         let client: PeerClient
         do {

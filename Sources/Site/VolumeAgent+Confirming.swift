@@ -12,10 +12,23 @@ extension VolumeAgent {
     }
 
     /// Right after the start of the process the volume is used, or given away, only when others were asked, as long as
-    /// that takes no longer than a moment.
+    /// that takes no longer than a moment. So is a reign that begins with a hand-off which was under way in the record that
+    /// the process has found.
     func waitForConfirmation() async {
         guard let unconfirmed else { return }
         await context.confirmations.wait(for: unconfirmed.sites)
+        askWhereResumed()
+        await resumedQuestion?.value
+    }
+
+    /// Asks others at once about a reign that may have begun a second time.
+    func askWhereResumed() {
+        guard isResumingHandoff, resumedQuestion == nil, unconfirmed != nil, !isClosed else { return }
+        resumedQuestion = Task {
+            await context.confirmations.ask(self, context)
+            isResumingHandoff = false
+            resumedQuestion = nil
+        }
     }
 
     /// A site was asked, or said so unasked.

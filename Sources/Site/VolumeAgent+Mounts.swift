@@ -40,6 +40,9 @@ extension VolumeAgent {
             if case .owning(let epoch, _) = record.head.role {
                 // How long a program at the other site took to end says nothing about taking over.
                 if patience == .zero { context.handoffs.withLock { $0.record(ContinuousClock.now - asked) } }
+                // It may be one that began before the state of this site went back.
+                await waitForConfirmation()
+                guard case .owning(epoch, _) = record.head.role else { break }
                 return epoch
             }
             guard ContinuousClock.now < deadline, !isInItsOwnWay else { break }
@@ -101,7 +104,12 @@ extension VolumeAgent {
     }
 
     /// Mounts the volume's file system at a directory of this host.
-    func mount(at path: String, isReadOnly: Bool, pod: String? = nil, group: UInt32? = nil) async throws {
+    ///
+    /// - Parameter epoch: under which it was attached, if it was: under no other one it is mounted.
+    func mount(
+        at path: String, isReadOnly: Bool, pod: String? = nil, group: UInt32? = nil,
+        acquiredUnder epoch: Epoch? = nil
+    ) async throws {
         // What ends there lets go of the volume first.
         await waitForEndings()
         await forsakeEarlierReigns()
@@ -112,15 +120,20 @@ extension VolumeAgent {
             return
         }
         guard let other = mounts.keys.first else {
-            try await mountAnew(at: path, isReadOnly: isReadOnly, pod: pod, group: group)
+            try await mountAnew(
+                at: path, isReadOnly: isReadOnly, pod: pod, group: group, acquiredUnder: epoch)
             return
         }
         throw SiteError.precondition(
             "volume '\(record.name)' is mounted at \(other) already: unmount it there first")
     }
 
-    private func mountAnew(at path: String, isReadOnly: Bool, pod: String?, group: UInt32?) async throws {
+    private func mountAnew(
+        at path: String, isReadOnly: Bool, pod: String?, group: UInt32?, acquiredUnder acquired: Epoch?
+    ) async throws {
         let epoch = try await own()
+        // What that waited for may have ended the reign that was looked at before.
+        if let acquired { try await checkStillOwned(under: acquired) }
         try await apply(.attach(Holder(node: context.node, pod: pod)))
         do {
             let head = try openHead(record.headNumber)

@@ -41,6 +41,8 @@ extension VolumeAgent {
         isClosed = true
         announcement?.cancel()
         await announcement?.value
+        resumedQuestion?.cancel()
+        await resumedQuestion?.value
         readingCheck?.cancel()
         await readingCheck?.value
         let left = await leaveMounts()

@@ -94,6 +94,11 @@ actor VolumeAgent {
     var isObstacleShown = true
     /// What a site says of who owns the volume that cannot be true together with what is known here.
     var contests: [SiteID: String] = [:]
+    /// Set while the record is one that was read with a hand-off to this site under way: the reign that begins with it may
+    /// have begun before, and have ended since.
+    var isResumingHandoff: Bool
+    /// Asking others about that reign.
+    var resumedQuestion: Task<Void, Never>?
     /// Why an owner did not give the volume away when it was last asked.
     var lastRefusal: SealRefusal?
 
@@ -127,6 +132,11 @@ actor VolumeAgent {
         self.context = context
         self.stored = stored
         id = stored.value.id
+        isResumingHandoff =
+            switch stored.value.head.role {
+            case .acquiring, .receiving: true
+            case .following, .declining, .owning, .sealing, .sealed, .reclaiming, .retired, .fenced: false
+            }
         context.offers.note(stored.value)
         var logger = context.logger
         logger[metadataKey: "volume"] = "\(stored.value.name)"
@@ -241,6 +251,7 @@ actor VolumeAgent {
                 answer =
                     try await apply(.caughtUp(wanted: grant.heir.epoch, sequence: sequence), from: peer)
                     ?? answer
+                askWhereResumed()
             case .stopServing(let epoch): try await stopServing(through: epoch)
             case .keepDivergence(let epoch):
                 // The directory stays as it is: nobody writes to it again, and a new head gets a new number.
@@ -449,12 +460,15 @@ actor VolumeAgent {
     ) async throws {
         try await exclusively { agent in
             if let epoch {
+                // Others may know that this reign is over.
+                await agent.waitForConfirmation()
                 if isReadOnly, let reign = agent.readableReign(under: epoch) {
                     return try await agent.mountToRead(reign, at: path)
                 }
                 try await agent.checkStillOwned(under: epoch)
             }
-            try await agent.mount(at: path, isReadOnly: isReadOnly, pod: pod, group: group)
+            try await agent.mount(
+                at: path, isReadOnly: isReadOnly, pod: pod, group: group, acquiredUnder: epoch)
         }
     }
 
