@@ -41,7 +41,6 @@ extension SitePeerBackend {
         else { return }
         let peer = claim.reign.owner
         guard sites.contains(peer.site) else { return agent.doubt(claim.reign, by: peer, against: own.reign) }
-        // The caller does not wait until mounts have ended here.
-        Task { _ = await agent.hear(of: claim, from: peer) }
+        await agent.hearAside(of: claim, from: peer)
     }
 }

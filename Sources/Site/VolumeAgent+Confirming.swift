@@ -31,37 +31,41 @@ extension VolumeAgent {
         }
     }
 
-    /// A site was asked, or said so unasked.
+    /// A site was asked, or said so unasked. Waits until what follows is decided, not until it is done: a mount that does
+    /// not end keeps nobody from asking about other volumes.
     ///
     /// - Parameter told: the later reign that it knows of; nil: none.
     /// - Returns: whether that is noted: else it is to be asked again soon.
     func hear(of told: KnownReign?, from peer: SiteID) async -> Bool {
         guard let told else {
-            contests[peer] = nil
+            contests.agree(peer.site)
             return true
         }
         // Its right may have been taken back since it was asked.
         guard let (own, sites) = unconfirmed, sites.contains(peer.site) else { return true }
+        let owner = told.reign.owner.site
+        // By hearsay nobody may take the volume whom it does not name.
+        guard owner == peer.site || owner == context.site.site || sites.contains(owner) else {
+            note(told, by: peer, against: own, "\(told), and the volume is not shared with site \(owner)")
+            return true
+        }
         let wasFenced = record.head.role.isFenced
+        let actions: [Action]
         do {
-            try await apply(.reignTold(try await asKnownHere(told)))
+            actions = try await decide(.reignTold(try await asKnownHere(told)))
         } catch HandoffError.contradiction(let claim) {
-            let contest = "sites \(context.site) and \(peer) contradict each other: \(claim)"
-            if contests.updateValue(contest, forKey: peer) != contest { logger.error("\(contest)") }
+            note(told, by: peer, against: own, claim)
             return true
         } catch HandoffError.implausible(let value) {
             context.misconduct.note(peer, "Confirm", "a later reign of \(value)")
             return true
         } catch {
-            // Decided all the same, unless it could not be written down: what follows is asked for again.
-            logger.debug("after what site \(peer) has said: \(error)")
+            logger.debug("what site \(peer) has said could not be noted: \(error)")
+            return false
         }
-        contests[peer] = nil
-        guard told.isLater(than: own) else { return true }
-        switch record.head.role {
-        case .owning(own.reign.epoch, _), .sealing(own.reign.epoch, _): return false
-        default: break
-        }
+        contests.settle(peer.site)
+        guard !actions.isEmpty else { return true }
+        performAside(actions)
         if told.reign.epoch.line == own.reign.epoch.line, !wasFenced {
             logger.error(
                 """
@@ -72,6 +76,40 @@ extension VolumeAgent {
         }
         return true
     }
+
+    /// The same, for who does not wait. While one is heard others come to nothing: whoever asks does so again.
+    func hearAside(of claim: KnownReign, from peer: SiteID) {
+        guard hearing == nil, !isClosed else { return }
+        hearing = Task {
+            _ = await hear(of: claim, from: peer)
+            hearing = nil
+        }
+    }
+
+    /// What is cut off is asked for again (`resume`).
+    private func performAside(_ actions: [Action]) {
+        let earlier = afterHearing
+        afterHearing = Task {
+            await earlier?.value
+            do {
+                _ = try await perform(actions, answering: nil)
+            } catch {
+                logger.debug("will try again: \(error)")
+            }
+        }
+    }
+
+    private func note(
+        _ told: KnownReign, by peer: SiteID, against own: KnownReign, _ claim: String
+    ) {
+        let text = "sites \(context.site) and \(peer) contradict each other: \(claim)"
+        let isNew = contests.note(
+            peer.site, names: told.reign.owner.site, against: own.reign, text)
+        if isNew { logger.error("\(text)") }
+    }
+
+    /// That another site says what cannot be true together with what is known here; nil: none does.
+    var contestText: String? { record.head.unconfirmedReign.flatMap { contests.text(against: $0.reign) } }
 
     /// What another site knows of a node of this one that its own registry does not know any more counts as what this node
     /// has forgotten itself: nobody else can be asked.

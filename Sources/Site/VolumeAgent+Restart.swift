@@ -43,6 +43,8 @@ extension VolumeAgent {
         await announcement?.value
         resumedQuestion?.cancel()
         await resumedQuestion?.value
+        await hearing?.value
+        await afterHearing?.value
         readingCheck?.cancel()
         await readingCheck?.value
         let left = await leaveMounts()

@@ -93,7 +93,11 @@ actor VolumeAgent {
     /// Whether people were shown that, or its end.
     var isObstacleShown = true
     /// What a site says of who owns the volume that cannot be true together with what is known here.
-    var contests: [SiteID: String] = [:]
+    var contests = Contests()
+    /// What another site said unasked, until it is decided on.
+    var hearing: Task<Void, Never>?
+    /// What follows from what others said.
+    var afterHearing: Task<Void, Never>?
     /// Set while the record is one that was read with a hand-off to this site under way: the reign that begins with it may
     /// have begun before, and have ended since.
     var isResumingHandoff: Bool
@@ -169,7 +173,8 @@ actor VolumeAgent {
         _ = try await perform(try await decide(event, if: isDue), answering: nil)
     }
 
-    private func decide(_ event: Event, if isDue: () -> Bool = { true }) async throws -> [Action] {
+    /// - Returns: what is to be done (`perform`).
+    func decide(_ event: Event, if isDue: () -> Bool = { true }) async throws -> [Action] {
         while isDeciding { await withCheckedContinuation { waitingDecisions.append($0) } }
         isDeciding = true
         defer {

@@ -154,7 +154,7 @@ extension VolumeAgent {
     private func withTrouble(_ summary: VolumeSummary) -> VolumeSummary {
         var summary = summary
         summary.trouble =
-            obstacle ?? overruledText ?? contests.values.min() ?? newerReplicaText ?? summary.trouble
+            obstacle ?? overruledText ?? contestText ?? newerReplicaText ?? summary.trouble
             ?? damageText
         summary.healed = healed
         return summary

@@ -1,3 +1,4 @@
+import Handoff
 import PeerProtocol
 import SwiftProtobuf
 import Testing
@@ -51,6 +52,36 @@ import VolumeModel
         schedule.note(.unknown, of: london, at: start + .seconds(3602))
         #expect(schedule.pause(at: start + .seconds(3602)) == .seconds(60))
         #expect(schedule.due(among: all, at: start + .seconds(3602)) == [sydney])
+    }
+
+    /// Promises.md: "both go on and say so", until one of them is told better.
+    @Test func aContradictionIsToldOfUntilItIsOverAndOnceForAllNodesOfASite() {
+        let (tokyo, own) = (SiteID("tokyo")!, Reign(london, Epoch(5)))
+        var contests = Contests()
+        func note(_ site: SiteID, names named: SiteID, against own: Reign, _ text: String) -> Bool {
+            contests.note(site, names: named, against: own, text)
+        }
+        #expect(note(sydney, names: sydney, against: own, "one"))
+        #expect(!note(sydney, names: sydney, against: own, "one"))
+        #expect(contests.text(against: own) == "one")
+        // It was about that reign.
+        #expect(contests.text(against: Reign(london, Epoch(6))) == nil)
+        #expect(note(sydney, names: sydney, against: Reign(london, Epoch(6)), "two"))
+        contests.settle(sydney)
+        #expect(contests.text(against: Reign(london, Epoch(6))) == nil)
+
+        // tokyo takes sydney for the owner, which sydney does no longer.
+        #expect(note(tokyo, names: sydney, against: own, "three"))
+        #expect(contests.text(against: own) == "three")
+        contests.agree(sydney)
+        #expect(contests.text(against: own) == nil)
+        #expect(!note(tokyo, names: sydney, against: own, "three"))
+        #expect(contests.text(against: own) == nil)
+        #expect(note(sydney, names: sydney, against: own, "four"))
+        #expect(contests.text(against: own) == "four")
+        contests.agree(sydney)
+        contests.agree(tokyo)
+        #expect(contests.text(against: own) == nil)
     }
 
     @Test func anAnswerToSomethingElseIsNoSoundOne() throws {
