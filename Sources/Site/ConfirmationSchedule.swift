@@ -23,12 +23,14 @@ struct ConfirmationSchedule {
     static let interval: Duration = .seconds(60)
     /// After a link was down a volume is to stop soon.
     static let pause: Duration = .seconds(2)
-    /// It may be replaced by a newer release.
-    static let longPause: Duration = .seconds(3600)
+    /// It may be replaced by a newer release. That it is asked in vain costs one message.
+    static let longPause: Duration = .seconds(300)
 
     private var begun: Instant?
     private var tried: Set<SiteID> = []
     private var next: [SiteID: Instant] = [:]
+    /// Those that did not understand the question.
+    private var behind: Set<SiteID> = []
 
     /// The site has started, and questions are asked from now on.
     mutating func begin(at now: Instant) { begun = now }
@@ -41,12 +43,18 @@ struct ConfirmationSchedule {
 
     mutating func note(_ outcome: Outcome, of site: SiteID, at now: Instant) {
         tried.insert(site)
+        if case .notUnderstood = outcome { behind.insert(site) } else { behind.remove(site) }
         next[site] =
             switch outcome {
             case .answered, .unknown: now + Self.interval
             case .silent: now + Self.pause
             case .notUnderstood: now + Self.longPause
             }
+    }
+
+    /// A site asks by itself: it is of a newer release by now, if it did not understand the question before.
+    mutating func noteQuestion(of site: SiteID, at now: Instant) {
+        if behind.remove(site) != nil { next[site] = now }
     }
 
     /// How long until somebody is to be asked, or to be looked for who may know something.

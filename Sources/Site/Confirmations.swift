@@ -9,20 +9,28 @@ internal import VolumeModel
 final class Confirmations: Sendable {
     private let schedule = Mutex(ConfirmationSchedule())
     /// Whose word of which volumes was not believed, and when that was told of.
-    private let doubts = Mutex<[VolumeID: (site: SiteID, told: ContinuousClock.Instant)]>([:])
+    private let doubts = Mutex<[Doubt: ContinuousClock.Instant]>([:])
 
     /// How long one question may take.
     private static let timeout: Duration = .seconds(5)
     /// Volumes that hear of a later reign at a time.
     private static let hearingCount = 8
-    /// What was told of is not told again so soon; of more volumes than these it is.
+    /// What was told of is not told again so soon; if there is more than this it is.
     private static let doubtInterval: Duration = .seconds(3600)
     private static let doubtCount = 4096
+
+    private struct Doubt: Hashable {
+        let site: SiteID
+        let volume: VolumeID
+    }
 
     private struct Asked: Sendable {
         let agent: VolumeAgent
         let reign: AskedReign
     }
+
+    /// A site that asks understands the question.
+    func noteQuestion(of site: SiteID) { schedule.withLock { $0.noteQuestion(of: site, at: .now) } }
 
     func begin() { schedule.withLock { $0.begin(at: .now) } }
 
@@ -130,11 +138,10 @@ final class Confirmations: Sendable {
     func isNews(_ site: SiteID, of volume: VolumeID) -> Bool {
         doubts.withLock { doubts in
             let now = ContinuousClock.now
-            if let last = doubts[volume], last.site == site, now - last.told < Self.doubtInterval {
-                return false
-            }
+            let doubt = Doubt(site: site, volume: volume)
+            if let told = doubts[doubt], now - told < Self.doubtInterval { return false }
             if doubts.count >= Self.doubtCount { doubts = [:] }
-            doubts[volume] = (site, now)
+            doubts[doubt] = now
             return true
         }
     }

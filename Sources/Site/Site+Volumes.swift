@@ -253,9 +253,17 @@ extension Site {
     func keeperRecords() async throws -> [VolumeID: VolumeRecord]? {
         guard let members = context.members else { return nil }
         if let keepers, ContinuousClock.now - keepers.asked < .seconds(10) { return keepers.known }
-        let known = Dictionary(grouping: try await members.placements(), by: \.record.id)
-            .compactMapValues { Placement.keeper(among: $0)?.record }
-        keepers = (.now, known)
+        let asked = ContinuousClock.now
+        let listing =
+            keeperListing
+            ?? Task {
+                Dictionary(grouping: try await members.placements(), by: \.record.id)
+                    .compactMapValues { Placement.keeper(among: $0)?.record }
+            }
+        keeperListing = listing
+        defer { if keeperListing == listing { keeperListing = nil } }
+        let known = try await listing.value
+        keepers = (asked, known)
         return known
     }
 

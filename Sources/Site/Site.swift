@@ -20,6 +20,8 @@ package actor Site {
     private var isMaking: Set<VolumeID> = []
     /// What the nodes of this site were last known to know best of its volumes.
     var keepers: (asked: ContinuousClock.Instant, known: [VolumeID: VolumeRecord])?
+    /// Finding that out, for all who ask meanwhile.
+    var keeperListing: Task<[VolumeID: VolumeRecord], any Error>?
     private var resuming: Task<Void, Never>?
     private var confirming: Task<Void, Never>?
     /// When the nodes of this site were last looked for.

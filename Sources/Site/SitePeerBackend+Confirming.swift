@@ -9,9 +9,10 @@ extension SitePeerBackend {
         _ owned: [VolumeID: AskedReign], by peer: SiteID
     ) async throws -> [VolumeID: ToldReign] {
         guard !owned.isEmpty else { return [:] }
+        context.confirmations.noteQuestion(of: peer.site)
         var later: [VolumeID: ToldReign] = [:]
         let keepers = try await site.keeperRecords()
-        for (id, asked) in owned {
+        for (id, asked) in owned where Epoch.first <= asked.epoch && asked.epoch <= .highest {
             let claim = KnownReign(Reign(peer, asked.epoch), handover: asked.handover)
             let agent = try? await site.agent(id)
             if let agent { await compare(claim, with: agent) }

@@ -46,6 +46,13 @@ import VolumeModel
         schedule.note(.notUnderstood, of: sydney, at: start + .seconds(2))
         #expect(schedule.pause(at: start + .seconds(2)) == .seconds(58))
         #expect(schedule.due(among: all, at: start + .seconds(60)) == [london])
+        // Replaced by a newer release it asks by itself, as a rule; whoever understood is asked when it is time.
+        var upgraded = schedule
+        upgraded.noteQuestion(of: sydney, at: start + .seconds(30))
+        upgraded.noteQuestion(of: london, at: start + .seconds(30))
+        #expect(upgraded.due(among: all, at: start + .seconds(30)) == [sydney])
+        #expect(schedule.due(among: [sydney], at: start + .seconds(301)).isEmpty)
+        #expect(schedule.due(among: [sydney], at: start + .seconds(302)) == [sydney])
         #expect(schedule.due(among: all, at: start + .seconds(3602)) == [london, sydney])
         // Who may know nothing any more keeps nobody awake, and is asked at once if it may again.
         #expect(schedule.due(among: [london], at: start + .seconds(3602)) == [london])
