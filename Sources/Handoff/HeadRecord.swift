@@ -17,7 +17,8 @@ package import VolumeModel
 ///   known here; a reign that begins here gets a higher one.
 /// - **A declined epoch stays declined.** A site that declines an epoch has spent it first. So a source may take the head back, under a higher epoch still.
 /// - **Knowledge only grows.** The reign a record knows of never gets an older one. A site that once
-///   owned the head under an epoch therefore knows forever of one at least as high, and never declines it.
+///   owned the head under an epoch therefore knows forever of one at least as high, and never declines it. Only of what
+///   a site has raised after its state went back in time nothing is left (`hear`): nobody was promised that.
 /// - **Who reads sees one state.** While there are readers nobody may write. The first of them begins a new epoch, and
 ///   the last ends it: under an epoch that is read the head never changes, and who reads it too late can tell by it.
 /// - **The last copy stays.** A site leaves `retentions` only when the heir says so, and an heir says so only

@@ -13,8 +13,8 @@ package import VolumeModel
 ///                            owning ◀──declined── reclaiming
 /// ```
 ///
-/// Any role that writes becomes `fenced` when it hears of a reign above its own. By force (`overrule`) any role that
-/// does not write becomes `owning`, `fenced` only while nobody knows whose reign it was.
+/// Any role that writes becomes `fenced` when it hears of a reign by force above its own, or of a hand-over after its own.
+/// By force (`overrule`) any role that does not write becomes `owning`, `fenced` only while nobody knows whose reign it was.
 package enum Role: Hashable, Sendable {
     /// A replica: takes the owner's catalog changes and never writes.
     case following(Reign)

@@ -10,7 +10,7 @@ import VolumeModel
 /// - Whoever was told of a hand-over after its own acknowledges nothing any more.
 /// - As long as nobody goes back, no owner is told anything that makes it stop.
 /// - Nobody stops whose head came by the last hand-over that there was, whoever went back, is cut off or raises its epoch. One
-///   that had been taken back does not count, though the heir began when it had forgotten that.
+///   that the only such owner has taken back does not count, though the heir began when it had forgotten that.
 /// - A site that went back and asks the owner before it does anything else goes on only if it is right, whoever else does
 ///   not answer.
 /// - In the end, when all have asked each other, no two sites own the head, but by hand-overs of the same epoch, or where one
@@ -29,10 +29,10 @@ struct GoingBackSimulation {
         var record: HeadRecord
         /// By which hand-over it got the head that it has, or had last.
         var got = Epoch.first
-        /// That was taken back before, and began all the same.
-        var isVoid = false
+        /// Who had taken that back before it began all the same, and knows it.
+        var voidBy: Int?
         /// States of before, that may be put back.
-        var kept: [(record: HeadRecord, got: Epoch, isVoid: Bool)] = []
+        var kept: [(record: HeadRecord, got: Epoch, voidBy: Int?)] = []
         var mounted: Epoch?
         /// The last hand-over to another site that it was told of, since it went back.
         var heard = Epoch(0)
@@ -64,8 +64,8 @@ struct GoingBackSimulation {
     var raisedReturnCount = 0
     /// The last hand-over that has begun.
     private var newest = Epoch.first
-    /// What was promised and taken back.
-    private var takenBack: Set<Reign> = []
+    /// What was promised, and by whom it was taken back.
+    private var takenBack: [Reign: Int] = [:]
 
     init(seed: UInt64, _ kind: Return) {
         self.kind = kind
@@ -143,7 +143,7 @@ struct GoingBackSimulation {
         case ..<92: try write(index)
         case ..<97:
             if sites[index].kept.count < 4 {
-                sites[index].kept.append((sites[index].record, sites[index].got, sites[index].isVoid))
+                sites[index].kept.append((sites[index].record, sites[index].got, sites[index].voidBy))
             }
         default: try goBack(index)
         }
@@ -152,10 +152,23 @@ struct GoingBackSimulation {
     private mutating func write(_ index: Int) throws {
         let site = sites[index]
         guard let epoch = site.mounted, site.record.mayWrite(under: epoch) else { return }
-        guard site.heard <= site.got else {
+        guard site.heard <= max(site.got, site.record.resumed ?? Epoch(0)) else {
             throw violation("\(site.record.site) has heard of \(site.heard), and writes")
         }
         writeCount += 1
+    }
+
+    /// What was void counts when nobody who is right knows of that any more.
+    private mutating func settle() {
+        for index in sites.indices {
+            guard let other = sites[index].voidBy else { continue }
+            let right = sites.indices.filter {
+                owned(sites[$0].record) != nil && sites[$0].got == newest && sites[$0].voidBy == nil
+            }
+            if right == [other], sites[other].record.resumed ?? Epoch(0) > sites[index].got { continue }
+            sites[index].voidBy = nil
+            newest = max(newest, sites[index].got)
+        }
     }
 
     /// A node reads, and does not any more: twice the epoch is another one, and nobody has written.
@@ -168,8 +181,9 @@ struct GoingBackSimulation {
         guard kind != .never, !sites[index].kept.isEmpty else { return }
         // Of two that went back already nobody knows who is right.
         guard kind == .silent || returnCount == 0 else { return }
-        let (record, got, isVoid) = sites[index].kept[random.below(sites[index].kept.count)]
-        sites[index] = Site(record: record, got: got, isVoid: isVoid)
+        let (record, got, voidBy) = sites[index].kept[random.below(sites[index].kept.count)]
+        sites[index] = Site(record: record, got: got, voidBy: voidBy)
+        settle()
         returnCount += 1
         guard kind == .asking else {
             if random.chance(50) {
@@ -190,7 +204,7 @@ struct GoingBackSimulation {
     private mutating func askAtOnce(_ index: Int) throws {
         let others = sites.indices.filter { $0 != index }
         let rightful = others.filter {
-            owned(sites[$0].record) != nil && sites[$0].got == newest && !sites[$0].isVoid
+            owned(sites[$0].record) != nil && sites[$0].got == newest && sites[$0].voidBy == nil
         }
         let before = rightful.map { sites[$0].record.role }
         let reached = others.filter { _ in random.chance(70) }
@@ -260,11 +274,11 @@ struct GoingBackSimulation {
             owned(sites[index].record) == wanted
         {
             sites[index].got = wanted
-            sites[index].isVoid = takenBack.contains(Reign(before.site, wanted))
-            if !sites[index].isVoid { newest = max(newest, wanted) }
+            sites[index].voidBy = takenBack[Reign(before.site, wanted)]
+            if sites[index].voidBy == nil { newest = max(newest, wanted) }
         }
         if let promised = promise(of: before.role), owned(sites[index].record) != nil {
-            takenBack.insert(promised)
+            takenBack[promised] = index
         }
         if case .reignTold(let told) = event, let handover = told.handover, before.unconfirmedReign != nil {
             sites[index].heard = max(sites[index].heard, handover)
@@ -273,12 +287,13 @@ struct GoingBackSimulation {
             if case .fenced = before.role {
             } else {
                 fencedCount += 1
-                guard sites[index].got < newest || sites[index].isVoid else {
+                guard sites[index].got < newest || sites[index].voidBy != nil else {
                     throw violation("\(before.site) is right, and was stopped by \(event)")
                 }
             }
             if returnCount == 0 { throw violation("\(before.site) is right, and was stopped") }
         }
+        settle()
         for action in actions { try perform(action, at: index) }
         guard sites[index].isResuming, owned(sites[index].record) != nil else { return }
         sites[index].isResuming = false
