@@ -154,7 +154,14 @@ extension HeadRecord {
     mutating func resume() throws(HandoffError) -> [Action] {
         let epoch = try unspentEpoch()
         spent = epoch
-        resumed = epoch
+        switch role {
+        // A node of this site would have begun with the same hand-over.
+        case .sealing(_, let heir) where heir.owner.site != site.site: resumed = epoch
+        case .sealed(_, let grant) where grant.heir.owner.site != site.site,
+            .reclaiming(_, let grant) where grant.heir.owner.site != site.site:
+            resumed = epoch
+        default: break
+        }
         role = .owning(epoch, holder: nil)
         return [.serve(epoch)]
     }

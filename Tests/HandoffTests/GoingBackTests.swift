@@ -134,7 +134,8 @@ import VolumeModel
             var record = HeadRecord(
                 site: london, role: role, spent: Epoch(9), headReign: Epoch(5), handover: Epoch(5))
             let (before, other) = (record, heir(.owning(Epoch(theirs), holder: nil)))
-            let told = try #require(other.objection(to: try #require(record.unconfirmedReign)))
+            let claim = try #require(record.unconfirmedReign)
+            let told = try #require(other.objection(to: claim))
             #expect(throws: HandoffError.self) { try record.apply(.reignTold(told)) }
             #expect(record == before)
         }
@@ -155,7 +156,8 @@ import VolumeModel
                 // Asked by it, and answered by it.
                 #expect(try other.apply(.reignTold(claim)).isEmpty)
                 #expect(other.role == right.role && other.spent >= right.spent)
-                let answer = record.objection(to: try #require(other.unconfirmedReign))
+                let asked = try #require(other.unconfirmedReign)
+                let answer = record.objection(to: asked)
                 if let answer { #expect(try other.apply(.reignTold(answer)).isEmpty) }
                 #expect(other.role == right.role)
 
@@ -256,6 +258,14 @@ import VolumeModel
         _ = try giver.apply(.ownerAnnounced(reign))
         #expect(heir.unconfirmedReign == KnownReign(reign, handover: Epoch(3)))
         #expect(giver.lastHandover == Epoch(3))
+        // One that was promised the head and did not take it changes nothing about that, if it is a node of the site.
+        var again = heir
+        _ = try again.apply(.sealRequested(by: one, after: Epoch(5), wanted: Epoch(6)))
+        _ = try again.apply(.declined(by: one, wanted: Epoch(6)))
+        #expect(again.knownEpoch == Epoch(7) && again.resumed == nil)
+        _ = try again.apply(.sealRequested(by: sydney, after: Epoch(7), wanted: Epoch(8)))
+        _ = try again.apply(.declined(by: sydney, wanted: Epoch(8)))
+        #expect(again.resumed == Epoch(9) && again.handover == Epoch(3))
         // Of an earlier release it is not known, and the epoch stands for it.
         var old = heir
         old.handover = nil

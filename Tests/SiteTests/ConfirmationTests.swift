@@ -91,6 +91,20 @@ import VolumeModel
         #expect(contests.text(against: own) == nil)
     }
 
+    /// By which hand-over a site got the volume its nodes tell each other, and nobody else tells them.
+    @Test func aGrantTellsTheHandoverOnlyBetweenNodesOfASite() throws {
+        let (one, two) = (SiteID("n1.london")!, SiteID("n2.london")!)
+        let grant = Grant(heir: Reign(two, Epoch(5)), finalSequence: SequenceNumber(9), handover: Epoch(3))
+        let id = VolumeID(randomHigh: 1, randomLow: 2)
+        let message = try #require(
+            HandoffCoding.message(of: .grantSeal(after: Epoch(4), grant), volume: id)?.1)
+        let within = try HandoffCoding.event(of: message, from: one, self: two)
+        #expect(within == .sealGranted(by: one, after: Epoch(4), grant: grant))
+        let without = Grant(heir: grant.heir, finalSequence: grant.finalSequence)
+        let between = try HandoffCoding.event(of: message, from: sydney, self: two)
+        #expect(between == .sealGranted(by: sydney, after: Epoch(4), grant: without))
+    }
+
     @Test func anAnswerToSomethingElseIsNoSoundOne() throws {
         let (volume, other) = (VolumeID(randomHigh: 1, randomLow: 2), VolumeID(randomHigh: 3, randomLow: 4))
         func answer(
