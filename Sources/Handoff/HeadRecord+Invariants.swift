@@ -39,6 +39,9 @@ extension HeadRecord {
         case .receiving(let from, let grant):
             try demand(from.owner != site && grant.heir.owner == site, "it was granted another site's epoch")
             try demand(spent < grant.heir.epoch, "epoch \(grant.heir.epoch) was granted but is spent")
+            try demand(
+                grant.handover.map { Epoch.first <= $0 && $0 < grant.heir.epoch } ?? true,
+                "a hand-over at epoch \(grant.handover ?? .first)")
             try demand(grant.heir.epoch <= .highest, "epoch \(grant.heir.epoch) is beyond \(Epoch.highest)")
             try demand(grant.finalSequence >= .zero, "sequence number \(grant.finalSequence)")
         case .declining(let from, let declined):
