@@ -57,7 +57,7 @@ extension HeadRecord {
     }
 
     /// The last hand-over between sites that is known here. Of an owner's own reign it is the last of all.
-    var lastHandover: Epoch? {
+    package var lastHandover: Epoch? {
         if let handover { return handover }
         // Of earlier releases: of a site that is one node every head began with a hand-over, but for one that was kept and
         // goes on by force.
@@ -77,16 +77,20 @@ extension HeadRecord {
     /// That is a hand-over after its own, whoever owns the head by now; a reign by force; or, without a hand-over, another
     /// site's reign of no earlier epoch. Where that one is of its own site it may have raised its epoch by itself, or handed
     /// the head from node to node, and nobody else has written.
-    package func objection(to asked: KnownReign) -> KnownReign? {
+    ///
+    /// - Parameter elsewhere: the last hand-over that another node of this site knows of.
+    package func objection(to asked: KnownReign, elsewhere: Epoch? = nil) -> KnownReign? {
         guard let known = knownReign else { return nil }
         let reign = asked.reign
         guard known.epoch.line == reign.epoch.line else {
             return known.epoch > reign.epoch ? KnownReign(known) : nil
         }
-        let last = lastHandover.flatMap { $0.line == known.epoch.line && $0 <= known.epoch ? $0 : nil }
-        if let last, KnownReign(known, handover: last).isLater(than: asked) {
-            return KnownReign(known, handover: last)
+        func before(_ handover: Epoch?) -> Epoch? {
+            handover.flatMap { $0.line == known.epoch.line && $0 <= known.epoch ? $0 : nil }
         }
+        let last = before(lastHandover)
+        let later = [last, before(elsewhere)].compactMap { $0 }.max().map { KnownReign(known, handover: $0) }
+        if let later, later.isLater(than: asked) { return later }
         // Of one's own reign it is the last of all; of another's it is only the last that is known.
         let isDoubtful = asked.handover.map { $0 <= doubtful } ?? false
         let told = KnownReign(known, handover: known.owner == site && !isDoubtful ? last : nil)

@@ -250,7 +250,7 @@ extension Site {
 
     /// What the nodes of this site know best of its volumes, as of some seconds ago: other sites may ask as often as they
     /// like. nil: there is this node alone.
-    func keeperRecords() async throws -> [VolumeID: VolumeRecord]? {
+    func keeperRecords() async throws -> [VolumeID: KeeperRecord]? {
         guard let members = context.members else { return nil }
         if let keepers, ContinuousClock.now - keepers.asked < .seconds(10) { return keepers.known }
         let asked = ContinuousClock.now
@@ -258,7 +258,7 @@ extension Site {
             keeperListing
             ?? Task {
                 Dictionary(grouping: try await members.placements(), by: \.record.id)
-                    .compactMapValues { Placement.keeper(among: $0)?.record }
+                    .compactMapValues { KeeperRecord($0) }
             }
         keeperListing = listing
         defer { if keeperListing == listing { keeperListing = nil } }

@@ -89,6 +89,22 @@ final class SiteMembers: Sendable {
     }
 }
 
+/// What the nodes of a site know together of a volume.
+struct KeeperRecord: Sendable {
+    /// Of the node that answers for it.
+    let record: VolumeRecord
+    /// The last hand-over that any of them knows of: whoever gave the volume away may not be the one that answers.
+    let handover: Epoch?
+
+    init?(_ placements: [Placement]) {
+        guard let record = Placement.keeper(among: placements)?.record else { return nil }
+        self.record = record
+        handover = placements.compactMap(\.record.head.lastHandover).max()
+    }
+
+    init(_ record: VolumeRecord) { (self.record, handover) = (record, nil) }
+}
+
 extension Placement {
     /// Who of those that know a volume answers for it: the one with the newest reign, and of these the owner, or who is
     /// to be. The same wherever it is asked.

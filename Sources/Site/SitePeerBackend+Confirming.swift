@@ -18,8 +18,9 @@ extension SitePeerBackend {
             if let agent { await compare(claim, with: agent) }
             // Of several nodes the one knows best that has the volume.
             var known = keepers?[id]
-            if keepers == nil { known = await agent?.record }
-            guard let known, known.isShared(with: peer), let objection = known.head.objection(to: claim)
+            if keepers == nil, let agent { known = KeeperRecord(await agent.record) }
+            guard let known, known.record.isShared(with: peer),
+                let objection = known.record.head.objection(to: claim, elsewhere: known.handover)
             else { continue }
             later[id] = ToldReign(
                 owner: objection.reign.owner, epoch: objection.reign.epoch, handover: objection.handover)
@@ -30,7 +31,7 @@ extension SitePeerBackend {
                 """
                 site \(peer) takes itself for the owner at epoch \(asked.epoch), and is told that \(objection) has begun: it was \
                 overruled, or its state went back in time
-                """, metadata: ["volume": "\(known.name)", "volume-id": "\(id)"])
+                """, metadata: ["volume": "\(known.record.name)", "volume-id": "\(id)"])
         }
         return later
     }

@@ -236,6 +236,22 @@ import VolumeModel
         #expect(record.role == .fenced(Epoch(9), by: Epoch(5), owner: sydney))
     }
 
+    /// The node that answers for the volume follows; another one of its site gave it away.
+    @Test func whatAnotherNodeOfTheSiteGaveAwayCountsAsWell() throws {
+        let follower = HeadRecord(
+            site: SiteID("n2.tokyo")!, role: .following(later), spent: Epoch(5), headReign: .first)
+        let claim = try #require(owner(9).unconfirmedReign)
+        // Before the hand-over the epoch is above.
+        #expect(follower.objection(to: claim) == nil)
+        #expect(follower.objection(to: claim, elsewhere: Epoch(5)) == KnownReign(later, handover: Epoch(5)))
+        // Of another line, or after what the node knows, it says nothing about that reign.
+        for elsewhere in [Epoch(6), Epoch(1 << 41)] {
+            #expect(follower.objection(to: claim, elsewhere: elsewhere) == nil)
+        }
+        let right = try #require(heir().unconfirmedReign)
+        #expect(follower.objection(to: right, elsewhere: Epoch(5)) == nil)
+    }
+
     /// The site has had it since epoch 3, whichever of its nodes has it now.
     @Test func betweenNodesOfASiteTheHandoverStays() throws {
         let (one, two) = (SiteID("n1.london")!, SiteID("n2.london")!)
