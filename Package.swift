@@ -3,6 +3,22 @@ import PackageDescription
 
 let strict: [SwiftSetting] = [.treatAllWarnings(as: .error)]
 
+/// What has parsers of what comes from outside.
+let parsers: [Target.Dependency] = [
+    "BlockHashes", "ByteStore", "CFuse", "CSIProtocol", "CSIService", "Catalog", "Cluster",
+    "ClusterResources",
+    "Compression", "ControlProtocol", "EngineTestSupport", "FuseMount", "Gateway", "Handoff", "HostMounts",
+    "Hydration", "KubernetesAPI", "Monitoring", "MountHolder", "PeerProtocol", "PeerService", "RPC", "SQLite",
+    "Site", "SiteIdentity", "VolumeFileSystem", "VolumeModel",
+    .product(name: "Logging", package: "swift-log"),
+    .product(name: "NIOCore", package: "swift-nio"),
+    .product(name: "NIOEmbedded", package: "swift-nio"),
+    .product(name: "NIOHTTP1", package: "swift-nio"),
+    .product(name: "NIOTLS", package: "swift-nio"),
+    .product(name: "SwiftProtobuf", package: "swift-protobuf"),
+    .product(name: "X509", package: "swift-certificates"),
+]
+
 let package = Package(
     name: "godwit",
     dependencies: [
@@ -28,29 +44,33 @@ let package = Package(
     ],
     targets: [
         .target(name: "VolumeModel", swiftSettings: strict),
+        .target(name: "Locks", swiftSettings: strict),
         .systemLibrary(name: "CSQLite"),
         .systemLibrary(name: "CZstd"),
         .target(name: "CLinux"),
         .systemLibrary(name: "CHeap"),
         .target(name: "SQLite", dependencies: ["CSQLite"], swiftSettings: strict),
         .target(name: "Compression", dependencies: ["CZstd"], swiftSettings: strict),
-        .target(name: "Catalog", dependencies: ["CLinux", "SQLite", "VolumeModel"], swiftSettings: strict),
-        .target(name: "ByteStore", dependencies: ["CLinux", "VolumeModel"], swiftSettings: strict),
+        .target(
+            name: "Catalog", dependencies: ["CLinux", "Locks", "SQLite", "VolumeModel"], swiftSettings: strict
+        ),
+        .target(name: "ByteStore", dependencies: ["CLinux", "Locks", "VolumeModel"], swiftSettings: strict),
         .target(
             name: "BlockHashes",
             dependencies: [
                 "ByteStore", "SQLite", "VolumeModel", .product(name: "Crypto", package: "swift-crypto"),
             ], swiftSettings: strict),
         .target(
-            name: "Hydration", dependencies: ["BlockHashes", "ByteStore", "Catalog", "VolumeModel"],
+            name: "Hydration", dependencies: ["BlockHashes", "ByteStore", "Catalog", "Locks", "VolumeModel"],
             swiftSettings: strict),
         .target(
-            name: "VolumeFileSystem", dependencies: ["ByteStore", "Catalog", "Hydration", "VolumeModel"],
+            name: "VolumeFileSystem",
+            dependencies: ["ByteStore", "Catalog", "Hydration", "Locks", "VolumeModel"],
             exclude: ["Semantics.md"], swiftSettings: strict),
         .systemLibrary(name: "CFuse"),
         .target(
             name: "FuseMount",
-            dependencies: ["CFuse", "Catalog", "HostMounts", "VolumeFileSystem", "VolumeModel"],
+            dependencies: ["CFuse", "Catalog", "HostMounts", "Locks", "VolumeFileSystem", "VolumeModel"],
             swiftSettings: strict),
         .target(
             name: "CGRPC",
@@ -219,7 +239,7 @@ let package = Package(
             name: "VolumeFileSystemTests",
             dependencies: ["Catalog", "EngineTestSupport", "Hydration", "VolumeFileSystem", "VolumeModel"],
             swiftSettings: strict),
-        .testTarget(name: "VolumeModelTests", dependencies: ["VolumeModel"], swiftSettings: strict),
+        .testTarget(name: "VolumeModelTests", dependencies: ["Locks", "VolumeModel"], swiftSettings: strict),
         .testTarget(
             name: "HandoffTests", dependencies: ["Handoff", "TestBed", "VolumeModel"],
             // For spin, which a test runs.
@@ -265,16 +285,9 @@ let package = Package(
             swiftSettings: strict),
         .testTarget(name: "RPCTests", dependencies: ["RPC"], swiftSettings: strict),
         .testTarget(
-            name: "FuzzTests",
-            dependencies: [
-                "CSIService", "Catalog", "ControlProtocol", "EngineTestSupport", "FuseMount", "Handoff",
-                "Hydration",
-                "Monitoring",
-                "PeerProtocol", "PeerService", "RPC", "SQLite", "Site", "SiteIdentity", "VolumeFileSystem",
-                "VolumeModel",
-                .product(name: "Logging", package: "swift-log"),
-                .product(name: "SwiftProtobuf", package: "swift-protobuf"),
-            ], swiftSettings: strict),
+            name: "FuzzTests", dependencies: parsers,
+            // For libFuzzer: see below.
+            exclude: ["Driver"], swiftSettings: strict),
         .testTarget(
             name: "FuseMountTests",
             dependencies: [
@@ -288,3 +301,23 @@ let package = Package(
     swiftLanguageModes: [.v6],
     cxxLanguageStandard: .cxx17
 )
+
+// For Tests/fuzz/run: in place of the tests a program of their targets, and modules that tell libFuzzer where they have been. Not
+// all: it looks at all of them after each input.
+if Context.environment["GODWIT_FUZZ_TARGETS"] != nil {
+    let watched = [
+        "BlockHashes", "CSIProtocol", "CSIService", "Catalog", "ClusterResources", "Compression",
+        "ControlProtocol", "FuseMount", "Gateway", "Handoff", "HostMounts", "Hydration", "KubernetesAPI",
+        "Monitoring", "MountHolder", "PeerProtocol", "PeerService", "RPC", "SiteIdentity", "VolumeFileSystem",
+        "VolumeModel",
+    ]
+    package.targets.removeAll { $0.type == .test }
+    for target in package.targets where watched.contains(target.name) {
+        target.swiftSettings = (target.swiftSettings ?? []) + [.unsafeFlags(["-sanitize=fuzzer"])]
+    }
+    package.targets.append(
+        .executableTarget(
+            name: "godwit-fuzz", dependencies: parsers, path: "Tests/FuzzTests",
+            sources: ["Driver", "Targets", "FuseRequestMaker.swift", "FuseWire.swift", "Mutator.swift"],
+            swiftSettings: strict))
+}

@@ -64,6 +64,14 @@ enum DamageCopy {
     static func read(in directory: String) throws(SQLiteError) -> (known: KnownDamage, life: String)? {
         let path = path(in: directory)
         guard let bytes = try content(of: path) else { return nil }
+        return try parse(bytes, of: path)
+    }
+
+    /// - Parameter path: where the bytes are from, for people.
+    /// - Throws: as `read`.
+    static func parse(
+        _ bytes: [UInt8], of path: String
+    ) throws(SQLiteError) -> (known: KnownDamage, life: String) {
         let first = String(decoding: bytes.prefix { $0 != UInt8(ascii: "\n") }, as: UTF8.self)
         if first.hasPrefix(title), let found = UInt64(first.dropFirst(title.count)), found > version {
             throw SQLiteError(

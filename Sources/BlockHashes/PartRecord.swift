@@ -80,7 +80,7 @@ package struct PartRecord: Hashable, Sendable {
         guard hashes.count == length else { return nil }
     }
 
-    private static func sum(of part: PartID, _ content: [UInt8]) -> [UInt8] {
+    static func sum(of part: PartID, _ content: [UInt8]) -> [UInt8] {
         var bytes: [UInt8] = []
         for word in [part.data.number, part.index] {
             withUnsafeBytes(of: word.littleEndian) { bytes += $0 }

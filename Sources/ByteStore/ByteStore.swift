@@ -1,5 +1,6 @@
 internal import CLinux
 internal import Glibc
+internal import Locks
 internal import Synchronization
 package import VolumeModel
 
@@ -20,7 +21,7 @@ package final class ByteStore: Sendable {
     private let root: DataDirectory
     private let refuseSync: (@Sendable () -> ByteStoreError?)?
     private let spares: SpareFiles
-    private let openFiles: Mutex<OpenFiles>
+    private let openFiles: Lock<OpenFiles>
     /// Held during a sync of everything: who comes second must not return before the first one's sync has.
     private let syncingAll = Mutex(())
 
@@ -60,7 +61,7 @@ package final class ByteStore: Sendable {
         root = try DataDirectory(path: directory)
         spares = SpareFiles(in: root)
         let limit = max(16, openFileLimit)
-        openFiles = Mutex(OpenFiles(evictionCount: limit, limit: limit))
+        openFiles = Lock(OpenFiles(evictionCount: limit, limit: limit))
     }
 
     /// Makes a new, empty data file. What an earlier life may have left under its number is gone.

@@ -44,6 +44,9 @@ struct cgrpc_server final : grpc::CallbackGenericService {
     grpc::ServerGenericBidiReactor *CreateReactor(grpc::GenericCallbackServerContext *callContext) override {
         auto *call = new cgrpc_server_call(callContext, static_cast<size_t>(std::max(0, options.maximum_message_count)));
         std::string peer = callContext->peer();
+        for (auto &listener : listeners) {
+            if (listener.acceptor) { listener.acceptor->noteCall(peer); }
+        }
         std::vector<cgrpc_pair> metadata;
         metadata.reserve(callContext->client_metadata().size());
         for (const auto &entry : callContext->client_metadata()) {

@@ -1,6 +1,6 @@
 internal import Dispatch
 internal import Glibc
-internal import Synchronization
+internal import Locks
 
 /// Threads for calls that wait for a disk.
 ///
@@ -17,7 +17,7 @@ package enum BlockingThreads {
         var threadCount = 0
     }
 
-    private static let state = Mutex(State())
+    private static let state = Lock(State())
 
     /// Runs something that waits for a disk where it does not hold up a task.
     package static func run<Result: Sendable>(

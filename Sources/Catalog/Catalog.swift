@@ -1,4 +1,5 @@
 internal import Glibc
+internal import Locks
 internal import SQLite
 internal import Synchronization
 package import VolumeModel
@@ -23,7 +24,7 @@ package final class Catalog: Sendable {
     package let foundSequence: SequenceNumber
     /// Inodes whose data files, or their ends, may never have reached the disk before the last, disorderly end.
     package let inodesToRecover: [InodeNumber]
-    let state: Mutex<CatalogState>
+    let state: Lock<CatalogState>
     let order = CommitOrder()
     private let checkpointer: Mutex<Checkpointer>
     private let log: WriteAheadLog
@@ -128,7 +129,7 @@ package final class Catalog: Sendable {
                 for orphan in try state.orphans() { try state.removeInode(orphan) }
             }
             _ = try state.commit()
-            self.state = Mutex(state)
+            self.state = Lock(state)
             checkpointer = Mutex(Checkpointer(path: path))
             log = try WriteAheadLog(path: path + "-wal")
         } catch let error as SQLiteError {

@@ -183,7 +183,8 @@ package struct CatalogState {
     ) throws -> (record: InodeRecord, born: SequenceNumber)? {
         statements.getInode.bind(1, number.number)
         guard let row = try statements.getInode.first(CatalogStatements.record(of:)) else { return nil }
-        guard let row else {
+        // A damaged page may have the row of another one where an index says that this one is.
+        guard let row, row.0.attributes.inode == number else {
             throw CatalogError.unusable(path: connection.path, reason: "inode \(number) is malformed")
         }
         return row

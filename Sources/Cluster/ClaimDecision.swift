@@ -3,14 +3,20 @@ package import ClusterResources
 /// What the site says of a volume.
 package struct VolumeSituation: Hashable, Sendable {
     package var id: String
+    /// Who owns it, or is to: of what is sealed, for whom it is.
     package var owner: String
+    /// Whether it is sealed, and nobody has told yet that the one for whom it is owns it: nobody serves it.
+    package var isSealed: Bool
     package var isPaused: Bool
     /// 0: no limit.
     package var bytesPerSecond: UInt64
 
-    package init(id: String, owner: String, isPaused: Bool = false, bytesPerSecond: UInt64 = 0) {
+    package init(
+        id: String, owner: String, isSealed: Bool = false, isPaused: Bool = false, bytesPerSecond: UInt64 = 0
+    ) {
         self.id = id
         self.owner = owner
+        self.isSealed = isSealed
         self.isPaused = isPaused
         self.bytesPerSecond = bytesPerSecond
     }
@@ -42,6 +48,8 @@ package struct ClaimDecision: Hashable, Sendable {
     /// nil: as it is.
     package var hydration: Hydration?
     package var badValues: [ClaimWishes.BadValue]
+    /// The site to which the volume goes first, whatever is wished for now: it is sealed for it. nil: nothing waits for that.
+    package var goesFirst: String?
     /// What the claim says of its move.
     package var note: MoveNote.Change
 
@@ -60,11 +68,27 @@ package struct ClaimDecision: Hashable, Sendable {
             present, arrival, owner: volume?.owner, present: annotations[MoveNote.annotation])
         let wishes = ClaimWishes(annotations: annotations)
         badValues = wishes.badValues
-        move = Self.move(claim, volumeID, wishes, annotations, volume, site, peers, present)
+        if let volume, let first = Self.underWay(volume, site, present) {
+            move = .advance(first)
+            if annotations[ClaimWishes.migrateTo] != first.to { goesFirst = first.to }
+        } else {
+            move = Self.move(claim, volumeID, wishes, annotations, volume, site, peers, present)
+        }
         guard let volume else { return }
         let paused = wishes.isPaused.flatMap { $0 == volume.isPaused ? nil : $0 }
         let rate = wishes.bytesPerSecond.flatMap { $0 == volume.bytesPerSecond ? nil : $0 }
         if paused != nil || rate != nil { hydration = Hydration(isPaused: paused, bytesPerSecond: rate) }
+    }
+
+    /// What is sealed for the target of a wish goes there first, or comes home again: only then is it known what becomes of
+    /// another wish, or of none.
+    private static func underWay(
+        _ volume: VolumeSituation, _ site: String, _ present: MigrationResource?
+    ) -> MigrationResource.Spec? {
+        guard volume.isSealed, volume.owner != site, let present, !present.hasEnded,
+            present.spec.volume == volume.id, present.spec.to == volume.owner
+        else { return nil }
+        return present.spec
     }
 
     private static func move(
@@ -74,7 +98,8 @@ package struct ClaimDecision: Hashable, Sendable {
         func spec(_ to: String) -> MigrationResource.Spec {
             // Where it came from stays what it was: the owner changes while it moves.
             let isSame = present?.spec.to == to && present?.spec.volume == volumeID
-            let from = isSame ? present?.spec.from ?? site : volume.map(\.owner) ?? site
+            let known = volume.map { $0.isSealed ? site : $0.owner } ?? site
+            let from = isSame ? present?.spec.from ?? site : known
             return .init(claim: claim, volume: volumeID, from: from, to: to)
         }
         if let bad = wishes.badValues.first(where: { $0.annotation == ClaimWishes.migrateTo }) {
@@ -108,7 +133,9 @@ package struct ClaimDecision: Hashable, Sendable {
         guard volume.owner == site || volume.owner == target else {
             return .fail(
                 spec(target), reason: "OwnedElsewhere",
-                message: "site \(volume.owner) owns the volume: annotate the claim there")
+                message: volume.isSealed
+                    ? "the volume is being handed to site \(volume.owner)"
+                    : "site \(volume.owner) owns the volume: annotate the claim there")
         }
         guard let status = present?.currentStatus, present?.spec == spec(target), !(status.closed ?? false)
         else {
@@ -133,7 +160,7 @@ package struct ClaimDecision: Hashable, Sendable {
             // Taken over before anybody saw that the wish was gone: it is too late.
             let isTooLate = volume?.owner == present.spec.to && present.spec.to != site
             return isTooLate ? .advance(present.spec) : .cancel
-        // Sealed for the target: only the site knows what becomes of it, until it is home again or the target's.
+        // Handed over meanwhile, or home again.
         case .handingOver?: return volume?.owner == site ? .cancel : .advance(present.spec)
         // Handed over: it cannot be withdrawn, only brought home from there.
         case .handedOver?, .hydrating?:

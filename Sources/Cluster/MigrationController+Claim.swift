@@ -11,6 +11,14 @@ struct Complaint: Hashable, Sendable {
         reason: "NotGodwit",
         message: "the claim's volume is not of \(MigrationController.driver): it stays here")
 
+    static func goesFirst(to target: String) -> Complaint {
+        Complaint(
+            reason: "HandingOver",
+            message:
+                "the volume is sealed for site \(target) already: it goes there first, or comes home, and then "
+                + "the claim's annotations are followed as they are by then")
+    }
+
     init(reason: String, message: String) {
         self.reason = reason
         self.message = message

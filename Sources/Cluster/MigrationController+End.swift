@@ -31,11 +31,16 @@ extension MigrationController {
     /// - Parameter claim: nil: it is gone, whatever bears its name now.
     func withdrawDeleted(_ present: MigrationResource, _ claim: PersistentVolumeClaim?) async throws {
         if present.concernsTarget {
+            var waitsFor: String?
             do throws(SiteControlError) {
                 let (name, peers) = try await site.info()
-                // Deleted already: whoever deletes a volume tells its followers first. Owned elsewhere: it stays there.
-                if peers.contains(present.spec.to), try await site.volume(present.spec.volume)?.owner == name
-                {
+                // Gone: whoever deletes a volume tells its followers first.
+                let volume = try await site.volume(present.spec.volume)
+                if let volume, volume.isSealed, volume.owner != name, peers.contains(volume.owner) {
+                    waitsFor = volume.owner
+                }
+                // Owned elsewhere: it stays there.
+                if peers.contains(present.spec.to), volume?.owner == name {
                     try await site.withdraw(present.spec.volume, from: present.spec.to)
                 }
             } catch {
@@ -47,6 +52,17 @@ extension MigrationController {
                             + "gone for good: kubectl godwit distrust, or take the finalizer away from this migration"
                     ),
                     reason: error.isTransient ? "Unavailable" : "Refused", present, claim)
+                return
+            }
+            // It ends at the target, where the claim stays, or at home, and then the target is told.
+            if let heir = waitsFor {
+                try await write(
+                    .init(
+                        phase: .handingOver,
+                        message:
+                            "the claim is deleted, and its volume is sealed here for site \(heir), which does "
+                            + "not own it yet: whether it does, or comes home, is waited for"),
+                    reason: "HandingOver", present, claim)
                 return
             }
         }
@@ -85,25 +101,36 @@ extension MigrationController {
     }
 
     /// Another target was wished for before the first one took over: that one is told, if it can be.
+    ///
+    /// - Returns: false where the volume was sealed for the first one meanwhile: it goes there first.
     func withdrawEarlier(
         _ present: MigrationResource, for spec: MigrationResource.Spec, _ claim: PersistentVolumeClaim,
         _ peers: Set<String>
-    ) async throws {
+    ) async throws -> Bool {
         guard peers.contains(present.spec.to),
             present.spec.to != spec.to || present.spec.volume != spec.volume
-        else { return }
+        else { return true }
         switch present.currentStatus?.phase {
-        case .preparing?, .ready?, .failed?: break
-        case .handingOver?, .handedOver?, .hydrating?, .done?, .cancelled?, nil: return
+        // Home again, if it was sealed: else it goes there first.
+        case .preparing?, .ready?, .handingOver?, .failed?: break
+        case .handedOver?, .hydrating?, .done?, .cancelled?, nil: return true
         }
         do throws(SiteControlError) {
+            let (name, _) = try await site.info()
+            guard let volume = try await site.volume(present.spec.volume) else { return true }
+            if volume.isSealed, volume.owner == present.spec.to { return false }
+            // Owned by it, or by a third: nobody waits there for this one.
+            guard volume.owner == name else { return true }
             try await site.withdraw(present.spec.volume, from: present.spec.to)
         } catch {
+            let volume = try? await site.volume(present.spec.volume)
+            if let volume, volume.isSealed, volume.owner == present.spec.to { return false }
             try await events.record(
                 "NotWithdrawn",
                 "site \(present.spec.to) was not told that it is no target: \(error.description)",
                 about: claim, isWarning: true)
         }
+        return true
     }
 
     /// Takes a wish away that is fulfilled or overtaken, and then notes that it is gone.

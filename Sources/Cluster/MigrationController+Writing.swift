@@ -27,17 +27,21 @@ extension MigrationController {
 
     /// The migration of this claim with this wish, made or changed if it is another; the target of that one is told.
     ///
-    /// - Returns: nil where somebody deletes it though the wish stands: when it is gone, it is made anew.
+    /// - Returns: nil where somebody deletes it though the wish stands: when it is gone, it is made anew. Nil as well where the
+    ///   volume was sealed for an earlier target meanwhile: the next look sees it.
     func ensure(
         _ spec: MigrationResource.Spec, _ key: Key, _ claim: PersistentVolumeClaim,
         _ present: MigrationResource?, _ peers: Set<String>
     ) async throws -> MigrationResource? {
         if var present {
             if present.metadata.deletionTimestamp != nil {
+                // One that goes on for what is sealed, though the wish is gone, would not be made anew.
+                let wish = claim.metadata.annotations?[ClaimWishes.migrateTo]
+                if present.spec == spec, wish != spec.to { return present }
                 _ = try await letGo(present)
                 return nil
             }
-            try await withdrawEarlier(present, for: spec, claim, peers)
+            guard try await withdrawEarlier(present, for: spec, claim, peers) else { return nil }
             let isSame = present.spec == spec
             if isSame, present.isKept || !(present.concernsTarget || present.hasEnded) { return present }
             present.spec = spec

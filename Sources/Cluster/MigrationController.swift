@@ -296,6 +296,7 @@ package actor MigrationController {
         let isNoted: Bool
         (claim, isNoted) = await write(decision.note, claim)
         var complaints = decision.badValues.map { Complaint($0) }
+        if let first = decision.goesFirst { complaints.append(.goesFirst(to: first)) }
         let refusal = try await setHydration(decision.hydration, of: volume, claim)
         if let refusal { complaints.append(refusal) }
         try await show(complaints, of: claim)

@@ -107,14 +107,16 @@ package final class SiteControlSocket: SiteControl {
             let reply = try await unary("InspectVolume", bytes)
             let volume = try Godwit_Control_V1_Volume(serializedBytes: reply)
             return VolumeSituation(
-                id: volume.id, owner: Self.site(volume.owner), isPaused: volume.hydrationPaused,
-                bytesPerSecond: volume.hydrationBytesPerSecond)
+                id: volume.id, owner: Self.site(volume.owner), isSealed: Self.isSealed(inRole: volume.role),
+                isPaused: volume.hydrationPaused, bytesPerSecond: volume.hydrationBytesPerSecond)
         } catch let error as RPCStatus where error.code == .notFound {
             return nil
         } catch {
             throw Self.failure(error)
         }
     }
+
+    static func isSealed(inRole name: String) -> Bool { ["sealing", "sealed", "reclaiming"].contains(name) }
 
     package func setHydration(
         _ id: String, _ wanted: ClaimDecision.Hydration

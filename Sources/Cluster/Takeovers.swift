@@ -6,10 +6,15 @@ internal import VolumeModel
 
 /// Carries out what `Takeover` resources ask for at this cluster's site.
 ///
-/// Each is answered once. What the site is asked may be repeated: a takeover that was made already is answered with
+/// Each is answered once, or given up: an order that could not be carried out for a while is not carried out when nobody
+/// thinks of it any more. What the site is asked may be repeated: a takeover that was made already is answered with
 /// the epoch that came of it, so that a controller killed before it wrote that down ends in the same words.
 actor Takeovers {
     private static let longestWait: Duration = .seconds(15)
+    /// From the first time that the site could not be asked, by the clocks of this cluster's nodes.
+    private static let patience: Duration = .seconds(600)
+    /// The same of one that no controller has looked at. Long, for it is by the API server's clock as well.
+    private static let unseenPatience: Duration = .seconds(86_400)
 
     private let client: KubernetesClient
     private let site: any SiteControl
@@ -82,7 +87,13 @@ actor Takeovers {
             open[name] = nil
             return
         }
-        let (status, reason, volume) = await answer(takeover)
+        let answered: (TakeoverResource.Status, reason: String, volume: String?)
+        if let given = Self.givenUp(takeover) {
+            answered = (given, "GivenUp", nil)
+        } else {
+            answered = await answer(takeover)
+        }
+        let (status, reason, volume) = answered
         if status.phase.isLast {
             waits[name] = nil
         } else {
@@ -90,6 +101,26 @@ actor Takeovers {
             waits[name] = (.now + backoff.next(), backoff)
         }
         try await write(status, reason, takeover, volume)
+    }
+
+    /// What is said of one that has waited too long: it is not carried out any more. nil: it has not.
+    private static func givenUp(_ takeover: TakeoverResource) -> TakeoverResource.Status? {
+        guard let status = takeover.status else {
+            guard let made = takeover.metadata.creationTimestamp,
+                made < MigrationController.time(before: unseenPatience)
+            else { return nil }
+            return .init(
+                phase: .refused,
+                message: "given up: it is a day old, and no controller has looked at it. Make it anew")
+        }
+        guard status.phase == .waiting, let since = status.conditions?.first?.lastTransitionTime,
+            since < MigrationController.time(before: patience)
+        else { return nil }
+        return .init(
+            phase: .refused,
+            message:
+                "given up after 10 minutes, in which the site did not say that it was done: \(status.message). "
+                + "If it was, the volume is owned here, and the same made anew says so; if not, that does it")
     }
 
     /// Does what is asked for, if it can be done.

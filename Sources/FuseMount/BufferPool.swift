@@ -1,4 +1,4 @@
-internal import Synchronization
+internal import Locks
 
 /// Memory for reads, so that none is allocated for each.
 final class BufferPool: Sendable {
@@ -9,7 +9,7 @@ final class BufferPool: Sendable {
 
     private static let keptCount = 16
     private let bufferByteCount: Int
-    private let free = Mutex<[Buffer]>([])
+    private let free = Lock<[Buffer]>([])
 
     init(bufferByteCount: Int) { self.bufferByteCount = bufferByteCount }
 

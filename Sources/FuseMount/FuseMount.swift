@@ -26,7 +26,7 @@ package final class FuseMount: Sendable {
     /// What the serving thread takes with it.
     ///
     /// Unchecked Sendable: handed over once, to the one thread that uses it from then on.
-    private struct Session: @unchecked Sendable {
+    struct Session: @unchecked Sendable {
         let pointer: OpaquePointer
         let server: Unmanaged<FuseServer>
         /// INIT as the kernel sent it.
@@ -228,7 +228,7 @@ package final class FuseMount: Sendable {
         }
     }
 
-    private static func makeSession(
+    static func makeSession(
         _ server: FuseServer, _ options: FuseMountOptions, _ path: String
     ) throws(FuseMountError) -> Session {
         var words = ["godwit", "-ofsname=\(options.fsName),subtype=godwit,default_permissions,dev,suid"]

@@ -2,6 +2,7 @@ internal import CFuse
 internal import Catalog
 internal import Dispatch
 internal import Glibc
+internal import Locks
 internal import Synchronization
 internal import VolumeFileSystem
 internal import VolumeModel
@@ -16,7 +17,7 @@ final class FuseServer: Sendable {
     let options: FuseMountOptions
     /// Buffers for reads, kept for the next one.
     private let buffers: BufferPool
-    private let waiting = Mutex(Waiting())
+    private let waiting = Lock(Waiting())
     private let syncs = DispatchQueue(label: "godwit.fuse.sync", attributes: .concurrent)
     /// Syncs at the disk at a time: more only queue there.
     private let syncLimit = DispatchSemaphore(value: 16)
@@ -28,7 +29,7 @@ final class FuseServer: Sendable {
     /// Whether another server has served this session before.
     private let isResumed: Bool
     /// Inodes of whose bytes the kernel may have cached some.
-    private let cached = Mutex<Set<InodeNumber>>([])
+    private let cached = Lock<Set<InodeNumber>>([])
     /// Address of the session that notifications of the kernel go through. It outlives every request.
     let session = Atomic<UInt>(0)
 

@@ -1,6 +1,7 @@
 internal import BlockHashes
 package import ByteStore
 package import Catalog
+internal import Locks
 internal import Synchronization
 package import VolumeModel
 
@@ -319,20 +320,18 @@ package final class HeadStorage: Sendable {
 
 /// Locks that are held while an inode's bytes change.
 private final class DataLocks: Sendable {
-    private final class Lock: Sendable { let mutex = Mutex(()) }
-
-    private let locks = (0..<64).map { _ in Lock() }
+    private let locks = (0..<64).map { _ in Lock(()) }
 
     func hold<Result>(_ inode: InodeNumber, _ body: () throws -> Result) rethrows -> Result {
         let lock = locks[Int(inode.number % 64)]
-        lock.mutex._unsafeLock()
-        defer { lock.mutex._unsafeUnlock() }
+        lock.lock()
+        defer { lock.unlock() }
         return try body()
     }
 
     func holdAll<Result>(_ body: () throws -> Result) rethrows -> Result {
-        for lock in locks { lock.mutex._unsafeLock() }
-        defer { for lock in locks { lock.mutex._unsafeUnlock() } }
+        for lock in locks { lock.lock() }
+        defer { for lock in locks { lock.unlock() } }
         return try body()
     }
 }

@@ -2,6 +2,9 @@ package import VolumeModel
 
 /// What a person decides about the bytes that are fetched in the background; faults are served in any case.
 package struct HydrationPolicy: Hashable, Sendable, Codable {
+    /// What is stored in a cluster passes through JSON, in which whole numbers are the same to everybody up to here.
+    package static let largestRate = UInt64(Int64.max)
+
     package var isPaused: Bool
     /// Bytes of the volume that come over the link in a second at most; nil: as many as it carries. What is taken from
     /// a copy that is here counts for nothing.

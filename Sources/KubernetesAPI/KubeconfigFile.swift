@@ -84,7 +84,11 @@ struct KubeconfigFile: Decodable {
     init() {}
 
     init(path: String) throws(KubernetesError) {
-        let bytes = try ClusterConnection.read(path, "the kubeconfig")
+        try self.init(try ClusterConnection.read(path, "the kubeconfig"), path: path)
+    }
+
+    /// - Parameter path: where the bytes are from.
+    init(_ bytes: [UInt8], path: String) throws(KubernetesError) {
         do {
             self = try YAMLDecoder().decode(KubeconfigFile.self, from: Data(bytes))
         } catch {

@@ -39,7 +39,7 @@ package struct WatchPosition: Hashable, Sendable {
 }
 
 /// A line of a watch.
-private struct WatchLine<Item: KubernetesResource>: Decodable {
+struct WatchLine<Item: KubernetesResource>: Decodable {
     enum Content {
         case change(WatchChange<Item>)
         case bookmark

@@ -45,13 +45,21 @@ package final class MonitoringServer: Sendable {
                 channel.closeFuture.whenComplete { _ in count.end() }
                 return channel.eventLoop.makeCompletedFuture {
                     let operations = channel.pipeline.syncOperations
-                    try operations.configureHTTPServerPipeline(withErrorHandling: true)
+                    try Self.addParser(to: operations)
                     try operations.addHandler(RequestHandler(handler))
                 }
             }
         channel = try await Self.bind(bootstrap, host, Int(port))
         self.port = UInt16(clamping: channel.localAddress?.port ?? 0)
     }
+
+    /// What takes a connection's bytes apart, and answers those that are no request.
+    static func addParser(to pipeline: ChannelPipeline.SynchronousOperations) throws {
+        try pipeline.configureHTTPServerPipeline(withErrorHandling: true)
+    }
+
+    /// What is asked for, without the query.
+    static func path(of request: HTTPRequestHead) -> String { String(request.uri.prefix { $0 != "?" }) }
 
     /// As for the other endpoints "" and "::" are every address, of IPv4 as well, also where the kernel has no IPv6.
     private static func bind(
@@ -125,9 +133,9 @@ private final class RequestHandler: ChannelInboundHandler {
             write(MonitoringReply(405, "only GET is answered here\n"), to: head, context)
             return
         }
-        let path = head.uri.prefix { $0 != "?" }
+        let path = MonitoringServer.path(of: head)
         let promise = context.eventLoop.makePromise(of: MonitoringReply.self)
-        promise.completeWithTask { [handler] in await handler(String(path)) }
+        promise.completeWithTask { [handler] in await handler(path) }
         promise.futureResult.assumeIsolated().whenSuccess { reply in
             guard context.channel.isActive else { return }
             self.write(reply, to: head, context)

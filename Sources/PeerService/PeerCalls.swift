@@ -13,11 +13,17 @@ final class PeerCalls: Sendable {
 
     private struct Open {
         var calls = 0
-        var connections: [String: Int] = [:]
+        var connections: [String: Connection] = [:]
         var follows = 0
         var reads = 0
         var backgroundReads = 0
         var restores = 0
+    }
+
+    private struct Connection {
+        var calls = 0
+        /// When a request came over it.
+        var heard: ContinuousClock.Instant?
     }
 
     private let limits: PeerLimits
@@ -40,17 +46,27 @@ final class PeerCalls: Sendable {
                 try Self.check(open.connections.count, limits.connectionCount, site, "connections")
             }
             open.calls += 1
-            open.connections[connection, default: 0] += 1
+            open.connections[connection, default: Connection()].calls += 1
         }
     }
 
     func end(by site: SiteID, over connection: String) {
         open.withLock { all in
             all[site]?.calls -= 1
-            all[site]?.connections[connection, default: 1] -= 1
-            if all[site]?.connections[connection] == 0 { all[site]?.connections[connection] = nil }
+            all[site]?.connections[connection]?.calls -= 1
+            if all[site]?.connections[connection]?.calls == 0 { all[site]?.connections[connection] = nil }
             if all[site]?.calls == 0 { all[site] = nil }
         }
+    }
+
+    /// The request of a call has come, while that is open.
+    func noteRequest(by site: SiteID, over connection: String) {
+        open.withLock { $0[site]?.connections[connection]?.heard = .now }
+    }
+
+    /// When a request last came over a connection that has a call; nil: none did since it last had no call.
+    func lastRequest(by site: SiteID, over connection: String) -> ContinuousClock.Instant? {
+        open.withLock { $0[site]?.connections[connection]?.heard }
     }
 
     func begin(_ kind: Kind, by site: SiteID) throws(RPCStatus) {

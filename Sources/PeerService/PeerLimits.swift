@@ -13,8 +13,8 @@ package struct PeerLimits: Sendable {
     /// a broken link left behind, until keepalive has found them.
     package var connectionCount = 64
     /// Connections of all peers together, and of whoever else finds the port, with calls or without; further ones are
-    /// closed at once. A site of two hundred nodes that all have volumes of each other has a thousand. A descriptor each,
-    /// of the 65,536 that a site asks for.
+    /// closed at once, and of those over which no call has come one address has a quarter at most. A site of two hundred
+    /// nodes that all have volumes of each other has a thousand. A descriptor each, of the 65,536 that a site asks for.
     package var openConnectionCount = 2048
     /// Connections without a call for so long are closed. A follower calls every ten seconds, and a peer that was closed
     /// comes again with its next call.

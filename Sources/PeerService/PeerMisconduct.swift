@@ -48,7 +48,9 @@ package final class PeerMisconduct: Sendable {
     package func noteRefusedConnection() {
         let untold = state.withLock { note(&$0.connections) }
         guard let untold else { return }
-        warn("a connection to the port for peers was closed: too many are open" + Self.more(untold))
+        warn(
+            "a connection to the port for peers was closed: too many are open, or too many of one address without a call"
+                + Self.more(untold))
     }
 
     /// Messages that were refused, by the sites that sent them.

@@ -140,11 +140,12 @@ package struct PeerServer: Sendable {
             if call.hasRefusedMessage {
                 _ = refused(
                     RPCStatus(.resourceExhausted, "a message larger than any that is taken"), call, site)
-            } else if ContinuousClock.now - begun >= limits.requestTimeout {
+            } else if isWithheld(since: begun, call, site) {
                 _ = refused(RPCStatus(.cancelled, "no request came in \(limits.requestTimeout)"), call, site)
             }
             throw error
         }
+        calls.noteRequest(by: site, over: call.peerAddress)
         guard let request else {
             throw refused(RPCStatus(.invalidArgument, "a request is missing"), call, site)
         }
@@ -153,6 +154,19 @@ package struct PeerServer: Sendable {
             throw refused(RPCStatus(.resourceExhausted, text), call, site)
         }
         return request
+    }
+
+    /// Whether a peer has kept its request back, rather than that it could not come: of a link that was cut just then, a
+    /// peer that stands still, and a time in which this process did, nobody is to be told as of one that misbehaves. So
+    /// only where others of its requests came over the same connection, in the later half of the time.
+    private func isWithheld(
+        since begun: ContinuousClock.Instant, _ call: RPCServerCall, _ site: SiteID
+    ) -> Bool {
+        let (limit, now) = (limits.requestTimeout, ContinuousClock.now)
+        guard now - begun >= limit, now - begun < limit + .seconds(5),
+            let heard = calls.lastRequest(by: site, over: call.peerAddress)
+        else { return false }
+        return heard - begun >= limit / 2
     }
 
     /// No sound peer sends that.
@@ -244,7 +258,7 @@ package struct PeerServer: Sendable {
     }
 
     /// What is stored of an offer for as long as the volume is known here.
-    private static func check(_ request: Godwit_Peer_V1_OfferRequest) throws(RPCStatus) {
+    static func check(_ request: Godwit_Peer_V1_OfferRequest) throws(RPCStatus) {
         guard VolumeName.isValid(request.name) else { throw RPCStatus(.invalidArgument, VolumeName.rule) }
         guard VolumeLimits(byteCount: request.capacity, inodeCount: request.inodeLimit).isCountable else {
             throw RPCStatus(.invalidArgument, VolumeLimits.rule)
@@ -391,7 +405,7 @@ package struct PeerServer: Sendable {
         try await finish(call, of: site, with: reply)
     }
 
-    private static func extents(_ messages: [Godwit_Peer_V1_Extent]) throws(RPCStatus) -> [Extent] {
+    static func extents(_ messages: [Godwit_Peer_V1_Extent]) throws(RPCStatus) -> [Extent] {
         guard messages.count <= PeerLimits.extentCount else {
             throw RPCStatus(.invalidArgument, "too many extents")
         }
@@ -403,7 +417,7 @@ package struct PeerServer: Sendable {
         }
     }
 
-    private static func volume(_ text: String) throws(RPCStatus) -> VolumeID {
+    static func volume(_ text: String) throws(RPCStatus) -> VolumeID {
         guard let volume = VolumeID(text) else {
             throw RPCStatus(.invalidArgument, "a volume's identifier is a UUID in lower case")
         }

@@ -76,6 +76,9 @@ package struct ControlService: Sendable {
         case "DeleteDivergence", "RestoreDivergence", "CompareDivergence":
             let message = try Godwit_Control_V1_DivergenceRequest(serializedBytes: request)
             return try await site.divergenceElsewhere(Epoch(message.epoch), called: message.volume)
+        case "GiveUp":
+            let message = try Godwit_Control_V1_VolumeRequest(serializedBytes: request)
+            return try await site.wisherElsewhere(called: message.volume)
         default:
             // The volume is the first field of all others.
             let message = try Godwit_Control_V1_VolumeRequest(serializedBytes: request)
@@ -166,22 +169,16 @@ package struct ControlService: Sendable {
             let message = try Godwit_Control_V1_SetHydrationRequest(serializedBytes: request)
             let agent = try await site.agent(called: message.volume)
             var policy = await agent.record.hydration
-            if message.hasPaused { policy.isPaused = message.paused }
-            if message.hasBytesPerSecond {
-                policy.bytesPerSecond = message.bytesPerSecond == 0 ? nil : message.bytesPerSecond
-            }
-            if message.hasPrefetch {
-                guard let prefetch = PrefetchPolicy(rawValue: message.prefetch) else {
-                    throw SiteError.invalid(
-                        "prefetching is 'all', 'start' or 'none', not '\(message.prefetch)'")
-                }
-                policy.prefetch = prefetch
-            }
+            try policy.take(message)
             try await agent.setHydration(policy)
             try await send(agent, to: call)
         case "TakeOver":
             let reply = try await takeOver(try .init(serializedBytes: request))
             try await call.send(try reply.serializedBytes())
+        case "GiveUp":
+            let agent = try await agent(request)
+            try await agent.giveUp()
+            try await send(agent, to: call)
         case "MountDivergence":
             let (agent, epoch, path) = try await divergence(request)
             guard path.hasPrefix("/") else { throw SiteError.invalid("a mount's path is absolute") }
@@ -259,7 +256,11 @@ package struct ControlService: Sendable {
                     ? "nothing of volume '\(request.volume)' is here that a takeover could begin with"
                     : "there is no state '\(request.base)' of volume '\(request.volume)' here")
         }
-        try await agent.overruleExclusively(Epoch(request.overruledEpoch), with: option.base)
+        // To its end, whether or not who asked for it still waits.
+        let work = Task {
+            try await agent.overruleExclusively(Epoch(request.overruledEpoch), with: option.base)
+        }
+        try await work.value
         reply.epoch = await agent.summary().reign(at: site.context.site).epoch.number
         return reply
     }

@@ -21,7 +21,9 @@ struct Migration: Sendable {
     typealias Progress = Godwit_Control_V1_MigrateProgress
 
     /// How long the target is asked to go on with what was sealed for it, until whoever waits is told that it takes longer.
-    private static let sealedPatience: Duration = .seconds(20)
+    var sealedPatience: Duration = .seconds(20)
+    /// How long one of these questions may take, and the answer to how far the target is.
+    private static let goOnPatience: (status: Duration, takeOver: Duration) = (.seconds(5), .seconds(15))
     private static let goOnPauses: (first: Duration, longest: Duration) = (.milliseconds(250), .seconds(5))
 
     func run(_ report: (Progress) async throws -> Void) async throws {
@@ -75,9 +77,14 @@ struct Migration: Sendable {
             }
         }
         // What is sealed has not moved: the target may still have to get it, and may not hear of it.
-        let deadline = ContinuousClock.now + Self.sealedPatience
+        let deadline = ContinuousClock.now + sealedPatience
         var pause = Self.goOnPauses.first
-        while let reason = try await reasonNotToOwn() {
+        if !request.prepareOnly, let promise = await agent.promise {
+            // Before the first answer, which may take its time.
+            progress.epoch = promise.heir.epoch.number
+            try await tell("handing-over", waiting: "\(promise.heir.owner) is asked how far it is")
+        }
+        while let reason = try await reasonNotToOwn(until: deadline) {
             progress.epoch = await agent.promise?.heir.epoch.number ?? 0
             try await tell("handing-over", waiting: reason)
             if request.prepareOnly { return }
@@ -141,7 +148,7 @@ struct Migration: Sendable {
     ///
     /// - Returns: why it does not own the volume yet; nil: it does, or did.
     /// - Throws: `.precondition` when the volume is owned here again.
-    private func reasonNotToOwn() async throws -> String? {
+    private func reasonNotToOwn(until deadline: ContinuousClock.Instant) async throws -> String? {
         guard let promise = await agent.promise else {
             guard try await agent.isToBeHandedOver(to: target) else { return nil }
             throw SiteError.precondition(
@@ -150,8 +157,12 @@ struct Migration: Sendable {
         let heir = promise.heir
         do {
             let client = try agent.context.client(of: heir.owner)
+            let patience = Self.goOnPatience
+            func left(_ limit: Duration) -> Duration {
+                min(limit, max(.milliseconds(500), deadline - ContinuousClock.now))
+            }
             // Asked first: a release before this one would ask for a volume that it has given to somebody else since.
-            let known = try await client.status(of: agent.id).epoch
+            let known = try await client.status(of: agent.id, timeout: left(patience.status)).epoch
             if known >= heir.epoch.number { return reason(heir, isAt: known) }
             if promise.isWantedBack {
                 return "it is wanted back here, and \(heir.owner) has not answered yet"
@@ -159,7 +170,8 @@ struct Migration: Sendable {
             var goOn = Godwit_Peer_V1_TakeOverRequest()
             goOn.volume = agent.id.description
             goOn.promised = heir.epoch.number
-            return reason(heir, isAt: try await client.takeOver(goOn, timeout: .seconds(15)).epoch)
+            return reason(
+                heir, isAt: try await client.takeOver(goOn, timeout: left(patience.takeOver)).epoch)
         } catch {
             return "\(error)"
         }
@@ -235,6 +247,7 @@ extension VolumeAgent {
     func goOnExclusively(to promised: Epoch) async throws -> Epoch {
         if record.head.knownEpoch >= promised { return record.head.knownEpoch }
         return try await exclusively { agent in
+            agent.wishes.lastUttered = .now
             // Looked at when its turn has come: it may be given back just now, and is not to be asked for anew.
             try await agent.apply(.takeOver, if: { agent.asks(for: promised) })
             guard agent.record.head.knownEpoch < promised else { return agent.record.head.knownEpoch }
@@ -318,11 +331,24 @@ extension HydrationPolicy {
     /// As messages carry it.
     ///
     /// - Parameters:
-    ///   - rate: bytes a second; 0: no limit.
+    ///   - rate: bytes a second; 0: no limit. More than `largestRate` are taken as that.
     ///   - prefetch: a word of another release is taken as one's own default.
     init(isPaused: Bool, rate: UInt64, prefetch: String) {
         self.init(
-            isPaused: isPaused, bytesPerSecond: rate == 0 ? nil : rate,
+            isPaused: isPaused, bytesPerSecond: Self.limit(rate),
             prefetch: PrefetchPolicy(rawValue: prefetch) ?? .all)
+    }
+
+    private static func limit(_ rate: UInt64) -> UInt64? { rate == 0 ? nil : min(rate, largestRate) }
+
+    /// Takes what a command asks for; what it does not name stays.
+    mutating func take(_ request: Godwit_Control_V1_SetHydrationRequest) throws(SiteError) {
+        if request.hasPaused { isPaused = request.paused }
+        if request.hasBytesPerSecond { bytesPerSecond = Self.limit(request.bytesPerSecond) }
+        guard request.hasPrefetch else { return }
+        guard let prefetch = PrefetchPolicy(rawValue: request.prefetch) else {
+            throw .invalid("prefetching is 'all', 'start' or 'none', not '\(request.prefetch)'")
+        }
+        self.prefetch = prefetch
     }
 }

@@ -77,6 +77,16 @@ extension Site {
         return holders.contains(context.site) ? nil : holders.first
     }
 
+    /// - Returns: the other node that waits to own a volume, or else answers for it; nil: this one, or nobody knows it.
+    func wisherElsewhere(called text: String) async throws -> SiteID? {
+        guard let members = context.members else { return nil }
+        let wishers = try await members.placements(called: text)
+            .filter { $0.record.head.role.isWish }.map(\.member)
+        if wishers.contains(context.site) { return nil }
+        if let wisher = wishers.first { return wisher }
+        return try await keeperElsewhere(called: text)
+    }
+
     /// What is known of a volume here, whichever node has it.
     func record(_ id: VolumeID) async throws -> VolumeRecord {
         if let members = context.members {

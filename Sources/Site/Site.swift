@@ -345,6 +345,9 @@ extension VolumeAgent {
                 "volume '\(record.name)' is in use: it is attached to node \(user.node). Detach it there first"
             )
         }
+        if case .sealing(_, let heir) = role {
+            throw SiteError.precondition("volume '\(record.name)' is being handed to \(heir)")
+        }
         // What is here may be all that there is of a reign that the record does not know.
         if let obstacle, !context.state.heads(of: id).isEmpty { throw SiteError.unusable(obstacle) }
         if let reign = try await neededReigns().first {

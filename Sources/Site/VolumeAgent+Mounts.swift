@@ -18,12 +18,14 @@ extension VolumeAgent {
     /// - Throws: `.precondition` with the owner's reason when it does not give it away, in that time.
     @discardableResult
     func own(patience: Duration = .zero) async throws -> Epoch {
+        let givenUp = wishes.givenUpCount
         await waitForConfirmation()
         try checkServed()
         if case .owning(let epoch, _) = record.head.role { return epoch }
         if case .fenced(_, _, nil) = record.head.role, let overruledText {
             throw SiteError.precondition("volume '\(record.name)': \(overruledText)")
         }
+        wishes.lastUttered = .now
         switch record.head.role {
         // Whatever can be done before the old owner stops is done before.
         case .following(let reign) where isClose(lastFollowed) && record.followedFrom == reign.owner: break
@@ -31,12 +33,18 @@ extension VolumeAgent {
         default: break
         }
         isAskingOwner = true
-        defer { isAskingOwner = false }
+        defer {
+            isAskingOwner = false
+            wishes.lastUttered = .now
+        }
         let deadline = ContinuousClock.now + patience
         while true {
             let asked = ContinuousClock.now
             lastRefusal = nil
-            try await apply(.takeOver, wait: min(max(deadline - asked, .zero), PeerLimits.sealWait))
+            try checkNotGivenUp(since: givenUp)
+            try await apply(.takeOver, wait: min(max(deadline - asked, .zero), PeerLimits.sealWait)) {
+                wishes.givenUpCount == givenUp
+            }
             if case .owning(let epoch, _) = record.head.role {
                 // How long a program at the other site took to end says nothing about taking over.
                 if patience == .zero { context.handoffs.withLock { $0.record(ContinuousClock.now - asked) } }
@@ -45,6 +53,7 @@ extension VolumeAgent {
                 guard case .owning(epoch, _) = record.head.role else { break }
                 return epoch
             }
+            try checkNotGivenUp(since: givenUp)
             guard ContinuousClock.now < deadline, !isInItsOwnWay else { break }
             try await prepareToAskAgain()
         }

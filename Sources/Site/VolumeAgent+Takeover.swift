@@ -162,23 +162,43 @@ extension VolumeAgent {
         }
     }
 
-    /// Owns the volume without the seal of its owner. Repeated it is a success.
-    func overrule(_ epoch: Epoch, with base: TakeoverBase) async throws {
+    /// Owns the volume without the seal of its owner. It is carried out when its record is durable, at once or not at all:
+    /// nobody has to be asked. What then cannot be done yet, as where the disk is full, is tried again from time to time.
+    ///
+    /// - Throws: `.precondition` with what the machine says when it is not the owner that is overruled.
+    func overruleExclusively(_ epoch: Epoch, with base: TakeoverBase) async throws {
+        try await exclusively { try await $0.overrule(epoch, with: base) }
+    }
+
+    private func overrule(_ epoch: Epoch, with base: TakeoverBase) async throws {
         try checkServed()
         let before = record
         guard
             let wanted = Epoch.takeover(
                 after: max(epoch, record.head.spent), salt: UInt32.random(in: 0...0xff_ffff))
         else { throw SiteError.precondition("no epoch is left above \(epoch)") }
-        try await apply(.overrule(epoch, wanted: wanted, base: base))
+        var isServable = true
+        do {
+            try await apply(.overrule(epoch, wanted: wanted, base: base))
+        } catch {
+            // Who is overruled may have heard of it.
+            guard case .owning(wanted, _) = record.head.role else { throw error }
+            logger.error("taken over by force, and not served yet: \(error)")
+            isServable = false
+        }
         logger.warning(
             "taken over by force: epoch \(epoch) is overruled by \(wanted)", metadata: ["base": "\(base)"])
         announceTakeover()
-        // A replica that was not begun with is of no use any more.
+        // A replica that was not begun with is of no use any more, if what was begun with is good.
         let old = before.headNumber
-        guard old != 0, old != record.headNumber, !record.keptNumbers.contains(old) else { return }
-        if let open = heads.removeValue(forKey: old) { try await open.close() }
-        try context.state.deleteHead(old, of: id)
+        guard isServable, old != 0, old != record.headNumber, !record.keptNumbers.contains(old) else {
+            return
+        }
+        do {
+            try await deleteHead(old)
+        } catch {
+            logger.warning("a replica that is of no use any more stays until the next start: \(error)")
+        }
     }
 
     /// Whoever took over by force says so to everybody who may know the volume, from time to time.

@@ -105,6 +105,8 @@ actor VolumeAgent {
     var resumedQuestion: Task<Void, Never>?
     /// Why an owner did not give the volume away when it was last asked.
     var lastRefusal: SealRefusal?
+    /// What this process knows of wishes to own the volume here.
+    var wishes = OwningWishes()
 
     struct Mount {
         let fuse: FuseMount
@@ -169,8 +171,8 @@ actor VolumeAgent {
     /// The same for an event of this site.
     ///
     /// - Parameter isDue: asked when the event's turn has come; where it says no, nothing is decided.
-    func apply(_ event: Event, if isDue: () -> Bool) async throws {
-        _ = try await perform(try await decide(event, if: isDue), answering: nil)
+    func apply(_ event: Event, wait: Duration = .zero, if isDue: () -> Bool) async throws {
+        _ = try await perform(try await decide(event, if: isDue), answering: nil, wait: wait)
     }
 
     /// - Returns: what is to be done (`perform`).
@@ -380,6 +382,7 @@ actor VolumeAgent {
         guard !isClosed else { return }
         if obstacle != nil || !isObstacleShown { await lookAtRecord() }
         guard obstacle == nil else { return }
+        await giveUpIfForgotten()
         // Each for itself: a peer that is away must not hold up the others, nor hydration.
         for action in stored.value.head.actionsAfterRestart() {
             if case .serve(let epoch) = action, epoch == servedEpoch { continue }
@@ -450,11 +453,6 @@ actor VolumeAgent {
         try await exclusively { try await $0.leave(asToldBy: owner, at: stamp) }
     }
 
-    /// - Throws: `.precondition` with what the machine says when it is not the owner that is overruled.
-    func overruleExclusively(_ epoch: Epoch, with base: TakeoverBase) async throws {
-        try await exclusively { try await $0.overrule(epoch, with: base) }
-    }
-
     func ownExclusively(patience: Duration) async throws -> Epoch {
         try await exclusively { try await $0.own(patience: patience) }
     }
@@ -479,37 +477,6 @@ actor VolumeAgent {
 
     func copyDivergenceExclusively(_ epoch: Epoch, to directory: String) async throws {
         try await exclusively { try await $0.copyDivergence(epoch, to: directory) }
-    }
-
-    /// Owns the volume and holds it for this node until it is detached, mounted or not.
-    ///
-    /// - Parameter attachment: how it is attached, in the words of whoever asks; empty: that is not known.
-    /// - Returns: the epoch under which it is owned.
-    /// - Throws: `.attachedOtherwise` when it is attached already, in another way.
-    func attachExclusively(_ attachment: String) async throws -> Epoch {
-        try await exclusively { agent in
-            await agent.waitForEndings()
-            let (node, name) = (agent.context.node, agent.record.name)
-            var attachment = attachment
-            var pod: String?
-            if agent.record.head.readers.contains(where: { $0.node == node }) {
-                throw SiteError.attachedToRead(name, at: node)
-            }
-            if case .owning(_, let holder?) = agent.record.head.role, holder.node == node { pod = holder.pod }
-            if case .owning(_, let holder?) = agent.record.head.role, let present = holder.attachment,
-                holder.node == node, !present.isEmpty
-            {
-                guard attachment.isEmpty || attachment == present else {
-                    throw SiteError.attachedOtherwise(
-                        "volume '\(name)' is attached to node '\(node)' as \(present) already, not as \(attachment): "
-                            + "detach it first")
-                }
-                attachment = present
-            }
-            let epoch = try await agent.own()
-            try await agent.apply(.attach(Holder(node: node, pod: pod, attachment: attachment)))
-            return epoch
-        }
     }
 
     /// Names the pods that use it here, `namespace/name`, for people. Of a volume that is not held for this node it means
@@ -547,38 +514,6 @@ actor VolumeAgent {
 
     /// Enough to find them all: they are on one node.
     private static let namedPods = 3
-
-    /// Lets go of the volume. Where it is published and still mounted, whoever asks has given up what uses it: Kubernetes
-    /// does so when a node has not said for six minutes that it let go of a pod that there is no more. Its mounts end then
-    /// before anything else: they answer ENOTCONN, what they have accepted is safe, and only then may another node write.
-    ///
-    /// - Throws: `.precondition` when it is mounted without having been published.
-    func detachExclusively() async throws {
-        try await exclusively { agent in
-            let node = agent.context.node
-            await agent.waitForEndings()
-            // Of an overruled owner's mounts nothing is left but errors.
-            await agent.forsakeEarlierReigns()
-            try await agent.endReading()
-            try await agent.renounceReading()
-            guard case .owning(_, let holder) = agent.record.head.role, holder?.attachment != nil else {
-                if let path = agent.mounts.keys.first {
-                    throw SiteError.precondition(
-                        "volume '\(agent.record.name)' is not published here, and still mounted at \(path)")
-                }
-                try await agent.apply(.detach(node: node))
-                return
-            }
-            // Also what was ended before, by a try that did not come to its end or with a process.
-            let hasMounts = try !agent.mounts.isEmpty || agent.hasDeadMounts()
-            for path in Array(agent.mounts.keys) {
-                agent.logger.warning(
-                    "detached while it is mounted at \(path): that mount ends, and its pod with it")
-                await agent.forsake(path)
-            }
-            try await agent.apply(hasMounts ? .evict(node: node) : .detach(node: node))
-        }
-    }
 
     /// - Parameter path: one mount; nil: all, but for dead ones that pods see.
     func unmountExclusively(_ path: String? = nil) async throws {

@@ -1,3 +1,4 @@
+internal import Locks
 internal import Synchronization
 package import VolumeModel
 
@@ -7,7 +8,7 @@ package import VolumeModel
 /// start needs does come through.
 package final class StartRecorder: Sendable {
     private let isRecording = Atomic<Bool>(true)
-    private let state = Mutex(State())
+    private let state = Lock(State())
     private let duration: Duration
 
     private struct State {

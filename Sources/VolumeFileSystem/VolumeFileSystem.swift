@@ -2,6 +2,7 @@ internal import ByteStore
 internal import Catalog
 internal import Glibc
 package import Hydration
+internal import Locks
 internal import Synchronization
 package import VolumeModel
 
@@ -32,9 +33,9 @@ package final class VolumeFileSystem: MountableFileSystem {
     /// For good. Set under the lock of `changeCount`, and looked at by every operation.
     private let isFenced: Atomic<Bool>
     /// Who changes something is counted, so that a fence can wait until the last of them is done.
-    private let changeCount = Mutex(0)
+    private let changeCount = Lock(0)
     private let paths = Mutex<[InodeNumber: String]>([:])
-    let opens: Mutex<OpenFiles>
+    let opens: Lock<OpenFiles>
     /// Of those in `opens.rewritten`, the ones whose new bytes are waited for as they come, and until when.
     let rewriting: Mutex<[InodeNumber: ContinuousClock.Instant]>
     /// Default access control lists of directories, as far as they were asked for; nil: there is none.
@@ -56,7 +57,7 @@ package final class VolumeFileSystem: MountableFileSystem {
         isFenced = Atomic(access == .fenced)
         self.recorder = recorder
         let opens = opens ?? OpenFiles()
-        self.opens = Mutex(opens)
+        self.opens = Lock(opens)
         let end = ContinuousClock.now + Self.rewritingTime
         rewriting = Mutex(Dictionary(uniqueKeysWithValues: opens.rewritten.map { ($0, end) }))
         self.log = log

@@ -10,7 +10,7 @@ struct VolumeCommand: AsyncParsableCommand {
         subcommands: [
             Create.self, List.self, Inspect.self, Mount.self, Unmount.self, Expand.self, Revoke.self,
             Hydrate.self,
-            Check.self, TakeOver.self, Divergence.self, Diff.self,
+            Check.self, TakeOver.self, GiveUp.self, Divergence.self, Diff.self,
             DropCopies.self, Delete.self,
         ])
 

@@ -116,7 +116,7 @@ struct TakeOver: AsyncParsableCommand {
             try Terminal.fail(last)
         }
         try Terminal.fail(
-            "\(Terminal.clean(last)); it is still to be carried out: kubectl delete takeovers.godwit.dev \(name) takes it back"
+            "\(Terminal.clean(last)); it is still to be carried out, for 10 minutes: kubectl delete takeovers.godwit.dev \(name) takes it back"
         )
     }
 

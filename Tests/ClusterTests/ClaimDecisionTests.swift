@@ -8,7 +8,8 @@ import Testing
 @Suite struct ClaimDecisionTests {
     private func decide(
         _ annotations: [String: String], owner: String? = "london", phase: MigrationResource.Phase? = nil,
-        presentTarget: String = "sydney", closed: Bool? = nil, isPaused: Bool = false, rate: UInt64 = 0
+        presentTarget: String = "sydney", closed: Bool? = nil, isSealed: Bool = false,
+        isPaused: Bool = false, rate: UInt64 = 0
     ) -> ClaimDecision {
         var present: MigrationResource?
         if let phase {
@@ -22,7 +23,8 @@ import Testing
         return ClaimDecision(
             claim: "data", volumeID: "v", annotations: annotations,
             volume: owner.map {
-                VolumeSituation(id: "v", owner: $0, isPaused: isPaused, bytesPerSecond: rate)
+                VolumeSituation(
+                    id: "v", owner: $0, isSealed: isSealed, isPaused: isPaused, bytesPerSecond: rate)
             }, site: "london",
             peers: ["sydney", "tokyo"], present: present, arrival: .told(nil))
     }
@@ -77,6 +79,32 @@ import Testing
         #expect(conditions.first { $0.type == "HandedOver" }?.status == "False")
         #expect(conditions.first { $0.type == "Ready" }?.status == "True")
         #expect(status.resident == nil)
+    }
+
+    /// Claims.md: "What is sealed goes on". Also where nobody has written down yet that it is.
+    @Test(arguments: [MigrationResource.Phase.preparing, .ready, .handingOver, .failed])
+    func whatIsSealedForATargetGoesThereFirstWhateverIsWishedMeanwhile(_ phase: MigrationResource.Phase) {
+        for role in ["sealing", "sealed", "reclaiming"] {
+            #expect(SiteControlSocket.isSealed(inRole: role))
+        }
+        for role in ["owning", "retired", "receiving"] { #expect(!SiteControlSocket.isSealed(inRole: role)) }
+        for wish in ["tokyo", "london", "mars", "No/Site", nil] as [String?] {
+            let annotations = wish.map { [ClaimWishes.migrateTo: $0] } ?? [:]
+            let sealed = decide(annotations, owner: "sydney", phase: phase, isSealed: true)
+            #expect(sealed.move == .advance(spec) && sealed.goesFirst == "sydney", "\(wish ?? "none")")
+        }
+        #expect(decide(toSydney, owner: "sydney", phase: phase, isSealed: true).goesFirst == nil)
+        // Home again, the wish of then counts; and where somebody has sealed it for another site than was wished for.
+        let tokyo = ["godwit.dev/migrate-to": "tokyo"]
+        let other = MigrationResource.Spec(claim: "data", volume: "v", from: "london", to: "tokyo")
+        #expect(decide(tokyo, phase: phase).move == .advance(other))
+        let elsewhere = decide(
+            tokyo, owner: "sydney", phase: phase, presentTarget: "tokyo", isSealed: true)
+        guard case .fail(other, "OwnedElsewhere", let message) = elsewhere.move else {
+            Issue.record("\(elsewhere.move)")
+            return
+        }
+        #expect(message == "the volume is being handed to site sydney")
     }
 
     @Test func withoutAWishNothingHappensAndAWithdrawnOneIsCancelled() {

@@ -11,6 +11,8 @@ final class FakeSites: Sendable {
 
     struct State: Sendable {
         var owner = "london"
+        /// The site for which the owner has sealed it, and which does not own it yet.
+        var heir: String?
         /// Who has a record of the volume.
         var known: Set<String> = ["london"]
         /// Who has ever owned it: what was there stays.
@@ -54,6 +56,7 @@ final class FakeSites: Sendable {
         change { state in
             guard state.owner != site else { return }
             state.owner = site
+            state.heir = nil
             state.following = []
             state.known.insert(site)
             state.used.insert(site)
@@ -107,8 +110,10 @@ private struct FakeSite: SiteControl {
     func volume(_ id: String) async throws(SiteControlError) -> VolumeSituation? {
         try sites.use("volume") { state in
             guard id == FakeSites.volume, state.known.contains(name) else { return nil }
+            let heir = state.owner == name ? state.heir : nil
             return VolumeSituation(
-                id: id, owner: state.owner, isPaused: state.isPaused, bytesPerSecond: state.bytesPerSecond)
+                id: id, owner: heir ?? state.owner, isSealed: heir != nil, isPaused: state.isPaused,
+                bytesPerSecond: state.bytesPerSecond)
         }
     }
 
@@ -135,6 +140,12 @@ private struct FakeSite: SiteControl {
             guard state.owner == name else {
                 throw Self.refused("volume is owned by \(state.owner): ask there")
             }
+            if let heir = state.heir {
+                guard heir == target else { throw Self.refused("volume was handed to \(heir): ask there") }
+                var progress = MoveProgress(phase: .handingOver)
+                progress.waitingReason = "the link is cut"
+                return progress
+            }
             let isAnew = state.claims[target] == nil
             state.known.insert(target)
             state.following.insert(target)
@@ -160,8 +171,9 @@ private struct FakeSite: SiteControl {
 
     func withdraw(_ id: String, from target: String) async throws(SiteControlError) {
         try alter("withdraw") { state throws(SiteControlError) in
-            guard state.owner == name else {
-                throw Self.refused("volume was handed over to site \(state.owner) already")
+            guard state.owner == name, state.heir == nil else {
+                throw Self.refused(
+                    "volume was handed over to site \(state.heir ?? state.owner) already")
             }
             state.claims[target] = nil
             state.following.remove(target)

@@ -171,6 +171,47 @@ import VolumeModel
         }
     }
 
+    /// Commands.md: "after 10 minutes it is given up": such an order is not carried out when the site is back.
+    @Test func anOrderThatCouldNotBeCarriedOutForAWhileIsGivenUp() async throws {
+        let (cluster, sites) = (IllTemperedCluster(), FakeSites())
+        sites.change {
+            $0.takeover = TakeoverAnswer(
+                volume: "pvc-1", owner: "london", overruledEpoch: 2, epoch: 1 << 32, states: [])
+        }
+        let waiting: JSONValue = [
+            "phase": "Waiting", "message": "the site is away",
+            "conditions": [
+                [
+                    "type": "Completed", "status": "False", "reason": "Unavailable", "message": "",
+                    "lastTransitionTime": "2020-01-01T00:00:00Z",
+                ]
+            ],
+        ]
+        for (name, made, status) in [
+            ("waiting", "2020-01-01T00:00:00Z", waiting), ("unseen", "2020-01-01T00:00:00Z", nil),
+        ] as [(String, String, JSONValue?)] {
+            var order: [String: JSONValue] = [
+                "metadata": [
+                    "name": .string(name), "uid": .string(name), "resourceVersion": "1",
+                    "creationTimestamp": .string(made),
+                ],
+                "spec": ["volume": .string(Self.id), "force": true, "overrule": 2],
+            ]
+            order["status"] = status
+            cluster.put("takeovers", "", name, .object(order))
+        }
+        try await withController(cluster, sites, at: "sydney") { _ in
+            try await eventually("both are given up", limit: .seconds(120)) {
+                try all(TakeoverResource.self, cluster).allSatisfy {
+                    $0.status?.phase == .refused && $0.status?.conditions?.first?.reason == "GivenUp"
+                }
+            }
+        }
+        #expect(!sites[\.calls].contains("takeOver"))
+        let told = try all(TakeoverResource.self, cluster).compactMap(\.status?.message)
+        #expect(told.contains { $0.contains("the site is away") }, "\(told)")
+    }
+
     /// A takeover is answered once it can be written.
     private func takeover() async throws {
         let (cluster, sites) = (IllTemperedCluster(), FakeSites())

@@ -15,15 +15,7 @@ final class MountDriver: ModelDriver {
     private(set) var volume: TestVolume
     let caller: Caller
     let patience = Duration.seconds(20)
-    /// The kernel forgets some inodes only when it wants their memory.
-    func letGoOfUnused() throws {
-        try Array("2".utf8).withUnsafeBytes { bytes in
-            let descriptor = open("/proc/sys/vm/drop_caches", O_WRONLY)
-            guard descriptor >= 0 else { throw Errno(errno) }
-            defer { close(descriptor) }
-            guard write(descriptor, bytes.baseAddress, bytes.count) == bytes.count else { throw Errno(errno) }
-        }
-    }
+    let keepsDirectories = true
     let readsAhead = true
     let mountPoint: String
     private var mount: FuseMount

@@ -95,15 +95,29 @@ import VolumeModel
         await fixture.end()
     }
 
-    @Test func aRequestThatDoesNotComeIsTold() async throws {
+    /// Of two calls without a request the one is told beside which others of the same connection had theirs: the link was
+    /// sound. Of the other nobody knows whether it was.
+    @Test func aRequestThatIsKeptBackIsToldAndOneThatCannotComeIsNot() async throws {
         let lines = Lines()
         var limits = PeerLimits()
-        limits.requestTimeout = .milliseconds(300)
+        limits.requestTimeout = .milliseconds(500)
         let fixture = try await PeerFixture(limits: limits, logger: lines.logger)
+        let misconduct = fixture.site.context.misconduct
+        let silent = try fixture.channel(of: "sydney")
+        let lone = try silent.open(RPCChannel.peerService + "Hello", timeout: nil, waitForReady: true)
+        #expect(await status { _ = try await lone.receive() }.code == .cancelled)
         let channel = try fixture.channel()
         let call = try channel.open(RPCChannel.peerService + "Hello", timeout: nil, waitForReady: true)
-        _ = await status { _ = try await call.receive() }
-        #expect(await eventually { lines.all.contains { $0.contains("tokyo sent, Hello: no request came") } })
+        let end = Task { await status { _ = try await call.receive() } }
+        let isTold = try await eventually {
+            let hello = try await channel.exchange("Hello", [[]])
+            try #require(hello.status.code == .ok, "\(hello.status)")
+            return lines.all.contains { $0.contains("tokyo sent, Hello: no request came") }
+        }
+        #expect(isTold)
+        #expect(await end.value.code == .cancelled)
+        #expect(misconduct.messageCounts == [tokyo: 1], "\(lines.all)")
+        silent.close()
         channel.close()
         await fixture.end()
     }

@@ -21,6 +21,8 @@ import VolumeModel
             var losses = 0
             var lost = 0
             var owns = false
+            /// It does not say how far it is.
+            var isMute = false
         }
         let state = Mutex(State())
 
@@ -45,6 +47,7 @@ import VolumeModel
             case "Offer": return try Godwit_Peer_V1_OfferReply().serializedBytes()
             case "TakeOver": return try await takeOver(try .init(serializedBytes: request))
             case "Status":
+                if state.withLock({ $0.isMute }) { try await Task.sleep(for: .seconds(30)) }
                 var status = Godwit_Peer_V1_VolumeStatus()
                 status.role = owns ? "owning" : "receiving"
                 status.epoch = owns ? 2 : 1
@@ -105,14 +108,18 @@ import VolumeModel
     }
 
     private func move(
-        _ agent: VolumeAgent, _ tokyo: Tokyo, prepareOnly: Bool = false, wait: UInt32 = 0
+        _ agent: VolumeAgent, _ tokyo: Tokyo, prepareOnly: Bool = false, wait: UInt32 = 0,
+        patience: Duration = .seconds(20)
     ) async throws -> [Told] {
         var request = Godwit_Control_V1_MigrateRequest()
         request.prepareOnly = prepareOnly
         request.detach = prepareOnly
         request.waitMilliseconds = wait
         var all: [Told] = []
-        try await Migration(agent: agent, target: try #require(SiteID("tokyo")), request: request).run {
+        var migration = Migration(
+            agent: agent, target: try #require(SiteID("tokyo")), request: request)
+        migration.sealedPatience = patience
+        try await migration.run {
             all.append(Told(phase: $0.phase, reason: $0.waitingReason, targetOwns: tokyo.owns))
         }
         for told in all where ["hydrating", "done"].contains(told.phase) {
@@ -126,10 +133,10 @@ import VolumeModel
         let told = try await move(agent, tokyo)
         #expect(
             told.map(\.phase) == [
-                "preparing", "ready", "handing-over", "handing-over", "handing-over", "done",
+                "preparing", "ready", "handing-over", "handing-over", "handing-over", "handing-over", "done",
             ],
             "\(told)")
-        #expect(told[3].reason.contains("cut"), "\(told)")
+        #expect(told[3].reason.contains("asked") && told[4].reason.contains("cut"), "\(told)")
         // The first asks for the volume, the others only to go on with that.
         #expect(tokyo.asked == [0, 2, 2, 2])
         #expect(await agent.record.head.role.name == "retired")
@@ -152,6 +159,32 @@ import VolumeModel
         }
         let told = try await move(agent, tokyo, prepareOnly: true)
         #expect(told.map(\.phase) == ["preparing", "done"], "\(told)")
+        await end(fixture, tokyo)
+    }
+
+    /// Whoever asks for the hand-over alone (`--detach`) is told at once what it waits for, and is not kept for longer than
+    /// the target is asked.
+    @Test func aTargetThatDoesNotAnswerIsNamedAtOnce() async throws {
+        let (fixture, tokyo, agent) = try await begin(losses: 2)
+        await #expect(throws: (any Error).self) { _ = try await move(agent, tokyo, patience: .zero) }
+        #expect(await agent.record.head.role.name == "sealed")
+        tokyo.state.withLock { $0.isMute = true }
+        var request = Godwit_Control_V1_MigrateRequest()
+        request.detach = true
+        let target = try #require(SiteID("tokyo"))
+        var migration = Migration(agent: agent, target: target, request: request)
+        migration.sealedPatience = .seconds(1)
+        let begun = ContinuousClock.now
+        var told: [(reason: String, after: Duration)] = []
+        await #expect(throws: SiteError.self) {
+            try await migration.run { progress in
+                guard progress.phase == "handing-over" else { return }
+                told.append((progress.waitingReason, ContinuousClock.now - begun))
+            }
+        }
+        #expect(ContinuousClock.now - begun < .seconds(4))
+        let first = try #require(told.first)
+        #expect(first.reason == "tokyo is asked how far it is" && first.after < .milliseconds(900), "\(told)")
         await end(fixture, tokyo)
     }
 

@@ -12,6 +12,47 @@ struct ConnectionLimitTests {
         func add() { value.withLock { $0 += 1 } }
     }
 
+    /// A connection from another address of this host.
+    private func connection(from last: UInt8, to port: UInt16) throws -> RawConnection {
+        let own = RawConnection.makeSocket()
+        var address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        address.sin_addr.s_addr = (UInt32(0x7f00_0000) | UInt32(last)).bigEndian
+        let result = withUnsafePointer(to: &address) { pointer in
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                bind(own, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+            }
+        }
+        #expect(result == 0)
+        return try RawConnection(port: port, over: own)
+    }
+
+    @Test func oneAddressTakesAQuarterAtMostAndKeepsNobodyElseOut() async throws {
+        let refused = Count()
+        var options = RPCServerOptions()
+        options.maximumConnectionCount = 40
+        options.noteRefusedConnection = { refused.add() }
+        let service = try Service(options: options)
+        var mute = try (0..<100).map { _ in try connection(from: 2, to: service.port) }
+        #expect(await eventually { refused.now == 90 }, "\(refused.now)")
+        // At another address more are let in than that, as long as they call.
+        let channels = try (0..<15).map { _ in try service.channel() }
+        for channel in channels {
+            #expect(try await channel.unary("/test/Unary", [1], timeout: .seconds(10)) == [1])
+        }
+        #expect(refused.now == 90)
+        // Whoever is at the first comes in as soon as one of those has gone.
+        for connection in mute { connection.end() }
+        mute = []
+        #expect(
+            await eventually {
+                guard let late = try? connection(from: 2, to: service.port) else { return false }
+                return late.receive(patience: 200) != nil
+            })
+        for channel in channels { channel.close() }
+        await service.end()
+    }
+
     @Test func connectionsBeyondTheLimitAreClosedAtOnceAndOthersGoOn() async throws {
         let refused = Count()
         var options = RPCServerOptions()
@@ -20,7 +61,7 @@ struct ConnectionLimitTests {
         let service = try Service(options: options)
         let channel = try service.channel()
         #expect(try await channel.unary("/test/Unary", [1], timeout: .seconds(10)) == [1])
-        var mute = try (0..<400).map { _ in try RawConnection(port: service.port) }
+        var mute = try (0..<400).map { try connection(from: UInt8(2 + $0 % 5), to: service.port) }
         #expect(await eventually { refused.now == 351 }, "\(refused.now)")
         // Who is there already is not disturbed, and who comes is told at once.
         #expect(try await channel.unary("/test/Unary", [2], timeout: .seconds(10)) == [2])

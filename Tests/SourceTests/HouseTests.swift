@@ -62,7 +62,7 @@ import Testing
     @Test func dependenciesPointDown() throws {
         // From the bottom up; a target imports only what stands before it.
         let floors = [
-            ["VolumeModel"], ["CHeap", "CLinux", "CSQLite", "CZstd", "CFuse", "CGRPC"],
+            ["Locks", "VolumeModel"], ["CHeap", "CLinux", "CSQLite", "CZstd", "CFuse", "CGRPC"],
             ["SQLite", "Compression", "RPC", "HostMounts", "Monitoring", "MountHolder"],
             ["Catalog", "ByteStore", "Handoff"], ["BlockHashes"],
             ["Hydration"],

@@ -8,7 +8,7 @@ package final class EngineDriver: ModelDriver {
     package private(set) var volume: TestVolume
     package let caller = Caller.root
     package let patience = Duration.zero
-    package func letGoOfUnused() {}
+    package let keepsDirectories = false
     package let readsAhead = false
     private var generator: Generator
     /// Told already that the kernel does not know them any more.

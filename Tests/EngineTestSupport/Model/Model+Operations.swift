@@ -97,6 +97,7 @@ extension Model {
     private func dropDirectory(_ node: Node, in parent: Node) {
         node.links = 0
         parent.links -= 1
+        removedDirectories.append(node.inode)
         gone.append(node)
     }
 

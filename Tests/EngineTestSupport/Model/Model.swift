@@ -88,6 +88,7 @@ package final class Model {
     /// Files without a name that are still open.
     package internal(set) var unnamed: [Node] = []
     package internal(set) var handles: [Handle] = []
+    package internal(set) var removedDirectories: [InodeNumber] = []
     /// What nothing leads to any more since it was asked for the last time.
     var gone: [Node] = []
     /// Whose files all are that are made.

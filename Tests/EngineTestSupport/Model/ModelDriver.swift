@@ -12,6 +12,9 @@ package protocol ModelDriver: AnyObject {
     var caller: Caller { get }
     /// How long what was closed and removed may still be there.
     var patience: Duration { get }
+    /// Whether an open file keeps the directory that it was opened in, though that was removed: the kernel's name of it leads
+    /// there, as on every file system.
+    var keepsDirectories: Bool { get }
     /// Whether files are read also after whoever reads them has got what was asked for: nobody knows their access times.
     var readsAhead: Bool { get }
 
@@ -41,8 +44,6 @@ package protocol ModelDriver: AnyObject {
     func extendedAttributes(of node: Model.Node, in model: Model) async throws(FileSystemError)
         -> [String: [UInt8]]
 
-    /// Has let go what is kept without need, like removed files that nobody has open.
-    func letGoOfUnused() throws
     /// Makes whoever caches what it was told forget that. Nothing is open.
     func forgetAll() async throws
 

@@ -125,26 +125,23 @@ extension ModelRun {
     }
 
     private func checkCatalog() async throws {
-        let begin = ContinuousClock.now
-        var isForced = false
+        let deadline = ContinuousClock.now + driver.patience
         while let difference = try catalogDifference() {
-            let waited = ContinuousClock.now - begin
-            guard waited < driver.patience else { throw fail(difference) }
-            if waited > .seconds(1), !isForced {
-                try driver.letGoOfUnused()
-                isForced = true
-            }
+            guard ContinuousClock.now < deadline else { throw fail(difference) }
             try await Task.sleep(for: .milliseconds(2))
         }
     }
 
     /// - Returns: nil: there is none.
     private func catalogDifference() throws -> String? {
-        let image = try CatalogImage(volume.storage.catalog, others: model.unnamed.map(\.inode))
+        let kept = driver.keepsDirectories && !model.handles.isEmpty ? model.removedDirectories : []
+        let image = try CatalogImage(volume.storage.catalog, others: model.unnamed.map(\.inode) + kept)
         let faults = image.faults(unnamed: model.unnamed.count)
         guard faults.isEmpty else { return faults.joined(separator: "\n") }
         let nodes = model.all
-        guard Set(nodes.map(\.inode)) == Set(image.nodes.keys) else { return "other inodes" }
+        guard Set(nodes.map(\.inode)) == Set(image.nodes.keys).subtracting(kept) else {
+            return "other inodes"
+        }
         for node in nodes {
             guard let found = image.nodes[node.inode] else { return "\(node.inode) is gone" }
             try check(found.attributes, node)
