@@ -1,4 +1,4 @@
-internal import VolumeModel
+package import VolumeModel
 
 /// What a site finds out whose whole state went back in time, registry and data together, as a machine's does when its
 /// snapshot is put back.
