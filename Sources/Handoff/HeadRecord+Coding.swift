@@ -8,7 +8,7 @@ extension HeadRecord: Codable {
     private enum Key: String, CodingKey {
         case version, site, spent, headReign, sources, retentions, divergences, readers
         case role, owner, epoch, wanted, declined, heir, heirEpoch, finalSequence, overruledBy, node, pod
-        case attachment, handover, resumed, grantHandover
+        case attachment, handover, handedTo, takenBack, doubtedThrough, grantHandover
     }
 
     private enum RoleName: String {
@@ -48,7 +48,9 @@ extension HeadRecord: Codable {
         try fields.encode(spent.number, forKey: .spent)
         try fields.encode(headReign.number, forKey: .headReign)
         try fields.encodeIfPresent(handover?.number, forKey: .handover)
-        try fields.encodeIfPresent(resumed?.number, forKey: .resumed)
+        try fields.encodeIfPresent(handedTo?.description, forKey: .handedTo)
+        if !takenBack.isEmpty { try fields.encode(takenBack.map(\.number), forKey: .takenBack) }
+        try fields.encodeIfPresent(doubtedThrough?.number, forKey: .doubtedThrough)
         try encodeRole(&fields)
         try fields.encode(sources.map(StoredSource.init), forKey: .sources)
         try fields.encode(retentions.map(StoredRetention.init), forKey: .retentions)
@@ -120,7 +122,10 @@ extension HeadRecord: Codable {
             return HeadRecord(
                 site: site, role: try role(at: site), spent: try epoch(.spent),
                 headReign: try epoch(.headReign), handover: try epochIfPresent(.handover),
-                resumed: try epochIfPresent(.resumed),
+                handedTo: container.contains(.handedTo) ? try self.site(.handedTo) : nil,
+                takenBack: try container.decodeIfPresent([UInt64].self, forKey: .takenBack)?.map { Epoch($0) }
+                    ?? [],
+                doubtedThrough: try epochIfPresent(.doubtedThrough),
                 sources: try container.decode([StoredSource].self, forKey: .sources).map { try $0.source },
                 retentions: try container.decode([StoredRetention].self, forKey: .retentions).map {
                     try $0.retention

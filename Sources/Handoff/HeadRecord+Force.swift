@@ -26,7 +26,7 @@ extension HeadRecord {
         else { throw .implausible("epoch \(wanted) for a takeover after epoch \(spent)") }
         let announcements = try begin(with: base, wanted: wanted, after: overruled)
         spent = wanted
-        (handover, resumed) = (wanted, nil)
+        getHead(by: wanted)
         role = .owning(wanted, holder: nil)
         return [.serve(wanted)] + announcements
     }

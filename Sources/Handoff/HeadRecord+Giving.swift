@@ -42,7 +42,7 @@ extension HeadRecord {
     mutating func tailRead(heir: Reign, finalSequence: SequenceNumber) throws(HandoffError) -> [Action] {
         let grant = Grant(
             heir: heir, finalSequence: finalSequence,
-            handover: heir.owner.site == site.site && resumed == nil ? handover : nil)
+            handover: heir.owner.site == site.site && isSettled ? handover : nil)
         switch role {
         case .sealing(let epoch, heir):
             guard finalSequence >= .zero else { throw .implausible("sequence number \(finalSequence)") }

@@ -99,8 +99,11 @@ extension HeadRecord {
         try demand(
             handover.map { Epoch.first <= $0 && $0 <= spent } ?? true,
             "a hand-over at epoch \(handover ?? .first)")
-        try demand(
-            resumed.map { Epoch.first <= $0 && $0 <= spent } ?? true, "resumed at epoch \(resumed ?? .first)")
+        try demand(handedTo?.site != site.site, "it gave the head to itself")
+        try demand(takenBack.count <= Self.takenBackLimit, "more than \(Self.takenBackLimit) declined epochs")
+        for epoch in takenBack + (doubtedThrough.map { [$0] } ?? []) {
+            try demand(Epoch.first <= epoch && epoch <= spent, "declined at epoch \(epoch), which is not spent")
+        }
         for retention in retentions {
             let grant = retention.grant
             try demand(

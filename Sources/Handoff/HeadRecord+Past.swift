@@ -16,14 +16,16 @@ package import VolumeModel
 /// - Whoever is right began with hn, so it is told of none after its own, and never stops: by an asker, by who was asked, or
 ///   by hearsay. Whoever is of before began with hk, k < n, however often it raised its epoch: it stops as soon as it is
 ///   told hn, or any after hk. Its own epoch may be above then.
-/// - A heir may decline, and then its state goes back to before: it begins all the same, with the owner's old seal. That
-///   epoch is below the one under which the owner has gone on (`resumed`). So nobody stops for a hand-over up to there: it
-///   is contradicted. All after it is of another's giving, for since then the owner has promised nothing.
-/// - Where its own hand-over is unknown its epoch stands for it, which is not below: then it may go on, but who is right
-///   does not stop.
+/// - A heir may decline, and then its state goes back to before: it begins all the same, with the owner's old seal. So the
+///   owner keeps what it has taken back, and does not stop for it: it is contradicted.
+/// - Where its own hand-over is unknown, because an earlier release did not note it, the epoch that was found stands for it,
+///   which is not below: then it may go on, but who is right does not stop. Who is asked tells such a one all that it knows.
 /// - A third site knows of the reigns by hearsay, and of hand-overs only those of which it was a part. It tells the last of
-///   them if that is news to the asker. Otherwise it has only another owner's name, at no earlier epoch: nobody stops for
-///   that, and both owners say that they are contradicted, until one of them is told a hand-over.
+///   them, and who got the head by it, if that is news to the asker. Otherwise it has only another owner's name, at no
+///   earlier epoch: nobody stops for that, and both owners say that they are contradicted, until one of them is told a
+///   hand-over.
+/// - A site that has promised the head waits for its heir, and believes it only what the heir can know: that it has begun.
+///   An heir that went back, and has raised its epoch past what was promised, does not say so (`answer`).
 /// - By force a new line begins, and the higher line counts, as everywhere.
 /// - What is told late is of an earlier reign by then, and changes nothing.
 ///
@@ -64,12 +66,21 @@ extension HeadRecord {
         return site == site.site && headReign.line == knownEpoch.line ? headReign : nil
     }
 
-    /// Up to which epoch what is told as a hand-over may be one that was taken back here.
-    private var doubtful: Epoch {
+    /// Whether what is told as a hand-over may be one that was taken back here.
+    private func isDoubtful(_ told: Epoch) -> Bool {
         switch role {
-        case .owning(let epoch, _), .sealing(let epoch, _): handover == nil ? epoch : resumed ?? Epoch(0)
-        default: Epoch(0)
+        case .owning(let epoch, _), .sealing(let epoch, _):
+            takenBack.contains(told) || told <= doubtedThrough ?? (handover == nil ? epoch : Epoch(0))
+        default: false
         }
+    }
+
+    /// The last hand-over that this site was a part of, or was told of, and who got the head by it: the present owner's site,
+    /// as far as is known, or who has given it on.
+    private func handoverAtFirstHand(before known: Reign) -> KnownReign? {
+        guard let last = lastHandover, last.line == known.epoch.line, last <= known.epoch else { return nil }
+        guard let handedTo, handedTo.site != known.owner.site else { return KnownReign(known, handover: last) }
+        return KnownReign(Reign(handedTo, last), handover: last)
     }
 
     /// What a site is told that takes this reign for its own and for the present one; nil: nothing here speaks against it.
@@ -77,24 +88,21 @@ extension HeadRecord {
     /// That is a hand-over after its own, whoever owns the head by now; a reign by force; or, without a hand-over, another
     /// site's reign of no earlier epoch. Where that one is of its own site it may have raised its epoch by itself, or handed
     /// the head from node to node, and nobody else has written.
-    ///
-    /// - Parameter elsewhere: the last hand-over that another node of this site knows of.
-    package func objection(to asked: KnownReign, elsewhere: Epoch? = nil) -> KnownReign? {
+    package func objection(to asked: KnownReign) -> KnownReign? {
         guard let known = knownReign else { return nil }
         let reign = asked.reign
         guard known.epoch.line == reign.epoch.line else {
             return known.epoch > reign.epoch ? KnownReign(known) : nil
         }
-        func before(_ handover: Epoch?) -> Epoch? {
-            handover.flatMap { $0.line == known.epoch.line && $0 <= known.epoch ? $0 : nil }
-        }
-        let last = before(lastHandover)
-        let later = [last, before(elsewhere)].compactMap { $0 }.max().map { KnownReign(known, handover: $0) }
-        if let later, later.isLater(than: asked) { return later }
+        let last = handoverAtFirstHand(before: known)
+        if let last, last.isLater(than: asked) { return last }
         // Of one's own reign it is the last of all; of another's it is only the last that is known.
-        let isDoubtful = asked.handover.map { $0 <= doubtful } ?? false
-        let told = KnownReign(known, handover: known.owner == site && !isDoubtful ? last : nil)
-        return told.contests(asked) ? told : nil
+        let isOver = asked.handover.map { isDoubtful($0) } ?? false
+        let told = KnownReign(known, handover: known.owner == site && !isOver ? last?.handover : nil)
+        if told.contests(asked) { return told }
+        // Who does not know by which hand-over it got the head judges for itself.
+        guard asked.handover == nil, let last, last.reign.owner.site != reign.owner.site else { return nil }
+        return last
     }
 
     /// What another site tells of who owns the head. It matters to whoever takes itself for the owner.
@@ -104,8 +112,9 @@ extension HeadRecord {
         guard reign.epoch.line == present.epoch.line else {
             return reign.epoch > present.epoch ? try learn(reign) : []
         }
-        if told.isLater(than: own), let handover = told.handover {
-            guard handover > doubtful else { throw .contradiction("\(present), and \(told)") }
+        let got = own.handover ?? handover ?? doubtedThrough
+        if told.isLater(than: KnownReign(present, handover: got)), let handover = told.handover {
+            guard !isDoubtful(handover) else { throw .contradiction("\(present), and \(told)") }
             return try concede(to: reign, handedOverAt: handover)
         }
         if case .fenced = role { return [] }
@@ -133,6 +142,7 @@ extension HeadRecord {
             actions = fence(by: reign.epoch, owner: reign.owner)
         }
         handover = max(handover ?? told, told)
+        handedTo = reign.owner.site == site.site ? nil : reign.owner
         return actions
     }
 

@@ -45,6 +45,14 @@ extension HeadRecord {
     private mutating func answer(
         _ owner: SiteID, reign: Epoch, wanted: Epoch
     ) throws(HandoffError) -> [Action] {
+        switch role {
+        // This site was to begin under that epoch, and has not: somebody has owned the head between two epochs of one reign
+        // of its own. Its state went back in time, or the other one's did; who asks finds out which.
+        case .owning(let epoch, _) where epoch >= wanted && epoch.line == wanted.line && headReign < wanted,
+            .sealing(let epoch, _) where epoch >= wanted && epoch.line == wanted.line && headReign < wanted:
+            throw .contradiction("\(Reign(site, epoch)), and \(Reign(owner, reign)), which grants epoch \(wanted)")
+        default: break
+        }
         if knownEpoch >= wanted {
             return announceKnown(to: owner)
                 + (wasPassedOver(wanted) ? [.tellDeclined(wanted, to: owner)] : [])
@@ -83,6 +91,13 @@ extension HeadRecord {
         switch refusal {
         case .reigning(let reign):
             try checkHint(reign)
+            // Who has promised the head asks for nothing any more, and hears from its heir.
+            switch role {
+            case .sealed(let epoch, _) where reign.epoch.line == epoch.line,
+                .reclaiming(let epoch, _) where reign.epoch.line == epoch.line:
+                return []
+            default: break
+            }
             // Anybody who knows a later reign helps, whatever became of the request.
             guard reign.owner != site, reign.epoch > knownEpoch else {
                 return turn(from: by, wanted: refused, to: reign)
@@ -110,7 +125,9 @@ extension HeadRecord {
     /// that two that name each other keep nobody asking in circles.
     private mutating func turn(from peer: SiteID, wanted refused: Epoch, to reign: Reign) -> [Action] {
         guard case .acquiring(let from, let wanted) = role, from.owner == peer, wanted == refused,
-            reign.owner != site, reign.owner != peer, reign.epoch <= from.epoch
+            reign.owner != site, reign.owner != peer, reign.epoch <= from.epoch,
+            // Of a hand-over of its own it knows better.
+            reign.epoch >= lastHandover ?? .first
         else { return [] }
         // Whoever is asked next has seen none of these.
         spent = max(spent, wanted)
@@ -134,8 +151,7 @@ extension HeadRecord {
             spent = wanted
             role = .owning(wanted, holder: nil)
             headReign = wanted
-            handover = from.owner.site == site.site ? grant.handover : wanted
-            resumed = nil
+            getHead(by: from.owner.site == site.site ? grant.handover : wanted)
             sources.append(Source(site: from.owner, reign: wanted, phase: .fetching))
             return [.serve(wanted), .announce(grant.heir, to: from.owner)]
         case .owning(wanted, _): return actionsAfterRestart()
@@ -152,8 +168,12 @@ extension HeadRecord {
         let known = knownEpoch
         guard reign.epoch >= known else {
             // Somebody lags behind: an owner that was overruled, perhaps.
-            if case .owning = role, reign.owner != site { return announceKnown(to: reign.owner) }
-            return []
+            guard case .owning(let own, _) = role, reign.owner != site else { return [] }
+            // Or this one was, for in one line nobody else has owned the head since it is here (`hear`).
+            guard reign.epoch.line != own.line || reign.epoch <= headReign else {
+                throw .contradiction("\(Reign(site, own)), and \(reign)")
+            }
+            return announceKnown(to: reign.owner)
         }
         if let present = knownReign, reign.epoch == known, reign.owner != present.owner {
             throw .contradiction("\(present), and \(reign)")
@@ -181,7 +201,11 @@ extension HeadRecord {
             guard reign.epoch != grant.heir.epoch else {
                 throw .contradiction("\(reign) began, but \(grant.heir) was granted")
             }
-            // Only a takeover by force can be past a grant that we hold: what we have is not the newest.
+            // Only a takeover by force can be past a grant that we hold: what we have is not the newest. In one line it is
+            // a site that went back in time.
+            guard reign.epoch.line > known.line else {
+                throw .contradiction("\(reign) began, but \(grant.heir) was granted")
+            }
             spent = max(spent, grant.heir.epoch)
             return try acquire(from: reign)
         case .owning, .sealing:
@@ -205,7 +229,11 @@ extension HeadRecord {
         }
         let isWanted = if case .reclaiming = role { true } else { false }
         // A node of this site has it by the hand-over by which the site got it.
-        if reign == grant.heir { handover = reign.owner.site == site.site ? lastHandover : reign.epoch }
+        if grant.heir.owner.site == site.site {
+            handover = lastHandover
+        } else if reign.owner.site == grant.heir.owner.site, reign.epoch.line == grant.heir.epoch.line {
+            (handover, handedTo) = (grant.heir.epoch, grant.heir.owner)
+        }
         spent = max(spent, reign.epoch)
         role = .retired(reign)
         retentions.append(

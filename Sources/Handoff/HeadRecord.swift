@@ -35,9 +35,13 @@ package struct HeadRecord: Hashable, Sendable {
     /// Where this site owns the head it is that by which it got it, whichever of its nodes has it now. Raising the epoch and
     /// passing the head from node to node change nothing about it. nil: unknown, or of an earlier release.
     package internal(set) var handover: Epoch?
-    /// The last epoch under which this site went on with the head because who was to have it declined; nil: it never did
-    /// since it got it. What was declined may yet begin, at a site whose state went back to before.
-    package internal(set) var resumed: Epoch?
+    /// To which other site that was, where this one gave the head away or was told so; nil: to this site, or it is not known.
+    package internal(set) var handedTo: SiteID?
+    /// The epochs that were promised to other sites since this one got the head, and declined: the last of them. Such a reign
+    /// may begin all the same, at a site whose state went back to before it declined.
+    package internal(set) var takenBack: [Epoch]
+    /// Up to which epoch others may have been declined, of which that is not known one by one; nil: none.
+    package internal(set) var doubtedThrough: Epoch?
     /// Who keeps bytes that this site's heads lack, the oldest first: at most one for each head.
     package internal(set) var sources: [Source]
     /// What this site keeps for others. A pin or a head that is not named here, nor by a sealed role, and is not
@@ -52,6 +56,8 @@ package struct HeadRecord: Hashable, Sendable {
 
     /// How many retentions, and how many sources, a record may hold.
     package static let dependencyLimit = 64
+    /// Who wants a volume and changes its mind does so a few times between two hand-overs.
+    static let takenBackLimit = 8
     /// A record is one of many in an object of the cluster's API, and a reader some 80 bytes of it.
     package static let readerLimit = 256
 
@@ -72,7 +78,7 @@ package struct HeadRecord: Hashable, Sendable {
 
     init(
         site: SiteID, role: Role, spent: Epoch, headReign: Epoch, handover: Epoch? = nil,
-        resumed: Epoch? = nil,
+        handedTo: SiteID? = nil, takenBack: [Epoch] = [], doubtedThrough: Epoch? = nil,
         sources: [Source] = [], retentions: [Retention] = [], divergences: [Divergence] = [],
         readers: [Reader] = []
     ) {
@@ -81,7 +87,9 @@ package struct HeadRecord: Hashable, Sendable {
         self.spent = spent
         self.headReign = headReign
         self.handover = handover
-        self.resumed = resumed
+        self.handedTo = handedTo
+        self.takenBack = takenBack
+        self.doubtedThrough = doubtedThrough
         self.sources = sources
         self.retentions = retentions
         self.divergences = divergences

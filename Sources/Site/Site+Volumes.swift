@@ -248,22 +248,22 @@ extension Site {
         }
     }
 
-    /// What the nodes of this site know best of its volumes, as of some seconds ago: other sites may ask as often as they
-    /// like. nil: there is this node alone.
-    func keeperRecords() async throws -> [VolumeID: KeeperRecord]? {
+    /// What the nodes of this site know best of who owns its volumes, as of some seconds ago: other sites may ask as often as
+    /// they like. nil: there is this node alone.
+    func witnessRecords() async throws -> [VolumeID: VolumeRecord]? {
         guard let members = context.members else { return nil }
-        if let keepers, ContinuousClock.now - keepers.asked < .seconds(10) { return keepers.known }
+        if let witnesses, ContinuousClock.now - witnesses.asked < .seconds(10) { return witnesses.known }
         let asked = ContinuousClock.now
         let listing =
-            keeperListing
+            witnessListing
             ?? Task {
                 Dictionary(grouping: try await members.placements(), by: \.record.id)
-                    .compactMapValues { KeeperRecord($0) }
+                    .compactMapValues { Placement.witness(among: $0)?.record }
             }
-        keeperListing = listing
-        defer { if keeperListing == listing { keeperListing = nil } }
+        witnessListing = listing
+        defer { if witnessListing == listing { witnessListing = nil } }
         let known = try await listing.value
-        keepers = (asked, known)
+        witnesses = (asked, known)
         return known
     }
 

@@ -19,9 +19,9 @@ package actor Site {
     /// Whose data may be there before their record.
     private var isMaking: Set<VolumeID> = []
     /// What the nodes of this site were last known to know best of its volumes.
-    var keepers: (asked: ContinuousClock.Instant, known: [VolumeID: KeeperRecord])?
+    var witnesses: (asked: ContinuousClock.Instant, known: [VolumeID: VolumeRecord])?
     /// Finding that out, for all who ask meanwhile.
-    var keeperListing: Task<[VolumeID: KeeperRecord], any Error>?
+    var witnessListing: Task<[VolumeID: VolumeRecord], any Error>?
     private var resuming: Task<Void, Never>?
     private var confirming: Task<Void, Never>?
     /// When the nodes of this site were last looked for.

@@ -89,22 +89,6 @@ final class SiteMembers: Sendable {
     }
 }
 
-/// What the nodes of a site know together of a volume.
-struct KeeperRecord: Sendable {
-    /// Of the node that answers for it.
-    let record: VolumeRecord
-    /// The last hand-over that any of them knows of: whoever gave the volume away may not be the one that answers.
-    let handover: Epoch?
-
-    init?(_ placements: [Placement]) {
-        guard let record = Placement.keeper(among: placements)?.record else { return nil }
-        self.record = record
-        handover = placements.compactMap(\.record.head.lastHandover).max()
-    }
-
-    init(_ record: VolumeRecord) { (self.record, handover) = (record, nil) }
-}
-
 extension Placement {
     /// Who of those that know a volume answers for it: the one with the newest reign, and of these the owner, or who is
     /// to be. The same wherever it is asked.
@@ -124,6 +108,15 @@ extension Placement {
 }
 
 extension Placement {
+    /// Who of those that know a volume tells other sites who owns it: in the highest line the one that knows of the last
+    /// hand-over. Another one may follow a site that went back in time, at a higher epoch.
+    static func witness(among placements: [Placement]) -> Placement? {
+        let line = placements.map(\.record.head.knownEpoch.line).max()
+        let present = placements.filter { $0.record.head.knownEpoch.line == line }
+        let last = present.compactMap(\.record.head.lastHandover).max()
+        return keeper(among: present.filter { last == nil || $0.record.head.lastHandover == last })
+    }
+
     /// Whether the volume is, was last, or is about to be here: nobody else of the site can answer for it then.
     var isBinding: Bool {
         switch record.head.role {

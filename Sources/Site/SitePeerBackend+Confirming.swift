@@ -11,16 +11,15 @@ extension SitePeerBackend {
         guard !owned.isEmpty else { return [:] }
         context.confirmations.noteQuestion(of: peer.site)
         var later: [VolumeID: ToldReign] = [:]
-        let keepers = try await site.keeperRecords()
+        let witnesses = try await site.witnessRecords()
         for (id, asked) in owned where Epoch.first <= asked.epoch && asked.epoch <= .highest {
             let claim = KnownReign(Reign(peer, asked.epoch), handover: asked.handover)
             let agent = try? await site.agent(id)
             if let agent { await compare(claim, with: agent) }
             // Of several nodes the one knows best that has the volume.
-            var known = keepers?[id]
-            if keepers == nil, let agent { known = KeeperRecord(await agent.record) }
-            guard let known, known.record.isShared(with: peer),
-                let objection = known.record.head.objection(to: claim, elsewhere: known.handover)
+            var known = witnesses?[id]
+            if witnesses == nil, let agent { known = await agent.record }
+            guard let known, known.isShared(with: peer), let objection = known.head.objection(to: claim)
             else { continue }
             later[id] = ToldReign(
                 owner: objection.reign.owner, epoch: objection.reign.epoch, handover: objection.handover)
@@ -31,7 +30,7 @@ extension SitePeerBackend {
                 """
                 site \(peer) takes itself for the owner at epoch \(asked.epoch), and is told that \(objection) has begun: it was \
                 overruled, or its state went back in time
-                """, metadata: ["volume": "\(known.record.name)", "volume-id": "\(id)"])
+                """, metadata: ["volume": "\(known.name)", "volume-id": "\(id)"])
         }
         return later
     }

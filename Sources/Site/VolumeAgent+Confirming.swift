@@ -15,10 +15,16 @@ extension VolumeAgent {
     /// that takes no longer than a moment. So is a reign that begins with a hand-off which was under way in the record that
     /// the process has found.
     func waitForConfirmation() async {
-        guard let unconfirmed else { return }
-        await context.confirmations.wait(for: unconfirmed.sites)
-        askWhereResumed()
-        await resumedQuestion?.value
+        if let unconfirmed {
+            await context.confirmations.wait(for: unconfirmed.sites)
+            askWhereResumed()
+            await resumedQuestion?.value
+        }
+        // What follows from an answer is done in a moment, unless a mount does not end.
+        let deadline = ContinuousClock.now + ConfirmationSchedule.patience
+        while consequenceCount > 0, ContinuousClock.now < deadline {
+            guard (try? await Task.sleep(for: .milliseconds(5))) != nil else { return }
+        }
     }
 
     /// Asks others at once about a reign that may have begun a second time.
@@ -44,8 +50,11 @@ extension VolumeAgent {
         // Its right may have been taken back since it was asked.
         guard let (own, sites) = unconfirmed, sites.contains(peer.site) else { return true }
         let owner = told.reign.owner.site
-        // By hearsay nobody may take the volume whom it does not name.
-        guard owner == peer.site || owner == context.site.site || sites.contains(owner) else {
+        // A site that the volume names knows to whom it has given it. By hearsay alone nobody may take it whom it does not name.
+        guard
+            told.isLater(than: own) || owner == peer.site || owner == context.site.site
+                || sites.contains(owner)
+        else {
             note(told, by: peer, against: own, "\(told), and the volume is not shared with site \(owner)")
             return true
         }
@@ -89,7 +98,9 @@ extension VolumeAgent {
     /// What is cut off is asked for again (`resume`).
     private func performAside(_ actions: [Action]) {
         let earlier = afterHearing
+        consequenceCount += 1
         afterHearing = Task {
+            defer { consequenceCount -= 1 }
             await earlier?.value
             do {
                 _ = try await perform(actions, answering: nil)

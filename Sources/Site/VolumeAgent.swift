@@ -98,6 +98,8 @@ actor VolumeAgent {
     var hearing: Task<Void, Never>?
     /// What follows from what others said.
     var afterHearing: Task<Void, Never>?
+    /// How many times that is not done yet.
+    var consequenceCount = 0
     /// Set while the record is one that was read with a hand-off to this site under way: the reign that begins with it may
     /// have begun before, and have ended since.
     var isResumingHandoff: Bool

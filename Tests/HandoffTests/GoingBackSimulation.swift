@@ -42,6 +42,7 @@ struct GoingBackSimulation {
         var cutOff = 0
         /// Went back to a hand-off that was under way: it asks when its reign begins, perhaps a second time.
         var isResuming = false
+        var hasGoneBack = false
     }
 
     /// What a site does that has gone back.
@@ -74,7 +75,7 @@ struct GoingBackSimulation {
         for name in [sydney, tokyo] {
             let role = Role.following(Reign(london, .first))
             sites.append(
-                Site(record: HeadRecord(site: name, role: role, spent: .first, headReign: .first)))
+                Site(record: HeadRecord(site: name, role: role, spent: .first, headReign: .first), got: Epoch(0)))
         }
     }
 
@@ -93,6 +94,14 @@ struct GoingBackSimulation {
             for _ in 0..<500 where !network.isEmpty { try deliver(network.removeFirst()) }
         }
         let owners = sites.filter { owned($0.record) != nil }
+        // Of two that came to it at one epoch nobody knows who is right.
+        let last = sites.filter { $0.got == newest }
+        for site in last where last.count == 1 && site.voidBy == nil && !site.hasGoneBack {
+            switch site.record.role {
+            case .owning, .sealing, .sealed, .reclaiming: break
+            default: throw violation("\(site.record.site) is right, and nothing of it counts")
+            }
+        }
         guard owners.count > 1 else { return }
         for owner in owners {
             let isContested = owner.contested == owned(owner.record)
@@ -100,7 +109,7 @@ struct GoingBackSimulation {
                 if owner.got == other.got, !isContested {
                     throw violation("two owners, and they do not know it")
                 }
-                if owner.got < other.got, !isContested || owner.record.resumed == nil {
+                if owner.got < other.got, !isContested || !isExcused(owner.record, other.got) {
                     throw violation("who is of before goes on")
                 }
             }
@@ -109,6 +118,11 @@ struct GoingBackSimulation {
 
     private func violation(_ what: String) -> Violation {
         Violation(description: "\(what): \(sites.map { "\($0.record.site): \($0.record.role)" })")
+    }
+
+    /// Whether that may be what this site has taken back, of which it knows.
+    private func isExcused(_ record: HeadRecord, _ handover: Epoch) -> Bool {
+        record.takenBack.contains(handover) || handover <= record.doubtedThrough ?? Epoch(0)
     }
 
     private func promise(of role: Role) -> Reign? {
@@ -152,7 +166,7 @@ struct GoingBackSimulation {
     private mutating func write(_ index: Int) throws {
         let site = sites[index]
         guard let epoch = site.mounted, site.record.mayWrite(under: epoch) else { return }
-        guard site.heard <= max(site.got, site.record.resumed ?? Epoch(0)) else {
+        guard site.heard <= site.got else {
             throw violation("\(site.record.site) has heard of \(site.heard), and writes")
         }
         writeCount += 1
@@ -165,7 +179,7 @@ struct GoingBackSimulation {
             let right = sites.indices.filter {
                 owned(sites[$0].record) != nil && sites[$0].got == newest && sites[$0].voidBy == nil
             }
-            if right == [other], sites[other].record.resumed ?? Epoch(0) > sites[index].got { continue }
+            if right == [other], isExcused(sites[other].record, sites[index].got) { continue }
             sites[index].voidBy = nil
             newest = max(newest, sites[index].got)
         }
@@ -183,6 +197,7 @@ struct GoingBackSimulation {
         guard kind == .silent || returnCount == 0 else { return }
         let (record, got, voidBy) = sites[index].kept[random.below(sites[index].kept.count)]
         sites[index] = Site(record: record, got: got, voidBy: voidBy)
+        sites[index].hasGoneBack = true
         settle()
         returnCount += 1
         guard kind == .asking else {
@@ -218,7 +233,7 @@ struct GoingBackSimulation {
             throw violation("who is right was stopped")
         }
         if owned(sites[index].record) != nil, rightful.contains(where: { reached.contains($0) }),
-            sites[index].got < newest, sites[index].record.resumed == nil
+            sites[index].got < newest, !isExcused(sites[index].record, newest)
         {
             throw violation("who is of before goes on")
         }
@@ -280,7 +295,9 @@ struct GoingBackSimulation {
         if let promised = promise(of: before.role), owned(sites[index].record) != nil {
             takenBack[promised] = index
         }
-        if case .reignTold(let told) = event, let handover = told.handover, before.unconfirmedReign != nil {
+        if case .reignTold(let told) = event, let handover = told.handover, before.unconfirmedReign != nil,
+            !isExcused(before, handover)
+        {
             sites[index].heard = max(sites[index].heard, handover)
         }
         if case .fenced = sites[index].record.role {

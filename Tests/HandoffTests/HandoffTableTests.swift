@@ -162,7 +162,7 @@ private let handoffTable = """
     divergenceKept   .         .         .         .         .         .         .          .          .         retired
     sealRequested    !refused  !refused  !refused  !refused  sealing   .         .          .          !refused  !refused
     sealGranted      +         receiving .         .         !conflict !conflict .          .          +         +
-    sealRefused      +         +         !conflict following !conflict !conflict !conflict  !conflict  +         +
+    sealRefused      +         +         !conflict following !conflict !conflict .          .          +         +
     declineRequested +         following following .         !conflict !conflict .          .          +         +
     declined         .         .         .         .         +         owning    owning     owning     .         .
     ownerAnnounced   +         +         !conflict following !conflict !conflict retired    acquiring  +         +
