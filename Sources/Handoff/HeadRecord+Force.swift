@@ -9,8 +9,14 @@ extension HeadRecord {
         _ epoch: Epoch, wanted: Epoch, base: TakeoverBase
     ) throws(HandoffError) -> [Action] {
         let overruled: Reign
+        var ended: [Action] = []
         switch role {
         case .owning(wanted, _): return actionsAfterRestart()
+        // Another site owns the head as well, by what neither of them can judge: this is the one that counts.
+        case .owning(let own, nil) where base == .kept(headReign: headReign) && readers.isEmpty:
+            overruled = Reign(site, own)
+            ended = [.stopServing(own)]
+        case .owning(_, let holder?) where base == .kept(headReign: headReign): throw .inUse(holder)
         case .owning, .sealing: throw .needed
         case .fenced(let own, let by, .some): throw .overruled(under: own, by: by)
         // Perhaps by a reign of this site's own, of which only others know. What is here may be all that is left.
@@ -28,7 +34,7 @@ extension HeadRecord {
         spent = wanted
         getHead(by: wanted)
         role = .owning(wanted, holder: nil)
-        return [.serve(wanted)] + announcements
+        return ended + [.serve(wanted)] + announcements
     }
 
     /// Puts the head that the takeover begins with in its place.
@@ -37,7 +43,7 @@ extension HeadRecord {
     ) throws(HandoffError) -> [Action] {
         switch (base, role) {
         // The head goes on as it is. Whose reign it was that is overruled, nobody knows: all are told in time.
-        case (.kept(headReign), .fenced): return []
+        case (.kept(headReign), .fenced), (.kept(headReign), .owning): return []
         case (_, .fenced): throw .nothingToBeginWith
         case (.kept(headReign), .sealed(let epoch, let grant)),
             (.kept(headReign), .reclaiming(let epoch, let grant)):

@@ -102,7 +102,8 @@ extension HeadRecord {
         try demand(handedTo?.site != site.site, "it gave the head to itself")
         try demand(takenBack.count <= Self.takenBackLimit, "more than \(Self.takenBackLimit) declined epochs")
         for epoch in takenBack + (doubtedThrough.map { [$0] } ?? []) {
-            try demand(Epoch.first <= epoch && epoch <= spent, "declined at epoch \(epoch), which is not spent")
+            try demand(
+                Epoch.first <= epoch && epoch <= spent, "declined at epoch \(epoch), which is not spent")
         }
         for retention in retentions {
             let grant = retention.grant

@@ -79,7 +79,9 @@ extension HeadRecord {
     /// as far as is known, or who has given it on.
     private func handoverAtFirstHand(before known: Reign) -> KnownReign? {
         guard let last = lastHandover, last.line == known.epoch.line, last <= known.epoch else { return nil }
-        guard let handedTo, handedTo.site != known.owner.site else { return KnownReign(known, handover: last) }
+        guard let handedTo, handedTo.site != known.owner.site else {
+            return KnownReign(known, handover: last)
+        }
         return KnownReign(Reign(handedTo, last), handover: last)
     }
 

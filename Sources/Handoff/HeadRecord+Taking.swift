@@ -50,7 +50,8 @@ extension HeadRecord {
         // of its own. Its state went back in time, or the other one's did; who asks finds out which.
         case .owning(let epoch, _) where epoch >= wanted && epoch.line == wanted.line && headReign < wanted,
             .sealing(let epoch, _) where epoch >= wanted && epoch.line == wanted.line && headReign < wanted:
-            throw .contradiction("\(Reign(site, epoch)), and \(Reign(owner, reign)), which grants epoch \(wanted)")
+            throw .contradiction(
+                "\(Reign(site, epoch)), and \(Reign(owner, reign)), which grants epoch \(wanted)")
         default: break
         }
         if knownEpoch >= wanted {

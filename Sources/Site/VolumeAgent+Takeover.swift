@@ -24,13 +24,15 @@ extension VolumeAgent {
         let age: Double?
     }
 
-    /// The reign that a takeover by force would overrule; nil when this site owns the volume.
+    /// The reign that a takeover by force would overrule; nil when this site owns the volume, and nobody says otherwise.
     var overrulable: Reign? {
         switch record.head.role {
         case .sealed(_, let grant), .reclaiming(_, let grant): grant.heir
         // One of this site's own, perhaps, of which only others know.
         case .fenced(_, let by, nil): Reign(context.site, by)
-        case .owning, .sealing, .fenced: nil
+        // With whoever contradicts it.
+        case .owning(let epoch, _): contestText.map { _ in Reign(context.site, epoch) }
+        case .sealing, .fenced: nil
         default: record.head.knownReign
         }
     }
@@ -58,7 +60,7 @@ extension VolumeAgent {
                     base: .followed(through: sequence), name: "followed", headNumber: record.headNumber,
                     sequence: sequence, age: age ?? logAge(record.headNumber)))
         }
-        if case .fenced(_, _, nil) = record.head.role {
+        if overrulable?.owner == context.site {
             let sequence = try openHead(record.headNumber).storage.catalog.lastSequence
             options.append(
                 TakeoverOption(
@@ -116,8 +118,8 @@ extension VolumeAgent {
         }
         var reply = Godwit_Control_V1_TakeOverReply()
         reply.volume = record.name
-        // It is not known, but for that it may have been this site itself.
-        reply.overruledOwner = overruled.owner == context.site ? "" : overruled.owner.description
+        // Of whom it was overruled is not known, but for that it may have been this site itself.
+        reply.overruledOwner = record.head.role.isFenced ? "" : overruled.owner.description
         reply.overruledEpoch = overruled.epoch.number
         let context = self.context
         async let answers = asksOthers ? Self.isAnswering(overruled.owner, context) : false

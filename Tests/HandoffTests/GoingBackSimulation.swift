@@ -75,7 +75,9 @@ struct GoingBackSimulation {
         for name in [sydney, tokyo] {
             let role = Role.following(Reign(london, .first))
             sites.append(
-                Site(record: HeadRecord(site: name, role: role, spent: .first, headReign: .first), got: Epoch(0)))
+                Site(
+                    record: HeadRecord(site: name, role: role, spent: .first, headReign: .first),
+                    got: Epoch(0)))
         }
     }
 

@@ -143,6 +143,33 @@ import VolumeModel
         }
     }
 
+    /// Promises.md: "`godwit volume takeover` at the site whose state is to count".
+    @Test func aPersonDecidesBetweenTwoOwnersByANewLine() throws {
+        func owner(at site: SiteID) -> HeadRecord {
+            HeadRecord(
+                site: site, role: .owning(Epoch(5), holder: nil), spent: Epoch(5), headReign: Epoch(5),
+                handover: Epoch(5))
+        }
+        var (one, other) = (owner(at: london), owner(at: sydney))
+        let wanted = try #require(Epoch.takeover(after: Epoch(5), salt: 7))
+        let order = Event.overrule(Epoch(5), wanted: wanted, base: .kept(headReign: Epoch(5)))
+        for event in [
+            Event.overrule(Epoch(4), wanted: wanted, base: .kept(headReign: Epoch(5))),
+            .overrule(Epoch(5), wanted: wanted, base: .kept(headReign: .first)),
+            .overrule(Epoch(5), wanted: wanted, base: .followed(through: SequenceNumber(3))),
+        ] {
+            #expect(throws: HandoffError.self, "\(event)") { try one.apply(event) }
+        }
+        var held = one
+        _ = try held.apply(.attach(Holder(node: "n1", pod: nil)))
+        #expect(throws: HandoffError.inUse(Holder(node: "n1", pod: nil))) { try held.apply(order) }
+        #expect(try one.apply(order) == [.stopServing(Epoch(5)), .serve(wanted)])
+        #expect(try one.apply(order) == [.serve(wanted)])
+        try one.validate()
+        _ = try ask(&other, one)
+        #expect(other.role == .fenced(Epoch(5), by: wanted, owner: london))
+    }
+
     // MARK: raised epochs
 
     /// Nodes that read came and went while the link was down: each time the epoch is raised.
@@ -354,7 +381,8 @@ import VolumeModel
             let before = record
             // What began before may have been taken back.
             #expect(
-                (try? record.apply(.reignTold(KnownReign(Reign(tokyo, Epoch(11)), handover: Epoch(4))))) == nil)
+                (try? record.apply(.reignTold(KnownReign(Reign(tokyo, Epoch(11)), handover: Epoch(4)))))
+                    == nil)
             #expect(record.role == before.role)
             _ = try ask(&record, heir())
             #expect(record.role == .fenced(Epoch(10), by: Epoch(5), owner: sydney))

@@ -33,6 +33,47 @@ import VolumeModel
         #expect(slow.isSettled([london], at: start + .milliseconds(1500)))
     }
 
+    /// Promises.md: "asks, before it serves such a volume".
+    @Test func aMountWaitsWhileOthersAreAskedAndNotForLong() async {
+        let confirmations = Confirmations()
+        func waited(for sites: Set<SiteID>) async -> Duration {
+            let begun = ContinuousClock.now
+            await confirmations.wait(for: sites)
+            return ContinuousClock.now - begun
+        }
+        #expect(await waited(for: [sydney]) < .milliseconds(1400))
+        confirmations.begin()
+        #expect(await waited(for: []) < .milliseconds(1400))
+        #expect(await waited(for: [sydney]) >= .milliseconds(1400))
+        #expect(await waited(for: [sydney]) < .milliseconds(1400))
+    }
+
+    /// Another node of the site may follow a site that went back, at a higher epoch.
+    @Test func ofSeveralNodesTheOneThatKnowsOfTheLastHandoverTellsOthers() throws {
+        let nodes = try ["n1", "n2", "n3"].map { try #require(SiteID("\($0).tokyo")) }
+        func placement(_ node: SiteID, _ head: HeadRecord) -> Placement {
+            Placement(
+                member: node,
+                record: VolumeRecord(
+                    id: VolumeID(randomHigh: 1, randomLow: 2), name: "data",
+                    limits: VolumeLimits(byteCount: 1 << 30, inodeCount: 1 << 20), parameters: [:], head: head
+                ))
+        }
+        let stale = try HeadRecord(followerAt: nodes[0], of: Reign(london, Epoch(9)))
+        let first = try HeadRecord(followerAt: nodes[2], of: Reign(sydney, Epoch(5)))
+        var giver = HeadRecord(newAt: nodes[1])
+        _ = try giver.apply(.sealRequested(by: sydney, after: .first, wanted: Epoch(5)))
+        _ = try giver.apply(.tailRead(heir: Reign(sydney, Epoch(5)), finalSequence: .zero))
+        _ = try giver.apply(.ownerAnnounced(Reign(sydney, Epoch(5))))
+        let all = [placement(nodes[0], stale), placement(nodes[1], giver), placement(nodes[2], first)]
+        #expect(Placement.witness(among: all)?.member == nodes[1])
+        #expect(Placement.witness(among: [all[0], all[2]])?.member == nodes[0])
+        // By force a new line has begun, of which the one that gave it away has not heard.
+        let forced = try HeadRecord(followerAt: nodes[0], of: Reign(london, Epoch(1 << 41)))
+        #expect(Placement.witness(among: [placement(nodes[0], forced)] + all)?.member == nodes[0])
+        #expect(Placement.witness(among: []) == nil)
+    }
+
     @Test func whoDidNotAnswerIsAskedSoonAndWhoDidLater() {
         var schedule = ConfirmationSchedule()
         schedule.begin(at: start)

@@ -209,5 +209,87 @@ extension SiteTests {
                 try await pair.unmount("data", at: pair.london)
             }
         }
+
+        /// Nodes that read come and go while no other site can be reached: the epoch rises, and says nothing of who is right.
+        @Test func aSiteThatWentBackAndRaisedItsEpochStopsAndIsOfUseAgain() async throws {
+            try await withSites { pair, cleanup in
+                let sydney = try await moveAway(pair, cleanup)
+                try await pair.link.cut(Set(LinkDirection.allCases))
+                try await pair.london.start()
+                let id = try #require(try await pair.london.inspect("data")["id"] as? String)
+                let reader = [id, "--node", "london-node"]
+                for _ in 0..<2 {
+                    try await pair.london.csi(
+                        ["publish"] + reader + ["--access-mode", "multi-node-reader-only"])
+                    try await pair.london.csi(["unpublish"] + reader)
+                }
+                #expect(try await pair.london.number("epoch", of: "data") == 5)
+
+                try await pair.link.cut([])
+                try await SiteTests.wait("london to stop") {
+                    try await pair.london.inspect("data")["role"] as? String == "retired"
+                }
+                let right = try await pair.sydney.inspect("data")
+                #expect(right["role"] as? String == "owning" && right["trouble"] as? String == "", "\(right)")
+                #expect(try await shell("echo more >> file; cat file", in: sydney).output == "two\nmore\n")
+                await pair.london.stop()
+                try await pair.london.start()
+                let state = try await pair.london.inspect("data")
+                #expect(
+                    state["divergences"] as? [String] == ["5"] && state["trouble"] as? String == "",
+                    "\(state)")
+                try await pair.unmount("data", at: pair.sydney)
+                let london = try await pair.mount("data", at: pair.london, cleanup)
+                #expect(try await shell("cat file", in: london).output == "two\nmore\n")
+                try await pair.unmount("data", at: pair.london)
+            }
+        }
+
+        /// Whom the volume names has given it on, to a site that it does not name.
+        @Test func whatTheHeirHasGivenOnIsNotServedEither() async throws {
+            try await withSites(withTokyo: true) { pair, cleanup in
+                let tokyo = try #require(pair.tokyo)
+                _ = try await moveAway(pair, cleanup)
+                try await pair.unmount("data", at: pair.sydney)
+                try await pair.sydney.godwit(["migrate", "data", "--to", "tokyo", "--detach"])
+                let there = try await pair.mount("data", at: tokyo, cleanup)
+                try await pair.waitUntilReleased("data", at: tokyo)
+                try await pair.london.start()
+                let path = pair.mountPoint(of: pair.london)
+                let refused = try await pair.london.run(["volume", "mount", "data", path])
+                #expect(!refused.exit.isSuccess, "\(refused.output)")
+                let state = try await pair.london.inspect("data")
+                #expect(state["divergences"] as? [String] == ["1"] && state["owner"] as? String == "tokyo")
+                #expect(try await shell("echo more >> file; cat file", in: there).output == "two\nmore\n")
+                try await pair.unmount("data", at: tokyo)
+            }
+        }
+
+        /// What Kubernetes had attached before is not mounted until the others were asked.
+        @Test func whatWasAttachedBeforeIsNotMountedByASiteThatWentBack() async throws {
+            let line = LineSettings(bitsPerSecond: 1_000_000_000, delay: .milliseconds(60))
+            try await withSites(LinkSettings(line)) { pair, cleanup in
+                let id = try await CSIModesTests.make("data", at: pair.london)
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney", "--prepare-only"])
+                let published = try await pair.london.csi(["publish", id, "--node", "london-node"])
+                let object = try JSONSerialization.jsonObject(with: Data(published.utf8)) as? [String: Any]
+                let epoch = try #require((object?["publish_context"] as? [String: String])?["epoch"])
+                try await keepState(of: pair.london)
+                try await pair.london.csi(["unpublish", id, "--node", "london-node"])
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney", "--detach"])
+                try await pair.mount("data", at: pair.sydney, cleanup)
+                try await putBackState(of: pair.london)
+
+                try await pair.london.start()
+                let staging = pair.directory + "/staging"
+                try cleanup.add(mountAt: staging)
+                let refused = try await CSIModesTests.outcome(
+                    pair.london,
+                    ["stage", id, "--staging-path", staging, "--publish-context", "epoch=\(epoch)"])
+                #expect(refused.code != 0 && refused.text.contains("sydney"), "\(refused)")
+                #expect(try await pair.london.inspect("data")["role"] as? String == "retired")
+                try await pair.unmount("data", at: pair.sydney)
+            }
+        }
     }
 }
