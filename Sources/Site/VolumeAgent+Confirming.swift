@@ -3,6 +3,31 @@ internal import Logging
 internal import PeerService
 internal import VolumeModel
 
+/// What is under way between a volume and the sites that may know better who owns it.
+struct Hearing {
+    /// What cannot be true together with what is known here.
+    var contests = Contests()
+    /// What another site said unasked, until it is decided on.
+    var current: Task<Void, Never>?
+    /// What follows from what others said.
+    var consequence: Task<Void, Never>?
+    /// How many times that is not done yet.
+    var consequenceCount = 0
+    /// Set while the record is one that was read with a hand-off to this site under way: the reign that begins with it may
+    /// have begun before, and have ended since.
+    var isResuming: Bool
+    /// Asking others about that reign.
+    var question: Task<Void, Never>?
+
+    init(_ role: Role) {
+        isResuming =
+            switch role {
+            case .acquiring, .receiving: true
+            case .following, .declining, .owning, .sealing, .sealed, .reclaiming, .retired, .fenced: false
+            }
+    }
+}
+
 /// Whether other sites know of a later reign than the one that this site takes for its own.
 extension VolumeAgent {
     /// What other sites are asked about, and which; nil: nothing. Of a record that is not believed nothing is asked.
@@ -18,22 +43,22 @@ extension VolumeAgent {
         if let unconfirmed {
             await context.confirmations.wait(for: unconfirmed.sites)
             askWhereResumed()
-            await resumedQuestion?.value
+            await hearing.question?.value
         }
         // What follows from an answer is done in a moment, unless a mount does not end.
         let deadline = ContinuousClock.now + ConfirmationSchedule.patience
-        while consequenceCount > 0, ContinuousClock.now < deadline {
+        while hearing.consequenceCount > 0, ContinuousClock.now < deadline {
             guard (try? await Task.sleep(for: .milliseconds(5))) != nil else { return }
         }
     }
 
     /// Asks others at once about a reign that may have begun a second time.
     func askWhereResumed() {
-        guard isResumingHandoff, resumedQuestion == nil, unconfirmed != nil, !isClosed else { return }
-        resumedQuestion = Task {
+        guard hearing.isResuming, hearing.question == nil, unconfirmed != nil, !isClosed else { return }
+        hearing.question = Task {
             await context.confirmations.ask(self, context)
-            isResumingHandoff = false
-            resumedQuestion = nil
+            hearing.isResuming = false
+            hearing.question = nil
         }
     }
 
@@ -44,7 +69,7 @@ extension VolumeAgent {
     /// - Returns: whether that is noted: else it is to be asked again soon.
     func hear(of told: KnownReign?, from peer: SiteID) async -> Bool {
         guard let told else {
-            contests.agree(peer.site)
+            hearing.contests.agree(peer.site)
             return true
         }
         // Its right may have been taken back since it was asked.
@@ -72,7 +97,7 @@ extension VolumeAgent {
             logger.debug("what site \(peer) has said could not be noted: \(error)")
             return false
         }
-        contests.settle(peer.site)
+        hearing.contests.settle(peer.site)
         guard !actions.isEmpty else { return true }
         performAside(actions)
         if told.reign.epoch.line == own.reign.epoch.line, !wasFenced {
@@ -88,19 +113,19 @@ extension VolumeAgent {
 
     /// The same, for who does not wait. While one is heard others come to nothing: whoever asks does so again.
     func hearAside(of claim: KnownReign, from peer: SiteID) {
-        guard hearing == nil, !isClosed else { return }
-        hearing = Task {
+        guard hearing.current == nil, !isClosed else { return }
+        hearing.current = Task {
             _ = await hear(of: claim, from: peer)
-            hearing = nil
+            hearing.current = nil
         }
     }
 
     /// What is cut off is asked for again (`resume`).
     private func performAside(_ actions: [Action]) {
-        let earlier = afterHearing
-        consequenceCount += 1
-        afterHearing = Task {
-            defer { consequenceCount -= 1 }
+        let earlier = hearing.consequence
+        hearing.consequenceCount += 1
+        hearing.consequence = Task {
+            defer { hearing.consequenceCount -= 1 }
             await earlier?.value
             do {
                 _ = try await perform(actions, answering: nil)
@@ -114,13 +139,15 @@ extension VolumeAgent {
         _ told: KnownReign, by peer: SiteID, against own: KnownReign, _ claim: String
     ) {
         let text = "sites \(context.site) and \(peer) contradict each other: \(claim)"
-        let isNew = contests.note(
+        let isNew = hearing.contests.note(
             peer.site, names: told.reign.owner.site, against: own.reign, text)
         if isNew { logger.error("\(text)") }
     }
 
     /// That another site says what cannot be true together with what is known here; nil: none does.
-    var contestText: String? { record.head.unconfirmedReign.flatMap { contests.text(against: $0.reign) } }
+    var contestText: String? {
+        record.head.unconfirmedReign.flatMap { hearing.contests.text(against: $0.reign) }
+    }
 
     /// What another site knows of a node of this one that its own registry does not know any more counts as what this node
     /// has forgotten itself: nobody else can be asked.

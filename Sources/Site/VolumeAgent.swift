@@ -92,19 +92,8 @@ actor VolumeAgent {
     var scrubTurns: [UInt64: [ScrubTurn]] = [:]
     /// Whether people were shown that, or its end.
     var isObstacleShown = true
-    /// What a site says of who owns the volume that cannot be true together with what is known here.
-    var contests = Contests()
-    /// What another site said unasked, until it is decided on.
-    var hearing: Task<Void, Never>?
-    /// What follows from what others said.
-    var afterHearing: Task<Void, Never>?
-    /// How many times that is not done yet.
-    var consequenceCount = 0
-    /// Set while the record is one that was read with a hand-off to this site under way: the reign that begins with it may
-    /// have begun before, and have ended since.
-    var isResumingHandoff: Bool
-    /// Asking others about that reign.
-    var resumedQuestion: Task<Void, Never>?
+    /// What other sites say of who owns the volume.
+    var hearing: Hearing
     /// Why an owner did not give the volume away when it was last asked.
     var lastRefusal: SealRefusal?
     /// What this process knows of wishes to own the volume here.
@@ -140,11 +129,7 @@ actor VolumeAgent {
         self.context = context
         self.stored = stored
         id = stored.value.id
-        isResumingHandoff =
-            switch stored.value.head.role {
-            case .acquiring, .receiving: true
-            case .following, .declining, .owning, .sealing, .sealed, .reclaiming, .retired, .fenced: false
-            }
+        hearing = Hearing(stored.value.head.role)
         context.offers.note(stored.value)
         var logger = context.logger
         logger[metadataKey: "volume"] = "\(stored.value.name)"
