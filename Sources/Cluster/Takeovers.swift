@@ -169,7 +169,11 @@ actor Takeovers {
                     + "\(told.overruledEpoch) is overruled")
             status.epoch = Int64(clamping: told.epoch)
         } else {
-            let owner = "volume \(told.volume) is owned by \(told.owner) at epoch \(told.overruledEpoch)"
+            let reign =
+                told.owner.isEmpty
+                ? "nobody who is known here; this site was overruled by epoch \(told.overruledEpoch)"
+                : "\(told.owner) at epoch \(told.overruledEpoch)"
+            let owner = "volume \(told.volume) is owned by \(reign)"
             status = .init(
                 phase: .told,
                 message: told.states.isEmpty

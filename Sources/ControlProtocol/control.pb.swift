@@ -536,7 +536,8 @@ package nonisolated struct Godwit_Control_V1_TakeOverOption: Sendable {
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
-  /// followed: the replica; kept: what this site itself had before it gave the volume away.
+  /// followed: the replica; kept: what this site itself had before it gave the volume away; own: what it had before its
+  /// state went back in time.
   package var name: String = String()
 
   package var sequence: Int64 = 0

@@ -58,6 +58,8 @@ package enum Event: Hashable, Sendable {
     case declined(by: SiteID, wanted: Epoch)
     /// This reign has begun.
     case ownerAnnounced(Reign)
+    /// The same, from a site that was asked who owns the head, or that asks.
+    case reignTold(KnownReign)
     /// The heir began by force. It knows of the head that this site owned at `after` everything up to a sequence
     /// number, and asks to keep the bytes of that.
     case claimed(heir: Reign, after: Epoch, through: SequenceNumber)

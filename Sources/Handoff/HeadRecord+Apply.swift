@@ -56,6 +56,13 @@ extension HeadRecord {
         case .ownerAnnounced(let reign):
             try check(epochs: reign.epoch)
             return try learn(reign)
+        case .reignTold(let told):
+            try check(epochs: told.reign.epoch)
+            if let handover = told.handover {
+                try check(epochs: handover)
+                guard handover <= told.reign.epoch else { throw .implausible("\(told)") }
+            }
+            return try hear(told)
         case .claimed(let heir, let after, let sequence):
             try check(peer: heir.owner, epochs: heir.epoch, after)
             return try claimed(heir: heir, after: after, through: sequence)
@@ -82,7 +89,10 @@ extension HeadRecord {
             return actions
         case .sealing(_, let heir): throw .promised(to: heir)
         case .sealed(_, let grant), .reclaiming(_, let grant): throw .promised(to: grant.heir)
-        case .fenced(let epoch, let by, _): throw .overruled(under: epoch, by: by)
+        case .fenced(let epoch, let by, _):
+            // Who offers it may be the one that is not known yet.
+            guard actions.isEmpty else { return actions }
+            throw .overruled(under: epoch, by: by)
         case .following, .acquiring, .receiving, .declining, .owning: return actions
         }
     }
@@ -147,8 +157,38 @@ extension HeadRecord {
     mutating func resume() throws(HandoffError) -> [Action] {
         let epoch = try unspentEpoch()
         spent = epoch
+        doubtEarlierEpochs()
+        switch role {
+        case .sealing(_, let heir): takeBack(heir)
+        case .sealed(_, let grant), .reclaiming(_, let grant): takeBack(grant.heir)
+        default: break
+        }
         role = .owning(epoch, holder: nil)
         return [.serve(epoch)]
+    }
+
+    /// The site has the head by this hand-over; nil: it is not known. What was promised before it is over.
+    mutating func getHead(by handover: Epoch?) {
+        (self.handover, handedTo) = (handover, nil)
+        (takenBack, doubtedThrough) = ([], nil)
+    }
+
+    /// Nothing that was promised to other sites since the site got the head may begin yet.
+    var isSettled: Bool { takenBack.isEmpty && doubtedThrough == nil }
+
+    private mutating func takeBack(_ heir: Reign) {
+        // A node of this site would have begun with the same hand-over.
+        guard heir.owner.site != site.site else { return }
+        takenBack.append(heir.epoch)
+        guard takenBack.count > Self.takenBackLimit else { return }
+        let forgotten = takenBack.removeFirst()
+        doubtedThrough = max(doubtedThrough ?? forgotten, forgotten)
+    }
+
+    /// Earlier releases noted neither a hand-over nor what was declined: up to the epoch that was found nothing is certain. Of
+    /// what begins later it is.
+    mutating func doubtEarlierEpochs() {
+        if handover == nil, doubtedThrough == nil { doubtedThrough = knownEpoch }
     }
 
     // MARK: mounts
@@ -198,6 +238,7 @@ extension HeadRecord {
     /// The owner goes on under a new epoch, held by nobody: nothing counts any more that was allowed under the old one.
     private mutating func beginAnew(after epoch: Epoch) throws(HandoffError) -> [Action] {
         let raised = try unspentEpoch()
+        doubtEarlierEpochs()
         spent = raised
         role = .owning(raised, holder: nil)
         return [.stopServing(epoch), .serve(raised)]

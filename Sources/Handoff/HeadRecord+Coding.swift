@@ -8,7 +8,7 @@ extension HeadRecord: Codable {
     private enum Key: String, CodingKey {
         case version, site, spent, headReign, sources, retentions, divergences, readers
         case role, owner, epoch, wanted, declined, heir, heirEpoch, finalSequence, overruledBy, node, pod
-        case attachment
+        case attachment, handover, handedTo, takenBack, doubtedThrough, grantHandover
     }
 
     private enum RoleName: String {
@@ -47,6 +47,10 @@ extension HeadRecord: Codable {
         try fields.encode(site.description, forKey: .site)
         try fields.encode(spent.number, forKey: .spent)
         try fields.encode(headReign.number, forKey: .headReign)
+        try fields.encodeIfPresent(handover?.number, forKey: .handover)
+        try fields.encodeIfPresent(handedTo?.description, forKey: .handedTo)
+        if !takenBack.isEmpty { try fields.encode(takenBack.map(\.number), forKey: .takenBack) }
+        try fields.encodeIfPresent(doubtedThrough?.number, forKey: .doubtedThrough)
         try encodeRole(&fields)
         try fields.encode(sources.map(StoredSource.init), forKey: .sources)
         try fields.encode(retentions.map(StoredRetention.init), forKey: .retentions)
@@ -66,6 +70,10 @@ extension HeadRecord: Codable {
             try fields.encode(heir.owner.description, forKey: .heir)
             try fields.encode(heir.epoch.number, forKey: .heirEpoch)
         }
+        func put(rest grant: Grant) throws {
+            try fields.encode(grant.finalSequence.number, forKey: .finalSequence)
+            try fields.encodeIfPresent(grant.handover?.number, forKey: .grantHandover)
+        }
         switch role {
         case .following(let reign): try put(.following, reign.epoch, owner: reign.owner)
         case .retired(let reign): try put(.retired, reign.epoch, owner: reign.owner)
@@ -75,7 +83,7 @@ extension HeadRecord: Codable {
         case .receiving(let from, let grant):
             try put(.receiving, from.epoch, owner: from.owner)
             try fields.encode(grant.heir.epoch.number, forKey: .wanted)
-            try fields.encode(grant.finalSequence.number, forKey: .finalSequence)
+            try put(rest: grant)
         case .declining(let from, let declined):
             try put(.declining, from.epoch, owner: from.owner)
             try fields.encode(declined.number, forKey: .declined)
@@ -91,7 +99,7 @@ extension HeadRecord: Codable {
             let isSealed = if case .sealed = role { true } else { false }
             try put(isSealed ? .sealed : .reclaiming, epoch)
             try put(heir: grant.heir)
-            try fields.encode(grant.finalSequence.number, forKey: .finalSequence)
+            try put(rest: grant)
         case .fenced(let epoch, let by, let owner):
             try put(.fenced, epoch, owner: owner)
             try fields.encode(by.number, forKey: .overruledBy)
@@ -113,7 +121,11 @@ extension HeadRecord: Codable {
             let site = try self.site(.site)
             return HeadRecord(
                 site: site, role: try role(at: site), spent: try epoch(.spent),
-                headReign: try epoch(.headReign),
+                headReign: try epoch(.headReign), handover: try epochIfPresent(.handover),
+                handedTo: container.contains(.handedTo) ? try self.site(.handedTo) : nil,
+                takenBack: try container.decodeIfPresent([UInt64].self, forKey: .takenBack)?.map { Epoch($0) }
+                    ?? [],
+                doubtedThrough: try epochIfPresent(.doubtedThrough),
                 sources: try container.decode([StoredSource].self, forKey: .sources).map { try $0.source },
                 retentions: try container.decode([StoredRetention].self, forKey: .retentions).map {
                     try $0.retention
@@ -135,16 +147,15 @@ extension HeadRecord: Codable {
             case .acquiring:
                 return .acquiring(from: Reign(try self.site(.owner), epoch), wanted: try self.epoch(.wanted))
             case .receiving:
-                let grant = Grant(heir: Reign(site, try self.epoch(.wanted)), finalSequence: try sequence())
+                let grant = try grant(for: Reign(site, try self.epoch(.wanted)))
                 return .receiving(from: Reign(try self.site(.owner), epoch), grant: grant)
             case .declining:
                 let from = Reign(try self.site(.owner), epoch)
                 return .declining(from: from, declined: try self.epoch(.declined))
             case .owning: return .owning(epoch, holder: try holder())
             case .sealing: return .sealing(epoch, heir: try heir())
-            case .sealed: return .sealed(epoch, grant: Grant(heir: try heir(), finalSequence: try sequence()))
-            case .reclaiming:
-                return .reclaiming(epoch, grant: Grant(heir: try heir(), finalSequence: try sequence()))
+            case .sealed: return .sealed(epoch, grant: try grant(for: try heir()))
+            case .reclaiming: return .reclaiming(epoch, grant: try grant(for: try heir()))
             case .fenced:
                 let owner = container.contains(.owner) ? try self.site(.owner) : nil
                 return .fenced(epoch, by: try self.epoch(.overruledBy), owner: owner)
@@ -165,8 +176,15 @@ extension HeadRecord: Codable {
 
         private func heir() throws -> Reign { Reign(try site(.heir), try epoch(.heirEpoch)) }
 
-        private func sequence() throws -> SequenceNumber {
-            SequenceNumber(try number(.finalSequence))
+        private func grant(for heir: Reign) throws -> Grant {
+            Grant(
+                heir: heir, finalSequence: SequenceNumber(try number(.finalSequence)),
+                handover: try epochIfPresent(.grantHandover))
+        }
+
+        /// Earlier releases wrote none.
+        private func epochIfPresent(_ key: Key) throws -> Epoch? {
+            container.contains(key) ? try epoch(key) : nil
         }
 
         private func epoch(_ key: Key) throws -> Epoch {
@@ -234,6 +252,7 @@ private struct StoredRetention: Codable {
     let headReign: UInt64
     let mayHaveChanged: Bool?
     let unknownAfter: UInt64?
+    let grantHandover: UInt64?
 
     init(_ retention: Retention) {
         heir = retention.grant.heir.owner.description
@@ -242,6 +261,7 @@ private struct StoredRetention: Codable {
         headReign = retention.headReign.number
         mayHaveChanged = retention.mayHaveChanged ? true : nil
         unknownAfter = retention.unknownAfter?.number
+        grantHandover = retention.grant.handover?.number
     }
 
     var retention: Retention {
@@ -250,7 +270,8 @@ private struct StoredRetention: Codable {
                 throw HandoffError.unreadableRecord("a retention is malformed")
             }
             let grant = Grant(
-                heir: Reign(heir, Epoch(heirEpoch)), finalSequence: SequenceNumber(finalSequence))
+                heir: Reign(heir, Epoch(heirEpoch)), finalSequence: SequenceNumber(finalSequence),
+                handover: grantHandover.map { Epoch($0) })
             return Retention(
                 grant: grant, headReign: Epoch(headReign), mayHaveChanged: mayHaveChanged ?? false,
                 unknownAfter: unknownAfter.map { Epoch($0) })

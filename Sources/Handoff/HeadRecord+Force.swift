@@ -9,10 +9,18 @@ extension HeadRecord {
         _ epoch: Epoch, wanted: Epoch, base: TakeoverBase
     ) throws(HandoffError) -> [Action] {
         let overruled: Reign
+        var ended: [Action] = []
         switch role {
         case .owning(wanted, _): return actionsAfterRestart()
+        // Another site owns the head as well, by what neither of them can judge: this is the one that counts.
+        case .owning(let own, nil) where base == .kept(headReign: headReign) && readers.isEmpty:
+            overruled = Reign(site, own)
+            ended = [.stopServing(own)]
+        case .owning(_, let holder?) where base == .kept(headReign: headReign): throw .inUse(holder)
         case .owning, .sealing: throw .needed
-        case .fenced(let own, let by, _): throw .overruled(under: own, by: by)
+        case .fenced(let own, let by, .some): throw .overruled(under: own, by: by)
+        // Perhaps by a reign of this site's own, of which only others know. What is here may be all that is left.
+        case .fenced(_, let by, nil): overruled = Reign(site, by)
         // The heir may have begun, and then it is the one that is overruled.
         case .sealed(_, let grant), .reclaiming(_, let grant): overruled = grant.heir
         case .following(let reign), .retired(let reign), .acquiring(let reign, _), .receiving(let reign, _),
@@ -24,8 +32,9 @@ extension HeadRecord {
         else { throw .implausible("epoch \(wanted) for a takeover after epoch \(spent)") }
         let announcements = try begin(with: base, wanted: wanted, after: overruled)
         spent = wanted
+        getHead(by: wanted)
         role = .owning(wanted, holder: nil)
-        return [.serve(wanted)] + announcements
+        return ended + [.serve(wanted)] + announcements
     }
 
     /// Puts the head that the takeover begins with in its place.
@@ -33,6 +42,9 @@ extension HeadRecord {
         with base: TakeoverBase, wanted: Epoch, after overruled: Reign
     ) throws(HandoffError) -> [Action] {
         switch (base, role) {
+        // The head goes on as it is. Whose reign it was that is overruled, nobody knows: all are told in time.
+        case (.kept(headReign), .fenced), (.kept(headReign), .owning): return []
+        case (_, .fenced): throw .nothingToBeginWith
         case (.kept(headReign), .sealed(let epoch, let grant)),
             (.kept(headReign), .reclaiming(let epoch, let grant)):
             retentions.append(

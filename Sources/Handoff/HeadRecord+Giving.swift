@@ -9,8 +9,13 @@ extension HeadRecord {
         let heir = Reign(by, wanted)
         switch role {
         case .owning(let epoch, _):
-            // Somebody knows a later reign than ours: our record is from a backup, or we were overruled.
-            guard known <= epoch else { return fence(by: known, owner: nil) }
+            // Somebody knows a later reign than ours: we were overruled, or one of us is mistaken.
+            guard known <= epoch else {
+                guard known.line > epoch.line else {
+                    throw .contradiction("\(Reign(site, epoch)), and \(by) knows of epoch \(known)")
+                }
+                return fence(by: known, owner: nil)
+            }
             guard known == epoch else { throw .sealRefused(.reigning(Reign(site, epoch))) }
             guard wanted > spent else { throw .sealRefused(.spent(through: spent)) }
             if let user = user(askedFor: by) { throw .sealRefused(.inUse(user)) }
@@ -35,7 +40,9 @@ extension HeadRecord {
     }
 
     mutating func tailRead(heir: Reign, finalSequence: SequenceNumber) throws(HandoffError) -> [Action] {
-        let grant = Grant(heir: heir, finalSequence: finalSequence)
+        let grant = Grant(
+            heir: heir, finalSequence: finalSequence,
+            handover: heir.owner.site == site.site && isSettled ? handover : nil)
         switch role {
         case .sealing(let epoch, heir):
             guard finalSequence >= .zero else { throw .implausible("sequence number \(finalSequence)") }
@@ -98,7 +105,8 @@ extension HeadRecord {
 
     mutating func fence(by epoch: Epoch, owner: SiteID?) -> [Action] {
         let own = knownEpoch
-        spent = max(spent, epoch)
+        // What is kept of it is of a spent epoch, also where it was raised past the one that is told.
+        spent = max(spent, epoch, min(own.next, .highest))
         role = .fenced(own, by: epoch, owner: owner)
         return [.stopServing(own), .keepDivergence(under: own)]
     }

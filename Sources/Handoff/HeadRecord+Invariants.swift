@@ -39,6 +39,9 @@ extension HeadRecord {
         case .receiving(let from, let grant):
             try demand(from.owner != site && grant.heir.owner == site, "it was granted another site's epoch")
             try demand(spent < grant.heir.epoch, "epoch \(grant.heir.epoch) was granted but is spent")
+            try demand(
+                grant.handover.map { Epoch.first <= $0 && $0 < grant.heir.epoch } ?? true,
+                "a hand-over at epoch \(grant.handover ?? .first)")
             try demand(grant.heir.epoch <= .highest, "epoch \(grant.heir.epoch) is beyond \(Epoch.highest)")
             try demand(grant.finalSequence >= .zero, "sequence number \(grant.finalSequence)")
         case .declining(let from, let declined):
@@ -55,7 +58,10 @@ extension HeadRecord {
             try demand(heir.epoch <= spent, "epoch \(heir.epoch) is promised but not spent")
             try demand(grant.finalSequence >= .zero, "sequence number \(grant.finalSequence)")
         case .fenced(let own, let by, let owner):
-            try demand(Epoch.first <= own && own < by && owner != site, "it was overruled by the past")
+            // By an earlier epoch where it has raised its own since its state went back in time.
+            try demand(
+                Epoch.first <= own && Epoch.first <= by && own < spent && owner != site,
+                "it was overruled by nobody")
         }
         try validateDependencies(demand)
     }
@@ -90,6 +96,15 @@ extension HeadRecord {
                 "a claim after epoch \(claim.after)")
         }
         try demand(Epoch.first <= headReign && headReign <= spent, "a head of epoch \(headReign)")
+        try demand(
+            handover.map { Epoch.first <= $0 && $0 <= spent } ?? true,
+            "a hand-over at epoch \(handover ?? .first)")
+        try demand(handedTo?.site != site.site, "it gave the head to itself")
+        try demand(takenBack.count <= Self.takenBackLimit, "more than \(Self.takenBackLimit) declined epochs")
+        for epoch in takenBack + (doubtedThrough.map { [$0] } ?? []) {
+            try demand(
+                Epoch.first <= epoch && epoch <= spent, "declined at epoch \(epoch), which is not spent")
+        }
         for retention in retentions {
             let grant = retention.grant
             try demand(

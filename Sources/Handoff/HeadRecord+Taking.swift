@@ -3,7 +3,9 @@ internal import VolumeModel
 /// The side of a hand-off that takes the head: ask, receive, begin, or decline for good.
 extension HeadRecord {
     mutating func sealGranted(by: SiteID, after: Epoch, grant: Grant) throws(HandoffError) -> [Action] {
-        guard grant.heir.owner == site, grant.heir.epoch > after, grant.finalSequence >= .zero else {
+        guard grant.heir.owner == site, grant.heir.epoch > after, grant.finalSequence >= .zero,
+            grant.handover.map({ Epoch.first <= $0 && $0 <= after }) ?? true
+        else {
             throw .implausible("a grant for \(grant.heir) up to \(grant.finalSequence)")
         }
         switch role {
@@ -43,13 +45,24 @@ extension HeadRecord {
     private mutating func answer(
         _ owner: SiteID, reign: Epoch, wanted: Epoch
     ) throws(HandoffError) -> [Action] {
+        switch role {
+        // This site was to begin under that epoch, and has not: somebody has owned the head between two epochs of one reign
+        // of its own. Its state went back in time, or the other one's did; who asks finds out which.
+        case .owning(let epoch, _) where epoch >= wanted && epoch.line == wanted.line && headReign < wanted,
+            .sealing(let epoch, _) where epoch >= wanted && epoch.line == wanted.line && headReign < wanted:
+            throw .contradiction(
+                "\(Reign(site, epoch)), and \(Reign(owner, reign)), which grants epoch \(wanted)")
+        default: break
+        }
         if knownEpoch >= wanted {
             return announceKnown(to: owner)
                 + (wasPassedOver(wanted) ? [.tellDeclined(wanted, to: owner)] : [])
         }
         switch role {
         case .owning(let epoch, _) where reign >= epoch, .sealing(let epoch, _) where reign >= epoch:
-            guard reign > epoch else { throw .contradiction("\(owner) and this site own epoch \(epoch)") }
+            guard reign.line > epoch.line else {
+                throw .contradiction("\(Reign(site, epoch)), and \(Reign(owner, reign))")
+            }
             return fence(by: reign, owner: owner)
         case .receiving(_, let grant) where grant.heir.epoch <= wanted:
             // We hold a grant, and here is another, of a reign that we do not know: a person must look.
@@ -79,8 +92,17 @@ extension HeadRecord {
         switch refusal {
         case .reigning(let reign):
             try checkHint(reign)
+            // Who has promised the head asks for nothing any more, and hears from its heir.
+            switch role {
+            case .sealed(let epoch, _) where reign.epoch.line == epoch.line,
+                .reclaiming(let epoch, _) where reign.epoch.line == epoch.line:
+                return []
+            default: break
+            }
             // Anybody who knows a later reign helps, whatever became of the request.
-            guard reign.owner != site, reign.epoch > knownEpoch else { return [] }
+            guard reign.owner != site, reign.epoch > knownEpoch else {
+                return turn(from: by, wanted: refused, to: reign)
+            }
             return try learn(reign)
         case .spent(let through):
             guard case .acquiring(let from, let wanted) = role, from.owner == by, wanted == refused,
@@ -99,6 +121,21 @@ extension HeadRecord {
         }
     }
 
+    /// Whom this site took for the owner says that an earlier reign is the present one: it had gone back in time itself,
+    /// and has raised its epoch before it heard so. It is believed, for it speaks against itself. The request is dropped, so
+    /// that two that name each other keep nobody asking in circles.
+    private mutating func turn(from peer: SiteID, wanted refused: Epoch, to reign: Reign) -> [Action] {
+        guard case .acquiring(let from, let wanted) = role, from.owner == peer, wanted == refused,
+            reign.owner != site, reign.owner != peer, reign.epoch <= from.epoch,
+            // Of a hand-over of its own it knows better.
+            reign.epoch >= lastHandover ?? .first
+        else { return [] }
+        // Whoever is asked next has seen none of these.
+        spent = max(spent, wanted)
+        role = .following(reign)
+        return []
+    }
+
     private func checkHint(_ reign: Reign) throws(HandoffError) {
         guard Epoch.first <= reign.epoch, reign.epoch <= .highest else {
             throw .implausible("epoch \(reign.epoch)")
@@ -115,6 +152,7 @@ extension HeadRecord {
             spent = wanted
             role = .owning(wanted, holder: nil)
             headReign = wanted
+            getHead(by: from.owner.site == site.site ? grant.handover : wanted)
             sources.append(Source(site: from.owner, reign: wanted, phase: .fetching))
             return [.serve(wanted), .announce(grant.heir, to: from.owner)]
         case .owning(wanted, _): return actionsAfterRestart()
@@ -131,14 +169,25 @@ extension HeadRecord {
         let known = knownEpoch
         guard reign.epoch >= known else {
             // Somebody lags behind: an owner that was overruled, perhaps.
-            if case .owning = role, reign.owner != site { return announceKnown(to: reign.owner) }
-            return []
+            guard case .owning(let own, _) = role, reign.owner != site else { return [] }
+            // Or this one was, for in one line nobody else has owned the head since it is here (`hear`).
+            guard reign.epoch.line != own.line || reign.epoch <= headReign else {
+                throw .contradiction("\(Reign(site, own)), and \(reign)")
+            }
+            return announceKnown(to: reign.owner)
         }
         if let present = knownReign, reign.epoch == known, reign.owner != present.owner {
             throw .contradiction("\(present), and \(reign)")
         }
+        switch role {
+        // In one line the epoch does not decide who is right (`hear`).
+        case .owning(let own, _) where reign.epoch > own && reign.epoch.line == own.line,
+            .sealing(let own, _) where reign.epoch > own && reign.epoch.line == own.line:
+            throw .contradiction("\(Reign(site, own)), and \(reign)")
+        default: break
+        }
         if reign.owner == site, reign.epoch > known || knownReign == nil {
-            throw .contradiction("this site is said to own epoch \(reign.epoch) and knows only \(known)")
+            return try learnOfOwn(reign.epoch)
         }
         switch role {
         case .following: role = .following(reign)
@@ -153,7 +202,11 @@ extension HeadRecord {
             guard reign.epoch != grant.heir.epoch else {
                 throw .contradiction("\(reign) began, but \(grant.heir) was granted")
             }
-            // Only a takeover by force can be past a grant that we hold: what we have is not the newest.
+            // Only a takeover by force can be past a grant that we hold: what we have is not the newest. In one line it is
+            // a site that went back in time.
+            guard reign.epoch.line > known.line else {
+                throw .contradiction("\(reign) began, but \(grant.heir) was granted")
+            }
             spent = max(spent, grant.heir.epoch)
             return try acquire(from: reign)
         case .owning, .sealing:
@@ -176,6 +229,12 @@ extension HeadRecord {
             throw .contradiction("\(reign) began, but \(grant.heir) was granted")
         }
         let isWanted = if case .reclaiming = role { true } else { false }
+        // A node of this site has it by the hand-over by which the site got it.
+        if grant.heir.owner.site == site.site {
+            handover = lastHandover
+        } else if reign.owner.site == grant.heir.owner.site, reign.epoch.line == grant.heir.epoch.line {
+            (handover, handedTo) = (grant.heir.epoch, grant.heir.owner)
+        }
         spent = max(spent, reign.epoch)
         role = .retired(reign)
         retentions.append(

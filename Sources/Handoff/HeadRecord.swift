@@ -17,7 +17,8 @@ package import VolumeModel
 ///   known here; a reign that begins here gets a higher one.
 /// - **A declined epoch stays declined.** A site that declines an epoch has spent it first. So a source may take the head back, under a higher epoch still.
 /// - **Knowledge only grows.** The reign a record knows of never gets an older one. A site that once
-///   owned the head under an epoch therefore knows forever of one at least as high, and never declines it.
+///   owned the head under an epoch therefore knows forever of one at least as high, and never declines it. Only of what
+///   a site has raised after its state went back in time nothing is left (`hear`): nobody was promised that.
 /// - **Who reads sees one state.** While there are readers nobody may write. The first of them begins a new epoch, and
 ///   the last ends it: under an epoch that is read the head never changes, and who reads it too late can tell by it.
 /// - **The last copy stays.** A site leaves `retentions` only when the heir says so, and an heir says so only
@@ -30,6 +31,17 @@ package struct HeadRecord: Hashable, Sendable {
     /// The reign under which the present head began: that of the last promotion. Taking a head back and evicting who
     /// holds it raise the epoch, but do not change the head.
     package internal(set) var headReign: Epoch
+    /// The last hand-over from one site to another that is known here: the epoch under which the heir began, or the line.
+    /// Where this site owns the head it is that by which it got it, whichever of its nodes has it now. Raising the epoch and
+    /// passing the head from node to node change nothing about it. nil: unknown, or of an earlier release.
+    package internal(set) var handover: Epoch?
+    /// To which other site that was, where this one gave the head away or was told so; nil: to this site, or it is not known.
+    package internal(set) var handedTo: SiteID?
+    /// The epochs that were promised to other sites since this one got the head, and declined: the last of them. Such a reign
+    /// may begin all the same, at a site whose state went back to before it declined.
+    package internal(set) var takenBack: [Epoch]
+    /// Up to which epoch others may have been declined, of which that is not known one by one; nil: none.
+    package internal(set) var doubtedThrough: Epoch?
     /// Who keeps bytes that this site's heads lack, the oldest first: at most one for each head.
     package internal(set) var sources: [Source]
     /// What this site keeps for others. A pin or a head that is not named here, nor by a sealed role, and is not
@@ -44,12 +56,16 @@ package struct HeadRecord: Hashable, Sendable {
 
     /// How many retentions, and how many sources, a record may hold.
     package static let dependencyLimit = 64
+    /// Who wants a volume and changes its mind does so a few times between two hand-overs.
+    static let takenBackLimit = 8
     /// A record is one of many in an object of the cluster's API, and a reader some 80 bytes of it.
     package static let readerLimit = 256
 
     /// A new volume, which this site owns.
     package init(newAt site: SiteID) {
-        self.init(site: site, role: .owning(.first, holder: nil), spent: .first, headReign: .first)
+        self.init(
+            site: site, role: .owning(.first, holder: nil), spent: .first, headReign: .first, handover: .first
+        )
     }
 
     /// A volume that another site owns, to be prepared here.
@@ -61,13 +77,19 @@ package struct HeadRecord: Hashable, Sendable {
     }
 
     init(
-        site: SiteID, role: Role, spent: Epoch, headReign: Epoch, sources: [Source] = [],
-        retentions: [Retention] = [], divergences: [Divergence] = [], readers: [Reader] = []
+        site: SiteID, role: Role, spent: Epoch, headReign: Epoch, handover: Epoch? = nil,
+        handedTo: SiteID? = nil, takenBack: [Epoch] = [], doubtedThrough: Epoch? = nil,
+        sources: [Source] = [], retentions: [Retention] = [], divergences: [Divergence] = [],
+        readers: [Reader] = []
     ) {
         self.site = site
         self.role = role
         self.spent = spent
         self.headReign = headReign
+        self.handover = handover
+        self.handedTo = handedTo
+        self.takenBack = takenBack
+        self.doubtedThrough = doubtedThrough
         self.sources = sources
         self.retentions = retentions
         self.divergences = divergences

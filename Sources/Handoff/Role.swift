@@ -13,8 +13,8 @@ package import VolumeModel
 ///                            owning ◀──declined── reclaiming
 /// ```
 ///
-/// Any role that writes becomes `fenced` when it hears of a reign above its own. By force (`overrule`) any role that
-/// does not write becomes `owning`.
+/// Any role that writes becomes `fenced` when it hears of a reign by force above its own, or of a hand-over after its own.
+/// By force (`overrule`) any role that does not write becomes `owning`, `fenced` only while nobody knows whose reign it was.
 package enum Role: Hashable, Sendable {
     /// A replica: takes the owner's catalog changes and never writes.
     case following(Reign)
@@ -35,7 +35,8 @@ package enum Role: Hashable, Sendable {
     case reclaiming(Epoch, grant: Grant)
     /// Neither writes nor follows. Its bytes matter only to the retentions.
     case retired(Reign)
-    /// Was overruled: a reign `by` began without its seal. Its state is kept aside, never merged.
+    /// Was overruled: a reign `by` began without its seal, or with one that it has forgotten because its state went back
+    /// in time. Its state is kept aside, never merged.
     case fenced(Epoch, by: Epoch, owner: SiteID?)
 }
 
@@ -56,11 +57,30 @@ package struct Reign: Hashable, Sendable, CustomStringConvertible {
 package struct Grant: Hashable, Sendable {
     package let heir: Reign
     package let finalSequence: SequenceNumber
+    /// Between nodes of one site: by which hand-over the site got the head; nil: it is not known, or not all that was promised
+    /// since then is settled. To another site the grant is itself the hand-over.
+    package let handover: Epoch?
 
-    package init(heir: Reign, finalSequence: SequenceNumber) {
+    package init(heir: Reign, finalSequence: SequenceNumber, handover: Epoch? = nil) {
         self.heir = heir
         self.finalSequence = finalSequence
+        self.handover = handover
     }
+}
+
+/// What a site knows of who owns the head, as it asks others about it and as they tell it.
+package struct KnownReign: Hashable, Sendable, CustomStringConvertible {
+    package let reign: Reign
+    /// The epoch under which the last hand-over from one site to another began of which is known that it came before, or
+    /// the line of reigns. Of the owner's own reign it is the last of all; nil: it is not known.
+    package let handover: Epoch?
+
+    package init(_ reign: Reign, handover: Epoch? = nil) {
+        self.reign = reign
+        self.handover = handover
+    }
+
+    package var description: String { "\(reign)" + (handover.map { ", handed over at epoch \($0)" } ?? "") }
 }
 
 /// A state that this site keeps for another: pinned where it was sealed.
@@ -185,8 +205,9 @@ extension Epoch {
     /// know: its epochs, which grow by one, must never reach the new one.
     static let takeoverStride: UInt64 = 1 << 40
 
-    /// The line of reigns that a takeover by force began, or the first one. Within a line epochs grow by one.
-    package var line: UInt64 { number >> 16 }
+    /// The line of reigns that a takeover by force began, or the first one. Within a line epochs grow by one. No force
+    /// begins one below the stride: the first lasts until there.
+    package var line: UInt64 { number < Self.takeoverStride ? 0 : number >> 16 }
 
     /// An epoch for a takeover by force: of a line of its own.
     ///

@@ -997,6 +997,12 @@ package nonisolated struct Godwit_Peer_V1_SealGrant: @unchecked Sendable {
   /// Clears the value of `firstListing`. Subsequent reads from it will return its default value.
   package mutating func clearFirstListing() {_uniqueStorage()._firstListing = nil}
 
+  /// Between nodes of one site: the epoch under which that site got the volume from another one; 0: not known.
+  package var handover: UInt64 {
+    get {_storage._handover}
+    set {_uniqueStorage()._handover = newValue}
+  }
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -1366,6 +1372,76 @@ package nonisolated struct Godwit_Peer_V1_LackingReply: Sendable {
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
+}
+
+package nonisolated struct Godwit_Peer_V1_ConfirmRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Each volume once, 4096 of them at most.
+  package var reigns: [Godwit_Peer_V1_OwnReign] = []
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+package nonisolated struct Godwit_Peer_V1_OwnReign: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var volume: String = String()
+
+  package var epoch: UInt64 = 0
+
+  /// The epoch under which the caller's site got the volume from another one; 0: not known.
+  package var handover: UInt64 = 0
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+package nonisolated struct Godwit_Peer_V1_ConfirmReply: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Only of volumes that were named, and that the caller may know of: the last reign that is known, if it is another one
+  /// and not an earlier one, or comes after a later hand-over.
+  package var later: [Godwit_Peer_V1_LaterReign] = []
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+package nonisolated struct Godwit_Peer_V1_LaterReign: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var volume: String = String()
+
+  package var reign: Godwit_Peer_V1_Reign {
+    get {_reign ?? Godwit_Peer_V1_Reign()}
+    set {_reign = newValue}
+  }
+  /// Returns true if `reign` has been explicitly set.
+  package var hasReign: Bool {self._reign != nil}
+  /// Clears the value of `reign`. Subsequent reads from it will return its default value.
+  package mutating func clearReign() {self._reign = nil}
+
+  /// The epoch of the last hand-over between sites of which is known that it came before; 0: none is.
+  package var handover: UInt64 = 0
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+
+  fileprivate var _reign: Godwit_Peer_V1_Reign? = nil
 }
 
 // MARK: - Code below here is support for the SwiftProtobuf runtime.
@@ -3129,7 +3205,7 @@ nonisolated extension Godwit_Peer_V1_SealRequest: SwiftProtobuf.Message, SwiftPr
 
 nonisolated extension Godwit_Peer_V1_SealGrant: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".SealGrant"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}after\0\u{1}heir\0\u{3}final_sequence\0\u{1}tail\0\u{3}first_listing\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}after\0\u{1}heir\0\u{3}final_sequence\0\u{1}tail\0\u{3}first_listing\0\u{1}handover\0")
 
   fileprivate class _StorageClass {
     var _after: UInt64 = 0
@@ -3137,6 +3213,7 @@ nonisolated extension Godwit_Peer_V1_SealGrant: SwiftProtobuf.Message, SwiftProt
     var _finalSequence: Int64 = 0
     var _tail: Godwit_Peer_V1_FollowReply? = nil
     var _firstListing: Godwit_Peer_V1_ListReply? = nil
+    var _handover: UInt64 = 0
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -3152,6 +3229,7 @@ nonisolated extension Godwit_Peer_V1_SealGrant: SwiftProtobuf.Message, SwiftProt
       _finalSequence = source._finalSequence
       _tail = source._tail
       _firstListing = source._firstListing
+      _handover = source._handover
     }
   }
 
@@ -3175,6 +3253,7 @@ nonisolated extension Godwit_Peer_V1_SealGrant: SwiftProtobuf.Message, SwiftProt
         case 3: try { try decoder.decodeSingularInt64Field(value: &_storage._finalSequence) }()
         case 4: try { try decoder.decodeSingularMessageField(value: &_storage._tail) }()
         case 5: try { try decoder.decodeSingularMessageField(value: &_storage._firstListing) }()
+        case 6: try { try decoder.decodeSingularUInt64Field(value: &_storage._handover) }()
         default: break
         }
       }
@@ -3202,6 +3281,9 @@ nonisolated extension Godwit_Peer_V1_SealGrant: SwiftProtobuf.Message, SwiftProt
       try { if let v = _storage._firstListing {
         try visitor.visitSingularMessageField(value: v, fieldNumber: 5)
       } }()
+      if _storage._handover != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._handover, fieldNumber: 6)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -3216,6 +3298,7 @@ nonisolated extension Godwit_Peer_V1_SealGrant: SwiftProtobuf.Message, SwiftProt
         if _storage._finalSequence != rhs_storage._finalSequence {return false}
         if _storage._tail != rhs_storage._tail {return false}
         if _storage._firstListing != rhs_storage._firstListing {return false}
+        if _storage._handover != rhs_storage._handover {return false}
         return true
       }
       if !storagesAreEqual {return false}
@@ -3917,6 +4000,150 @@ nonisolated extension Godwit_Peer_V1_LackingReply: SwiftProtobuf.Message, SwiftP
   package static func ==(lhs: Godwit_Peer_V1_LackingReply, rhs: Godwit_Peer_V1_LackingReply) -> Bool {
     if lhs.byteCounts != rhs.byteCounts {return false}
     if lhs.silent != rhs.silent {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Peer_V1_ConfirmRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".ConfirmRequest"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}reigns\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeRepeatedMessageField(value: &self.reigns) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.reigns.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.reigns, fieldNumber: 1)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Peer_V1_ConfirmRequest, rhs: Godwit_Peer_V1_ConfirmRequest) -> Bool {
+    if lhs.reigns != rhs.reigns {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Peer_V1_OwnReign: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".OwnReign"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0\u{1}handover\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.volume) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.epoch) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.handover) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.volume.isEmpty {
+      try visitor.visitSingularStringField(value: self.volume, fieldNumber: 1)
+    }
+    if self.epoch != 0 {
+      try visitor.visitSingularUInt64Field(value: self.epoch, fieldNumber: 2)
+    }
+    if self.handover != 0 {
+      try visitor.visitSingularUInt64Field(value: self.handover, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Peer_V1_OwnReign, rhs: Godwit_Peer_V1_OwnReign) -> Bool {
+    if lhs.volume != rhs.volume {return false}
+    if lhs.epoch != rhs.epoch {return false}
+    if lhs.handover != rhs.handover {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Peer_V1_ConfirmReply: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".ConfirmReply"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}later\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeRepeatedMessageField(value: &self.later) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.later.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.later, fieldNumber: 1)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Peer_V1_ConfirmReply, rhs: Godwit_Peer_V1_ConfirmReply) -> Bool {
+    if lhs.later != rhs.later {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Godwit_Peer_V1_LaterReign: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".LaterReign"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}reign\0\u{1}handover\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.volume) }()
+      case 2: try { try decoder.decodeSingularMessageField(value: &self._reign) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.handover) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    if !self.volume.isEmpty {
+      try visitor.visitSingularStringField(value: self.volume, fieldNumber: 1)
+    }
+    try { if let v = self._reign {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 2)
+    } }()
+    if self.handover != 0 {
+      try visitor.visitSingularUInt64Field(value: self.handover, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Godwit_Peer_V1_LaterReign, rhs: Godwit_Peer_V1_LaterReign) -> Bool {
+    if lhs.volume != rhs.volume {return false}
+    if lhs._reign != rhs._reign {return false}
+    if lhs.handover != rhs.handover {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

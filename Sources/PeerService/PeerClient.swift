@@ -172,7 +172,7 @@ package final class PeerClient: Sendable {
         return error
     }
 
-    private func heard<Value>(
+    func heard<Value>(
         _ method: String, _ read: () throws(PeerError) -> Value
     ) throws(PeerError) -> Value {
         do {
@@ -357,7 +357,7 @@ package final class PeerClient: Sendable {
 
     // MARK: one call
 
-    private func call<Request: Message, Reply: Message>(
+    func call<Request: Message, Reply: Message>(
         _ method: String, _ request: Request, isUrgent: Bool = true, timeout: Duration
     ) async throws(PeerError) -> Reply {
         let bytes = try serialize(request)

@@ -70,6 +70,8 @@ package struct PeerLimits: Sendable {
     package static let inodeCount = 4096
     /// Sites that did not tell, in one answer to Lacking.
     static let silentSiteCount = 64
+    /// Volumes of a Confirm.
+    package static let reignCount = 4096
     /// Nodes of one site.
     package static let memberCount = 10_000
     /// Parameters of an Offer, and bytes of their keys and values: what Kubernetes allows a StorageClass.

@@ -49,6 +49,9 @@ package protocol PeerBackend: Sendable {
         hops: UInt32,
         within limit: Duration, for site: SiteID
     ) async throws -> (byteCounts: [UInt64], silent: Set<SiteID>)
+    /// What is known here of volumes that the caller takes itself for the owner of: of each of which it may know, the last
+    /// reign, if it is another one and not an earlier one, or comes after a later hand-over.
+    func confirm(_ owned: [VolumeID: AskedReign], by site: SiteID) async throws -> [VolumeID: ToldReign]
     /// - Returns: what serves the calls of other services that a node of this site makes; nil for anybody else.
     func serveMember(_ member: SiteID) -> RPCServer.Handler?
 }
@@ -56,6 +59,13 @@ package protocol PeerBackend: Sendable {
 extension PeerBackend {
     package func reader(of volume: VolumeID, reign: Epoch, for site: SiteID) async throws -> HeadReader {
         try await reader(of: volume, reign: reign, seen: nil, for: site)
+    }
+
+    /// Knows of nothing.
+    package func confirm(
+        _ owned: [VolumeID: AskedReign], by site: SiteID
+    ) async throws -> [VolumeID: ToldReign] {
+        [:]
     }
 }
 
@@ -215,6 +225,10 @@ package struct PeerServer: Sendable {
             try await finish(
                 call, of: site, with: try await backend.locate(try Self.volume(message.volume), for: site))
         case "Lacking": try await lacking(call, try .init(serializedBytes: request), site)
+        case "Confirm":
+            let owned = try ConfirmCoding.owned(in: try .init(serializedBytes: request))
+            let later = try await backend.confirm(owned, by: site)
+            try await finish(call, of: site, with: ConfirmCoding.message(of: later))
         case "Restore": try await restore(call, try .init(serializedBytes: request), site)
         case "Withdraw":
             try await finish(

@@ -21,6 +21,7 @@ enum HandoffCoding {
             message.sealGrant.after = after.number
             message.sealGrant.heir = encode(grant.heir)
             message.sealGrant.finalSequence = grant.finalSequence.number
+            message.sealGrant.handover = grant.handover?.number ?? 0
             return (grant.heir.owner, message)
         case .requestDecline(let heir, let after):
             message.declineRequest.wanted = heir.epoch.number
@@ -73,7 +74,7 @@ enum HandoffCoding {
     /// nobody speaks for another site.
     ///
     /// - Returns: nil for an empty message.
-    static func event(of message: Message, from site: SiteID, self: SiteID) throws -> Event? {
+    static func event(of message: Message, from site: SiteID, self own: SiteID) throws -> Event? {
         switch message.message {
         case nil: return nil
         case .sealRequest(let body):
@@ -82,7 +83,10 @@ enum HandoffCoding {
             return .sealGranted(
                 by: site, after: Epoch(body.after),
                 grant: Grant(
-                    heir: try decode(body.heir, from: site), finalSequence: SequenceNumber(body.finalSequence)
+                    heir: try decode(body.heir, from: site),
+                    finalSequence: SequenceNumber(body.finalSequence),
+                    // Of another site the grant is itself the hand-over.
+                    handover: body.handover > 0 && site.site == own.site ? Epoch(body.handover) : nil
                 ))
         case .sealRefusal(let body):
             return .sealRefused(by: site, wanted: Epoch(body.wanted), try refusal(body, from: site))

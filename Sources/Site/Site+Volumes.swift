@@ -248,6 +248,25 @@ extension Site {
         }
     }
 
+    /// What the nodes of this site know best of who owns its volumes, as of some seconds ago: other sites may ask as often as
+    /// they like. nil: there is this node alone.
+    func witnessRecords() async throws -> [VolumeID: VolumeRecord]? {
+        guard let members = context.members else { return nil }
+        if let witnesses, ContinuousClock.now - witnesses.asked < .seconds(10) { return witnesses.known }
+        let asked = ContinuousClock.now
+        let listing =
+            witnessListing
+            ?? Task {
+                Dictionary(grouping: try await members.placements(), by: \.record.id)
+                    .compactMapValues { Placement.witness(among: $0)?.record }
+            }
+        witnessListing = listing
+        defer { if witnessListing == listing { witnessListing = nil } }
+        let known = try await listing.value
+        witnesses = (asked, known)
+        return known
+    }
+
     /// Where a volume is that another site asks for, or where it would best come to: where something of it is, or where
     /// there is most room.
     ///

@@ -18,7 +18,12 @@ package actor Site {
     private var isCreating: Set<String> = []
     /// Whose data may be there before their record.
     private var isMaking: Set<VolumeID> = []
+    /// What the nodes of this site were last known to know best of its volumes.
+    var witnesses: (asked: ContinuousClock.Instant, known: [VolumeID: VolumeRecord])?
+    /// Finding that out, for all who ask meanwhile.
+    var witnessListing: Task<[VolumeID: VolumeRecord], any Error>?
     private var resuming: Task<Void, Never>?
+    private var confirming: Task<Void, Never>?
     /// When the nodes of this site were last looked for.
     var lastMemberLook: ContinuousClock.Instant?
     /// The room that the nodes of this site last told.
@@ -50,6 +55,9 @@ package actor Site {
         let order =
             all.filter { left.contains($0.mountSource) } + all.filter { !left.contains($0.mountSource) }
         for agent in order { await agent.startAfterRestart() }
+        context.confirmations.begin()
+        let everything: @Sendable () async -> [VolumeAgent]? = { [weak self] in await self?.allAgents() }
+        confirming = Task { [context] in await context.confirmations.run(context, everything) }
         await lookForUnregistered()
         await Self.each(of: order) { await $0.resume() }
         await lookForHolder()
@@ -122,6 +130,7 @@ package actor Site {
     /// Leaves mounts to the holder, or unmounts what is not in use; makes everything durable, closes.
     package func stop() async {
         resuming?.cancel()
+        confirming?.cancel()
         scrubbing?.cancel()
         reporting?.cancel()
         await resuming?.value
@@ -136,6 +145,7 @@ package actor Site {
         // With the connections ends what it waits for.
         context.closeClients()
         await reporting?.value
+        await confirming?.value
     }
 
     // MARK: volumes

@@ -45,6 +45,9 @@ package final class SiteContext: Sendable {
     /// How long takeovers by this site took, from asking the owner to stop until this site could write.
     let handoffs = Mutex(TimeHistogram(bounds: TimeHistogram.handoffBounds))
 
+    /// Whether other sites know of later reigns than those that this one takes for its own.
+    let confirmations = Confirmations()
+
     /// What peers sent that no sound site sends.
     package let misconduct: PeerMisconduct
 

@@ -108,6 +108,15 @@ extension Placement {
 }
 
 extension Placement {
+    /// Who of those that know a volume tells other sites who owns it: in the highest line the one that knows of the last
+    /// hand-over. Another one may follow a site that went back in time, at a higher epoch.
+    static func witness(among placements: [Placement]) -> Placement? {
+        let line = placements.map(\.record.head.knownEpoch.line).max()
+        let present = placements.filter { $0.record.head.knownEpoch.line == line }
+        let last = present.compactMap(\.record.head.lastHandover).max()
+        return keeper(among: present.filter { last == nil || $0.record.head.lastHandover == last })
+    }
+
     /// Whether the volume is, was last, or is about to be here: nobody else of the site can answer for it then.
     var isBinding: Bool {
         switch record.head.role {

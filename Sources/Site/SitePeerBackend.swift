@@ -10,8 +10,8 @@ package import VolumeModel
 
 /// What this site does for its peers.
 package struct SitePeerBackend: PeerBackend {
-    private let site: Site
-    private var context: SiteContext { site.context }
+    let site: Site
+    var context: SiteContext { site.context }
 
     package init(site: Site) { self.site = site }
 

@@ -65,7 +65,12 @@ extension VolumeAgent {
     /// reign that began here since, or of one that the head was sealed for.
     func checkRecord() throws {
         try checkServed()
-        guard record.headNumber != 0, let recorded = record.head.knownReign?.epoch else { return }
+        guard record.headNumber != 0, var recorded = record.head.knownReign?.epoch else { return }
+        // A site that went back in time may have raised its epoch above the reign by which it was overruled.
+        if case .fenced(let own, _, _) = record.head.role { recorded = max(recorded, own) }
+        for (epoch, number) in record.divergentHeads where number == record.headNumber {
+            recorded = max(recorded, epoch)
+        }
         let catalog = try openHead(record.headNumber).storage.catalog
         var (seen, sealed) = try catalog.perform { (try $0.epoch(), try $0.sealedFor()) }
         // Who goes on after a grant that came to nothing does so above it.

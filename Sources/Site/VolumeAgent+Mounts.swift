@@ -18,9 +18,13 @@ extension VolumeAgent {
     /// - Throws: `.precondition` with the owner's reason when it does not give it away, in that time.
     @discardableResult
     func own(patience: Duration = .zero) async throws -> Epoch {
+        let givenUp = wishes.givenUpCount
+        await waitForConfirmation()
         try checkServed()
         if case .owning(let epoch, _) = record.head.role { return epoch }
-        let givenUp = wishes.givenUpCount
+        if case .fenced(_, _, nil) = record.head.role, let overruledText {
+            throw SiteError.precondition("volume '\(record.name)': \(overruledText)")
+        }
         wishes.lastUttered = .now
         switch record.head.role {
         // Whatever can be done before the old owner stops is done before.
@@ -44,6 +48,9 @@ extension VolumeAgent {
             if case .owning(let epoch, _) = record.head.role {
                 // How long a program at the other site took to end says nothing about taking over.
                 if patience == .zero { context.handoffs.withLock { $0.record(ContinuousClock.now - asked) } }
+                // It may be one that began before the state of this site went back.
+                await waitForConfirmation()
+                guard case .owning(epoch, _) = record.head.role else { break }
                 return epoch
             }
             try checkNotGivenUp(since: givenUp)
@@ -106,7 +113,12 @@ extension VolumeAgent {
     }
 
     /// Mounts the volume's file system at a directory of this host.
-    func mount(at path: String, isReadOnly: Bool, pod: String? = nil, group: UInt32? = nil) async throws {
+    ///
+    /// - Parameter epoch: under which it was attached, if it was: under no other one it is mounted.
+    func mount(
+        at path: String, isReadOnly: Bool, pod: String? = nil, group: UInt32? = nil,
+        acquiredUnder epoch: Epoch? = nil
+    ) async throws {
         // What ends there lets go of the volume first.
         await waitForEndings()
         await forsakeEarlierReigns()
@@ -117,15 +129,20 @@ extension VolumeAgent {
             return
         }
         guard let other = mounts.keys.first else {
-            try await mountAnew(at: path, isReadOnly: isReadOnly, pod: pod, group: group)
+            try await mountAnew(
+                at: path, isReadOnly: isReadOnly, pod: pod, group: group, acquiredUnder: epoch)
             return
         }
         throw SiteError.precondition(
             "volume '\(record.name)' is mounted at \(other) already: unmount it there first")
     }
 
-    private func mountAnew(at path: String, isReadOnly: Bool, pod: String?, group: UInt32?) async throws {
+    private func mountAnew(
+        at path: String, isReadOnly: Bool, pod: String?, group: UInt32?, acquiredUnder acquired: Epoch?
+    ) async throws {
         let epoch = try await own()
+        // What that waited for may have ended the reign that was looked at before.
+        if let acquired { try await checkStillOwned(under: acquired) }
         try await apply(.attach(Holder(node: context.node, pod: pod)))
         do {
             let head = try openHead(record.headNumber)

@@ -41,6 +41,10 @@ extension VolumeAgent {
         isClosed = true
         announcement?.cancel()
         await announcement?.value
+        hearing.question?.cancel()
+        await hearing.question?.value
+        await hearing.current?.value
+        await hearing.consequence?.value
         readingCheck?.cancel()
         await readingCheck?.value
         let left = await leaveMounts()

@@ -15,7 +15,7 @@ extension VolumeAgent {
     /// A state that is here and with which a takeover by force could begin.
     struct TakeoverOption {
         let base: TakeoverBase
-        /// `followed` or `kept`.
+        /// `followed`, `kept`, or `own`: what this site itself had before its state went back in time.
         let name: String
         let headNumber: UInt64
         /// Of the sequence numbers of the one who wrote it.
@@ -24,11 +24,15 @@ extension VolumeAgent {
         let age: Double?
     }
 
-    /// The reign that a takeover by force would overrule; nil when this site owns the volume.
+    /// The reign that a takeover by force would overrule; nil when this site owns the volume, and nobody says otherwise.
     var overrulable: Reign? {
         switch record.head.role {
         case .sealed(_, let grant), .reclaiming(_, let grant): grant.heir
-        case .owning, .sealing, .fenced: nil
+        // One of this site's own, perhaps, of which only others know.
+        case .fenced(_, let by, nil): Reign(context.site, by)
+        // With whoever contradicts it.
+        case .owning(let epoch, _): contestText.map { _ in Reign(context.site, epoch) }
+        case .sealing, .fenced: nil
         default: record.head.knownReign
         }
     }
@@ -55,6 +59,13 @@ extension VolumeAgent {
                 TakeoverOption(
                     base: .followed(through: sequence), name: "followed", headNumber: record.headNumber,
                     sequence: sequence, age: age ?? logAge(record.headNumber)))
+        }
+        if overrulable?.owner == context.site {
+            let sequence = try openHead(record.headNumber).storage.catalog.lastSequence
+            options.append(
+                TakeoverOption(
+                    base: .kept(headReign: record.head.headReign), name: "own", headNumber: record.headNumber,
+                    sequence: sequence, age: logAge(record.headNumber)))
         }
         let grants: [(grant: Grant, headReign: Epoch)] =
             switch record.head.role {
@@ -107,7 +118,8 @@ extension VolumeAgent {
         }
         var reply = Godwit_Control_V1_TakeOverReply()
         reply.volume = record.name
-        reply.overruledOwner = overruled.owner.description
+        // Of whom it was overruled is not known, but for that it may have been this site itself.
+        reply.overruledOwner = record.head.role.isFenced ? "" : overruled.owner.description
         reply.overruledEpoch = overruled.epoch.number
         let context = self.context
         async let answers = asksOthers ? Self.isAnswering(overruled.owner, context) : false

@@ -92,6 +92,8 @@ actor VolumeAgent {
     var scrubTurns: [UInt64: [ScrubTurn]] = [:]
     /// Whether people were shown that, or its end.
     var isObstacleShown = true
+    /// What other sites say of who owns the volume.
+    var hearing: Hearing
     /// Why an owner did not give the volume away when it was last asked.
     var lastRefusal: SealRefusal?
     /// What this process knows of wishes to own the volume here.
@@ -127,6 +129,7 @@ actor VolumeAgent {
         self.context = context
         self.stored = stored
         id = stored.value.id
+        hearing = Hearing(stored.value.head.role)
         context.offers.note(stored.value)
         var logger = context.logger
         logger[metadataKey: "volume"] = "\(stored.value.name)"
@@ -159,7 +162,8 @@ actor VolumeAgent {
         _ = try await perform(try await decide(event, if: isDue), answering: nil, wait: wait)
     }
 
-    private func decide(_ event: Event, if isDue: () -> Bool = { true }) async throws -> [Action] {
+    /// - Returns: what is to be done (`perform`).
+    func decide(_ event: Event, if isDue: () -> Bool = { true }) async throws -> [Action] {
         while isDeciding { await withCheckedContinuation { waitingDecisions.append($0) } }
         isDeciding = true
         defer {
@@ -241,6 +245,7 @@ actor VolumeAgent {
                 answer =
                     try await apply(.caughtUp(wanted: grant.heir.epoch, sequence: sequence), from: peer)
                     ?? answer
+                askWhereResumed()
             case .stopServing(let epoch): try await stopServing(through: epoch)
             case .keepDivergence(let epoch):
                 // The directory stays as it is: nobody writes to it again, and a new head gets a new number.
@@ -331,6 +336,7 @@ actor VolumeAgent {
         }
         TestStop.reach("received", "\(event)")
         defer { TestStop.reach("answering", "\(event)") }
+        if case .sealRequest = message.message { await waitForConfirmation() }
         // What is decided on an old record may contradict what was decided since.
         try checkServed()
         if case .sealRequest(let request) = message.message {
@@ -444,12 +450,15 @@ actor VolumeAgent {
     ) async throws {
         try await exclusively { agent in
             if let epoch {
+                // Others may know that this reign is over.
+                await agent.waitForConfirmation()
                 if isReadOnly, let reign = agent.readableReign(under: epoch) {
                     return try await agent.mountToRead(reign, at: path)
                 }
                 try await agent.checkStillOwned(under: epoch)
             }
-            try await agent.mount(at: path, isReadOnly: isReadOnly, pod: pod, group: group)
+            try await agent.mount(
+                at: path, isReadOnly: isReadOnly, pod: pod, group: group, acquiredUnder: epoch)
         }
     }
 

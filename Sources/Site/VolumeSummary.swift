@@ -153,17 +153,20 @@ extension VolumeAgent {
     /// The gravest comes first: what is wrong with the record, with the reign, with the disk, with bytes.
     private func withTrouble(_ summary: VolumeSummary) -> VolumeSummary {
         var summary = summary
-        summary.trouble = obstacle ?? overruledText ?? newerReplicaText ?? summary.trouble ?? damageText
+        summary.trouble =
+            obstacle ?? overruledText ?? contestText ?? newerReplicaText ?? summary.trouble
+            ?? damageText
         summary.healed = healed
         return summary
     }
 
     /// That an owner was overruled of which a mount is left, or does not know by whom; nil: neither.
-    private var overruledText: String? {
+    var overruledText: String? {
         if case .fenced(let epoch, let by, nil) = record.head.role {
             return
                 "epoch \(epoch), under which this site owned the volume, was overruled by epoch \(by), and who owns "
-                + "that is not known here yet: nothing of the volume is served"
+                + "that is not known here yet: nothing of the volume is served. If nobody does, because the state of this "
+                + "site went back in time, 'godwit volume takeover \(record.name)' tells how to go on with what is here"
         }
         guard let (path, mount) = mounts.first(where: { !$0.value.isBorrowed && !isServed($0.value) }) else {
             return nil

@@ -22,7 +22,7 @@ extension VolumeCommand {
         @Argument(help: "The volume's name or identifier.") var volume: String
         @Flag(help: "Take it over. What the overruled owner has not told stays with it.") var force = false
         @Option(help: "The epoch that is overruled, as it is told without --force.") var overrule: UInt64?
-        @Option(help: "The state to begin with: followed or kept. Default: the first that is told.")
+        @Option(help: "The state to begin with: followed, kept or own. Default: the first that is told.")
         var from: String?
         @Flag(help: "Print JSON.") var json = false
 
@@ -81,7 +81,10 @@ extension VolumeCommand {
         }
 
         private static func text(_ reply: Godwit_Control_V1_TakeOverReply) -> String {
-            let owner = "\(reply.overruledOwner) at epoch \(reply.overruledEpoch)"
+            let owner =
+                reply.overruledOwner.isEmpty
+                ? "nobody who is known here; this site was overruled by epoch \(reply.overruledEpoch)"
+                : "\(reply.overruledOwner) at epoch \(reply.overruledEpoch)"
             guard let first = reply.options.first else {
                 return "volume \(reply.volume) is owned by \(owner); nothing of it is here to begin with"
             }
@@ -137,7 +140,11 @@ extension VolumeCommand {
 
         private static func ownersPosition(_ reply: Godwit_Control_V1_TakeOverReply) -> String {
             let owner = reply.overruledOwner
-            guard let known = lastKnown(reply) else { return "Where \(owner) is is unknown here." }
+            guard let known = lastKnown(reply) else {
+                return owner.isEmpty
+                    ? "What was changed under epoch \(reply.overruledEpoch) is unknown here."
+                    : "Where \(owner) is is unknown here."
+            }
             let time =
                 known.hasAgeSeconds
                 ? Text.duration(known.ageSeconds) + " ago" : "at a time that is unknown here"

@@ -31,7 +31,7 @@ struct TakeOver: AsyncParsableCommand {
         name: [.long, .customLong("overrule-epoch")],
         help: "The epoch that is overruled, as it is told without --force.")
     var overrule: Int64?
-    @Option(help: "The state to begin with: followed or kept. Default: the first that is told.")
+    @Option(help: "The state to begin with: followed, kept or own. Default: the first that is told.")
     var from: String?
     @Option(help: ArgumentHelp("How long to wait for the controller's answer.", valueName: "seconds"))
     var timeout = 60
@@ -48,8 +48,8 @@ struct TakeOver: AsyncParsableCommand {
             throw ValidationError("Nothing is done without --force.")
         }
         if let overrule, overrule < 1 { throw ValidationError("An epoch is 1 or more.") }
-        if let from, !["followed", "kept"].contains(from) {
-            throw ValidationError("--from is followed or kept")
+        if let from, !["followed", "kept", "own"].contains(from) {
+            throw ValidationError("--from is followed, kept or own")
         }
         guard (1...3600).contains(timeout) else { throw ValidationError("--timeout is 1 to 3600") }
     }

@@ -15,7 +15,7 @@ import VolumeModel
 @Suite(.serialized, .timeLimit(.minutes(10))) struct PeerFuzzTests {
     private static let methods = [
         "Hello", "Status", "Follow", "Read", "List", "Exchange", "Offer", "TakeOver", "Changes",
-        "Restore", "Lacking", "Locate", "Withdraw",
+        "Restore", "Lacking", "Locate", "Withdraw", "Confirm",
     ]
 
     /// A site with one volume that it owns and one that is sealed for tokyo's epoch 2.
@@ -83,6 +83,15 @@ import VolumeModel
                     locate.volume = $0.description
                     return try locate.serializedBytes()
                 }
+            case "Confirm":
+                // Not of what this site owns: damaged it may tell of a later reign, which would be believed.
+                var confirm = Godwit_Peer_V1_ConfirmRequest()
+                confirm.reigns = [sealed, Self.unknown].map {
+                    var own = Godwit_Peer_V1_OwnReign()
+                    (own.volume, own.epoch) = ($0.description, 2)
+                    return own
+                }
+                return [try confirm.serializedBytes()]
             case "Withdraw":
                 // What is unknown already, what was offered, and what this site owns.
                 return try [Self.unknown, VolumeID(randomHigh: 5, randomLow: 6), owned, sealed].map {

@@ -105,6 +105,15 @@ import VolumeModel
                 return locate
             }, named: (.ok, .ok)),
         Row(
+            method: "Confirm",
+            request: { volume in
+                var own = Godwit_Peer_V1_OwnReign()
+                (own.volume, own.epoch) = (volume.description, 1)
+                var confirm = Godwit_Peer_V1_ConfirmRequest()
+                confirm.reigns = [own]
+                return confirm
+            }, named: (.ok, .ok)),
+        Row(
             method: "Restore",
             request: { volume in
                 var generator = Generator(seed: 9)

@@ -122,6 +122,9 @@ extension HandoffSimulation {
         let index = message.to
         switch message.payload {
         case .event(let event): try apply(event, at: index)
+        case .question(let reign):
+            guard let told = sites[index].memory?.objection(to: reign) else { return }
+            send(.event(.reignTold(told)), from: index, to: message.from)
         case .changes(let reign, let log):
             guard case .following(reign)? = sites[index].memory?.role else { return }
             try extend(index, with: log, of: reign.epoch)

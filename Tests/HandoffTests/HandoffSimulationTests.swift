@@ -92,7 +92,7 @@ import Testing
     private static func isTooRare(_ from: RoleKind, _ event: EventKind) -> Bool {
         switch (from, event) {
         case (.receiving, .claimed), (.declining, .claimed), (.sealing, .claimed), (.sealed, .claimed),
-            (.reclaiming, .claimed), (.sealing, .sealRefused):
+            (.reclaiming, .claimed), (.sealing, .reignTold):
             true
         default: false
         }

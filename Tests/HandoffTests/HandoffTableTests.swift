@@ -58,6 +58,7 @@ let tokyo = SiteID("tokyo")!
         case .declineRequested: .declineRequested(reign: theirs, wanted: Epoch(5))
         case .declined: .declined(by: sydney, wanted: Epoch(5))
         case .ownerAnnounced: .ownerAnnounced(heir)
+        case .reignTold: .reignTold(KnownReign(heir, handover: heir.epoch))
         case .claimed:
             .claimed(heir: Reign(tokyo, Epoch(1 << 40 + 9)), after: Epoch(4), through: SequenceNumber(3))
         case .claimAnswered: .claimAnswered(by: sydney, reign: Epoch(4), isKept: true)
@@ -161,10 +162,11 @@ private let handoffTable = """
     divergenceKept   .         .         .         .         .         .         .          .          .         retired
     sealRequested    !refused  !refused  !refused  !refused  sealing   .         .          .          !refused  !refused
     sealGranted      +         receiving .         .         !conflict !conflict .          .          +         +
-    sealRefused      +         +         !conflict following fenced    fenced    !conflict  !conflict  +         +
+    sealRefused      +         +         !conflict following !conflict !conflict .          .          +         +
     declineRequested +         following following .         !conflict !conflict .          .          +         +
     declined         .         .         .         .         +         owning    owning     owning     .         .
-    ownerAnnounced   +         +         !conflict following fenced    fenced    retired    acquiring  +         +
+    ownerAnnounced   +         +         !conflict following !conflict !conflict retired    acquiring  +         +
+    reignTold        .         .         .         .         fenced    fenced    .          .          .         .
     claimed          +         +         acquiring following fenced    fenced    retired    acquiring  +         +
     claimAnswered    .         .         .         .         .         .         .          .          .         .
     releaseRequested .         .         .         .         .         !conflict retired    acquiring  .         .

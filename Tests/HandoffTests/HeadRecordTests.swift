@@ -347,26 +347,28 @@ import VolumeModel
         #expect(!second.mayDiscard && third.origin?.site == sydney)
     }
 
-    @Test func ownerThatHearsOfALaterReignFencesItself() throws {
+    @Test func ownerThatHearsOfALaterReignByForceFencesItself() throws {
         var record = owner()
-        let actions = try record.apply(.ownerAnnounced(Reign(sydney, Epoch(7))))
+        let later = Epoch(1 << 41)
+        let actions = try record.apply(.ownerAnnounced(Reign(sydney, later)))
         #expect(actions == [.stopServing(.first), .keepDivergence(under: .first)])
         #expect(!record.mayWrite(under: .first))
-        #expect(throws: HandoffError.overruled(under: .first, by: Epoch(7))) { try record.apply(.takeOver) }
+        #expect(throws: HandoffError.overruled(under: .first, by: later)) { try record.apply(.takeOver) }
         _ = try record.apply(.divergenceKept(under: .first))
-        #expect(record.role == .retired(Reign(sydney, Epoch(7))))
+        #expect(record.role == .retired(Reign(sydney, later)))
     }
 
     @Test func ownerWhoseRecordIsFromABackupFencesItself() throws {
         var record = owner()
-        _ = try record.apply(.sealRequested(by: sydney, after: Epoch(5), wanted: Epoch(6)))
-        #expect(record.role == .fenced(.first, by: Epoch(5), owner: nil))
+        let later = Epoch(1 << 41)
+        _ = try record.apply(.sealRequested(by: sydney, after: later, wanted: later.next))
+        #expect(record.role == .fenced(.first, by: later, owner: nil))
         // Who overruled it is not known yet: its state stays until it is.
-        #expect(throws: HandoffError.overruled(under: .first, by: Epoch(5))) {
+        #expect(throws: HandoffError.overruled(under: .first, by: later)) {
             try record.apply(.divergenceKept(under: .first))
         }
         #expect(try record.apply(.declineRequested(reign: Reign(sydney, Epoch(3)), wanted: Epoch(4))).isEmpty)
-        let again = try record.apply(.ownerAnnounced(Reign(tokyo, Epoch(5))))
+        let again = try record.apply(.ownerAnnounced(Reign(tokyo, later)))
         #expect(again == [.keepDivergence(under: .first)])
     }
 

@@ -28,6 +28,7 @@ enum EventKind: Int, CaseIterable {
     case prepare, takeOver, overrule, abort, leave, forgetDivergence, attach, admit, unmounted, detach, evict
     case tailRead, caughtUp, flattened, divergenceKept
     case sealRequested, sealGranted, sealRefused, declineRequested, declined, ownerAnnounced
+    case reignTold
     case claimed, claimAnswered, releaseRequested, released
 
     init(_ event: Event) {
@@ -54,6 +55,7 @@ enum EventKind: Int, CaseIterable {
             case .declineRequested: .declineRequested
             case .declined: .declined
             case .ownerAnnounced: .ownerAnnounced
+            case .reignTold: .reignTold
             case .claimed: .claimed
             case .claimAnswered: .claimAnswered
             case .releaseRequested: .releaseRequested

@@ -106,5 +106,190 @@ extension SiteTests {
                 try await pair.unmount("data", at: pair.sydney)
             }
         }
+
+        /// Makes a volume that london owns in the state that it has gone back to, and not running, and that sydney has now.
+        ///
+        /// - Returns: where sydney has mounted it.
+        private func moveAway(_ pair: SitePair, _ cleanup: Cleanup) async throws -> String {
+            try await pair.london.godwit(["volume", "create", "data", "--capacity", "1Gi"])
+            let london = try await pair.mount("data", at: pair.london, cleanup)
+            _ = try await shell("echo one > file; sync file .", in: london)
+            try await pair.unmount("data", at: pair.london)
+            // Whom the volume names may say who owns it.
+            try await pair.london.godwit(["migrate", "data", "--to", "sydney", "--prepare-only"])
+            try await keepState(of: pair.london)
+            try await pair.london.godwit(["migrate", "data", "--to", "sydney", "--detach"])
+            let sydney = try await pair.mount("data", at: pair.sydney, cleanup)
+            try await pair.waitUntilReleased("data", at: pair.sydney)
+            _ = try await shell("echo two > file; sync file .", in: sydney)
+            try await putBackState(of: pair.london)
+            return sydney
+        }
+
+        /// Promises.md: "asks, before it serves such a volume, every site that may know it".
+        @Test func whatHasMovedAwaySinceIsNotServedByASiteThatWentBack() async throws {
+            // An answer takes three round trips: who does not wait for it is found out.
+            let line = LineSettings(bitsPerSecond: 1_000_000_000, delay: .milliseconds(60))
+            try await withSites(LinkSettings(line)) { pair, cleanup in
+                let sydney = try await moveAway(pair, cleanup)
+                try await pair.london.start()
+                let path = pair.mountPoint(of: pair.london)
+                let refused = try await pair.london.run(["volume", "mount", "data", path])
+                #expect(!refused.exit.isSuccess && refused.output.contains("sydney"), "\(refused.output)")
+                let state = try await pair.london.inspect("data")
+                #expect(state["divergences"] as? [String] == ["1"] && state["owner"] as? String == "sydney")
+                let log = try String(contentsOfFile: pair.london.logPath, encoding: .utf8)
+                #expect(log.contains("went back in time"), "\(log.suffix(2000))")
+                // Whoever is right goes on, and gives it back as ever.
+                #expect(try await shell("echo more >> file; cat file", in: sydney).output == "two\nmore\n")
+                try await pair.unmount("data", at: pair.sydney)
+                let london = try await pair.mount("data", at: pair.london, cleanup)
+                #expect(try await shell("cat file", in: london).output == "two\nmore\n")
+                try await pair.unmount("data", at: pair.london)
+                try await pair.london.godwit(["volume", "divergence", "mount", "data", "1", path])
+                #expect(try await shell("cat file", in: path).output == "one\n")
+                try await pair.unmount("data", at: pair.london)
+            }
+        }
+
+        /// Promises.md: "A site that cannot be reached keeps nobody waiting", and what follows there.
+        @Test func aSiteThatWentBackAndHearsOfItLaterStopsThenAndKeepsWhatItWrote() async throws {
+            try await withSites { pair, cleanup in
+                let sydney = try await moveAway(pair, cleanup)
+                try await pair.link.cut(Set(LinkDirection.allCases))
+                try await pair.london.start()
+                let london = try await pair.mount("data", at: pair.london, cleanup)
+                let alone = try await shell("cat file; echo alone > alone; sync alone .", in: london)
+                #expect(alone.output == "one\n" && alone.exit.isSuccess, "\(alone.output)")
+
+                try await pair.link.cut([])
+                try await SiteTests.wait("london to stop") {
+                    try await shell("touch '\(london)/x' 2>&1 | grep -c 'Stale'", in: "/").output == "1\n"
+                }
+                let trouble = try #require(try await pair.london.inspect("data")["trouble"] as? String)
+                #expect(trouble.contains("owned by sydney at epoch 2"), "\(trouble)")
+                try await pair.unmount("data", at: pair.london)
+                #expect(try await pair.london.inspect("data")["divergences"] as? [String] == ["1"])
+                try await pair.london.godwit(["volume", "divergence", "mount", "data", "1", london])
+                #expect(try await shell("cat file alone", in: london).output == "one\nalone\n")
+                try await pair.unmount("data", at: pair.london)
+                #expect(try await shell("ls; cat file", in: sydney).output == "file\ntwo\n")
+                try await pair.unmount("data", at: pair.sydney)
+            }
+        }
+
+        /// The volume was elsewhere and has returned: the newest state is the one that was lost.
+        @Test func aSiteThatHasLostALaterReignOfItsOwnGoesOnWhenAPersonSaysSo() async throws {
+            try await withSites { pair, cleanup in
+                _ = try await moveAway(pair, cleanup)
+                // Back to the state of now: sydney must know of what comes.
+                try await pair.unmount("data", at: pair.sydney)
+                try await pair.london.start()
+                let london = try await pair.mount("data", at: pair.london, cleanup)
+                _ = try await shell("echo three > file; sync file .", in: london)
+                try await pair.unmount("data", at: pair.london)
+                try await pair.waitUntilReleased("data", at: pair.london)
+                #expect(try await pair.london.number("epoch", of: "data") == 3)
+                try await putBackState(of: pair.london)
+
+                try await pair.london.start()
+                let refused = try await pair.london.run(["volume", "mount", "data", london])
+                #expect(
+                    !refused.exit.isSuccess && refused.output.contains("godwit volume takeover data"),
+                    "\(refused.output)")
+                #expect(try await pair.london.inspect("data")["role"] as? String == "fenced")
+                let told = try await pair.london.godwit(["volume", "takeover", "data"])
+                #expect(told.contains("--force --overrule 3 --from own"), "\(told)")
+                try await pair.london.godwit(["volume", "takeover", "data", "--force", "--overrule", "3"])
+                try await pair.mount("data", at: pair.london, cleanup)
+                #expect(try await shell("cat file", in: london).output == "one\n")
+                try await SiteTests.wait("sydney to hear of it") {
+                    try await pair.sydney.number("epoch", of: "data") > 1 << 40
+                }
+                try await pair.unmount("data", at: pair.london)
+            }
+        }
+
+        /// Nodes that read come and go while no other site can be reached: the epoch rises, and says nothing of who is right.
+        @Test func aSiteThatWentBackAndRaisedItsEpochStopsAndIsOfUseAgain() async throws {
+            try await withSites { pair, cleanup in
+                let sydney = try await moveAway(pair, cleanup)
+                try await pair.link.cut(Set(LinkDirection.allCases))
+                try await pair.london.start()
+                let id = try #require(try await pair.london.inspect("data")["id"] as? String)
+                let reader = [id, "--node", "london-node"]
+                for _ in 0..<2 {
+                    try await pair.london.csi(
+                        ["publish"] + reader + ["--access-mode", "multi-node-reader-only"])
+                    try await pair.london.csi(["unpublish"] + reader)
+                }
+                #expect(try await pair.london.number("epoch", of: "data") == 5)
+
+                try await pair.link.cut([])
+                try await SiteTests.wait("london to stop") {
+                    try await pair.london.inspect("data")["role"] as? String == "retired"
+                }
+                let right = try await pair.sydney.inspect("data")
+                #expect(right["role"] as? String == "owning" && right["trouble"] as? String == "", "\(right)")
+                #expect(try await shell("echo more >> file; cat file", in: sydney).output == "two\nmore\n")
+                await pair.london.stop()
+                try await pair.london.start()
+                let state = try await pair.london.inspect("data")
+                #expect(
+                    state["divergences"] as? [String] == ["5"] && state["trouble"] as? String == "",
+                    "\(state)")
+                try await pair.unmount("data", at: pair.sydney)
+                let london = try await pair.mount("data", at: pair.london, cleanup)
+                #expect(try await shell("cat file", in: london).output == "two\nmore\n")
+                try await pair.unmount("data", at: pair.london)
+            }
+        }
+
+        /// Whom the volume names has given it on, to a site that it does not name.
+        @Test func whatTheHeirHasGivenOnIsNotServedEither() async throws {
+            try await withSites(withTokyo: true) { pair, cleanup in
+                let tokyo = try #require(pair.tokyo)
+                _ = try await moveAway(pair, cleanup)
+                try await pair.unmount("data", at: pair.sydney)
+                try await pair.sydney.godwit(["migrate", "data", "--to", "tokyo", "--detach"])
+                let there = try await pair.mount("data", at: tokyo, cleanup)
+                try await pair.waitUntilReleased("data", at: tokyo)
+                try await pair.london.start()
+                let path = pair.mountPoint(of: pair.london)
+                let refused = try await pair.london.run(["volume", "mount", "data", path])
+                #expect(!refused.exit.isSuccess, "\(refused.output)")
+                let state = try await pair.london.inspect("data")
+                #expect(state["divergences"] as? [String] == ["1"] && state["owner"] as? String == "tokyo")
+                #expect(try await shell("echo more >> file; cat file", in: there).output == "two\nmore\n")
+                try await pair.unmount("data", at: tokyo)
+            }
+        }
+
+        /// What Kubernetes had attached before is not mounted until the others were asked.
+        @Test func whatWasAttachedBeforeIsNotMountedByASiteThatWentBack() async throws {
+            let line = LineSettings(bitsPerSecond: 1_000_000_000, delay: .milliseconds(60))
+            try await withSites(LinkSettings(line)) { pair, cleanup in
+                let id = try await CSIModesTests.make("data", at: pair.london)
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney", "--prepare-only"])
+                let published = try await pair.london.csi(["publish", id, "--node", "london-node"])
+                let object = try JSONSerialization.jsonObject(with: Data(published.utf8)) as? [String: Any]
+                let epoch = try #require((object?["publish_context"] as? [String: String])?["epoch"])
+                try await keepState(of: pair.london)
+                try await pair.london.csi(["unpublish", id, "--node", "london-node"])
+                try await pair.london.godwit(["migrate", "data", "--to", "sydney", "--detach"])
+                try await pair.mount("data", at: pair.sydney, cleanup)
+                try await putBackState(of: pair.london)
+
+                try await pair.london.start()
+                let staging = pair.directory + "/staging"
+                try cleanup.add(mountAt: staging)
+                let refused = try await CSIModesTests.outcome(
+                    pair.london,
+                    ["stage", id, "--staging-path", staging, "--publish-context", "epoch=\(epoch)"])
+                #expect(refused.code != 0 && refused.text.contains("sydney"), "\(refused)")
+                #expect(try await pair.london.inspect("data")["role"] as? String == "retired")
+                try await pair.unmount("data", at: pair.sydney)
+            }
+        }
     }
 }

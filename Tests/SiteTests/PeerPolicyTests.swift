@@ -73,6 +73,14 @@ extension SiteTests {
                 claim.announcement.reign.owner = "tokyo"
                 claim.announcement.reign.epoch = 99
                 await #expect(throws: PeerError.self) { _ = try await client.exchange(claim) }
+                // Nor does it learn who owns the volume, or fence the owner, by saying that it does.
+                for asked in [
+                    AskedReign(.first), AskedReign(Epoch(99), handover: Epoch(99)),
+                    AskedReign(Epoch(1 << 41)),
+                ] {
+                    let told = try await client.confirm([id: asked], timeout: .seconds(10))
+                    #expect(told == [:], "\(asked)")
+                }
                 let after = try await london.inspect("data")
                 #expect(after["role"] as? String == "owning")
                 #expect(after["epoch"] as? NSNumber == before["epoch"] as? NSNumber)

@@ -29,7 +29,8 @@ enum HandoffSamples {
         ]
         return roles.map { role, spent in
             HeadRecord(
-                site: here, role: role, spent: Epoch(spent), headReign: Epoch(2),
+                site: here, role: role, spent: Epoch(spent), headReign: Epoch(2), handover: Epoch(2),
+                handedTo: tokyo, takenBack: [Epoch(3)], doubtedThrough: .first,
                 sources: [
                     Source(
                         site: tokyo, reign: Epoch(2), phase: .fetching,

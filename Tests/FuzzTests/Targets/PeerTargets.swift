@@ -115,6 +115,30 @@ enum PeerTargets {
                 return true
             },
             .message([
+                Godwit_Peer_V1_ConfirmRequest.with {
+                    $0.reigns = [
+                        .with {
+                            $0.volume = id
+                            $0.epoch = 6
+                            $0.handover = 5
+                        }
+                    ]
+                }
+            ]) { request in
+                let owned = try ConfirmCoding.owned(in: request)
+                for asked in owned.values where Epoch.first <= asked.epoch && asked.epoch <= .highest {
+                    let claim = KnownReign(Reign(peer, asked.epoch), handover: asked.handover)
+                    for record in HandoffSamples.records {
+                        var heard = record
+                        _ = try? heard.apply(.reignTold(claim))
+                        try demand(
+                            (try? HandoffSamples.read(HandoffSamples.stored(heard))) == heard, "\(heard)")
+                        _ = record.objection(to: claim)
+                    }
+                }
+                return !owned.isEmpty
+            },
+            .message([
                 Godwit_Peer_V1_WithdrawRequest.with {
                     $0.volume = id
                     $0.epoch = 3
