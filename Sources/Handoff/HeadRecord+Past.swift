@@ -107,6 +107,14 @@ extension HeadRecord {
         return last
     }
 
+    /// Whether that would change anything here, or contradict what is known, were it told by a site that is believed. Who does not
+    /// know by which hand-over it got the head is told all, and judges for itself.
+    package func isConcerned(by told: KnownReign) -> Bool {
+        var copy = self
+        guard let actions = try? copy.apply(.reignTold(told)) else { return true }
+        return !actions.isEmpty || copy.role != role
+    }
+
     /// What another site tells of who owns the head. It matters to whoever takes itself for the owner.
     mutating func hear(_ told: KnownReign) throws(HandoffError) -> [Action] {
         guard let own = unconfirmedReign else { return [] }

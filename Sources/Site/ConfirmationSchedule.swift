@@ -21,7 +21,7 @@ struct ConfirmationSchedule {
     static let patience: Duration = .milliseconds(1500)
     /// A process whose machine was put back goes on without a start, and asks again by this.
     static let interval: Duration = .seconds(60)
-    /// After a link was down a volume is to stop soon.
+    /// After a link was down a volume is to stop soon; twice as long after each further question in vain, up to `interval`.
     static let pause: Duration = .seconds(2)
     /// It may be replaced by a newer release. That it is asked in vain costs one message.
     static let longPause: Duration = .seconds(300)
@@ -29,6 +29,8 @@ struct ConfirmationSchedule {
     private var begun: Instant?
     private var tried: Set<SiteID> = []
     private var next: [SiteID: Instant] = [:]
+    /// How many questions to a site were in vain, one after the other.
+    private var silences: [SiteID: Int] = [:]
     /// Those that did not understand the question.
     private var behind: Set<SiteID> = []
 
@@ -38,23 +40,25 @@ struct ConfirmationSchedule {
     /// Whom to ask now, of all who may know something.
     mutating func due(among sites: Set<SiteID>, at now: Instant) -> [SiteID] {
         next = next.filter { sites.contains($0.key) }
+        silences = silences.filter { sites.contains($0.key) }
         return sites.filter { next[$0].map { $0 <= now } ?? true }.sorted()
     }
 
     mutating func note(_ outcome: Outcome, of site: SiteID, at now: Instant) {
         tried.insert(site)
         if case .notUnderstood = outcome { behind.insert(site) } else { behind.remove(site) }
+        silences[site] = outcome == .silent ? silences[site, default: 0] + 1 : nil
         next[site] =
             switch outcome {
             case .answered, .unknown: now + Self.interval
-            case .silent: now + Self.pause
+            case .silent: now + min(Self.interval, Self.pause * (1 << min(silences[site, default: 1] - 1, 8)))
             case .notUnderstood: now + Self.longPause
             }
     }
 
-    /// A site asks by itself: it is of a newer release by now, if it did not understand the question before.
+    /// A site asks by itself: it is of a newer release by now, if it did not understand the question before, and can be reached.
     mutating func noteQuestion(of site: SiteID, at now: Instant) {
-        if behind.remove(site) != nil { next[site] = now }
+        if behind.remove(site) != nil || silences.removeValue(forKey: site) != nil { next[site] = now }
     }
 
     /// How long until somebody is to be asked, or to be looked for who may know something.

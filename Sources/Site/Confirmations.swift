@@ -13,6 +13,8 @@ final class Confirmations: Sendable {
 
     /// How long one question may take.
     private static let timeout: Duration = .seconds(5)
+    /// Volumes of one question: it comes over a link of 100 kbit/s within that time, and a hand-over behind it.
+    private static let pageCount = 256
     /// Volumes that hear of a later reign at a time.
     private static let hearingCount = 8
     /// What was told of is not told again so soon; if there is more than this it is.
@@ -100,8 +102,8 @@ final class Confirmations: Sendable {
         let all = volumes.sorted { $0.key < $1.key }
         var outcome = ConfirmationSchedule.Outcome.answered
         do {
-            for start in stride(from: 0, to: all.count, by: PeerLimits.reignCount) {
-                let page = all[start..<min(start + PeerLimits.reignCount, all.count)]
+            for start in stride(from: 0, to: all.count, by: pageCount) {
+                let page = all[start..<min(start + pageCount, all.count)]
                 let owned = Dictionary(uniqueKeysWithValues: page.map { ($0.key, $0.value.reign) })
                 guard let later = try await client.confirm(owned, timeout: timeout) else {
                     return .notUnderstood

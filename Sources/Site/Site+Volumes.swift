@@ -248,11 +248,13 @@ extension Site {
         }
     }
 
-    /// What the nodes of this site know best of who owns its volumes, as of some seconds ago: other sites may ask as often as
-    /// they like. nil: there is this node alone.
+    /// What the nodes of this site know best of who owns its volumes, as of a minute ago: other sites may ask as often as
+    /// they like, and each of their nodes asks once a minute. nil: there is this node alone.
     func witnessRecords() async throws -> [VolumeID: VolumeRecord]? {
         guard let members = context.members else { return nil }
-        if let witnesses, ContinuousClock.now - witnesses.asked < .seconds(10) { return witnesses.known }
+        if let witnesses, ContinuousClock.now - witnesses.asked < ConfirmationSchedule.interval {
+            return witnesses.known
+        }
         let asked = ContinuousClock.now
         let listing =
             witnessListing

@@ -80,7 +80,12 @@ extension VolumeAgent {
             told.isLater(than: own) || owner == peer.site || owner == context.site.site
                 || sites.contains(owner)
         else {
-            note(told, by: peer, against: own, "\(told), and the volume is not shared with site \(owner)")
+            // Only if it would matter were it believed.
+            if record.head.isConcerned(by: told) {
+                note(told, by: peer, against: own, "\(told), and the volume is not shared with site \(owner)")
+            } else {
+                hearing.contests.agree(peer.site)
+            }
             return true
         }
         let wasFenced = record.head.role.isFenced

@@ -232,6 +232,24 @@ extension GoingBackTests {
         }
     }
 
+    /// A node whose site does not know by which hand-over it got the head hears of all that were before. That is no contradiction,
+    /// also where the volume is not shared with whom it names any more.
+    @Test func whatWasBeforeConcernsNobody() throws {
+        let site = try #require(SiteID("n1.london"))
+        let record = HeadRecord(
+            site: site, role: .owning(Epoch(4), holder: nil), spent: Epoch(4), headReign: Epoch(4))
+        let asked = try #require(record.unconfirmedReign)
+        #expect(asked.handover == nil)
+        let other = HeadRecord(
+            site: sydney, role: .retired(Reign(tokyo, Epoch(3))), spent: Epoch(3), headReign: Epoch(2),
+            handover: Epoch(3), handedTo: tokyo)
+        let told = try #require(other.objection(to: asked))
+        #expect(told == KnownReign(Reign(tokyo, Epoch(3)), handover: Epoch(3)))
+        #expect(!record.isConcerned(by: told))
+        #expect(record.isConcerned(by: KnownReign(Reign(tokyo, Epoch(5)))))
+        #expect(record.isConcerned(by: KnownReign(Reign(tokyo, Epoch(5)), handover: Epoch(5))))
+    }
+
     /// What tokyo owned itself it does not forget for what somebody else says.
     @Test func whoHasHadItSinceDoesNotTurnToAnEarlierOwner() throws {
         let reign = Reign(london, Epoch(7))

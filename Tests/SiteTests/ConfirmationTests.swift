@@ -102,6 +102,25 @@ import VolumeModel
         #expect(schedule.due(among: all, at: start + .seconds(3602)) == [sydney])
     }
 
+    /// Each question says all there is to say, over the connection on which hand-overs go.
+    @Test func whoIsSilentForLongIsAskedLessOftenUntilItAsksItself() {
+        var schedule = ConfirmationSchedule()
+        schedule.begin(at: start)
+        var pauses: [Duration] = []
+        for _ in 0..<7 {
+            schedule.note(.silent, of: sydney, at: start)
+            pauses.append(schedule.pause(at: start))
+        }
+        #expect(pauses == [2, 4, 8, 16, 32, 60, 60].map { .seconds($0) })
+        schedule.noteQuestion(of: sydney, at: start + .seconds(1))
+        #expect(schedule.due(among: [sydney], at: start + .seconds(1)) == [sydney])
+        schedule.note(.silent, of: sydney, at: start + .seconds(1))
+        #expect(schedule.pause(at: start + .seconds(1)) == .seconds(2))
+        schedule.note(.answered, of: sydney, at: start + .seconds(3))
+        schedule.note(.silent, of: sydney, at: start + .seconds(63))
+        #expect(schedule.pause(at: start + .seconds(63)) == .seconds(2))
+    }
+
     /// Promises.md: "both go on and say so", until one of them is told better.
     @Test func aContradictionIsToldOfUntilItIsOverAndOnceForAllNodesOfASite() {
         let (tokyo, own) = (SiteID("tokyo")!, Reign(london, Epoch(5)))
