@@ -36,16 +36,7 @@ import VolumeModel
 
     private func add(_ numbers: Range<Int>, to catalog: Catalog) throws {
         for number in numbers {
-            try catalog.perform { state in
-                let record = try state.addInode { inode in
-                    InodeRecord(
-                        attributes: FileAttributes(
-                            inode: inode, kind: .regular, permissions: 0o644, linkCount: 1, uid: 0, gid: 0,
-                            accessTime: .zero, modificationTime: .zero, changeTime: .zero))
-                }
-                try state.addEntry(
-                    Array("file \(number)".utf8), in: .root, inode: record.attributes.inode, kind: .regular)
-            }
+            _ = try catalog.perform { try $0.addFile(Array("file \(number)".utf8)) }
         }
         try catalog.synchronize()
     }

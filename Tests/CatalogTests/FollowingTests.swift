@@ -25,14 +25,7 @@ import VolumeModel
                 switch kind {
                 case 0...2:
                     guard try state.entry(name, in: .root) == nil else { return }
-                    let record = try state.addInode { number in
-                        InodeRecord(
-                            attributes: FileAttributes(
-                                inode: number, kind: .regular, permissions: 0o644, linkCount: 1, uid: 0,
-                                gid: 0,
-                                accessTime: .zero, modificationTime: .zero, changeTime: .zero))
-                    }
-                    try state.addEntry(name, in: .root, inode: record.attributes.inode, kind: .regular)
+                    try state.addFile(name)
                 case 3...4:
                     guard let entry = try state.entry(name, in: .root) else { return }
                     try state.removeEntry(name, in: .root)

@@ -210,16 +210,7 @@ import VolumeModel
         let owner = try make()
         let catalog = try Catalog(opening: owner.path)
         for number in 0..<300 {
-            try catalog.perform { state in
-                let record = try state.addInode { inode in
-                    InodeRecord(
-                        attributes: FileAttributes(
-                            inode: inode, kind: .regular, permissions: 0o644, linkCount: 1, uid: 0, gid: 0,
-                            accessTime: .zero, modificationTime: .zero, changeTime: .zero))
-                }
-                try state.addEntry(
-                    Array("file \(number)".utf8), in: .root, inode: record.attributes.inode, kind: .regular)
-            }
+            _ = try catalog.perform { try $0.addFile(Array("file \(number)".utf8)) }
         }
         let temporary = try TemporaryDirectory()
         try TestVolume.makeArrivingHeir(of: catalog, in: temporary.path, byteCount: 4096)
@@ -250,14 +241,7 @@ import VolumeModel
         let catalog = try Catalog(opening: temporary.path, memory: memory)
         let count = memory.inodeCount + 5000
         for _ in 0..<count {
-            try catalog.perform { state in
-                _ = try state.addInode { number in
-                    InodeRecord(
-                        attributes: FileAttributes(
-                            inode: number, kind: .regular, permissions: 0o644, linkCount: 1, uid: 0, gid: 0,
-                            accessTime: .zero, modificationTime: .zero, changeTime: .zero))
-                }
-            }
+            _ = try catalog.perform { try $0.addFile() }
         }
         // What is not durable stays in memory, whatever its number.
         #expect(try catalog.perform { $0.inodes.count } >= count)

@@ -60,16 +60,7 @@ import VolumeModel
             var generator = Generator(seed: 3)
             for number in 0..<400 {
                 try catalog.perform { state in
-                    let record = try state.addInode { inode in
-                        InodeRecord(
-                            attributes: FileAttributes(
-                                inode: inode, kind: .regular, permissions: 0o644, linkCount: 1, uid: 0,
-                                gid: 0,
-                                accessTime: .zero, modificationTime: .zero, changeTime: .zero))
-                    }
-                    let inode = record.attributes.inode
-                    try state.addEntry(
-                        Array("file \(number)".utf8), in: .root, inode: inode, kind: .regular)
+                    let inode = try state.addFile(Array("file \(number)".utf8))
                     guard number % 5 == 0 else { return }
                     try state.setExtendedAttribute(
                         Array("user.note".utf8), of: inode, value: generator.bytes(number * 25))
@@ -341,15 +332,21 @@ import VolumeModel
         try expectSound(copy, rowCount: 2000)
     }
 
-    /// A log in use, of which the index is in memory: its pages are read where they are.
-    @Test func aFlippedBitInTheLogIsNoticedAndGetsNoSum() throws {
-        let temporary = try TemporaryDirectory()
-        let path = temporary.path + "/some.db"
+    /// A database of which all is in the log, one page to a row.
+    private func makeLog(of path: String) throws -> Connection {
         let writer = try Connection(path: path, mode: .create)
         try writer.reservePageSums()
         try writer.execute("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0")
         try writer.execute("CREATE TABLE t(a INTEGER PRIMARY KEY, b)")
         for number in 0..<40 { try writer.execute("INSERT INTO t VALUES (\(number), randomblob(3000))") }
+        return writer
+    }
+
+    /// A log in use, of which the index is in memory: its pages are read where they are.
+    @Test func aFlippedBitInTheLogIsNoticedAndGetsNoSum() throws {
+        let temporary = try TemporaryDirectory()
+        let path = temporary.path + "/some.db"
+        let writer = try makeLog(of: path)
         func read() throws -> [[UInt8]] {
             var rows: [[UInt8]] = []
             let connection = try Connection(path: path, mode: .readWrite)
@@ -408,11 +405,7 @@ import VolumeModel
     @Test func whatIsLeftOfAnEarlierLogIsNotTakenForThisOne() throws {
         let temporary = try TemporaryDirectory()
         let path = temporary.path + "/some.db"
-        let writer = try Connection(path: path, mode: .create)
-        try writer.reservePageSums()
-        try writer.execute("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0")
-        try writer.execute("CREATE TABLE t(a INTEGER PRIMARY KEY, b)")
-        for number in 0..<40 { try writer.execute("INSERT INTO t VALUES (\(number), randomblob(3000))") }
+        let writer = try makeLog(of: path)
         func bytes() throws -> Data { try Data(contentsOf: URL(fileURLWithPath: path + "-wal")) }
         func read(_ number: Int, through connection: Connection? = nil) throws -> [UInt8]? {
             let connection = try connection ?? Connection(path: path, mode: .readWrite)
