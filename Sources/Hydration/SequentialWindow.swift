@@ -35,41 +35,44 @@ struct SequentialWindow: Sendable {
             }
             // Little by little: what is asked for at once is answered at once, and nothing comes until more is asked for.
             let wanted = min(size, fault.end + window)
-            guard wanted >= min(size, next + max(window / 16, SequentialWindow.firstWindow)) else {
-                return fault.end
-            }
+            let step = max(window / 16, SequentialWindow.firstWindow)
+            // At the end all is asked for.
+            guard wanted > next, wanted == size || wanted >= next + step else { return fault.end }
             next = max(wanted, fault.end)
             return next
         }
     }
 
-    /// The last one to ask is the last.
-    private var readers: [InodeNumber: [Reader]] = [:]
-    private var lastUses: [InodeNumber: UInt64] = [:]
+    private struct File {
+        /// The last one to ask is the last.
+        var readers: [Reader] = []
+        var lastUse: UInt64 = 0
+    }
+
+    private var files: [InodeNumber: File] = [:]
     private var clock: UInt64 = 0
 
     /// - Returns: the range worth fetching; it holds `fault` and ends at `size` at the latest.
     mutating func range(for fault: ByteRange, of inode: InodeNumber, size: UInt64) -> ByteRange {
         if size <= Self.smallFile { return ByteRange(0, max(size, fault.end)) }
         clock += 1
-        lastUses[inode] = clock
-        var all = readers[inode] ?? []
+        var file = files[inode] ?? File()
+        file.lastUse = clock
         var end = fault.end
-        if let index = all.lastIndex(where: { $0.goesOn(with: fault) }) {
-            var reader = all.remove(at: index)
+        if let index = file.readers.lastIndex(where: { $0.goesOn(with: fault) }) {
+            var reader = file.readers.remove(at: index)
             end = reader.go(on: fault, size: size)
-            all.append(reader)
+            file.readers.append(reader)
         } else {
-            all = all.suffix(Self.readersOfInode - 1) + [Reader(next: fault.end)]
+            file.readers = file.readers.suffix(Self.readersOfInode - 1) + [Reader(next: fault.end)]
         }
-        readers[inode] = all
-        if readers.count > Self.rememberedInodes { forgetOldest() }
+        files[inode] = file
+        if files.count > Self.rememberedInodes { forgetOldest() }
         return ByteRange(fault.start, end)
     }
 
     private mutating func forgetOldest() {
-        let oldest = lastUses.values.sorted()[lastUses.count / 2]
-        lastUses = lastUses.filter { $0.value > oldest }
-        readers = readers.filter { lastUses[$0.key] != nil }
+        let oldest = files.values.map(\.lastUse).sorted()[files.count / 2]
+        files = files.filter { $0.value.lastUse > oldest }
     }
 }

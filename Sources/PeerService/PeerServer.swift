@@ -60,13 +60,6 @@ extension PeerBackend {
     package func reader(of volume: VolumeID, reign: Epoch, for site: SiteID) async throws -> HeadReader {
         try await reader(of: volume, reign: reign, seen: nil, for: site)
     }
-
-    /// Knows of nothing.
-    package func confirm(
-        _ owned: [VolumeID: AskedReign], by site: SiteID
-    ) async throws -> [VolumeID: ToldReign] {
-        [:]
-    }
 }
 
 /// The service that peers call: decodes, authenticates, asks the backend, encodes.

@@ -21,8 +21,9 @@ struct ConfirmationSchedule {
     static let patience: Duration = .milliseconds(1500)
     /// A process whose machine was put back goes on without a start, and asks again by this.
     static let interval: Duration = .seconds(60)
-    /// After a link was down a volume is to stop soon; twice as long after each further question in vain, up to `interval`.
+    /// After a link was down a volume is to stop soon; twice as long after each further question in vain.
     static let pause: Duration = .seconds(2)
+    static let longestSilence: Duration = .seconds(16)
     /// It may be replaced by a newer release. That it is asked in vain costs one message.
     static let longPause: Duration = .seconds(300)
 
@@ -51,7 +52,8 @@ struct ConfirmationSchedule {
         next[site] =
             switch outcome {
             case .answered, .unknown: now + Self.interval
-            case .silent: now + min(Self.interval, Self.pause * (1 << min(silences[site, default: 1] - 1, 8)))
+            case .silent:
+                now + min(Self.longestSilence, Self.pause * (1 << min(silences[site, default: 1] - 1, 8)))
             case .notUnderstood: now + Self.longPause
             }
     }

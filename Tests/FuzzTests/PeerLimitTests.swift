@@ -29,6 +29,9 @@ import VolumeModel
             try site.authenticate(certificatePEM: certificatePEM)
         }
         func hello() -> Godwit_Peer_V1_HelloReply { site.hello() }
+        func confirm(
+            _ owned: [VolumeID: AskedReign], by peer: SiteID
+        ) async throws -> [VolumeID: ToldReign] { [:] }
         func offer(
             _ request: Godwit_Peer_V1_OfferRequest, by owner: SiteID
         ) async throws -> Godwit_Peer_V1_OfferReply { Godwit_Peer_V1_OfferReply() }

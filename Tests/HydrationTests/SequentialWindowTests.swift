@@ -54,6 +54,16 @@ struct SequentialWindowTests {
         #expect(read(from: Self.size - 16 << 20) == Self.size)
     }
 
+    @Test mutating func whatIsAheadAtTheEndIsAskedForOnce() {
+        let start = Self.size - 16 << 20
+        var end = read(from: start, blockCount: 100)
+        #expect(end == Self.size)
+        for block in 100..<128 as Range<UInt64> {
+            end = ask(start + block << 17, 1 << 17)
+            #expect(end == start + (block + 1) << 17)
+        }
+    }
+
     /// What is asked for at once comes at once, with a round trip before it in which nothing does.
     @Test mutating func moreIsAskedForLittleByLittle() {
         var end = read(from: 0)

@@ -111,7 +111,7 @@ import VolumeModel
             schedule.note(.silent, of: sydney, at: start)
             pauses.append(schedule.pause(at: start))
         }
-        #expect(pauses == [2, 4, 8, 16, 32, 60, 60].map { .seconds($0) })
+        #expect(pauses == [2, 4, 8, 16, 16, 16, 16].map { .seconds($0) })
         schedule.noteQuestion(of: sydney, at: start + .seconds(1))
         #expect(schedule.due(among: [sydney], at: start + .seconds(1)) == [sydney])
         schedule.note(.silent, of: sydney, at: start + .seconds(1))
