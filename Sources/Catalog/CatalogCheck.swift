@@ -10,6 +10,8 @@ package struct HeadFinding: Hashable, Sendable {
         case contradiction
         /// Takes room, and nobody misses it.
         case leftover
+        /// Nothing is wrong, but what goes wrong later may go unnoticed.
+        case weakness
     }
 
     package let kind: Kind
@@ -70,6 +72,7 @@ package struct CatalogCheck {
             try checkRanges()
             try checkSums()
             try readData()
+            checkKeepsPageSums()
         } catch let error as SQLiteError {
             guard !error.isCorruption else { throw .damaged(path, error.message) }
             throw .unusable(path: path, reason: error.message)
@@ -98,6 +101,18 @@ package struct CatalogCheck {
                 .damage,
                 "\(path): \(page) is not what godwit wrote: the disk, or another program, has changed it: "
                     + CatalogError.remedy))
+    }
+
+    /// Comes last: a catalog that something else is wrong with, and stays so, is not written anew.
+    private mutating func checkKeepsPageSums() {
+        guard !connection.keepsPageSums else { return }
+        let isRepairable = findings.allSatisfy(\.isRepairable)
+        findings.append(
+            HeadFinding(
+                .weakness,
+                "\(path) is of an earlier release, and its pages have no sums: what the disk changes may go unnoticed"
+                    + (isRepairable ? "" : " (it gets them when nothing else is wrong with it)"),
+                isRepairable: isRepairable))
     }
 
     /// Adds one finding for each row of a query, which gives the text in its only column.

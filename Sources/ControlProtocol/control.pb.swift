@@ -697,7 +697,7 @@ package nonisolated struct Godwit_Control_V1_Finding: Sendable {
   /// The head's directory.
   package var head: String = String()
 
-  /// damage, contradiction, leftover
+  /// damage, contradiction, leftover, weakness (nothing is wrong)
   package var kind: String = String()
 
   package var text: String = String()

@@ -18,7 +18,7 @@ package enum HeadCheck {
         let lock = isInUse ? nil : try HeadLock(directory: directory)
         defer { lock?.release() }
         let findings = try look(directory, isInUse: isInUse)
-        guard isInUse, !findings.isEmpty else { return findings }
+        guard isInUse, findings.contains(where: { $0.kind != .weakness }) else { return findings }
         // Files that came or went between two steps of the first look do so no more.
         let again = Set(try look(directory, isInUse: isInUse))
         return findings.filter { again.contains($0) }
@@ -131,6 +131,7 @@ package enum HeadCheck {
     package static func repair(_ directory: String) throws -> [HeadFinding] {
         try CatalogCheck.repair(directory)
         try setUnknownFilesAside(directory)
+        try CatalogCheck.givePageSums(directory)
         return try run(directory, isInUse: false)
     }
 
@@ -139,7 +140,7 @@ package enum HeadCheck {
         defer { lock.release() }
         let catalog = try CatalogCheck(of: directory)
         let store = directory + "/data"
-        if catalog.findings.isEmpty, access(store, F_OK) == 0 {
+        if catalog.findings.allSatisfy({ $0.kind == .weakness }), access(store, F_OK) == 0 {
             let bytes = try ByteStore(directory: store)
             var unknown: [DataFileNumber] = []
             try bytes.forEach { number, _ in

@@ -39,6 +39,9 @@ static void begin(void) {
     if (!path || !directory || !realpath(directory, root)) return;
     root_length = strlen(root);
     log_fd = (int)syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    // Of processes one after the other each goes on where the one before has ended.
+    struct stat status;
+    if (log_fd >= 0 && fstat(log_fd, &status) == 0) position = (uint64_t)status.st_size;
 }
 
 // Called with the lock held.

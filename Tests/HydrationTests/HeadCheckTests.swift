@@ -120,6 +120,27 @@ import VolumeModel
         try await volume.close()
     }
 
+    @Test func aCatalogOfAnEarlierReleaseIsGivenSumsAmongWhatElseIsRepaired() async throws {
+        let head = try await Head()
+        try head.execute("UPDATE inode SET links = 7 WHERE ino = 3")
+        try takePageSums(fromCatalogIn: head.directory)
+        let stray = head.directory + "/data/ff/00000000000000ff"
+        try FileManager.default.createDirectory(
+            atPath: head.directory + "/data/ff", withIntermediateDirectories: true)
+        try Data([1]).write(to: URL(fileURLWithPath: stray))
+        let findings = try head.check()
+        #expect(Set(findings.map(\.kind)) == [.contradiction, .leftover, .weakness], "\(findings)")
+        #expect(findings.allSatisfy { $0.isRepairable }, "\(findings)")
+        #expect(try HeadCheck.repair(head.directory) == [])
+        #expect(try head.check() == [])
+        let volume = try TestVolume(opening: head.directory)
+        #expect(try CatalogImage(volume.storage.catalog).faults() == [])
+        #expect(try await volume.read(head.inode, 0..<300_000) == [UInt8](repeating: 5, count: 300_000))
+        // In use it says what it says at rest.
+        #expect(try HeadCheck.run(head.directory, isInUse: true) == [])
+        try await volume.close()
+    }
+
     @Test func dataFilesAreHeldAgainstTheCatalog() async throws {
         let head = try await Head()
         let files = try head.dataFiles()
