@@ -90,6 +90,30 @@ import VolumeModel
         try await scene.close()
     }
 
+    /// Also when it has left memory since: only its row tells that it was here before.
+    @Test func whatWasChangedHereIsNotTakenFromAnAnswerThatComesOnceMore() async throws {
+        let scene = try Scene()
+        let file = try await scene.lookup("file 2999").inode
+        var changes = AttributeChanges()
+        changes.permissions = 0o600
+        let before = try scene.heir.fileSystem.setAttributes(changes, of: file, caller: .root)
+        #expect(before.permissions == 0o600)
+        let listings = scene.source.listings
+        let told = listings.flatMap { $0.singles + $0.rows }
+        #expect(
+            told.contains {
+                if case .inode(let record) = $0 { record.attributes.inode == file } else { false }
+            })
+        try await scene.heir.close()
+        let heir = try TestVolume(opening: scene.heir.directory, source: scene.source)
+        for listing in listings { try heir.storage.catalog.take(listing) }
+        #expect(try heir.fileSystem.attributes(of: file) == before)
+        try await heir.bringAllNames()
+        #expect(try CatalogImage(heir.storage.catalog).faults() == [])
+        try await heir.close()
+        try await scene.owner.close()
+    }
+
     @Test func manyWhoNeedTheSameDirectoryAskOnce() async throws {
         let scene = try Scene()
         scene.source.set { $0.delay = .milliseconds(30) }
