@@ -48,12 +48,12 @@ struct ConnectionTests {
         let service = try Service()
         for _ in 0..<100 {
             let client = try RawConnection(port: service.port)
+            let count = service.log.count("message")
             client.send(HTTP2.preface + HTTP2.settings + HTTP2.open("/test/Receive"))
             client.send(HTTP2.data(HTTP2.message([1, 2, 3])))
             switch death {
             case "closed": client.end()
             case "reset connection":
-                let count = service.log.count("message")
                 #expect(await eventually { service.log.count("message") > count })
                 client.end(abruptly: true)
             case "reset stream":
