@@ -233,6 +233,9 @@ enum FuseOperations {
             let cutsUnprivileged = changes.size != nil && changes.clearsSetID
             server.serve(request) { () throws(FileSystemError) in
                 if cutsUnprivileged { try server.clearSetIDs(of: InodeNumber(inode), for: request) }
+                if changes.isOfOwner {
+                    try server.clearSetIDs(ofChowned: InodeNumber(inode), changes, request)
+                }
                 return try fileSystem.setAttributes(changes, of: InodeNumber(inode), caller: caller)
             } reply: {
                 $0.reply($1, cacheSeconds: seconds)

@@ -335,6 +335,18 @@ final class FuseServer: Sendable {
         try clearSetIDs(of: inode, for: request)
     }
 
+    /// The same of a chown where the group may not execute, and who is asked for is not in it: set-group-ID goes as well.
+    func clearSetIDs(
+        ofChowned inode: InodeNumber, _ changes: AttributeChanges, _ request: FuseRequest
+    ) throws(FileSystemError) {
+        let attributes = try fileSystem.attributes(of: inode)
+        guard attributes.permissions & 0o2010 == 0o2000 else { return }
+        // Whoever writes asks for that before the write, which says whether it is due.
+        let isAnothers = request.caller.uid != attributes.uid
+        guard !(changes.isOnlyOfSetIDs && isAnothers) else { return }
+        try clearSetIDsUnlessPrivileged(of: inode, for: request)
+    }
+
     /// To be called before a write with O_DIRECT is done; after it comes `answerDirectWrite` or `endDirectWrite`.
     ///
     /// - Returns: false when the next server is to do it: nothing is to be done here any more.

@@ -97,6 +97,9 @@ package struct AttributeChanges: Hashable, Sendable {
 
     package init() {}
 
+    /// Whether chown(2) asks for this, also where it names nobody.
+    package var isOfOwner: Bool { uid != nil || gid != nil || isOnlyOfSetIDs }
+
     /// A chown(2) with neither owner nor group.
     package var isOnlyOfSetIDs: Bool {
         var only = AttributeChanges()

@@ -138,6 +138,21 @@ import Testing
         }
     }
 
+    /// Also set-group-ID where the group may not execute, by who is not in it.
+    @Test(Ext4Directory.isNeeded) func aChownBySomebodyOutsideTheGroupClearsSetGroupID() async throws {
+        for mode in ["02767", "06767", "02745", "02755"] {
+            for chown in ["chown b -1 20", "chown b -1 -1", "chown b 10 -1"] {
+                for caller in ["as 10", "as 0"] {
+                    let lines = [
+                        "open 1 b 66 0777", "chown b 10 -1", "chmod b \(mode)", caller, chown, "as 0", "tree",
+                    ]
+                    let found = try await difference(lines)
+                    #expect(found == nil, "\(mode), \(chown), \(caller): \(found ?? "")")
+                }
+            }
+        }
+    }
+
     @Test(Ext4Directory.isNeeded) func aMovedVolumeAnswersAsIfItHadStayed() async throws {
         let lines = [
             "open 0 a 0102 0666", "write 0 0 70000 3", "write 0 150000 9 3",
