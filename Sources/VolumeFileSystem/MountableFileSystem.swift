@@ -43,6 +43,9 @@ package struct Caller: Hashable, Sendable {
     }
 
     package static let root = Caller(uid: 0, gid: 0)
+
+    /// Whether it may do what an owner may: root may as well.
+    package func isOwner(of attributes: FileAttributes) -> Bool { uid == 0 || uid == attributes.uid }
 }
 
 /// One entry of a directory, as a listing gives it.

@@ -27,8 +27,7 @@ extension VolumeFileSystem {
     ) throws -> FileAttributes {
         var record = try state.existing(inode)
         // Whoever writes asks for this as well, before the write that says whether it is due.
-        let isAnothers = caller.uid != 0 && caller.uid != record.attributes.uid
-        if changes.isOnlyOfSetIDs, isAnothers, hasSetIDs(record.attributes) {
+        if changes.isOnlyOfSetIDs, !caller.isOwner(of: record.attributes), hasSetIDs(record.attributes) {
             return record.attributes
         }
         apply(changes, to: &record.attributes)
