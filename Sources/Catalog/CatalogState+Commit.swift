@@ -304,6 +304,35 @@ extension CatalogState {
         return try numbers.compactMap { try peekInode($0) }.filter { $0.data >= first }
     }
 
+    /// What a follower's catalog says of a file with bytes.
+    package struct FileWithBytes: Hashable, Sendable {
+        package let inode: InodeNumber
+        package let size: UInt64
+        package let changeTime: FileTime
+    }
+
+    /// Up to `limit` files above `inode` whose bytes are all at the origin, and whose inodes have changed since, ascending.
+    package func filesWithBytes(
+        after inode: InodeNumber, changedSince position: SequenceNumber, limit: Int
+    ) throws -> [FileWithBytes] {
+        let statement = try connection.prepare(
+            """
+            SELECT ino FROM inode
+            WHERE died = 0 AND backed > 0 AND links > 0 AND ino > ?1 AND born > ?2 ORDER BY ino LIMIT ?3
+            """)
+        statement.bind(1, inode.number)
+        statement.bind(2, position.number)
+        statement.bind(3, Int64(limit))
+        var found: [InodeNumber] = []
+        try statement.forEach {
+            found.append(InodeNumber($0.unsigned(0)))
+            return true
+        }
+        return try found.compactMap { try peekInode($0)?.attributes }.filter { $0.kind == .regular }.map {
+            FileWithBytes(inode: $0.inode, size: $0.size, changeTime: $0.changeTime)
+        }
+    }
+
     /// Up to `limit` inodes above `inode` whose bytes may still be at the origin, ascending.
     package func backedInodes(after inode: InodeNumber, limit: Int) throws -> [InodeNumber] {
         let statement = try connection.prepare(

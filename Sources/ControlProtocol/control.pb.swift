@@ -376,6 +376,17 @@ package nonisolated struct Godwit_Control_V1_Volume: @unchecked Sendable {
     set {_uniqueStorage()._hydrationPrefetch = newValue}
   }
 
+  /// Whether bytes are taken ahead of a hand-over, and what is here of them, on the disk.
+  package var hydrationAhead: Bool {
+    get {_storage._hydrationAhead}
+    set {_uniqueStorage()._hydrationAhead = newValue}
+  }
+
+  package var aheadByteCount: UInt64 {
+    get {_storage._aheadByteCount}
+    set {_uniqueStorage()._aheadByteCount = newValue}
+  }
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -781,6 +792,16 @@ package nonisolated struct Godwit_Control_V1_SetHydrationRequest: Sendable {
   /// Clears the value of `prefetch`. Subsequent reads from it will return its default value.
   package mutating func clearPrefetch() {self._prefetch = nil}
 
+  /// Whether bytes are taken ahead of a hand-over; absent: as it is.
+  package var ahead: Bool {
+    get {_ahead ?? false}
+    set {_ahead = newValue}
+  }
+  /// Returns true if `ahead` has been explicitly set.
+  package var hasAhead: Bool {self._ahead != nil}
+  /// Clears the value of `ahead`. Subsequent reads from it will return its default value.
+  package mutating func clearAhead() {self._ahead = nil}
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -788,6 +809,7 @@ package nonisolated struct Godwit_Control_V1_SetHydrationRequest: Sendable {
   fileprivate var _paused: Bool? = nil
   fileprivate var _bytesPerSecond: UInt64? = nil
   fileprivate var _prefetch: String? = nil
+  fileprivate var _ahead: Bool? = nil
 }
 
 package nonisolated struct Godwit_Control_V1_MigrateRequest: Sendable {
@@ -817,6 +839,9 @@ package nonisolated struct Godwit_Control_V1_MigrateRequest: Sendable {
   package var hasClaim: Bool {self._claim != nil}
   /// Clears the value of `claim`. Subsequent reads from it will return its default value.
   package mutating func clearClaim() {self._claim = nil}
+
+  /// With `prepare_only`: the target takes bytes as well, from now on.
+  package var ahead: Bool = false
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1202,7 +1227,7 @@ nonisolated extension Godwit_Control_V1_ListVolumesReply: SwiftProtobuf.Message,
 
 nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Volume"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}name\0\u{1}capacity\0\u{1}role\0\u{1}epoch\0\u{1}owner\0\u{1}origin\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}inode_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}mounts\0\u{1}released\0\u{3}prefetched_byte_count\0\u{3}prefetched_unread_byte_count\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0\u{3}allocated_byte_count\0\u{3}inode_limit\0\u{1}trouble\0\u{1}divergences\0\u{1}claim\0\u{3}claim_report\0\u{3}names_arriving\0\u{3}shared_with\0\u{3}saved_byte_count\0\u{3}needed_byte_count\0\u{3}kept_copies\0\u{1}node\0\u{1}healed\0\u{3}hydration_prefetch\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}name\0\u{1}capacity\0\u{1}role\0\u{1}epoch\0\u{1}owner\0\u{1}origin\0\u{3}total_byte_count\0\u{3}missing_byte_count\0\u{3}inode_count\0\u{3}received_byte_count\0\u{3}fault_count\0\u{3}fault_p50_microseconds\0\u{3}fault_p99_microseconds\0\u{3}waiting_reason\0\u{1}mounts\0\u{1}released\0\u{3}prefetched_byte_count\0\u{3}prefetched_unread_byte_count\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0\u{3}allocated_byte_count\0\u{3}inode_limit\0\u{1}trouble\0\u{1}divergences\0\u{1}claim\0\u{3}claim_report\0\u{3}names_arriving\0\u{3}shared_with\0\u{3}saved_byte_count\0\u{3}needed_byte_count\0\u{3}kept_copies\0\u{1}node\0\u{1}healed\0\u{3}hydration_prefetch\0\u{3}hydration_ahead\0\u{3}ahead_byte_count\0")
 
   fileprivate class _StorageClass {
     var _id: String = String()
@@ -1240,6 +1265,8 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
     var _node: String = String()
     var _healed: String = String()
     var _hydrationPrefetch: String = String()
+    var _hydrationAhead: Bool = false
+    var _aheadByteCount: UInt64 = 0
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -1285,6 +1312,8 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
       _node = source._node
       _healed = source._healed
       _hydrationPrefetch = source._hydrationPrefetch
+      _hydrationAhead = source._hydrationAhead
+      _aheadByteCount = source._aheadByteCount
     }
   }
 
@@ -1338,6 +1367,8 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
         case 33: try { try decoder.decodeSingularStringField(value: &_storage._node) }()
         case 34: try { try decoder.decodeSingularStringField(value: &_storage._healed) }()
         case 35: try { try decoder.decodeSingularStringField(value: &_storage._hydrationPrefetch) }()
+        case 36: try { try decoder.decodeSingularBoolField(value: &_storage._hydrationAhead) }()
+        case 37: try { try decoder.decodeSingularUInt64Field(value: &_storage._aheadByteCount) }()
         default: break
         }
       }
@@ -1455,6 +1486,12 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
       if !_storage._hydrationPrefetch.isEmpty {
         try visitor.visitSingularStringField(value: _storage._hydrationPrefetch, fieldNumber: 35)
       }
+      if _storage._hydrationAhead != false {
+        try visitor.visitSingularBoolField(value: _storage._hydrationAhead, fieldNumber: 36)
+      }
+      if _storage._aheadByteCount != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._aheadByteCount, fieldNumber: 37)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -1499,6 +1536,8 @@ nonisolated extension Godwit_Control_V1_Volume: SwiftProtobuf.Message, SwiftProt
         if _storage._node != rhs_storage._node {return false}
         if _storage._healed != rhs_storage._healed {return false}
         if _storage._hydrationPrefetch != rhs_storage._hydrationPrefetch {return false}
+        if _storage._hydrationAhead != rhs_storage._hydrationAhead {return false}
+        if _storage._aheadByteCount != rhs_storage._aheadByteCount {return false}
         return true
       }
       if !storagesAreEqual {return false}
@@ -2247,7 +2286,7 @@ nonisolated extension Godwit_Control_V1_ExpandVolumeRequest: SwiftProtobuf.Messa
 
 nonisolated extension Godwit_Control_V1_SetHydrationRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".SetHydrationRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}paused\0\u{3}bytes_per_second\0\u{1}prefetch\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}paused\0\u{3}bytes_per_second\0\u{1}prefetch\0\u{1}ahead\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2259,6 +2298,7 @@ nonisolated extension Godwit_Control_V1_SetHydrationRequest: SwiftProtobuf.Messa
       case 2: try { try decoder.decodeSingularBoolField(value: &self._paused) }()
       case 3: try { try decoder.decodeSingularUInt64Field(value: &self._bytesPerSecond) }()
       case 4: try { try decoder.decodeSingularStringField(value: &self._prefetch) }()
+      case 5: try { try decoder.decodeSingularBoolField(value: &self._ahead) }()
       default: break
       }
     }
@@ -2281,6 +2321,9 @@ nonisolated extension Godwit_Control_V1_SetHydrationRequest: SwiftProtobuf.Messa
     try { if let v = self._prefetch {
       try visitor.visitSingularStringField(value: v, fieldNumber: 4)
     } }()
+    try { if let v = self._ahead {
+      try visitor.visitSingularBoolField(value: v, fieldNumber: 5)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2289,6 +2332,7 @@ nonisolated extension Godwit_Control_V1_SetHydrationRequest: SwiftProtobuf.Messa
     if lhs._paused != rhs._paused {return false}
     if lhs._bytesPerSecond != rhs._bytesPerSecond {return false}
     if lhs._prefetch != rhs._prefetch {return false}
+    if lhs._ahead != rhs._ahead {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2296,7 +2340,7 @@ nonisolated extension Godwit_Control_V1_SetHydrationRequest: SwiftProtobuf.Messa
 
 nonisolated extension Godwit_Control_V1_MigrateRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".MigrateRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}to\0\u{3}prepare_only\0\u{3}wait_milliseconds\0\u{1}detach\0\u{1}claim\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}to\0\u{3}prepare_only\0\u{3}wait_milliseconds\0\u{1}detach\0\u{1}claim\0\u{1}ahead\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2310,6 +2354,7 @@ nonisolated extension Godwit_Control_V1_MigrateRequest: SwiftProtobuf.Message, S
       case 4: try { try decoder.decodeSingularUInt32Field(value: &self.waitMilliseconds) }()
       case 5: try { try decoder.decodeSingularBoolField(value: &self.detach) }()
       case 6: try { try decoder.decodeSingularMessageField(value: &self._claim) }()
+      case 7: try { try decoder.decodeSingularBoolField(value: &self.ahead) }()
       default: break
       }
     }
@@ -2338,6 +2383,9 @@ nonisolated extension Godwit_Control_V1_MigrateRequest: SwiftProtobuf.Message, S
     try { if let v = self._claim {
       try visitor.visitSingularMessageField(value: v, fieldNumber: 6)
     } }()
+    if self.ahead != false {
+      try visitor.visitSingularBoolField(value: self.ahead, fieldNumber: 7)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2348,6 +2396,7 @@ nonisolated extension Godwit_Control_V1_MigrateRequest: SwiftProtobuf.Message, S
     if lhs.waitMilliseconds != rhs.waitMilliseconds {return false}
     if lhs.detach != rhs.detach {return false}
     if lhs._claim != rhs._claim {return false}
+    if lhs.ahead != rhs.ahead {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

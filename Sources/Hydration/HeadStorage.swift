@@ -129,6 +129,10 @@ package final class HeadStorage: Sendable {
         return file
     }
 
+    /// The same for who only passes by, with a record that may be of a moment ago: nothing is concluded from what is not there,
+    /// and nothing is put right.
+    package func passingDataFile(of record: InodeRecord) throws -> DataFile { try bytes.open(record.data) }
+
     /// Of how many data files is remembered that they were looked at.
     var recoveredFileCount: Int { recovered?.count ?? 0 }
 

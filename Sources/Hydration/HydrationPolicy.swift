@@ -10,14 +10,20 @@ package struct HydrationPolicy: Hashable, Sendable, Codable {
     /// a copy that is here counts for nothing.
     package var bytesPerSecond: UInt64?
     package var prefetch: PrefetchPolicy
+    /// Whether bytes of a volume that another site owns are taken ahead of a hand-over.
+    package var isAhead: Bool
 
-    package init(isPaused: Bool = false, bytesPerSecond: UInt64? = nil, prefetch: PrefetchPolicy = .all) {
+    package init(
+        isPaused: Bool = false, bytesPerSecond: UInt64? = nil, prefetch: PrefetchPolicy = .all,
+        isAhead: Bool = false
+    ) {
         self.isPaused = isPaused
         self.bytesPerSecond = bytesPerSecond
         self.prefetch = prefetch
+        self.isAhead = isAhead
     }
 
-    private enum CodingKeys: CodingKey { case isPaused, bytesPerSecond, prefetch }
+    private enum CodingKeys: CodingKey { case isPaused, bytesPerSecond, prefetch, isAhead }
 
     // What an older release has stored says nothing of prefetching, and what says nothing is as it would write it.
 
@@ -26,6 +32,7 @@ package struct HydrationPolicy: Hashable, Sendable, Codable {
         isPaused = try values.decode(Bool.self, forKey: .isPaused)
         bytesPerSecond = try values.decodeIfPresent(UInt64.self, forKey: .bytesPerSecond)
         prefetch = try values.decodeIfPresent(PrefetchPolicy.self, forKey: .prefetch) ?? .all
+        isAhead = try values.decodeIfPresent(Bool.self, forKey: .isAhead) ?? false
     }
 
     package func encode(to encoder: any Encoder) throws {
@@ -33,6 +40,7 @@ package struct HydrationPolicy: Hashable, Sendable, Codable {
         try values.encode(isPaused, forKey: .isPaused)
         try values.encodeIfPresent(bytesPerSecond, forKey: .bytesPerSecond)
         if prefetch != .all { try values.encode(prefetch, forKey: .prefetch) }
+        if isAhead { try values.encode(isAhead, forKey: .isAhead) }
     }
 
     /// Why nothing is fetched at the moment; nil: it is.

@@ -159,6 +159,12 @@ package nonisolated struct Godwit_Peer_V1_OfferRequest: @unchecked Sendable {
     set {_uniqueStorage()._revision = newValue}
   }
 
+  /// The target takes bytes as well before anything is handed over, from now on.
+  package var ahead: Bool {
+    get {_storage._ahead}
+    set {_uniqueStorage()._ahead = newValue}
+  }
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -191,6 +197,8 @@ package nonisolated struct Godwit_Peer_V1_SiteSettings: Sendable {
 
   /// What is fetched before it is read: 'all' (also if empty), 'start', 'none'.
   package var hydrationPrefetch: String = String()
+
+  package var hydrationAhead: Bool = false
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -481,6 +489,10 @@ package nonisolated struct Godwit_Peer_V1_ReadRequest: Sendable {
   package var headName: Data = Data()
 
   package var seen: [Godwit_Peer_V1_SeenFile] = []
+
+  /// Of the head that is in use at its owner, whose reign `epoch` is then, for a prepared follower: bytes as they are at some
+  /// moment, which it compares with those that it is granted later.
+  package var ahead: Bool = false
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1524,7 +1536,7 @@ nonisolated extension Godwit_Peer_V1_HelloReply: SwiftProtobuf.Message, SwiftPro
 
 nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".OfferRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}name\0\u{1}capacity\0\u{1}epoch\0\u{1}parameters\0\u{3}inode_limit\0\u{1}claim\0\u{3}without_replica\0\u{1}settings\0\u{1}revision\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}name\0\u{1}capacity\0\u{1}epoch\0\u{1}parameters\0\u{3}inode_limit\0\u{1}claim\0\u{3}without_replica\0\u{1}settings\0\u{1}revision\0\u{1}ahead\0")
 
   fileprivate class _StorageClass {
     var _volume: String = String()
@@ -1537,6 +1549,7 @@ nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftP
     var _withoutReplica: Bool = false
     var _settings: Godwit_Peer_V1_SiteSettings? = nil
     var _revision: UInt64 = 0
+    var _ahead: Bool = false
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -1557,6 +1570,7 @@ nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftP
       _withoutReplica = source._withoutReplica
       _settings = source._settings
       _revision = source._revision
+      _ahead = source._ahead
     }
   }
 
@@ -1585,6 +1599,7 @@ nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftP
         case 8: try { try decoder.decodeSingularBoolField(value: &_storage._withoutReplica) }()
         case 9: try { try decoder.decodeSingularMessageField(value: &_storage._settings) }()
         case 10: try { try decoder.decodeSingularUInt64Field(value: &_storage._revision) }()
+        case 11: try { try decoder.decodeSingularBoolField(value: &_storage._ahead) }()
         default: break
         }
       }
@@ -1627,6 +1642,9 @@ nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftP
       if _storage._revision != 0 {
         try visitor.visitSingularUInt64Field(value: _storage._revision, fieldNumber: 10)
       }
+      if _storage._ahead != false {
+        try visitor.visitSingularBoolField(value: _storage._ahead, fieldNumber: 11)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -1646,6 +1664,7 @@ nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftP
         if _storage._withoutReplica != rhs_storage._withoutReplica {return false}
         if _storage._settings != rhs_storage._settings {return false}
         if _storage._revision != rhs_storage._revision {return false}
+        if _storage._ahead != rhs_storage._ahead {return false}
         return true
       }
       if !storagesAreEqual {return false}
@@ -1657,7 +1676,7 @@ nonisolated extension Godwit_Peer_V1_OfferRequest: SwiftProtobuf.Message, SwiftP
 
 nonisolated extension Godwit_Peer_V1_SiteSettings: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".SiteSettings"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}shared_with\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0\u{1}claim\0\u{3}hydration_prefetch\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}shared_with\0\u{3}hydration_paused\0\u{3}hydration_bytes_per_second\0\u{1}claim\0\u{3}hydration_prefetch\0\u{3}hydration_ahead\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1670,6 +1689,7 @@ nonisolated extension Godwit_Peer_V1_SiteSettings: SwiftProtobuf.Message, SwiftP
       case 3: try { try decoder.decodeSingularUInt64Field(value: &self.hydrationBytesPerSecond) }()
       case 4: try { try decoder.decodeSingularMessageField(value: &self._claim) }()
       case 5: try { try decoder.decodeSingularStringField(value: &self.hydrationPrefetch) }()
+      case 6: try { try decoder.decodeSingularBoolField(value: &self.hydrationAhead) }()
       default: break
       }
     }
@@ -1695,6 +1715,9 @@ nonisolated extension Godwit_Peer_V1_SiteSettings: SwiftProtobuf.Message, SwiftP
     if !self.hydrationPrefetch.isEmpty {
       try visitor.visitSingularStringField(value: self.hydrationPrefetch, fieldNumber: 5)
     }
+    if self.hydrationAhead != false {
+      try visitor.visitSingularBoolField(value: self.hydrationAhead, fieldNumber: 6)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1704,6 +1727,7 @@ nonisolated extension Godwit_Peer_V1_SiteSettings: SwiftProtobuf.Message, SwiftP
     if lhs.hydrationBytesPerSecond != rhs.hydrationBytesPerSecond {return false}
     if lhs._claim != rhs._claim {return false}
     if lhs.hydrationPrefetch != rhs.hydrationPrefetch {return false}
+    if lhs.hydrationAhead != rhs.hydrationAhead {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -2249,7 +2273,7 @@ nonisolated extension Godwit_Peer_V1_Extent: SwiftProtobuf.Message, SwiftProtobu
 
 nonisolated extension Godwit_Peer_V1_ReadRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".ReadRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0\u{1}extents\0\u{3}maximum_byte_count\0\u{1}urgent\0\u{3}state_name\0\u{3}head_name\0\u{1}seen\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}volume\0\u{1}epoch\0\u{1}extents\0\u{3}maximum_byte_count\0\u{1}urgent\0\u{3}state_name\0\u{3}head_name\0\u{1}seen\0\u{1}ahead\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -2265,6 +2289,7 @@ nonisolated extension Godwit_Peer_V1_ReadRequest: SwiftProtobuf.Message, SwiftPr
       case 6: try { try decoder.decodeSingularBytesField(value: &self.stateName) }()
       case 7: try { try decoder.decodeSingularBytesField(value: &self.headName) }()
       case 8: try { try decoder.decodeRepeatedMessageField(value: &self.seen) }()
+      case 9: try { try decoder.decodeSingularBoolField(value: &self.ahead) }()
       default: break
       }
     }
@@ -2295,6 +2320,9 @@ nonisolated extension Godwit_Peer_V1_ReadRequest: SwiftProtobuf.Message, SwiftPr
     if !self.seen.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.seen, fieldNumber: 8)
     }
+    if self.ahead != false {
+      try visitor.visitSingularBoolField(value: self.ahead, fieldNumber: 9)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2307,6 +2335,7 @@ nonisolated extension Godwit_Peer_V1_ReadRequest: SwiftProtobuf.Message, SwiftPr
     if lhs.stateName != rhs.stateName {return false}
     if lhs.headName != rhs.headName {return false}
     if lhs.seen != rhs.seen {return false}
+    if lhs.ahead != rhs.ahead {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

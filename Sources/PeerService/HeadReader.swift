@@ -32,6 +32,8 @@ package struct HeadReader: Sendable {
         case through(SequenceNumber)
         /// Of a head that went back in time and goes on, files that say the same.
         case files(SeenFiles)
+        /// Of a head that is in use, bytes as they are at some moment.
+        case passing
     }
 
     package init(
@@ -43,6 +45,7 @@ package struct HeadReader: Sendable {
     }
 
     private var goesOn: Bool { if case .all = basis { false } else { true } }
+    private var isPassing: Bool { if case .passing = basis { true } else { false } }
 
     /// Reads a head that may begin to change meanwhile: by a takeover, or because who reads has lost its right to.
     ///
@@ -90,6 +93,9 @@ package struct HeadReader: Sendable {
                     // What comes before it is good.
                     if !pieces.isEmpty { return pieces }
                     throw PeerError.damaged(inode, range)
+                } catch PeerError.gone(let inode) where isPassing {
+                    if !pieces.isEmpty { return pieces }
+                    throw PeerError.gone(inode)
                 }
                 try checkUnchanged(extent.inode)
                 if found.content != .zeros { room -= min(room, found.range.byteCount) }
@@ -113,6 +119,8 @@ package struct HeadReader: Sendable {
             do {
                 found = try await piece(of: extent.inode, in: ByteRange(position, extent.range.end))
             } catch PeerError.damaged {
+                return nil
+            } catch PeerError.gone where isPassing {
                 return nil
             }
             switch found.content {
@@ -160,7 +168,7 @@ package struct HeadReader: Sendable {
             switch basis {
             case .all: nil
             case .through(let position): position
-            case .files: throw PeerError.refused("names of a head that went back in time")
+            case .files, .passing: throw PeerError.refused("names of a head that may be another's by now")
             }
         let catalog = storage.catalog
         // What is not committed yet is, first.
@@ -205,11 +213,11 @@ package struct HeadReader: Sendable {
 
     /// After the bytes were read, and with nobody amid a write: then they are what the reader saw.
     private func checkUnchanged(_ inode: InodeNumber) throws {
-        guard goesOn else { return }
+        guard goesOn, !isPassing else { return }
         let isUnchanged = try storage.withDataLock(of: inode) {
             let (record, mayHideWrites) = try storage.catalog.perform { state -> (InodeRecord?, Bool) in
                 switch basis {
-                case .all: return (try state.peekInode(inode), false)
+                case .all, .passing: return (try state.peekInode(inode), false)
                 case .through(let position):
                     guard try state.isUnchanged(inode, since: position) else { return (nil, false) }
                     return (try state.peekInode(inode), try state.mayHideWrites(since: position))
@@ -231,6 +239,16 @@ package struct HeadReader: Sendable {
 
     /// One run of data or one hole, from the start of `range`.
     private func piece(of inode: InodeNumber, in range: ByteRange) async throws -> Piece {
+        guard isPassing else { return try await storedPiece(of: inode, in: range) }
+        do {
+            return try await storedPiece(of: inode, in: range)
+        } catch is ByteStoreError {
+            // It was cut or removed in between, and nobody is to take that for a disk that has lost something.
+            throw PeerError.gone(inode)
+        }
+    }
+
+    private func storedPiece(of inode: InodeNumber, in range: ByteRange) async throws -> Piece {
         let (record, missing) = try storage.catalog.perform { state in
             (try state.inode(inode), try state.missingRanges(of: inode, in: range))
         }
@@ -238,7 +256,7 @@ package struct HeadReader: Sendable {
         if !missing.isEmpty {
             guard let hydrator else { throw PeerError.gone(inode) }
             try await hydrator.fetch(range, of: inode)
-            return try await piece(of: inode, in: range)
+            return try await storedPiece(of: inode, in: range)
         }
         let size = record.attributes.size
         guard record.data != .none, range.start < size else {
@@ -247,7 +265,9 @@ package struct HeadReader: Sendable {
             return Piece(inode: inode, range: ByteRange(range.start, end), content: .zeros)
         }
         // First: only then it is known whether all of it is there.
-        let opened = Result { try storage.dataFile(of: record) }
+        let opened = Result {
+            try isPassing ? storage.passingDataFile(of: record) : storage.dataFile(of: record)
+        }
         let damage = storage.firstDamage(of: record.data, from: range.start)
         if let damage, damage.start <= range.start { throw PeerError.damaged(inode, damage) }
         let sound = damage?.start ?? .max

@@ -235,11 +235,14 @@ package final class PeerClient: Sendable {
     ///   - own: what we have ourselves, by extent: where the peer has the same it does not send it.
     ///   - state: a state from before ours, of this name, which the peer granted to another site's reign.
     ///   - seen: files as they are here, for a peer that may not know what was followed of it.
+    ///   - isAhead: whether the head is meant that the peer has in use, under the reign that is the peer's then.
     package func read(
         _ extents: [Extent], own: [Extent: [UInt8]] = [:], of volume: VolumeID, reign: Epoch,
-        state: StateName? = nil, seen: SeenFiles? = nil, urgency: Urgency, timeout: Duration
+        state: StateName? = nil, seen: SeenFiles? = nil, isAhead: Bool = false, urgency: Urgency,
+        timeout: Duration
     ) async throws(PeerError) -> [Piece] {
         var request = Godwit_Peer_V1_ReadRequest()
+        request.ahead = isAhead
         request.volume = volume.description
         request.epoch = reign.number
         request.maximumByteCount = UInt32(PeerLimits.readAnswerByteCount)
@@ -400,6 +403,7 @@ package struct PeerSource: ByteSource, DirectorySource {
     private let volume: VolumeID
     private let reign: Epoch
     private let seen: @Sendable ([InodeNumber]) throws -> SeenFiles?
+    private let early: EarlyBytes?
     private let memory = Memory()
 
     /// Whether the peer has refused once: from then on it is told at once, which does no harm where it does know.
@@ -408,11 +412,14 @@ package struct PeerSource: ByteSource, DirectorySource {
     /// - Parameters:
     ///   - client: the connections to the peer, which may be others each time.
     ///   - reign: the reign under which this site owns the volume, for which the peer keeps bytes.
+    ///   - early: bytes that were taken ahead of the hand-over: what the peer has alike comes from there.
     ///   - seen: files as they are here, for a peer that has refused because it does not know what was followed of it.
     package init(
-        site: SiteID, volume: VolumeID, reign: Epoch, client: @escaping @Sendable () throws -> PeerClient,
+        site: SiteID, volume: VolumeID, reign: Epoch, early: EarlyBytes? = nil,
+        client: @escaping @Sendable () throws -> PeerClient,
         seen: @escaping @Sendable ([InodeNumber]) throws -> SeenFiles? = { _ in nil }
     ) {
+        self.early = early
         self.seen = seen
         self.site = site
         self.client = client
@@ -425,12 +432,32 @@ package struct PeerSource: ByteSource, DirectorySource {
     package func read(
         _ extents: [Extent], urgency: Urgency, timeout: Duration
     ) async throws -> [Piece] {
+        guard let early, !early.isGivenUp else {
+            return try await ask(extents, own: [:], urgency: urgency, timeout: timeout)
+        }
+        let (asked, own) = await early.question(extents)
+        let pieces = try await ask(asked, own: own, urgency: urgency, timeout: timeout)
+        for piece in pieces where piece.content != .zeros {
+            early.drop(Extent(inode: piece.inode, range: piece.range))
+        }
+        // What is zero takes no room in the head either.
+        return pieces.flatMap { piece in
+            guard piece.isOwn else { return [piece] }
+            return HeadReader.split(piece).map {
+                Piece(inode: $0.inode, range: $0.range, content: $0.content, isOwn: true)
+            }
+        }
+    }
+
+    private func ask(
+        _ extents: [Extent], own: [Extent: [UInt8]], urgency: Urgency, timeout: Duration
+    ) async throws -> [Piece] {
         let deadline = ContinuousClock.now + timeout
         let tellsSeen = memory.tellsSeen.load(ordering: .relaxed)
         let files = tellsSeen ? try? seen(extents.map(\.inode)) : nil
         do {
             return try await client().read(
-                extents, of: volume, reign: reign, seen: files, urgency: urgency, timeout: timeout)
+                extents, own: own, of: volume, reign: reign, seen: files, urgency: urgency, timeout: timeout)
         } catch PeerError.call(let site, let method, let status) where status.code == .failedPrecondition {
             let left = deadline - ContinuousClock.now
             guard !tellsSeen, left > .zero, let files = try? seen(extents.map(\.inode)) else {
@@ -438,7 +465,7 @@ package struct PeerSource: ByteSource, DirectorySource {
             }
             memory.tellsSeen.store(true, ordering: .relaxed)
             return try await client().read(
-                extents, of: volume, reign: reign, seen: files, urgency: urgency, timeout: left)
+                extents, own: own, of: volume, reign: reign, seen: files, urgency: urgency, timeout: left)
         }
     }
 

@@ -23,6 +23,8 @@ package protocol PeerBackend: Sendable {
     func reader(
         of volume: VolumeID, reign: Epoch, seen files: SeenFiles?, for site: SiteID
     ) async throws -> HeadReader
+    /// The head that is in use here under a reign of this site, for a follower that takes bytes ahead of a hand-over.
+    func passingReader(of volume: VolumeID, reign: Epoch, for site: SiteID) async throws -> HeadReader
     /// The head that is kept for a reign of another site, if it is the state of this name: the caller, who may be any, has
     /// had the volume since.
     func reader(
@@ -329,6 +331,9 @@ package struct PeerServer: Sendable {
         let (known, limit) = (Dictionary(uniqueKeysWithValues: hashes), Int(request.maximumByteCount))
         // Reading from the disk, hashing and compressing take their time: what nobody waits for holds up no other.
         let reply = try await HeadReader.read {
+            guard !request.ahead else {
+                return try await backend.passingReader(of: volume, reign: reign, for: site)
+            }
             guard let name else {
                 return try await backend.reader(of: volume, reign: reign, seen: files, for: site)
             }

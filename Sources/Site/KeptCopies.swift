@@ -54,6 +54,8 @@ package final class KeptCopies: Sendable {
         var entries: [Key: Entry] = [:]
         /// What was given up and is still in its volume's record.
         var gone: Set<Key> = []
+        /// What else is needed by nobody: deletes it.
+        var spares: [VolumeID: @Sendable () -> Void] = [:]
     }
 
     private let policy: CopyPolicy
@@ -97,6 +99,13 @@ package final class KeptCopies: Sendable {
         }
     }
 
+    /// - Parameter giveUp: deletes it, on whatever thread, and may be called again.
+    func noteSpare(of volume: VolumeID, giveUp: @escaping @Sendable () -> Void) {
+        state.withLock { $0.spares[volume] = giveUp }
+    }
+
+    func forgetSpare(of volume: VolumeID) { state.withLock { $0.spares[volume] = nil } }
+
     func isGone(_ key: Key) -> Bool { state.withLock { $0.gone.contains(key) } }
 
     /// Which copies are too many now, the oldest first.
@@ -132,6 +141,11 @@ package final class KeptCopies: Sendable {
     /// - Returns: whether nothing is missing. When all copies would not be enough, none is deleted.
     func makeRoom(_ missingByteCount: () -> UInt64) -> Bool {
         givingUp.withLock { _ in
+            guard missingByteCount() > 0 else { return true }
+            for giveUp in state.withLock({ state in
+                defer { state.spares = [:] }
+                return Array(state.spares.values)
+            }) { giveUp() }
             let missing = missingByteCount()
             guard missing > 0 else { return true }
             let held = state.withLock { $0.entries.values.reduce(0) { $0 &+ $1.copy.byteCount } }

@@ -55,6 +55,7 @@ struct Migration: Sendable {
             if request.prepareOnly || follower == nil || isMember {
                 var offer = try await agent.offerMessage(to: target)
                 offer.withoutReplica = !request.prepareOnly
+                offer.ahead = request.prepareOnly && request.ahead
                 if request.hasClaim { offer.claim = try ClaimCoding.offered(request.claim) }
                 let reply = try await client.offer(offer, timeout: Self.prepareTimeout)
                 if reply.hasClaim { progress.claim = ClaimCoding.told(reply.claim) }
@@ -292,6 +293,7 @@ extension VolumeAgent {
         offer.settings.hydrationPaused = record.hydration.isPaused
         offer.settings.hydrationBytesPerSecond = record.hydration.bytesPerSecond ?? 0
         offer.settings.hydrationPrefetch = record.hydration.prefetch.rawValue
+        offer.settings.hydrationAhead = record.hydration.isAhead
         guard let claim = record.claim else { return }
         offer.claim = ClaimCoding.peer(claim.facts)
         if let report = claim.report { offer.settings.claim = ClaimCoding.peer(report) }
@@ -324,6 +326,7 @@ extension VolumeRecord {
         hydration = HydrationPolicy(
             isPaused: settings.hydrationPaused, rate: settings.hydrationBytesPerSecond,
             prefetch: settings.hydrationPrefetch)
+        hydration.isAhead = settings.hydrationAhead
     }
 }
 
@@ -345,6 +348,7 @@ extension HydrationPolicy {
     mutating func take(_ request: Godwit_Control_V1_SetHydrationRequest) throws(SiteError) {
         if request.hasPaused { isPaused = request.paused }
         if request.hasBytesPerSecond { bytesPerSecond = Self.limit(request.bytesPerSecond) }
+        if request.hasAhead { isAhead = request.ahead }
         guard request.hasPrefetch else { return }
         guard let prefetch = PrefetchPolicy(rawValue: request.prefetch) else {
             throw .invalid("prefetching is 'all', 'start' or 'none', not '\(request.prefetch)'")

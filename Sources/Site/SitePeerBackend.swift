@@ -53,6 +53,7 @@ package struct SitePeerBackend: PeerBackend {
             at: isMember ? OfferStamp(epoch: reign.epoch, revision: request.revision) : nil)
         let isAnew = await agent.isOfferedAnew()
         try await agent.note(offered.limits)
+        if request.ahead { try await agent.beginTakingAhead() }
         var reply = Godwit_Peer_V1_OfferReply()
         if request.withoutReplica, try await !agent.hasReplica(of: owner) {
             try await agent.beginPreparing(reign)
@@ -79,6 +80,13 @@ package struct SitePeerBackend: PeerBackend {
         of volume: VolumeID, reign: Epoch, seen files: SeenFiles?, for peer: SiteID
     ) async throws -> HeadReader {
         try await shared(volume, with: peer).reader(for: reign, of: peer, seen: files)
+    }
+
+    package func passingReader(
+        of volume: VolumeID, reign: Epoch, for peer: SiteID
+    ) async throws -> HeadReader {
+        try await checkRight(of: peer, to: volume)
+        return try await shared(volume, with: peer).passingReader(for: peer, reign: reign)
     }
 
     package func reader(
@@ -246,6 +254,24 @@ extension VolumeAgent {
         // Named only once the machine has accepted it as the owner.
         let policy = context.policy(for: reign.owner)
         try await change { $0.sharedWith.formUnion(policy) }
+    }
+
+    /// Its owner wants this site to take bytes ahead of a hand-over.
+    func beginTakingAhead() async throws {
+        guard !record.head.hasOwnHead, !record.hydration.isAhead else { return }
+        try await change { $0.hydration.isAhead = true }
+    }
+
+    /// The head that is in use here, for a follower that has taken its names lately.
+    func passingReader(for peer: SiteID, reign: Epoch) throws -> HeadReader {
+        guard case .owning = record.head.role, followers[peer] != nil else {
+            throw PeerError.refused("volume \(id) is not owned here and followed by site \(peer)")
+        }
+        // It keeps up without this: what it has followed lately is no matter of bytes.
+        let last = followers[peer]
+        defer { followers[peer] = last }
+        _ = try catalogForFollower(peer, reign: reign)
+        return HeadReader(storage: try openHead(record.headNumber).storage, hydrator: nil, seen: .passing)
     }
 
     /// The catalog that a follower takes changes of: the head that we own, or sealed for it.

@@ -11,6 +11,7 @@ internal import VolumeModel
 ///   control.sock                 for the command line on this host
 ///   publications.json            where volumes are shown to pods of this host
 ///   volumes/<id>/heads/<n>/      one head: catalog.db, data/
+///   volumes/<id>/early/          bytes taken ahead of a hand-over
 /// ```
 /// Only checked identifiers and numbers become names: nothing from outside can leave the directory.
 package struct StateDirectory: Sendable {
@@ -124,6 +125,11 @@ package struct StateDirectory: Sendable {
         }
         try Self.deleteTree(path)
     }
+
+    /// Of a volume that another site owns, what was taken ahead of a hand-over.
+    func earlyBytes(of id: VolumeID) -> String { volume(id) + "/early" }
+
+    func deleteEarlyBytes(of id: VolumeID) throws(SiteError) { try Self.deleteTree(earlyBytes(of: id)) }
 
     func deleteVolume(_ id: VolumeID) throws(SiteError) { try Self.deleteTree(volume(id)) }
 

@@ -18,6 +18,7 @@ extension VolumeAgent {
 
     /// The volume is deleted, and its copies with it.
     func forgetCopies() {
+        context.copies.forgetSpare(of: id)
         for epoch in record.copies.keys { context.copies.forget(key(epoch)) }
     }
 
@@ -110,7 +111,7 @@ extension VolumeAgent {
 
     /// Copies that were of use and are no longer: nothing is being fetched here.
     func closeUnusedCopies() async {
-        guard heads.values.allSatisfy({ $0.hydrator == nil }) else { return }
+        guard heads.values.allSatisfy({ $0.hydrator == nil }), ahead.pass == nil else { return }
         for copy in record.copies.values where heads[copy.number] != nil { await closeCopy(copy.number) }
     }
 

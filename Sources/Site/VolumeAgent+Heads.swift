@@ -173,7 +173,9 @@ extension VolumeAgent {
         guard head.hydrator == nil else { return }
         let context = self.context
         let storage = head.storage
-        let origin = PeerSource(site: source.site, volume: id, reign: source.reign) {
+        ahead.pass?.cancel()
+        let early = number == record.headNumber ? earlyBytes() : nil
+        let origin = PeerSource(site: source.site, volume: id, reign: source.reign, early: early) {
             try context.client(of: source.site)
         } seen: {
             try SeenFiles($0, of: storage)

@@ -39,6 +39,7 @@ extension VolumeAgent {
     /// Ends everything in order: leaves or unmounts, makes durable, closes.
     func close() async {
         isClosed = true
+        await stopTakingAhead()
         announcement?.cancel()
         await announcement?.value
         hearing.question?.cancel()

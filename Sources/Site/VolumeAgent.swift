@@ -96,6 +96,8 @@ actor VolumeAgent {
     var hearing: Hearing
     /// Why an owner did not give the volume away when it was last asked.
     var lastRefusal: SealRefusal?
+    /// Bytes that are taken ahead of a hand-over.
+    var ahead = Ahead()
     /// What this process knows of wishes to own the volume here.
     var wishes = OwningWishes()
 
@@ -393,6 +395,7 @@ actor VolumeAgent {
         await dropSuperfluousCopies()
         await closeUnusedCopies()
         followOn()
+        takeAhead()
         announceTakeover()
         keepStarts()
         endStaleReading()

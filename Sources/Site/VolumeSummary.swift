@@ -19,6 +19,9 @@ struct VolumeSummary: Sendable {
     var mounts: [String] = []
     var namesAreArriving = false
     var prefetchedByteCount: UInt64 = 0
+    var aheadByteCount: UInt64 = 0
+    /// Why no bytes are taken ahead of a hand-over although they are to be; nil: they are.
+    var aheadObstacle: String?
     var prefetchedReadByteCount: UInt64 = 0
     /// What is wrong with the disk, the head or a mount here; nil: nothing is.
     var trouble: String?
@@ -45,7 +48,8 @@ struct VolumeSummary: Sendable {
     }
 
     var waitingReason: String {
-        if case .waiting(let reason)? = progress?.phase { reason } else { "" }
+        if case .waiting(let reason)? = progress?.phase { return reason }
+        return aheadObstacle.map { "no bytes are taken ahead: \($0)" } ?? ""
     }
 
     /// Whether the head that is, or was last, owned here depends on no other site. A replica's depends on its owner.
@@ -90,6 +94,8 @@ struct VolumeSummary: Sendable {
         message.hydrationPaused = record.hydration.isPaused
         message.hydrationBytesPerSecond = record.hydration.bytesPerSecond ?? 0
         message.hydrationPrefetch = record.hydration.prefetch.rawValue
+        message.hydrationAhead = record.hydration.isAhead
+        message.aheadByteCount = aheadByteCount
         message.prefetchedByteCount = prefetchedByteCount
         message.prefetchedUnreadByteCount = prefetchedByteCount - prefetchedReadByteCount
         message.trouble = trouble ?? ""
@@ -157,6 +163,8 @@ extension VolumeAgent {
             obstacle ?? overruledText ?? contestText ?? newerReplicaText ?? summary.trouble
             ?? damageText
         summary.healed = healed
+        summary.aheadByteCount = ahead.bytes?.byteCount ?? 0
+        summary.aheadObstacle = ahead.obstacle
         return summary
     }
 

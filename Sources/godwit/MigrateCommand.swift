@@ -15,6 +15,7 @@ struct MigrateCommand: AsyncParsableCommand {
             Examples:
               godwit migrate data --to sydney
               godwit migrate data --to sydney --json --wait 60
+              godwit migrate data --to sydney --prepare-only --ahead
             """)
 
     @OptionGroup var site: SiteOptions
@@ -26,10 +27,17 @@ struct MigrateCommand: AsyncParsableCommand {
     var wait: Double = 0
     @Flag(help: "Only prepare the target: its catalog follows, nothing is handed over.") var prepareOnly =
         false
+    @Flag(
+        help: """
+            With --prepare-only: the target takes bytes as well, from now on, so that few have to follow a hand-over. It \
+            goes on until 'godwit volume hydrate --no-ahead' is said there.
+            """)
+    var ahead = false
     @Flag(help: "End when the target owns it, without following its bytes.") var detach = false
     @Flag(help: "Print each step as a line of JSON.") var json = false
 
     func validate() throws {
+        guard !ahead || prepareOnly else { throw ValidationError("--ahead is said with --prepare-only.") }
         guard wait >= 0, wait <= 86_400 else { throw ValidationError("--wait is 0 to 86400 seconds") }
     }
 
@@ -39,6 +47,7 @@ struct MigrateCommand: AsyncParsableCommand {
             request.volume = volume
             request.to = to
             request.prepareOnly = prepareOnly
+            request.ahead = ahead
             request.waitMilliseconds = UInt32(wait * 1000)
             request.detach = detach
             var display = MigrationDisplay(target: to, json: json, isTerminal: isatty(STDOUT_FILENO) == 1)

@@ -205,11 +205,18 @@ struct VolumeCommand: AsyncParsableCommand {
                 With the latter two the site that has the rest is needed for as long as there is some.
                 """)
         var prefetch: PrefetchPolicy?
+        @Flag(
+            inversion: .prefixedNo,
+            help:
+                "While another site owns the volume, take its bytes ahead of a hand-over; --no-ahead: delete them."
+        )
+        var ahead: Bool?
         @Flag(help: "Print JSON.") var json = false
 
         func validate() throws {
-            if pause == nil, rateLimit == nil, prefetch == nil {
-                throw ValidationError("Say --pause, --no-pause, --rate-limit or --prefetch.")
+            if pause == nil, rateLimit == nil, prefetch == nil, ahead == nil {
+                throw ValidationError(
+                    "Say --pause, --no-pause, --rate-limit, --prefetch, --ahead or --no-ahead.")
             }
         }
 
@@ -220,6 +227,7 @@ struct VolumeCommand: AsyncParsableCommand {
                 if let pause { request.paused = pause }
                 if let rateLimit { request.bytesPerSecond = rateLimit.bytesPerSecond }
                 if let prefetch { request.prefetch = prefetch.rawValue }
+                if let ahead { request.ahead = ahead }
                 let reply: Godwit_Control_V1_Volume = try await ControlClient(site).call(
                     "SetHydration", request)
                 try VolumeText.print(reply, json: json)
@@ -308,6 +316,8 @@ enum VolumeText {
         options.add("hydrationPaused", volume.hydrationPaused)
         options.add("hydrationBytesPerSecond", volume.hydrationBytesPerSecond)
         options.add("hydrationPrefetch", volume.hydrationPrefetch)
+        options.add("hydrationAhead", volume.hydrationAhead)
+        options.add("aheadBytes", volume.aheadByteCount)
         options.add("prefetchedBytes", volume.prefetchedByteCount)
         options.add("prefetchedUnreadBytes", volume.prefetchedUnreadByteCount)
         options.add("mounts", volume.mounts)
@@ -364,6 +374,10 @@ enum VolumeText {
         }
         if !["", "all"].contains(volume.hydrationPrefetch) {
             rows.append(["prefetch", volume.hydrationPrefetch])
+        }
+        if volume.hydrationAhead || volume.aheadByteCount > 0 {
+            let state = volume.hydrationAhead ? "" : " (not any more)"
+            rows.append(["taken ahead", Text.size(volume.aheadByteCount) + state])
         }
         if volume.prefetchedByteCount > 0 {
             rows.append([

@@ -20,6 +20,12 @@ import VolumeModel
 
         let site: SitePeerBackend
 
+        func passingReader(
+            of volume: VolumeID, reign: Epoch, for peer: SiteID
+        ) async throws -> HeadReader {
+            try await site.passingReader(of: volume, reign: reign, for: peer)
+        }
+
         private func wait() async throws {
             Self.begun.wrappingAdd(1, ordering: .relaxed)
             try await Task.sleep(for: .seconds(3600))
